@@ -1,0 +1,1 @@
+"""Corpora, tokenizers and token windows: what a model is trained on."""

@@ -1,0 +1,78 @@
+"""Documents streamed from a hub through `datasets`, which is an extra.
+
+Only what the run needs is downloaded: a stream is read once, in the hub's order, until the token
+limit, and what was read stays on disk as tokens.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from data.documents import Skips
+from data.errors import InputError
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """One split of a data set on a hub, or in a local folder that `datasets` understands."""
+
+    dataset: str
+    config: str | None = None
+    split: str = "train"
+    text_field: str = "text"
+
+    @property
+    def name(self) -> str:
+        return f"hf:{self.dataset}" + (f":{self.config}" if self.config else "")
+
+    def fingerprint(self) -> str:
+        parts = ("hub 1", self.dataset, self.config, self.split, self.text_field, self._revision())
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def documents(self, skips: Skips) -> Iterator[str]:
+        for record in self._stream():
+            text = record.get(self.text_field)
+            if isinstance(text, str) and text.strip():
+                yield text
+            else:
+                skips.add(self.name, f"record without a text field {self.text_field!r}")
+
+    def _revision(self) -> str | None:
+        """The commit that the name stands for today; None for a local folder."""
+        from pathlib import Path
+
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+
+        if Path(self.dataset).exists():
+            return None
+        try:
+            return HfApi().dataset_info(self.dataset).sha
+        except (HfHubHTTPError, OSError) as error:
+            raise InputError(_unreachable(self.dataset, error)) from error
+
+    def _stream(self) -> Any:
+        try:
+            import datasets
+        except ImportError as error:
+            raise InputError(
+                "streaming from a hub needs the extra `datasets`: "
+                "pip install 'spectra-dynamics[datasets]'"
+            ) from error
+        try:
+            return datasets.load_dataset(
+                self.dataset, self.config, split=self.split, streaming=True
+            )
+        except (OSError, ValueError) as error:
+            raise InputError(_unreachable(self.dataset, error)) from error
+
+
+def _unreachable(dataset: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"cannot open the data set {dataset!r} on the hub: {reason}"
+
+
+def c4(text_field: str = "text") -> HubSource:
+    """English C4, the corpus of the paper."""
+    return HubSource("allenai/c4", "en", text_field=text_field)

@@ -1,0 +1,1 @@
+"""The one training loop: pretraining with a recorder attached."""

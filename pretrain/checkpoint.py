@@ -1,0 +1,140 @@
+"""Checkpoints: what a killed run goes on from, bit for bit.
+
+``checkpoints/step-000100/`` is a model in Hugging Face format, tokenizer included, with
+``training.pt`` beside it (optimizer, step, random state; tensors and numbers only, loaded with
+weights_only). A folder gets its name after all of it is on disk, so a checkpoint that has a name is
+whole.
+"""
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from data.errors import InputError
+from spectra.store.durable import sync_folder, sync_tree
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+FORMAT = 1
+_NAME = re.compile(r"step-(\d+)")
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of a run."""
+
+    folder: Path
+    keep: int = 2
+
+    def latest(self) -> Path | None:
+        """The checkpoint of the latest step; None where there is none."""
+        return max(self._all(), key=step_of, default=None)
+
+    def save(
+        self,
+        step: int,
+        model: "PreTrainedModel",
+        optimizer: torch.optim.Optimizer,
+        tokenizer: "PreTrainedTokenizerFast",
+    ) -> Path:
+        """Save the state after `step` optimizer steps, then remove all but the latest `keep`."""
+        target = self.folder / f"step-{step:06d}"
+        partial = self._partial(target)
+        _save_model(partial, model, tokenizer)
+        state = {
+            "format": FORMAT,
+            "step": step,
+            "optimizer": optimizer.state_dict(),
+            "cpu_random_state": torch.get_rng_state(),
+            "cuda_random_states": _cuda_random_states(),
+        }
+        torch.save(state, partial / "training.pt")
+        _appear(partial, target)
+        for old in sorted(self._all(), key=step_of)[: -self.keep]:
+            shutil.rmtree(old)
+        return target
+
+    def _all(self) -> list[Path]:
+        if not self.folder.exists():
+            return []
+        return [p for p in self.folder.iterdir() if _NAME.fullmatch(p.name)]
+
+    def _partial(self, target: Path) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left_over in self.folder.glob(".*.partial"):  # of a killed process
+            shutil.rmtree(left_over)
+        partial = target.with_name(f".{target.name}.partial")
+        partial.mkdir()
+        return partial
+
+
+def _cuda_random_states() -> list[torch.Tensor]:
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+
+def step_of(checkpoint: Path) -> int:
+    """Optimizer steps done in a checkpoint, from its name."""
+    match = _NAME.fullmatch(checkpoint.name)
+    if match is None:
+        raise InputError(f"{checkpoint} is no checkpoint: its name is not step-NUMBER")
+    return int(match[1])
+
+
+def load_model(checkpoint: Path) -> "PreTrainedModel":
+    """The model of a checkpoint, in float32."""
+    from transformers import AutoModelForCausalLM
+
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        checkpoint, dtype=torch.float32, local_files_only=True
+    )
+    return model
+
+
+def restore_training(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Give an optimizer and the process' random state what they were at the checkpoint.
+
+    Raises
+    ------
+    InputError
+        When training.pt cannot be read.
+    """
+    file = checkpoint / "training.pt"
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler raises whatever the bytes lead it to
+        raise InputError(f"{file} cannot be read ({error}): remove {checkpoint}") from error
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["cpu_random_state"])
+    if torch.cuda.is_available() and state["cuda_random_states"]:
+        torch.cuda.set_rng_state_all(state["cuda_random_states"])
+
+
+def export_model(
+    target: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast"
+) -> None:
+    """Write a model in Hugging Face format; it replaces an earlier one when it is whole."""
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    _save_model(partial, model, tokenizer)
+    shutil.rmtree(target, ignore_errors=True)
+    _appear(partial, target)
+
+
+def _save_model(
+    folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast"
+) -> None:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _appear(partial: Path, target: Path) -> None:
+    sync_tree(partial)
+    if target.exists():  # saved twice at one step: the states are the same
+        shutil.rmtree(target)
+    partial.rename(target)
+    sync_folder(target.parent)

@@ -1,0 +1,112 @@
+"""Pretrain a LLaMA-type model, with its gradients and weights recorded while it learns.
+
+Writes DIR/spectra.zarr (the recording), DIR/checkpoints/, DIR/model/ (Hugging Face format, at the
+end), DIR/pretrain.json (every option, to pass back by --config) and DIR/data.json (what the corpus
+was made of). Ctrl-C finishes the step, saves a checkpoint and exits; --resume goes on from there,
+bit for bit.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from data.errors import InputError
+from pretrain.options import PretrainOptions, differences, read_options
+from spectra.commands.options import parse
+
+
+@dataclass(frozen=True)
+class Command:
+    """Options of `spectra pretrain`."""
+
+    options: Annotated[PretrainOptions, tyro.conf.arg(name="")] = field(
+        default_factory=PretrainOptions
+    )
+    out: Path = Path("runs/pretrain")
+    """Folder of the run."""
+    resume: bool = False
+    """Go on with the run in --out, or start it if there is none. Options are taken from its
+    pretrain.json; those given must agree with it."""
+    config: Path | None = None
+    """File of options to start from (a run's pretrain.json); options given override it."""
+    dry_run: bool = False
+    """Print options, arithmetic and the time of two measured steps; write nothing."""
+    json: bool = False
+    """Print one JSON object with the run's figures on stdout."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    command = _parse(arguments)
+    from pretrain.run import RunInterruptedError, dry_run, pretrain
+
+    if command.dry_run:
+        dry_run(command.options)
+        return 0
+    from pretrain.finiteness import NonFiniteError
+
+    try:
+        summary = pretrain(command.options, command.out, resume=command.resume)
+    except RunInterruptedError as stop:
+        print(f"spectra pretrain: {stop}", file=sys.stderr)
+        return 128 + stop.signal
+    except NonFiniteError as error:
+        print(
+            f"spectra pretrain: {error}. That step was not made; try a lower --learning-rate"
+            + (" or --precision float32" if command.options.precision == "bfloat16" else ""),
+            file=sys.stderr,
+        )
+        return 1
+    if command.json:
+        print(json.dumps(summary))
+    else:
+        _print_summary(command.out, summary)
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> Command:
+    command = parse(Command, arguments, command="pretrain", description=__doc__)
+    saved = command.out / "pretrain.json"
+    if command.resume and command.config is not None:
+        raise InputError("--resume takes its options from the run: leave out --config")
+    if command.resume and saved.exists():
+        recorded = read_options(saved)
+        command = _parse_over(arguments, recorded)
+        if changed := differences(recorded, command.options):
+            raise InputError(
+                f"the run in {command.out} has other options: {', '.join(changed)}; resume it "
+                "without them, or choose another --out"
+            )
+    elif command.config is not None:
+        command = _parse_over(arguments, read_options(command.config))
+    return command
+
+
+def _parse_over(arguments: Sequence[str], options: PretrainOptions) -> Command:
+    default = Command(options=options)
+    return parse(Command, arguments, command="pretrain", description=__doc__, default=default)
+
+
+def _print_summary(out: Path, summary: dict[str, float | int | str | None]) -> None:
+    perplexity = summary["validation_perplexity"]
+    print(f"validation perplexity {perplexity:.2f} after {summary['steps']:,} steps")
+    print()
+    places = {
+        "spectra.zarr": "gradients and singular values",
+        "model": "the model, in Hugging Face format",
+        "checkpoints": "to resume from",
+        "pretrain.json": "every option, for --config",
+    }
+    for name, what in places.items():
+        if (out / name).exists():
+            print(f"  {out / name}  {what}")
+    if summary["store"]:
+        print()
+        print("next:")
+        print(f"  spectra report {summary['store']} --out {out / 'report.html'}")
+        print(f"  spectra verify {summary['store']}")

@@ -1,0 +1,56 @@
+"""Where a loss or a gradient stopped being finite."""
+
+from typing import Any
+
+import torch
+
+
+class NonFiniteError(RuntimeError):
+    """Training met a NaN or an infinity; the message names the step and the place."""
+
+
+def first_non_finite(model: torch.nn.Module, batch: torch.Tensor, loss_is_finite: bool) -> str:
+    """Name the place where the NaN or infinity of this batch comes from."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            return f"the weight {name} is not finite"
+    if not loss_is_finite:
+        return _first_output(model, batch)
+    bad = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None and not parameter.grad.isfinite().all()
+    ]
+    if not bad:
+        return "every gradient is finite, but their norm is not"
+    # the backward pass runs from the last layer to the first: it went wrong in the last one named
+    return (
+        f"the gradient of {bad[-1]} is not finite (of {len(bad)} such, the first in backward order)"
+    )
+
+
+@torch.no_grad()
+def _first_output(model: torch.nn.Module, batch: torch.Tensor) -> str:
+    found: list[str] = []
+
+    def watch(name: str) -> Any:
+        def hook(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+            tensor = output[0] if isinstance(output, tuple) else output
+            if isinstance(tensor, torch.Tensor) and not found and not tensor.isfinite().all():
+                found.append(name)
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(watch(name))
+        for name, module in model.named_modules()
+        if not any(True for _ in module.children())
+    ]
+    try:
+        model(input_ids=batch, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if found:
+        return f"the output of {found[0]} is not finite"
+    return "every layer's output is finite, the loss alone is not"

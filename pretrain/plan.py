@@ -1,0 +1,119 @@
+"""What a run will do, in numbers, before it does it."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from data.windows import Windows
+from pretrain.display import duration
+from pretrain.loop import Training
+from pretrain.options import PretrainOptions
+from spectra.matrices import find_matrices
+from spectra.record.recorder import NullRecorder, layout_of
+from spectra.record.schedule import Schedule
+from spectra.record.sketch import CountSketch
+from spectra.record.snapshot import Timings, measure_snapshot
+
+MEASURED_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The arithmetic of a run."""
+
+    parameters: int
+    block_parameters: int
+    matrices: int
+    vocabulary: str
+    snapshots: int
+    store_bytes: int
+
+    def lines(self, options: PretrainOptions) -> list[str]:
+        """The arithmetic in words."""
+        batch, steps = options.batch, options.steps
+        accumulation = batch.batch_size // options.micro_batch_size
+        passes = f" in {accumulation} passes" if accumulation > 1 else ""
+        lines = [
+            f"model {options.model}: {self.parameters:,} parameters, {self.block_parameters:,} of "
+            f"them in {self.matrices} block matrices; {self.vocabulary}",
+            f"batch {batch.batch_size} windows{passes} x {batch.seq_len} tokens = "
+            f"{options.tokens_per_step:,} tokens a step; "
+            f"{steps:,} steps = {options.tokens:,} tokens",
+        ]
+        if self.snapshots:
+            lines.append(
+                f"recording every {options.recorder.record_every} steps: {self.snapshots} "
+                f"snapshots; the store takes at most {megabytes(self.store_bytes)}"
+            )
+        else:
+            lines.append("recording nothing (--record-every 0)")
+        return lines
+
+
+def make_plan(options: PretrainOptions, model: torch.nn.Module, vocabulary: str) -> Plan:
+    """Count what a run has."""
+    matrices, _ = find_matrices(model)
+    snapshots = store_bytes = 0
+    if options.recorder.record_every:
+        schedule = Schedule(options.recorder.record_every, options.steps)
+        probe = torch.zeros(1, 1, dtype=torch.long)
+        snapshots = schedule.snapshots or 0
+        store_bytes = layout_of(list(matrices), schedule, probe, options.recorder.sketch).nbytes
+    return Plan(
+        parameters=sum(p.numel() for p in model.parameters()),
+        block_parameters=sum(p.numel() for p in matrices.values()),
+        matrices=len(matrices),
+        vocabulary=vocabulary,
+        snapshots=snapshots,
+        store_bytes=store_bytes,
+    )
+
+
+def measured_lines(
+    options: PretrainOptions, training: Training, probe: torch.Tensor | None
+) -> list[str]:
+    """Make two steps and one snapshot on random tokens, and say how long the run would take."""
+    training.train_step(NullRecorder())  # the first step allocates, and compiles where asked
+    started = time.perf_counter()
+    for _ in range(MEASURED_STEPS):
+        training.train_step(NullRecorder())
+    step_seconds = (time.perf_counter() - started) / MEASURED_STEPS
+    speed = options.tokens_per_step / step_seconds
+    lines = [f"a step takes {step_seconds:.3f} s ({speed:,.0f} tokens/s)"]
+    total = options.steps * step_seconds
+    if probe is not None:
+        snapshot_seconds = _snapshot_seconds(options, training, probe)
+        snapshots = Schedule(options.recorder.record_every, options.steps).snapshots or 0
+        recording = snapshots * snapshot_seconds
+        total += recording
+        lines.append(
+            f"a snapshot takes {snapshot_seconds:.3f} s ({recording / total:.1%} of the time)"
+        )
+    lines.append(f"the run takes about {duration(total)}, without evaluations and checkpoints")
+    return lines
+
+
+def random_windows(options: PretrainOptions, vocab_size: int) -> Windows:
+    """Tokens to measure the speed on, for as many steps as are measured."""
+    count = options.tokens_per_step * (MEASURED_STEPS + 1)
+    tokens = np.random.default_rng(options.seed).integers(vocab_size, size=count, dtype=np.uint32)
+    return Windows(tokens, options.batch.seq_len)
+
+
+def megabytes(count: int) -> str:
+    """A number of bytes as a person reads it."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _snapshot_seconds(options: PretrainOptions, training: Training, probe: torch.Tensor) -> float:
+    matrices, _ = find_matrices(training.model)
+    parameters = list(matrices.values())
+    sketch = CountSketch(options.recorder.sketch, options.seed) if options.recorder.sketch else None
+    timings = Timings()
+    before = [p.detach().clone() for p in parameters]
+    measure_snapshot(
+        training.model, parameters, probe, before=before, sketch=sketch, timings=timings
+    )
+    return timings.seconds

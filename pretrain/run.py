@@ -1,0 +1,308 @@
+"""A pretraining run from its options: corpus, model, recorder, loop, and what it leaves."""
+
+import json
+import math
+import signal
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from data.errors import InputError
+from data.sources import open_source
+from data.tokenizer import TRAIN, load_tokenizer, resolve_tokenizer
+from data.tokens import TokenFiles, default_limit, open_tokens, prepare_tokens
+from data.windows import Windows
+from pretrain.checkpoint import Checkpoints, export_model, load_model, restore_training, step_of
+from pretrain.display import open_display
+from pretrain.loop import Training, run_loop
+from pretrain.options import PretrainOptions, to_dict
+from pretrain.plan import make_plan, measured_lines, random_windows
+from pretrain.presets import default_vocabulary, model_config
+from pretrain.signals import StopRequest
+from spectra.record.recorder import NullRecorder, Recorder, record
+from spectra.store.durable import write_file
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+Summary = dict[str, float | int | str | None]
+
+
+class RunInterruptedError(Exception):
+    """A stop was asked for, and everything is saved."""
+
+    def __init__(self, signal: signal.Signals, message: str) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
+def pretrain(options: PretrainOptions, out: Path, *, resume: bool = False) -> Summary:
+    """Pretrain, record, and leave a run in `out`.
+
+    Parameters
+    ----------
+    options
+        Everything that decides the run.
+    out
+        Folder of the run: spectra.zarr, checkpoints/, model/, pretrain.json, data.json,
+        summary.json.
+    resume
+        Go on from the last checkpoint in `out`; begin where there is none.
+
+    Returns
+    -------
+    The run's figures: steps, tokens, train_loss, validation_loss, validation_perplexity,
+    tokens_per_second, recorder_share, store.
+
+    Raises
+    ------
+    InputError
+        When something asked for cannot be done.
+    NonFiniteError
+        When the loss or a gradient is not finite.
+    RunInterruptedError
+        When SIGINT or SIGTERM came; the run can be resumed.
+    """
+    console = Console(stderr=True)
+    checkpoints = Checkpoints(out / "checkpoints", options.checkpoints.keep_checkpoints)
+    _require_place(out, resume)
+    device = _device(options.machine.device)
+    latest = checkpoints.latest() if resume else None
+    if latest and step_of(latest) == options.steps and (out / "summary.json").exists():
+        console.print(f"{out} is finished: nothing left to do")
+        return dict(json.loads((out / "summary.json").read_text()))
+    tokenizer, tokens = _prepare_corpus(options, latest, out, console)
+    train = Windows(tokens.train, options.batch.seq_len)
+    validation = Windows(tokens.validation, options.batch.seq_len)
+    with StopRequest() as stop:
+        training = _open_training(options, latest, tokenizer, device, train, validation)
+        plan = make_plan(options, training.model, _vocabulary_line(options, len(tokenizer)))
+        epochs = options.tokens / (len(train) * train.length)
+        for line in plan.lines(options):
+            console.print(line, highlight=False, soft_wrap=True)
+        console.print(f"corpus {tokens.manifest.source}: {tokens.manifest.train_tokens:,} training "
+                      f"tokens (the run makes {epochs:.2f} epochs), "
+                      f"{tokens.manifest.validation_tokens:,} for validation",
+                      highlight=False, soft_wrap=True)  # fmt: skip
+        _begin_folder(out, options, tokens)
+        recorder = _open_recorder(options, training, validation, out, resume)
+        try:
+            with open_display(console, training.step, options.steps) as display:
+                if latest:
+                    display.say(f"resumed after step {training.step}")
+                outcome = run_loop(training, recorder, checkpoints, tokenizer, display, stop)
+        finally:
+            recorder.close()
+        if stop.signal and outcome.step < options.steps:
+            raise RunInterruptedError(
+                stop.signal,
+                f"stopped after step {outcome.step} by {stop.signal.name}, checkpoint saved; "
+                f"go on by spectra pretrain --resume --out {out}",
+            )
+        export_model(out / "model", training.model, tokenizer)
+    summary: Summary = {
+        "steps": outcome.step,
+        "tokens": options.tokens,
+        "train_loss": _finite(outcome.train_loss),
+        "validation_loss": outcome.validation_loss,
+        "validation_perplexity": math.exp(min(outcome.validation_loss, 700.0)),
+        "tokens_per_second": _finite(outcome.tokens_per_second),
+        "recorder_share": recorder.share,
+        "store": str(out / "spectra.zarr") if options.recorder.record_every else None,
+    }
+    write_file(out / "summary.json", json.dumps(summary, indent=2).encode())
+    return summary
+
+
+def dry_run(options: PretrainOptions) -> None:
+    """Print what the run would be, and write nothing.
+
+    Raises
+    ------
+    InputError
+        When the run could not be made.
+    """
+    console = Console()
+    open_source(options.corpus.data, options.corpus.text_field)
+    given = None if options.corpus.tokenizer == TRAIN else load_tokenizer(options.corpus.tokenizer)
+    vocab_size = len(given) if given else _trained_vocabulary(options)
+    model = _new_model(options, vocab_size, given)
+    windows = random_windows(options, vocab_size)
+    training = Training(
+        options,
+        model.to(_device(options.machine.device)),
+        _optimizer(options, model),
+        windows,
+        windows,
+    )
+    plan = make_plan(options, model, _vocabulary_line(options, vocab_size))
+    console.print_json(json.dumps(to_dict(options)))
+    probe = _probe(options, windows) if options.recorder.record_every else None
+    lines = plan.lines(options) + measured_lines(options, training, probe)
+    for line in [*lines, "nothing was written (--dry-run)"]:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _prepare_corpus(
+    options: PretrainOptions, latest: Path | None, out: Path, console: Console
+) -> tuple["PreTrainedTokenizerFast", TokenFiles]:
+    """Tokenizer and tokens: those of the run where it has begun, else from the corpus."""
+    recorded = _recorded_key(out) if latest else None
+    if latest and recorded and (tokens := open_tokens(recorded)):
+        return load_tokenizer(str(latest)), tokens
+    corpus = options.corpus
+    with console.status("reading the corpus") as status:
+        source = open_source(corpus.data, corpus.text_field)
+        status.update(
+            "training the tokenizer" if corpus.tokenizer == TRAIN else "reading the tokenizer"
+        )
+        tokenizer = resolve_tokenizer(corpus.tokenizer, source, _trained_vocabulary(options))
+        status.update("tokenising the corpus")
+        needed = round(options.tokens / (1 - corpus.validation_fraction)) + options.batch.seq_len
+        tokens = prepare_tokens(
+            source,
+            tokenizer,
+            validation_fraction=corpus.validation_fraction,
+            limit=corpus.max_tokens or default_limit(source, needed),
+            progress=lambda message: status.update(f"tokenising the corpus: {message}"),
+        )
+    for line in tokens.manifest.skipped:
+        console.print(f"left out of the corpus: {line}", highlight=False, soft_wrap=True)
+    if recorded and tokens.manifest.key != recorded:
+        raise InputError(
+            f"the corpus {corpus.data} is no longer the one that {out} was trained on, and its "
+            "tokens are not in the cache: start anew in another --out"
+        )
+    return tokenizer, tokens
+
+
+def _open_training(
+    options: PretrainOptions,
+    latest: Path | None,
+    tokenizer: "PreTrainedTokenizerFast",
+    device: torch.device,
+    train: Windows,
+    validation: Windows,
+) -> Training:
+    model = load_model(latest) if latest else _new_model(options, len(tokenizer), tokenizer)
+    model.to(device).train()
+    if options.machine.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    optimizer = _optimizer(options, model)
+    step = 0
+    if latest:
+        restore_training(latest, optimizer)
+        step = step_of(latest)
+    return Training(options, model, optimizer, train, validation, step)
+
+
+def _open_recorder(
+    options: PretrainOptions, training: Training, validation: Windows, out: Path, resume: bool
+) -> Recorder | NullRecorder:
+    if options.recorder.record_every == 0:
+        return NullRecorder()
+    return record(
+        training.model,
+        training.optimizer,
+        out / "spectra.zarr",
+        probe=_probe(options, validation),
+        every=options.recorder.record_every,
+        steps=options.steps,
+        sketch=options.recorder.sketch,
+        seed=options.seed,
+        start_step=training.step,
+        resume=resume,
+        attrs={"model": options.model, "config": _recorded_options(options)},
+    )
+
+
+def _new_model(
+    options: PretrainOptions, vocab_size: int, tokenizer: "PreTrainedTokenizerFast | None"
+) -> "PreTrainedModel":
+    from transformers import AutoModelForCausalLM
+
+    config = model_config(options.model)
+    config.vocab_size = vocab_size
+    if options.batch.seq_len > getattr(config, "max_position_embeddings", options.batch.seq_len):
+        config.max_position_embeddings = options.batch.seq_len
+    if tokenizer is not None:
+        config.bos_token_id = tokenizer.bos_token_id
+        config.eos_token_id = tokenizer.eos_token_id
+    torch.manual_seed(options.seed)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model
+
+
+def _optimizer(options: PretrainOptions, model: torch.nn.Module) -> torch.optim.Optimizer:
+    chosen = options.optimizer
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=chosen.learning_rate,
+        betas=(chosen.beta1, chosen.beta2),
+        weight_decay=chosen.weight_decay,
+        fused=True,
+    )
+
+
+def _probe(options: PretrainOptions, windows: Windows) -> torch.Tensor:
+    """The first windows of the validation part, which training never sees: (windows, seq_len)."""
+    count = min(options.recorder.probe_size, len(windows))
+    return torch.from_numpy(windows.read(np.arange(count)))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"--device {name} cannot be used here: {reason}") from error
+    return device
+
+
+def _trained_vocabulary(options: PretrainOptions) -> int:
+    return options.corpus.vocab_size or default_vocabulary(options.model)
+
+
+def _vocabulary_line(options: PretrainOptions, vocab_size: int) -> str:
+    preset = default_vocabulary(options.model)
+    if vocab_size == preset:
+        return f"vocabulary {vocab_size:,}"
+    return f"vocabulary {vocab_size:,} of the tokenizer in place of {preset:,}"
+
+
+def _require_place(out: Path, resume: bool) -> None:
+    if not resume and any((out / name).exists() for name in ("pretrain.json", "spectra.zarr")):
+        raise InputError(
+            f"{out} holds a run already: add --resume to go on with it, or choose another --out"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {out}: {error.strerror}") from error
+
+
+def _begin_folder(out: Path, options: PretrainOptions, tokens: TokenFiles) -> None:
+    write_file(out / "pretrain.json", json.dumps(to_dict(options), indent=2).encode())
+    write_file(out / "data.json", json.dumps(asdict(tokens.manifest), indent=2).encode())
+
+
+def _recorded_key(out: Path) -> str | None:
+    manifest = out / "data.json"
+    return json.loads(manifest.read_text())["key"] if manifest.exists() else None
+
+
+def _recorded_options(options: PretrainOptions) -> dict[str, Any]:
+    """Options that decide what is computed; the others may differ when the run is resumed."""
+    may_differ = {**asdict(options.machine), **asdict(options.checkpoints)}
+    return {name: value for name, value in to_dict(options).items() if name not in may_differ}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,59 @@
+"""See how language models become low-rank while they are trained.
+
+>>> import spectra
+>>> recorder = spectra.record(
+...     model, optimizer, "runs/a.zarr", probe=batch, every=500
+... )  # doctest: +SKIP
+>>> run = spectra.open("runs/a.zarr")  # doctest: +SKIP
+>>> cosine = spectra.cosine_similarity(run)  # doctest: +SKIP
+
+Names are imported when they are first used, so that reading a store does not wait for torch.
+"""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from data.errors import InputError as InputError
+    from spectra.analysis.similarity import cosine_similarity as cosine_similarity
+    from spectra.linalg import singular_values as singular_values
+    from spectra.matrices import Matrix as Matrix
+    from spectra.matrices import find_matrices as find_matrices
+    from spectra.record.recorder import Recorder as Recorder
+    from spectra.record.recorder import record as record
+    from spectra.report import write_report as write_report
+    from spectra.store.reader import open_store as open
+    from spectra.store.verify import verify as verify
+
+try:
+    __version__ = version("spectra-dynamics")
+except PackageNotFoundError:  # used from a folder, not installed
+    __version__ = "0"
+
+_HOMES = {
+    "InputError": "data.errors",
+    "Matrix": "spectra.matrices",
+    "Recorder": "spectra.record.recorder",
+    "cosine_similarity": "spectra.analysis.similarity",
+    "find_matrices": "spectra.matrices",
+    "open": "spectra.store.reader:open_store",
+    "record": "spectra.record.recorder",
+    "singular_values": "spectra.linalg",
+    "verify": "spectra.store.verify",
+    "write_report": "spectra.report",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    value = getattr(import_module(module), attribute or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

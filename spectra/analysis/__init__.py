@@ -1,0 +1,1 @@
+"""Labelled functions: the measures of `spectra.metrics` lifted over the dimensions of a store."""

@@ -1,0 +1,135 @@
+"use strict";
+const data = JSON.parse(document.getElementById("payload").textContent);
+const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+const index = new Map(data.matrices.map((matrix, i) => [matrix.name, i]));
+const view = { chosen: new Set(data.chosen), scale: "linear", norm: "raw" };
+
+// rows of numbers from 16-bit codes; null where nothing was recorded
+function decode(kind, i) {
+  const { shape, codes, low, span } = data.arrays[kind][i];
+  const bytes = Uint8Array.from(atob(codes), (c) => c.charCodeAt(0));
+  const values = new DataView(bytes.buffer);
+  const number = kind === "cosine"
+    ? (code) => (code - 1) / 65534 * 2 - 1
+    : (code) => (code === 1 ? 0 : Math.exp(low + (code - 2) / 65533 * span));
+  return Array.from({ length: shape[0] }, (_, row) =>
+    Array.from({ length: shape[1] }, (_, column) => {
+      const code = values.getUint16(2 * (row * shape[1] + column), true);
+      return code === 0 ? null : number(code);
+    }));
+}
+
+function figure(kind, i) {
+  const { data: [trace], layout } = structuredClone(data.templates[kind]);
+  const { name, shape } = data.matrices[i];
+  layout.title.text = `${name} <span style="color:#6b7280">${shape[0]}×${shape[1]}</span>`;
+  trace.z = decode(kind, i);
+  if (kind !== "cosine") {
+    trace.x = trace.z[0].map((_, k) => k + 1);
+    if (view.norm === "first") {
+      trace.z = trace.z.map((row) => row.map((v) => (v === null || !row[0] ? null : v / row[0])));
+    }
+    if (view.scale === "log") {
+      trace.customdata = trace.z;
+      trace.hovertemplate = trace.hovertemplate.replace("%{z:", "%{customdata:");
+      trace.z = trace.z.map((row) => row.map((v) => (v ? Math.log10(v) : null)));
+      delete trace.zmin;
+      trace.colorbar.title.text = "log₁₀ singular value";
+    }
+  }
+  return { trace, layout };
+}
+
+// only what is on the screen is drawn: 224 matrices would be 672 figures
+const onScreen = new IntersectionObserver((entries) => {
+  for (const { target, isIntersecting } of entries) {
+    if (!isIntersecting || target.dataset.drawn) continue;
+    target.dataset.drawn = "yes";
+    const { trace, layout } = figure(target.dataset.kind, Number(target.dataset.matrix));
+    Plotly.newPlot(target, [trace], layout, config);
+  }
+}, { rootMargin: "300px" });
+
+function drawPanels() {
+  const chosen = data.matrices.map((m) => m.name).filter((name) => view.chosen.has(name));
+  for (const panels of document.querySelectorAll(".panels")) {
+    for (const panel of panels.children) if (panel.dataset.drawn) Plotly.purge(panel);
+    panels.replaceChildren();
+    const kind = panels.dataset.kind;
+    if (!data.templates[kind]) {
+      panels.textContent = "Not recorded in this store.";
+      continue;
+    }
+    if (!chosen.length) panels.textContent = "Choose a matrix above.";
+    for (const name of chosen) {
+      const panel = document.createElement("div");
+      panel.className = "panel";
+      panel.style.minHeight = `${data.templates[kind].layout.height}px`;
+      Object.assign(panel.dataset, { kind, matrix: index.get(name) });
+      panels.append(panel);
+      onScreen.observe(panel);
+    }
+  }
+  document.getElementById("count").textContent = `${chosen.length} of ${data.matrices.length} chosen`;
+  for (const button of document.querySelectorAll("#chooser td button")) {
+    button.setAttribute("aria-pressed", view.chosen.has(button.title));
+  }
+}
+
+function button(text, title, onClick) {
+  const element = document.createElement("button");
+  Object.assign(element, { type: "button", textContent: text, title });
+  element.addEventListener("click", onClick);
+  return element;
+}
+
+// a row or column of the chooser: choose all of it, or none if all of it is chosen
+function toggle(matrices) {
+  const all = matrices.every((m) => view.chosen.has(m.name));
+  for (const { name } of matrices) view.chosen[all ? "delete" : "add"](name);
+  drawPanels();
+}
+
+function drawChooser() {
+  const table = document.getElementById("chooser");
+  const layers = [...new Set(data.matrices.map((m) => m.layer))];
+  const roles = [...new Set(data.matrices.map((m) => m.role))];
+  const head = table.insertRow();
+  head.append(document.createElement("th"));
+  for (const role of roles) {
+    const cell = document.createElement("th");
+    cell.append(button(role, `all of role ${role}`, () => toggle(data.matrices.filter((m) => m.role === role))));
+    head.append(cell);
+  }
+  for (const layer of layers) {
+    const row = table.insertRow();
+    const cell = document.createElement("th");
+    cell.append(button(`layer ${layer}`, `all of layer ${layer}`, () => toggle(data.matrices.filter((m) => m.layer === layer))));
+    row.append(cell);
+    for (const role of roles) {
+      const slot = row.insertCell();
+      for (const matrix of data.matrices.filter((m) => m.layer === layer && m.role === role)) {
+        slot.append(button(role, matrix.name, () => toggle([matrix])));
+      }
+    }
+  }
+}
+
+if (data.loss) Plotly.newPlot("loss", data.loss.data, data.loss.layout, config);
+else document.getElementById("loss-section").hidden = true;
+if (data.left_out) {
+  document.getElementById("note").textContent =
+    `To keep this file small it shows ${data.steps.length} snapshots, evenly spaced; ${data.left_out} more are in the store.`;
+}
+for (const id of ["scale", "norm"]) {
+  document.getElementById(id).addEventListener("change", (event) => {
+    view[id] = event.target.value;
+    drawPanels();
+  });
+}
+document.getElementById("reset").addEventListener("click", () => {
+  view.chosen = new Set(data.chosen);
+  drawPanels();
+});
+drawChooser();
+drawPanels();

@@ -1,0 +1,68 @@
+"""The `spectra` command: finds the subcommand, turns its options into a dataclass, and runs it.
+
+A subcommand is a module with a function `main(arguments)` that returns the exit status; its options
+are a dataclass whose documentation strings are the help. Modules are imported when their command is
+asked for.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import spectra
+from data.errors import InputError
+
+COMMANDS = {
+    "pretrain": ("pretrain.command", "instrumented pretraining of a LLaMA-type model"),
+    "report": ("spectra.commands.report", "all figures of a store in one file that opens offline"),
+    "verify": ("spectra.commands.verify", "is a store whole?"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 failed, 2 the input is wrong."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        print(f"spectra {spectra.__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        print(f"spectra: no command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        return int(import_module(COMMANDS[name][0]).main(rest))
+    except InputError as error:
+        print(f"spectra {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"spectra {name}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # the reader of our output is gone; keep Python from complaining about it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: spectra COMMAND [options]",
+            "",
+            "See how language models become low-rank while they are trained, and act on it.",
+            "",
+            *lines,
+            "",
+            "`spectra COMMAND --help` lists a command's options with their defaults.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""From a dataclass to a command line."""
+
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import tyro
+
+from data.errors import InputError
+
+Options = TypeVar("Options")
+
+_BOX = re.compile(r"[╭╮╰╯│─]+")
+
+
+def parse(
+    options: type[Options],
+    arguments: Sequence[str],
+    *,
+    command: str,
+    description: str | None,
+    default: Options | None = None,
+) -> Options:
+    """Read options from a command line.
+
+    Parameters
+    ----------
+    options
+        A dataclass; nested dataclasses give groups in the help, and no prefixes.
+    arguments
+        What follows the command.
+    command
+        The command's name.
+    description
+        Its help.
+    default
+        Values of the options that are not given; the dataclass' own where this is None.
+
+    Raises
+    ------
+    InputError
+        When the arguments do not fit, in one line.
+    """
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            given: dict[str, Any] = {} if default is None else {"default": default}
+            parsed: Options = tyro.cli(
+                options,
+                args=list(arguments),
+                prog=f"spectra {command}",
+                description=description,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+                **given,
+            )
+            return parsed
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        reason = _one_line(errors.getvalue())
+        raise InputError(f"{reason} (see `spectra {command} --help`)") from None
+
+
+def _one_line(box: str) -> str:
+    """The first paragraph inside tyro's box, without the box and its title."""
+    lines = [_BOX.sub(" ", line).strip() for line in box.splitlines()[1:]]
+    paragraph: list[str] = []
+    for line in lines:
+        if not line and paragraph:
+            break
+        paragraph.append(line)
+    return " ".join(" ".join(paragraph).split()).rstrip(".") or "the options do not fit"

@@ -1,0 +1,29 @@
+"""Write all figures of a store into one HTML file that opens without a network."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from spectra.commands.options import parse
+from spectra.report import write_report
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `spectra report`."""
+
+    store: tyro.conf.Positional[str]
+    """The store, e.g. runs/demo/spectra.zarr."""
+    out: Path | None = None
+    """The file to write; report.html beside the store by default."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    options = parse(Options, arguments, command="report", description=__doc__)
+    out = options.out or Path(options.store).parent / "report.html"
+    write_report(options.store, out)
+    print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB): open it in any browser")
+    return 0

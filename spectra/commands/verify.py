@@ -1,0 +1,39 @@
+"""Check that a store is whole: every array readable, every committed snapshot complete.
+
+Exits 0 when it is, 1 with a line for every fault when it is not, 2 when there is no store to check.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import tyro
+
+from spectra.commands.options import parse
+from spectra.store.verify import verify
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `spectra verify`."""
+
+    store: tyro.conf.Positional[str]
+    """The store, e.g. runs/demo/spectra.zarr."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    options = parse(Options, arguments, command="verify", description=__doc__)
+    verdict = verify(options.store)
+    if options.json:
+        print(json.dumps(asdict(verdict) | {"whole": verdict.whole}))
+    else:
+        counts = f"{verdict.snapshots} snapshots, {verdict.train_steps} training steps"
+        print(f"{options.store}: {'whole' if verdict.whole else 'NOT whole'} ({counts})")
+        for line in verdict.problems:
+            print(f"  fault: {line}")
+        for line in verdict.notes:
+            print(f"  note: {line}")
+    return 0 if verdict.whole else 1

@@ -1,0 +1,89 @@
+"""The paper's figures 2 and 3: how gradients turn, and where spectra go, over training."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+
+from spectra.figures.theme import DIVERGING, SEQUENTIAL, colorbar, styled
+
+FIRST_VALUES = 100
+"""Singular values shown, as in the paper."""
+
+
+def cosine_heatmap(
+    cosine: npt.NDArray[Any],
+    steps: npt.NDArray[np.int64],
+    *,
+    title: str,
+    standard_error: float | None = None,
+) -> go.Figure:
+    """Cosine similarity of the gradients of all pairs of snapshots (figure 2, row 1).
+
+    Parameters
+    ----------
+    cosine
+        (step, step), in [-1, 1]; NaN leaves a gap.
+    steps
+        (step,) training steps.
+    title
+        The matrix.
+    standard_error
+        Of an approximate cosine; said in the colour scale's title.
+    """
+    label = "cosine" if standard_error is None else f"cosine (approximate, ±{standard_error:.3f})"
+    figure = go.Figure(
+        go.Heatmap(
+            z=cosine,
+            x=steps,
+            y=steps,
+            zmin=-1,
+            zmax=1,
+            colorscale=DIVERGING,
+            colorbar=colorbar(label),
+            hovertemplate="step %{y} and step %{x}<br>cosine %{z:.3f}<extra></extra>",
+        )
+    )
+    styled(figure, title=title, height=320)
+    figure.update_xaxes(title="step", constrain="domain")
+    figure.update_yaxes(title="step", autorange="reversed", scaleanchor="x", constrain="domain")
+    return figure
+
+
+def spectrum_heatmap(
+    spectra: npt.NDArray[Any],
+    steps: npt.NDArray[np.int64],
+    *,
+    title: str,
+    values: int = FIRST_VALUES,
+) -> go.Figure:
+    """Leading singular values at every snapshot, a row each (figure 2, row 2, and figure 3).
+
+    Parameters
+    ----------
+    spectra
+        (step, index), descending along the index.
+    steps
+        (step,) training steps.
+    title
+        The matrix.
+    values
+        How many of the leading values to show.
+    """
+    shown = spectra[:, :values]
+    figure = go.Figure(
+        go.Heatmap(
+            z=shown,
+            x=np.arange(1, shown.shape[1] + 1),
+            y=steps,
+            colorscale=SEQUENTIAL,
+            zmin=0,
+            colorbar=colorbar("singular value"),
+            hovertemplate="step %{y}, value no. %{x}<br>%{z:.4g}<extra></extra>",
+        )
+    )
+    styled(figure, title=title, height=240)
+    figure.update_xaxes(title="singular value no.")
+    figure.update_yaxes(title="step", autorange="reversed")
+    return figure

@@ -1,0 +1,54 @@
+"""Loss over training."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+
+from spectra.figures.theme import ACCENT, SECOND, styled
+
+
+def loss_curve(
+    steps: npt.NDArray[np.int64],
+    loss: npt.NDArray[Any],
+    validation_loss: npt.NDArray[Any] | None = None,
+    *,
+    title: str = "Loss",
+) -> go.Figure:
+    """Training loss of every step, and validation loss where it was evaluated.
+
+    Parameters
+    ----------
+    steps
+        (train_step,) numbers of the steps.
+    loss, validation_loss
+        (train_step,) in nats; NaN where not evaluated.
+    title
+        Above the figure.
+    """
+    figure = go.Figure(
+        go.Scatter(
+            x=steps,
+            y=loss,
+            name="training",
+            mode="lines",
+            line={"color": ACCENT, "width": 1.2},
+            hovertemplate="step %{x}<br>training loss %{y:.4f}<extra></extra>",
+        )
+    )
+    if validation_loss is not None and np.isfinite(validation_loss).any():
+        there = np.isfinite(validation_loss)
+        figure.add_scatter(
+            x=steps[there],
+            y=validation_loss[there],
+            name="validation",
+            mode="lines+markers",
+            line={"color": SECOND, "width": 1.6},
+            marker={"size": 6},
+            hovertemplate="step %{x}<br>validation loss %{y:.4f}<extra></extra>",
+        )
+    styled(figure, title=title, height=280)
+    figure.update_xaxes(title="step")
+    figure.update_yaxes(title="loss (nats)")
+    return figure

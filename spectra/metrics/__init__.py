@@ -1,0 +1,1 @@
+"""Array functions: measures of spectra and gradients, on numpy arrays, without labels."""
