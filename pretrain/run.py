@@ -131,10 +131,11 @@ def dry_run(options: PretrainOptions) -> None:
     given = None if options.corpus.tokenizer == TRAIN else load_tokenizer(options.corpus.tokenizer)
     vocab_size = len(given) if given else _trained_vocabulary(options)
     model = _new_model(options, vocab_size, given)
+    torch.nn.Module.to(model, _device(options.machine.device))
     windows = random_windows(options, vocab_size)
     training = Training(
         options,
-        model.to(_device(options.machine.device)),
+        model,
         _optimizer(options, model),
         windows,
         windows,
@@ -189,7 +190,7 @@ def _open_training(
     validation: Windows,
 ) -> Training:
     model = load_model(latest) if latest else _new_model(options, len(tokenizer), tokenizer)
-    model.to(device).train()
+    torch.nn.Module.to(model, device).train()
     if options.machine.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     optimizer = _optimizer(options, model)

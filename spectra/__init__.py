@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from spectra.record.recorder import Recorder as Recorder
     from spectra.record.recorder import record as record
     from spectra.report import write_report as write_report
-    from spectra.store.reader import open_store as open
+    from spectra.store.reader import open_store
     from spectra.store.verify import verify as verify
+
+    open = open_store
 
 try:
     __version__ = version("spectra-dynamics")

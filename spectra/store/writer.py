@@ -78,7 +78,8 @@ class StoreWriter:
     @property
     def steps(self) -> list[int]:
         """Steps of the snapshots that exist."""
-        return np.asarray(self._array("spectra/step")[: self._snapshots]).tolist()
+        committed = np.asarray(self._array("spectra/step")[: self._snapshots])
+        return [int(step) for step in committed]
 
     def write_snapshot(self, step: int, arrays: Mapping[str, npt.NDArray[np.floating]]) -> None:
         """Write one row, then announce it.
