@@ -125,7 +125,7 @@ def _require_text(file: Path) -> None:
     if b"\0" in head:
         raise NotReadableError(f"is not text: a zero byte at offset {head.index(0)}")
     invalid = head.decode("utf-8", errors="replace").count("�") - head.count("�".encode())
-    if invalid > len(head) / 100:
+    if invalid > len(head) / 10:
         raise NotReadableError(f"is not UTF-8 text: {invalid} invalid bytes in the first 64 kB")
 
 

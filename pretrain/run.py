@@ -68,6 +68,7 @@ def pretrain(options: PretrainOptions, out: Path, *, resume: bool = False) -> Su
         When SIGINT or SIGTERM came; the run can be resumed.
     """
     console = Console(stderr=True)
+    _silence_library_bars()
     checkpoints = Checkpoints(out / "checkpoints", options.checkpoints.keep_checkpoints)
     _require_place(out, resume)
     device = _device(options.machine.device)
@@ -253,6 +254,13 @@ def _probe(options: PretrainOptions, windows: Windows) -> torch.Tensor:
     """The first windows of the validation part, which training never sees: (windows, seq_len)."""
     count = min(options.recorder.probe_size, len(windows))
     return torch.from_numpy(windows.read(np.arange(count)))
+
+
+def _silence_library_bars() -> None:
+    """Keep the bars that transformers draws for every saved shard out of ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def _device(name: str) -> torch.device:

@@ -51,7 +51,7 @@ const onScreen = new IntersectionObserver((entries) => {
 }, { rootMargin: "300px" });
 
 function drawPanels() {
-  const chosen = data.matrices.map((m) => m.name).filter((name) => view.chosen.has(name));
+  const chosen = [...view.chosen];
   for (const panels of document.querySelectorAll(".panels")) {
     for (const panel of panels.children) if (panel.dataset.drawn) Plotly.purge(panel);
     panels.replaceChildren();

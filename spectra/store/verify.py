@@ -140,8 +140,8 @@ def _check_train(root: zarr.Group, steps: npt.NDArray[np.int64]) -> Iterator[str
 
 
 def _uncommitted(root: zarr.Group, steps: npt.NDArray[np.int64]) -> Iterator[str]:
-    array = cast("zarr.Array[Any]", root["spectra/weight"])
-    if len(steps) < array.shape[0]:
+    array = root.get("spectra/weight")
+    if isinstance(array, zarr.Array) and len(steps) < array.shape[0]:
         values = _read(root, "spectra/weight", len(steps))
         if not isinstance(values, str) and np.isfinite(values).any():
             yield (

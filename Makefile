@@ -1,0 +1,64 @@
+# Everything a user needs: `make demo` to see it work, `make test` to check it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SPECTRA_SHARED ?= ../shared
+export SPECTRA_SHARED
+# what `make` computes stays inside this folder, where `make clean` finds it
+export SPECTRA_CACHE ?= $(CURDIR)/.cache
+
+DEMO := runs/demo
+DEMO_OPTIONS := --model llama_9m --vocab-size 4096 --precision float32 --steps 600 \
+	--record-every 25 --eval-every 100 --checkpoint-every 100
+
+.PHONY: help demo test test-slow lint types imports bench clean
+
+help:
+	@echo "make demo       train a small LLaMA with the recorder on, write $(DEMO)/report.html"
+	@echo "make test       install what the tests need; tests, lint, types, import rules"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make bench      the benchmarks, as tables and JSON"
+	@echo "make clean      remove what make made: $(VENV), .cache, $(DEMO)"
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+# --resume lets a demo that was interrupted go on, and a finished one stand
+demo: $(VENV)/installed
+	$(BIN)/spectra pretrain $(DEMO_OPTIONS) --out $(DEMO) --resume
+	$(BIN)/spectra report $(DEMO)/spectra.zarr --out $(DEMO)/report.html
+	@echo
+	@echo "Open $(DEMO)/report.html in a browser."
+
+test: lint types imports
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/installed-test
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-test
+	$(BIN)/mypy
+
+imports: $(VENV)/installed-test
+	$(BIN)/lint-imports --no-logo
+
+bench: $(VENV)/installed-test
+	$(BIN)/python -m tests.benchmarks
+
+clean:
+	rm -rf $(VENV) .cache $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache \
+		.import_linter_cache .hypothesis tests/benchmarks/results
+	-rmdir runs 2>/dev/null

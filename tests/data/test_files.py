@@ -1,0 +1,124 @@
+"""Documents from files."""
+
+import gzip
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from data.documents import Skips
+from data.errors import InputError
+from data.files import FileSource
+
+RECORDS = [{"text": "first"}, {"text": "second\nline"}, {"text": "thïrd"}]
+DOCUMENTS = [record["text"] for record in RECORDS]
+
+
+def read(path, **options):
+    skips = Skips()
+    return list(FileSource(path, **options).documents(skips)), skips.lines()
+
+
+def write_lines(path, records, opener=open):
+    with opener(path, "wt", encoding="utf-8") as f:
+        f.writelines(json.dumps(record) + "\n" for record in records)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.ndjson"])
+def test_json_lines_give_a_document_a_line(tmp_path, name):
+    assert read(write_lines(tmp_path / name, RECORDS)) == (DOCUMENTS, [])
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "c4-train.00000-of-01024.json.gz"])
+def test_gzipped_json_lines_are_read_as_c4_has_them(tmp_path, name):
+    assert read(write_lines(tmp_path / name, RECORDS, gzip.open)) == (DOCUMENTS, [])
+
+
+def test_a_json_array_gives_a_document_an_element(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps([*RECORDS, "bare"]))
+    assert read(tmp_path / "a.json") == ([*DOCUMENTS, "bare"], [])
+
+
+def test_a_text_file_is_one_document(tmp_path):
+    (tmp_path / "a.txt").write_text("some\n\ntext")
+    assert read(tmp_path / "a.txt") == (["some\n\ntext"], [])
+
+
+def test_parquet_gives_a_document_a_row(tmp_path):
+    table = pyarrow.table({"content": DOCUMENTS, "id": [1, 2, 3]})
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert read(tmp_path / "a.parquet", text_field="content") == (DOCUMENTS, [])
+    with pytest.raises(InputError, match="no column 'text', only content, id"):
+        read(tmp_path / "a.parquet")
+
+
+def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "z.txt").write_text("last")
+    write_lines(tmp_path / "sub" / "b.jsonl", RECORDS[:1])
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / ".hidden").write_text("not read")
+    assert read(tmp_path) == (["one", "first", "last"], [])
+
+
+def test_malformed_lines_are_counted_and_passed_over(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(
+        b'{"text": "good"}\nnot json\n{"other": 1}\n\n{"text": 3}\n{"text": "  "}\n'
+        b'\xff\xfe\n{"text": "also good"}\n'
+    )
+    documents, lines = read(path)
+    assert documents == ["good", "also good"]
+    assert lines == [
+        "1 x a.jsonl: empty document",
+        "2 x a.jsonl: line that is not JSON",
+        "2 x a.jsonl: record without a text field 'text'",
+    ]
+
+
+def test_a_file_that_is_no_text_says_so(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"PNG\0\1\2")
+    with pytest.raises(InputError, match=r"a\.txt is not text: a zero byte at offset 3"):
+        read(tmp_path / "a.txt")
+    (tmp_path / "b.txt").write_bytes(bytes(range(128, 256)) * 10)
+    with pytest.raises(InputError, match="is not UTF-8 text"):
+        read(tmp_path / "b.txt")
+
+
+def test_a_binary_file_in_a_folder_is_listed_and_the_rest_is_read(tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"\0\1")
+    (tmp_path / "b.txt").write_text("text")
+    assert read(tmp_path) == (["text"], ["1 x a.bin: is not text: a zero byte at offset 0"])
+
+
+def test_a_truncated_gzip_says_so(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl.gz", RECORDS * 1000, gzip.open)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(InputError, match="cannot be decompressed to its end"):
+        read(path)
+
+
+@pytest.mark.parametrize("content", ["", "{}\n", "\n\n"])
+def test_an_empty_corpus_says_so(tmp_path, content):
+    (tmp_path / "a.jsonl").write_text(content)
+    with pytest.raises(InputError, match="holds no documents"):
+        read(tmp_path / "a.jsonl")
+
+
+def test_wrong_paths_say_what_a_source_can_be(tmp_path):
+    with pytest.raises(InputError, match=r"no such file or folder: .*nowhere .*`pydocs`"):
+        FileSource(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no files"):
+        FileSource(tmp_path / "empty")
+
+
+def test_the_fingerprint_follows_the_content(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("one")
+    before = FileSource(path).fingerprint()
+    assert FileSource(path).fingerprint() == before
+    path.write_text("two")
+    assert FileSource(path).fingerprint() != before

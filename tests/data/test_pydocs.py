@@ -1,0 +1,61 @@
+"""The corpus of documentation strings."""
+
+import hashlib
+
+import pytest
+
+from data import pydocs
+from data.documents import Skips
+
+
+@pytest.fixture(scope="module")
+def source():
+    return pydocs.PydocsSource()
+
+
+def test_it_is_about_eight_megabytes_and_begins_with_the_standard_library(source):
+    manifest = source.manifest()
+    assert 5_000_000 < manifest.bytes <= pydocs.TOTAL_BYTES + 200_000
+    assert next(iter(manifest.packages)) == pydocs.STANDARD_LIBRARY
+    assert manifest.packages["numpy"]["documents"] > 0
+
+
+def test_the_manifest_holds_the_hash_of_the_documents(source):
+    documents = list(source.documents(Skips()))
+    assert len(documents) == source.manifest().documents
+    assert hashlib.sha256("\0".join(documents).encode()).hexdigest() == source.fingerprint()
+
+
+def test_no_paragraph_occurs_twice(source):
+    paragraphs = [p for d in source.documents(Skips()) for p in d.split("\n\n")]
+    folded = [" ".join(p.split()) for p in paragraphs]
+    assert len(set(folded)) == len(folded)
+
+
+def test_definitions_are_found_in_the_order_of_the_source(tmp_path):
+    file = tmp_path / "module.py"
+    file.write_text(
+        '"""The module has a long enough documentation string."""\n'
+        "if True:\n"
+        "    class A:\n"
+        '        """The class has a long enough documentation string."""\n'
+        "        async def f(self):\n"
+        '            """The method has a long enough documentation string.\n\n'
+        "            >>> this is a doctest and not English\n\n"
+        "            | a | table | of | many | short | columns | 1 |\n"
+        '            """\n'
+        "try:\n    pass\nexcept ValueError:\n    def g():\n"
+        '        """The handler has a long enough documentation string."""\n'
+    )
+    text = pydocs._document(file, set())
+    kinds = [paragraph.split()[1] for paragraph in text.split("\n\n")]
+    assert kinds == ["module", "class", "method", "handler"]
+
+
+def test_a_file_that_cannot_be_parsed_is_listed(monkeypatch, tmp_path):
+    (tmp_path / "bad.py").write_text("def (:")
+    monkeypatch.setattr(pydocs, "PACKAGES", ())
+    monkeypatch.setattr(pydocs, "_root", lambda package: tmp_path)
+    documents, manifest = pydocs.collect()
+    assert documents == []
+    assert list(manifest.left_out) == [f"{pydocs.STANDARD_LIBRARY}: bad.py"]

@@ -1,0 +1,147 @@
+"""Tokenizers, token files, and the held-out part."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.errors import InputError
+from data.files import FileSource
+from data.tokenizer import (
+    SMALLEST_VOCABULARY,
+    end_of_document,
+    load_tokenizer,
+    resolve_tokenizer,
+    train_tokenizer,
+)
+from data.tokens import PIECE_CHARACTERS, open_tokens, prepare_tokens, split_document
+
+WORDS = ["gradient", "weight", "singular", "value", "rank", "naïve", "σ"]
+
+
+def corpus(tmp_path, documents=200, name="a.jsonl", seed=0):
+    draw = np.random.default_rng(seed)
+    path = tmp_path / name
+    with path.open("w") as f:
+        for _ in range(documents):
+            text = " ".join(draw.choice(WORDS, size=60))
+            f.write(json.dumps({"text": text}) + "\n")
+    return FileSource(path)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer([" ".join(WORDS)] * 50, 300)
+
+
+@given(st.text())
+def test_a_trained_tokenizer_gives_every_text_back(tokenizer, text):
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.decode(ids) == text
+
+
+def test_a_vocabulary_smaller_than_the_bytes_is_refused():
+    with pytest.raises(InputError, match=f"at least {SMALLEST_VOCABULARY}"):
+        train_tokenizer(["text"], 100)
+
+
+def test_a_trained_tokenizer_is_cached_by_content(tmp_path, cache):
+    first = resolve_tokenizer("train", corpus(tmp_path), 300)
+    count = len(list((cache / "tokenizers").iterdir()))
+    again = resolve_tokenizer("train", corpus(tmp_path, name="a.jsonl"), 300)
+    assert again.get_vocab() == first.get_vocab()
+    assert len(list((cache / "tokenizers").iterdir())) == count
+    resolve_tokenizer("train", corpus(tmp_path, seed=1), 300)
+    assert len(list((cache / "tokenizers").iterdir())) == count + 1
+
+
+def test_tokenizers_load_from_a_folder_and_from_a_file(shared):
+    folder = shared / "data/checkpoints/stories260K"
+    assert len(load_tokenizer(str(folder))) == 512
+    single = load_tokenizer(str(folder / "tokenizer.json"))
+    assert end_of_document(single) == end_of_document(load_tokenizer(str(folder)))
+
+
+@pytest.mark.parametrize("content", [None, "{}", "not json"])
+def test_a_wrong_tokenizer_says_what_to_give(tmp_path, content):
+    path = tmp_path / "tokenizer.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match="cannot load the tokenizer"):
+        load_tokenizer(str(path))
+
+
+def test_tokens_are_the_documents_with_an_end_after_each(tmp_path, tokenizer):
+    source = corpus(tmp_path, documents=300)
+    files = prepare_tokens(source, tokenizer, validation_fraction=0.1)
+    texts = [
+        text
+        for part in (files.train, files.validation)
+        for text in tokenizer.decode(part).split("</s>")
+        if text
+    ]
+    with source.path.open() as lines:
+        assert sorted(texts) == sorted(json.loads(line)["text"] for line in lines)
+    manifest = files.manifest
+    assert manifest.documents == 300
+    assert manifest.train_tokens == files.train.size
+    assert files.train.dtype == np.uint16
+
+
+def test_the_held_out_part_shares_no_text_with_training(tmp_path, tokenizer):
+    source = corpus(tmp_path, documents=300)
+    with source.path.open("a") as f:  # every document twice
+        f.write(source.path.read_text())
+    files = prepare_tokens(source, tokenizer, validation_fraction=0.1)
+    train = set(tokenizer.decode(files.train).split("</s>"))
+    validation = set(tokenizer.decode(files.validation).split("</s>"))
+    assert len(validation) > 10
+    assert train & validation == {""}
+
+
+def test_adding_documents_moves_none_between_the_parts(tmp_path, tokenizer):
+    fewer = prepare_tokens(corpus(tmp_path, 100), tokenizer, validation_fraction=0.2)
+    more = prepare_tokens(corpus(tmp_path, 200), tokenizer, validation_fraction=0.2)
+    assert np.array_equal(more.validation[: fewer.validation.size], fewer.validation)
+
+
+def test_a_corpus_of_one_short_text_still_holds_out_its_end(tmp_path, tokenizer):
+    (tmp_path / "a.txt").write_text(" ".join(WORDS * 50))
+    whole = prepare_tokens(FileSource(tmp_path / "a.txt"), tokenizer, validation_fraction=1e-9)
+    files = prepare_tokens(FileSource(tmp_path / "a.txt"), tokenizer, validation_fraction=0.1)
+    joined = np.concatenate([files.train, files.validation])
+    assert files.validation.size == joined.size // 10
+    assert np.array_equal(joined, np.concatenate([whole.train, whole.validation]))
+
+
+def test_a_corpus_is_tokenised_once(tmp_path, tokenizer):
+    said = []
+    source = corpus(tmp_path, documents=1000, seed=5)
+    first = prepare_tokens(source, tokenizer, progress=said.append)
+    assert said
+    said.clear()
+    again = prepare_tokens(source, tokenizer, progress=said.append)
+    assert not said
+    assert again == first == open_tokens(first.manifest.key)
+
+
+def test_reading_stops_at_the_limit(tmp_path, tokenizer):
+    source = corpus(tmp_path, documents=3000)
+    files = prepare_tokens(source, tokenizer, limit=20_000)
+    assert 20_000 <= files.train.size + files.validation.size < 100_000
+
+
+def test_large_vocabularies_are_stored_in_32_bits(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(type(tokenizer), "__len__", lambda self: 70_000)
+    files = prepare_tokens(corpus(tmp_path, seed=9), tokenizer)
+    assert files.train.dtype == np.uint32
+
+
+@given(st.text(alphabet="ab \n", max_size=300))
+def test_pieces_joined_are_the_document(text):
+    document = text * (PIECE_CHARACTERS // 50)
+    pieces = list(split_document(document))
+    assert "".join(pieces) == document
+    assert all(0 < len(piece) <= PIECE_CHARACTERS for piece in pieces)

@@ -1,0 +1,115 @@
+"""Options: validated where they are made, and a file that gives them back."""
+
+import json
+import math
+
+import pytest
+
+from data.errors import InputError
+from pretrain.options import (
+    OptimizerOptions,
+    PretrainOptions,
+    differences,
+    from_dict,
+    read_options,
+    to_dict,
+)
+from pretrain.presets import PRESETS, model_config
+from pretrain.schedule import learning_rate
+
+
+def test_options_come_back_from_their_dictionary():
+    flat = to_dict(PretrainOptions()) | {"steps": 7, "vocab_size": 300, "clip": 2, "compile": True}
+    options = from_dict(json.loads(json.dumps(flat)), "test")
+    assert to_dict(options) == flat
+    assert options.corpus.vocab_size == 300
+    assert options.optimizer.clip == 2.0
+
+
+@pytest.mark.parametrize(
+    ("flat", "message"),
+    [
+        ({"stepps": 3}, "unknown options: stepps"),
+        ({"steps": "many"}, "steps cannot be 'many'"),
+        ({"steps": True}, "steps cannot be True"),
+        ({"precision": "float8"}, "precision cannot be 'float8'"),
+        ({"batch_size": 8, "micro_batch_size": 3}, "--micro-batch-size 3 does not divide"),
+        ({"steps": 0, "seq_len": 1}, "--steps is at least 1, not 0; --seq-len is at least 2"),
+        ({"validation_fraction": 0.0}, "--validation-fraction is between 0 and 1"),
+    ],
+)
+def test_wrong_options_are_named(flat, message):
+    with pytest.raises(InputError, match=message):
+        from_dict(flat, "test")
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '"text"'])
+def test_a_file_that_holds_no_options_says_so(tmp_path, content):
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(InputError, match=r"a\.json"):
+        read_options(tmp_path / "a.json")
+
+
+def test_differences_name_what_must_not_change_on_resuming():
+    one = PretrainOptions()
+    other = from_dict({"steps": 5, "clip": 0.5, "device": "cpu", "keep_checkpoints": 9}, "test")
+    assert differences(one, other) == ["--steps 5 (was 1000)", "--clip 0.5 (was 1.0)"]
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"),
+    [("llama_9m", 9), ("llama_60m", 58), ("llama_130m", 134), ("llama_350m", 368), ("llama_7b", 6738)],
+)
+def test_presets_have_the_parameters_of_the_family(name, millions):
+    config = model_config(name)
+    block = 4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size
+    norms = (2 * config.num_hidden_layers + 1) * config.hidden_size
+    count = config.num_hidden_layers * block + 2 * config.vocab_size * config.hidden_size + norms
+    assert round(count / 1e6) == millions
+    assert config.rms_norm_eps == 1e-6
+    assert not config.tie_word_embeddings
+
+
+def test_a_presets_heads_divide_its_width():
+    assert all(size.hidden % size.heads == 0 for size in PRESETS.values())
+
+
+def test_a_hugging_face_config_is_read_with_its_old_keys(tmp_path):
+    path = tmp_path / "config.json"
+    fields = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4}
+    path.write_text(json.dumps(fields | {"max_sequence_length": 77, "pad_token_id": -1}))
+    for spec in (path, tmp_path):
+        config = model_config(str(spec))
+        assert config.max_position_embeddings == 77
+        assert config.pad_token_id is None
+        assert config.hidden_size == 64
+
+
+@pytest.mark.parametrize("content", ["{}", "not json", '{"model_type": "no-such-model"}'])
+def test_a_file_that_is_no_configuration_says_so(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(InputError, match=r"config\.json is no"):
+        model_config(str(tmp_path / "config.json"))
+
+
+def test_an_unknown_model_lists_the_presets():
+    with pytest.raises(InputError, match="llama_9m, llama_20m"):
+        model_config("llama_8m")
+
+
+def test_the_learning_rate_rises_then_falls_along_a_cosine():
+    options = OptimizerOptions(learning_rate=2.0, warmup=0.1, min_lr_ratio=0.1)
+    rates = [learning_rate(step, 100, options) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[9] == rates[10] == 2.0
+    assert rates[-1] == pytest.approx(0.2)
+    assert rates[54] == pytest.approx(1.1, abs=0.05)
+    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_the_learning_rate_is_positive_in_the_shortest_runs(warmup, steps):
+    options = OptimizerOptions(warmup=warmup, min_lr_ratio=0.1)
+    rates = [learning_rate(step, steps, options) for step in range(steps)]
+    assert all(0 < rate <= options.learning_rate and math.isfinite(rate) for rate in rates)

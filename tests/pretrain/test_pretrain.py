@@ -1,0 +1,320 @@
+"""Pretraining from end to end, interrupted and resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import spectra
+from data.errors import InputError
+from pretrain.checkpoint import Checkpoints
+from pretrain.finiteness import NonFiniteError
+from pretrain.options import PretrainOptions, from_dict, read_options
+from pretrain.run import pretrain
+from spectra.cli import main
+
+TINY = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "vocab_size": 300,
+    "model_type": "llama",
+}
+SETTINGS = {
+    "steps": 8,
+    "seq_len": 32,
+    "batch_size": 4,
+    "record_every": 3,
+    "probe_size": 2,
+    "sketch": 64,
+    "eval_every": 4,
+    "eval_tokens": 256,
+    "checkpoint_every": 3,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory, shared) -> dict[str, str]:
+    """A corpus of 40 books' pages and a model of two layers."""
+    folder = tmp_path_factory.mktemp("inputs")
+    lines = (shared / "data/text/wikitext2-valid.txt").read_text().splitlines()
+    with (folder / "corpus.jsonl").open("w") as f:
+        f.writelines(json.dumps({"text": line}) + "\n" for line in lines[:400] if line.strip())
+    (folder / "config.json").write_text(json.dumps(TINY))
+    return {"model": str(folder / "config.json"), "data": str(folder / "corpus.jsonl")}
+
+
+def options_of(inputs, **changes) -> PretrainOptions:
+    return from_dict(SETTINGS | inputs | changes, "test")
+
+
+def flags(inputs, **changes) -> list[str]:
+    values = SETTINGS | inputs | changes
+    return [part for k, v in values.items() for part in (f"--{k.replace('_', '-')}", str(v))]
+
+
+@pytest.fixture(scope="module")
+def finished(inputs, tmp_path_factory):
+    """A run that nothing interrupted: its folder and its summary."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    return out, pretrain(options_of(inputs), out)
+
+
+def assert_same_run(one: Path, other: Path):
+    """Bit for bit: weights, optimizer, random state, and every array of the store."""
+    last = {path: Checkpoints(path / "checkpoints").latest() for path in (one, other)}
+    first, second = (load_file(last[path] / "model.safetensors") for path in (one, other))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    states = [torch.load(last[path] / "training.pt", weights_only=True) for path in (one, other)]
+    torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
+    runs = [spectra.open(path / "spectra.zarr") for path in (one, other)]
+    for group in ("spectra", "sketches", "train"):
+        for name, array in runs[0][group].data_vars.items():
+            if name != "tokens_per_second":
+                np.testing.assert_array_equal(runs[1][group][name], array, err_msg=name)
+
+
+def test_a_run_leaves_what_the_design_says(finished, inputs):
+    out, summary = finished
+    assert summary["steps"] == 8
+    assert summary["tokens"] == 8 * 4 * 32
+    assert summary["validation_perplexity"] == pytest.approx(np.exp(summary["validation_loss"]))
+    assert 0 < summary["recorder_share"] < 1
+    assert summary["tokens_per_second"] > 0
+    run = spectra.open(summary["store"])
+    assert run["spectra"].step.values.tolist() == [0, 3, 6, 8]
+    assert run["train"].sizes["train_step"] == 8
+    assert np.isfinite(run["train"].validation_loss).values.nonzero()[0].tolist() == [3, 7]
+    assert run.attrs["config"]["data"] == inputs["data"]
+    assert spectra.verify(summary["store"]).whole
+    assert [p.name for p in sorted((out / "checkpoints").iterdir())] == ["step-000006", "step-000008"]
+    assert json.loads((out / "data.json").read_text())["train_tokens"] > 0
+
+
+def test_the_model_is_left_in_hugging_face_format(finished):
+    out, summary = finished
+    model = AutoModelForCausalLM.from_pretrained(out / "model")
+    tokenizer = AutoTokenizer.from_pretrained(out / "model")
+    assert len(tokenizer) == model.config.vocab_size == 300
+    assert model.config.eos_token_id == tokenizer.eos_token_id
+    weights = spectra.open(summary["store"])["spectra"].weight.isel(step=-1)
+    name = "model.layers.1.mlp.down_proj"
+    expected = torch.linalg.svdvals(model.get_submodule(name).weight.detach().double())
+    np.testing.assert_allclose(weights.sel(matrix=name).values[:32], expected, rtol=1e-5)
+
+
+def test_the_loss_falls(inputs, tmp_path):
+    summary = pretrain(options_of(inputs, steps=60, eval_every=60, record_every=0), tmp_path / "run")
+    assert summary["validation_loss"] < 5.3 < np.log(300)
+    assert summary["store"] is None
+    assert not (tmp_path / "run/spectra.zarr").exists()
+
+
+def test_the_saved_options_repeat_the_run(finished, tmp_path):
+    out, _ = finished
+    pretrain(read_options(out / "pretrain.json"), tmp_path / "again")
+    assert_same_run(out, tmp_path / "again")
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(finished, inputs, tmp_path):
+    out, _ = finished
+    precise = {"precision": "float32", "steps": 2, "record_every": 0}
+    pretrain(options_of(inputs, **precise), tmp_path / "whole")
+    pretrain(options_of(inputs, **precise, micro_batch_size=1), tmp_path / "parts")
+    weights = [load_file(tmp_path / name / "model/model.safetensors") for name in ("whole", "parts")]
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=1e-3, atol=1e-5)
+
+
+def test_activation_checkpointing_changes_nothing_but_memory(finished, inputs, tmp_path):
+    pretrain(options_of(inputs, activation_checkpointing=True), tmp_path / "run")
+    assert_same_run(finished[0], tmp_path / "run")
+
+
+def test_recording_changes_nothing(finished, inputs, tmp_path):
+    pretrain(options_of(inputs, record_every=0), tmp_path / "run")
+    weights = [load_file(p / "model/model.safetensors") for p in (finished[0], tmp_path / "run")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def interrupt(inputs, out, number, after):
+    """Start a run in another process and send it a signal once so many snapshots are there."""
+    arguments = flags(inputs, steps=300, checkpoint_every=7, out=str(out))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "spectra.cli", "pretrain", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (out / "spectra.zarr").exists() and (out / "checkpoints/step-000007").exists():
+            if spectra.open(out / "spectra.zarr")["spectra"].sizes["step"] >= after:
+                break
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+@pytest.fixture(scope="module")
+def long_run(inputs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("long") / "run"
+    pretrain(options_of(inputs, steps=300, checkpoint_every=7), out)
+    return out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_run_resumes_bit_for_bit(inputs, long_run, tmp_path, number):
+    out = tmp_path / "run"
+    status, errors = interrupt(inputs, out, number, after=5)
+    if number == signal.SIGKILL:
+        assert status == -signal.SIGKILL
+    else:
+        assert status == 128 + number
+        assert "checkpoint saved; go on by spectra pretrain --resume --out" in errors
+        assert "Traceback" not in errors
+        step = int(errors.split("stopped after step ")[1].split()[0])
+        assert (out / f"checkpoints/step-{step:06d}").exists()
+    assert spectra.verify(out / "spectra.zarr").whole
+    assert not (out / "model").exists()
+    assert main(["pretrain", "--resume", "--out", str(out)]) == 0
+    assert_same_run(long_run, out)
+
+
+def test_a_killed_run_without_a_checkpoint_begins_again(finished, inputs, tmp_path):
+    out = tmp_path / "run"
+    pretrain(options_of(inputs), out)
+    for left in ("checkpoints", "model"):
+        os.rename(out / left, tmp_path / left)
+    pretrain(options_of(inputs), out, resume=True)
+    assert_same_run(finished[0], out)
+
+
+def test_resume_of_nothing_begins_and_of_a_finished_run_does_nothing(finished, inputs, tmp_path):
+    out, summary = finished
+    assert pretrain(options_of(inputs), out, resume=True) == summary
+    pretrain(options_of(inputs, steps=2), tmp_path / "new", resume=True)
+    assert (tmp_path / "new/model").exists()
+
+
+def test_a_run_is_not_written_over(finished, inputs):
+    with pytest.raises(InputError, match="holds a run already: add --resume"):
+        pretrain(options_of(inputs), finished[0])
+
+
+def test_resuming_with_other_options_names_them(finished, inputs, capsys):
+    out, _ = finished
+    assert main(["pretrain", "--resume", "--out", str(out), "--steps", "9", "--clip", "2"]) == 2
+    assert "other options: --steps 9 (was 8), --clip 2.0 (was 1.0)" in capsys.readouterr().err
+
+
+def test_a_cleared_cache_and_a_changed_corpus_are_told_apart(inputs, tmp_path, monkeypatch):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(Path(inputs["data"]).read_text())
+    options = options_of(inputs, data=str(corpus), steps=6)
+    out = tmp_path / "run"
+    pretrain(options, out)
+    (out / "summary.json").unlink()  # as if it had been killed in the last step
+    monkeypatch.setenv("SPECTRA_CACHE", str(tmp_path / "cache"))
+    pretrain(options, out, resume=True)  # tokenised again, the same
+    (out / "summary.json").unlink()
+    corpus.write_text(corpus.read_text() + '{"text": "more"}\n')
+    monkeypatch.setenv("SPECTRA_CACHE", str(tmp_path / "cache2"))
+    with pytest.raises(InputError, match="no longer the one that"):
+        pretrain(options, out, resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_place(inputs, tmp_path, monkeypatch, capsys):
+    options = options_of(inputs)
+    from pretrain import run
+
+    original = run._new_model
+
+    def broken(*args):
+        model = original(*args)
+        with torch.no_grad():
+            model.model.layers[1].mlp.up_proj.weight[0, 0] = torch.inf
+        return model
+
+    monkeypatch.setattr(run, "_new_model", broken)
+    with pytest.raises(
+        NonFiniteError,
+        match=r"step 1: the loss is nan; the weight model\.layers\.1\.mlp\.up_proj\.weight is not",
+    ):
+        pretrain(options, tmp_path / "run")
+    assert not list((tmp_path / "run/checkpoints").glob("*")) if (tmp_path / "run").exists() else True
+    status = main(["pretrain", *flags(inputs, out=str(tmp_path / "cli"))])
+    assert status == 1
+    assert "That step was not made; try a lower --learning-rate" in capsys.readouterr().err
+
+
+def test_json_prints_one_object_on_stdout(inputs, tmp_path, capsys):
+    status = main(["pretrain", "--json", *flags(inputs, steps=2, out=str(tmp_path / "run"))])
+    out, _ = capsys.readouterr()
+    assert status == 0
+    assert set(json.loads(out)) == {
+        "steps",
+        "tokens",
+        "train_loss",
+        "validation_loss",
+        "validation_perplexity",
+        "tokens_per_second",
+        "recorder_share",
+        "store",
+    }
+
+
+def test_a_dry_run_says_everything_and_writes_nothing(inputs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SPECTRA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["pretrain", "--dry-run", *flags(inputs, out=str(tmp_path / "run"))]) == 0
+    said = capsys.readouterr().out
+    assert '"batch_size": 4' in said
+    for word in ("34,080 parameters", "128 tokens a step", "4 snapshots", "the store takes at most",
+                 "a step takes", "a snapshot takes", "the run takes about"):  # fmt: skip
+        assert word in said, said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "/nowhere"}, "no such file or folder: /nowhere"),
+        ({"seq_len": 1_000_000}, "fewer than one window"),
+        ({"device": "cuda:99"}, "--device cuda:99 cannot be used here"),
+        ({"tokenizer": "/nowhere"}, "cannot load the tokenizer '/nowhere'"),
+        ({"vocab_size": 10}, "at least 258 tokens, not 10"),
+    ],
+)
+def test_what_cannot_be_done_says_so_in_one_line(inputs, tmp_path, capsys, changes, message):
+    assert main(["pretrain", *flags(inputs, **changes, out=str(tmp_path / "run"))]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in last
+
+
+def test_a_given_tokenizer_sets_the_vocabulary(inputs, shared, tmp_path):
+    tokenizer = str(shared / "data/checkpoints/stories260K")
+    pretrain(options_of(inputs, tokenizer=tokenizer, steps=1), tmp_path / "run")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run/model")
+    assert model.config.vocab_size == 512
+
+
+def test_checkpoints_keep_the_latest_and_leave_no_parts(finished, inputs):
+    out, _ = finished
+    options = options_of(inputs)
+    assert len(list((out / "checkpoints").iterdir())) == options.checkpoints.keep_checkpoints
+    assert replace(Checkpoints(out / "nowhere")).latest() is None

@@ -1,0 +1,132 @@
+"""Singular values against known spectra and an independent implementation."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.errors import InputError
+from spectra.linalg import singular_values, singular_values_of_many
+
+SHAPES = [(1, 1), (1, 7), (64, 64), (48, 200), (200, 48)]
+
+
+def with_spectrum(values, rows, cols, seed=0):
+    """A float64 matrix of known singular values."""
+    draw = np.random.default_rng(seed)
+    count = min(rows, cols)
+    left, _ = np.linalg.qr(draw.standard_normal((rows, count)))
+    right, _ = np.linalg.qr(draw.standard_normal((cols, count)))
+    return torch.from_numpy(left * np.asarray(values) @ right.T)
+
+
+def test_identity_and_orthogonal_matrices_have_ones():
+    eye = torch.eye(50)
+    orthogonal = with_spectrum(np.ones(50), 50, 50).float()
+    for method in ("gram", "svd"):
+        assert torch.equal(
+            singular_values(eye, method=method), torch.ones(50, dtype=torch.float64)
+        )
+        values = singular_values(orthogonal, method=method)
+        torch.testing.assert_close(values, torch.ones_like(values), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_matrix_of_rank_one_has_one_value(shape):
+    draw = np.random.default_rng(1)
+    x, y = draw.standard_normal(shape[0]), draw.standard_normal(shape[1])
+    values = singular_values(torch.from_numpy(np.outer(x, y)).float())
+    first = np.linalg.norm(x) * np.linalg.norm(y)
+    assert values[0] == pytest.approx(first, rel=1e-6)
+    assert (values[1:] < 1e-6 * first).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_parity_with_torch_in_float64(shape, scale, dtype):
+    matrix = (torch.from_numpy(np.random.default_rng(2).standard_normal(shape)) * scale).to(dtype)
+    expected = torch.linalg.svdvals(matrix.double())
+    for method in ("auto", "gram", "svd"):
+        values = singular_values(matrix, method=method)
+        assert values.dtype == torch.float64
+        torch.testing.assert_close(values, expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(100, 100), (100, 300), (300, 100)])
+def test_the_stated_error_holds_for_an_ill_conditioned_matrix(shape):
+    exact = np.logspace(0, -12, 100)
+    matrix = with_spectrum(exact, *shape)
+    gram = singular_values(matrix, method="gram").numpy()
+    assert np.abs(gram - exact).max() < 1e-7
+    leading = exact > 1e-3
+    assert (np.abs(gram - exact) / exact)[leading].max() < 1e-9
+    svd = singular_values(matrix).numpy()
+    assert np.abs(svd - exact).max() < 1e-14
+
+
+@pytest.mark.parametrize("exponent", [-300, -40, 40, 300])
+def test_no_scale_overflows_or_vanishes(exponent):
+    matrix = with_spectrum(np.linspace(3, 1, 20), 20, 30) * 10.0**exponent
+    for method in ("gram", "svd"):
+        values = singular_values(matrix, method=method) / 10.0**exponent
+        torch.testing.assert_close(
+            values, torch.linspace(3, 1, 20, dtype=torch.float64), rtol=1e-9, atol=0
+        )
+
+
+@given(st.integers(-60, 60))
+def test_scaling_by_a_power_of_two_scales_every_value_exactly(exponent):
+    matrix = torch.from_numpy(np.random.default_rng(3).standard_normal((9, 12))).float()
+    scaled = singular_values(matrix * 2.0**exponent)
+    assert torch.equal(scaled, singular_values(matrix) * 2.0**exponent)
+
+
+def test_zero_and_non_finite_matrices_have_a_defined_answer():
+    assert torch.equal(singular_values(torch.zeros(3, 5)), torch.zeros(3, dtype=torch.float64))
+    for bad in (torch.nan, torch.inf):
+        matrix = torch.ones(3, 5)
+        matrix[1, 2] = bad
+        assert singular_values(matrix).isnan().all()
+
+
+def test_a_stack_is_decomposed_matrix_by_matrix():
+    stack = torch.from_numpy(np.random.default_rng(4).standard_normal((2, 3, 6, 4))).float()
+    stack[1, 1] = 0
+    stack[0, 2, 0, 0] = torch.nan
+    values = singular_values(stack)
+    for i, j in np.ndindex(2, 3):
+        torch.testing.assert_close(values[i, j], singular_values(stack[i, j]), equal_nan=True)
+
+
+def test_numpy_arrays_give_numpy_arrays():
+    values = singular_values(np.diag([3.0, 4.0]).astype(np.float32))
+    assert isinstance(values, np.ndarray)
+    assert values.tolist() == [4.0, 3.0]
+
+
+def test_many_matrices_give_what_each_gives_alone():
+    draw = np.random.default_rng(5)
+    matrices = [torch.from_numpy(draw.standard_normal(shape)).float() for shape in SHAPES * 3]
+    together = singular_values_of_many(matrices)
+    for matrix, values in zip(matrices, together, strict=True):
+        np.testing.assert_allclose(values, singular_values(matrix).numpy(), rtol=1e-10)
+    assert singular_values_of_many([]) == []
+
+
+@pytest.mark.parametrize("shape", [(3,), (0, 4), (2, 0)])
+def test_what_is_no_matrix_is_refused(shape):
+    with pytest.raises(InputError, match="two sides of at least 1"):
+        singular_values(torch.zeros(shape))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cuda_gives_what_the_cpu_gives(shape):
+    matrix = torch.from_numpy(np.random.default_rng(6).standard_normal(shape)).float()
+    on_device = singular_values(matrix.cuda())
+    assert on_device.is_cuda
+    torch.testing.assert_close(on_device.cpu(), singular_values(matrix), rtol=1e-9, atol=0)
+    matrix[0, 0] = torch.nan
+    assert singular_values(matrix.cuda()).isnan().all()

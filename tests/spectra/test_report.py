@@ -1,0 +1,200 @@
+"""The report: one file with every figure, drawn in a real browser."""
+
+import base64
+import json
+import re
+
+import numpy as np
+import pytest
+from playwright.sync_api import sync_playwright
+
+import spectra
+from data.errors import InputError
+from spectra.figures.dynamics import cosine_heatmap, spectrum_heatmap
+from spectra.figures.training import loss_curve
+from spectra.matrices import Matrix
+from spectra.report import (
+    PAYLOAD_BYTES,
+    default_matrices,
+    encode_cosines,
+    encode_logarithms,
+    payload,
+    report_html,
+    write_report,
+)
+from spectra.store.schema import Layout
+from spectra.store.writer import StoreWriter
+
+
+def codes(encoded):
+    return np.frombuffer(base64.b64decode(encoded["codes"]), "<u2").reshape(encoded["shape"])
+
+
+def llama_matrices(layers, size=128):
+    return tuple(
+        Matrix(f"model.layers.{layer}.x.{role}_proj", layer, role, size, size)
+        for layer in range(layers)
+        for role in ("q", "k", "v", "o", "gate", "up", "down")
+    )
+
+
+def test_singular_values_survive_their_16_bits():
+    values = np.logspace(0, -8, 50).reshape(2, 25)
+    values[1, 3], values[0, 7] = 0, np.nan
+    encoded = encode_logarithms(values)
+    number = codes(encoded).astype(float)
+    decoded = np.exp(encoded["low"] + (number - 2) / 65533 * encoded["span"])
+    decoded[number == 1], decoded[number == 0] = 0, np.nan
+    np.testing.assert_allclose(decoded, values, rtol=5e-4)
+
+
+def test_cosines_survive_their_16_bits():
+    values = np.array([[1.0, -1.0], [0.123, np.nan]])
+    number = codes(encode_cosines(values)).astype(float)
+    decoded = np.where(number == 0, np.nan, (number - 1) / 65534 * 2 - 1)
+    np.testing.assert_allclose(decoded, values, atol=2e-5)
+
+
+def test_the_default_is_the_papers_choice(tmp_path):
+    StoreWriter.create(tmp_path / "a.zarr", Layout(llama_matrices(12), 1, 1), {})
+    spectra_group = spectra.open(tmp_path / "a.zarr")["spectra"].to_dataset()
+    assert default_matrices(spectra_group) == [
+        "model.layers.0.x.q_proj",
+        "model.layers.0.x.k_proj",
+        "model.layers.6.x.down_proj",
+        "model.layers.6.x.up_proj",
+    ]
+
+
+def test_a_large_run_still_gives_a_file_under_ten_megabytes(tmp_path):
+    """As many matrices as a 7B model has, 60 snapshots: thinned, and said so."""
+    path, matrices = tmp_path / "a.zarr", llama_matrices(32, size=256)
+    writer = StoreWriter.create(path, Layout(matrices, 60, None, sketch=16), {"kind": "run"})
+    draw = np.random.default_rng(0)
+    for step in range(60):
+        values = -np.sort(-draw.random((3, len(matrices), 256), np.float32), axis=-1)
+        arrays = dict(zip(("spectra/weight", "spectra/gradient", "spectra/update"), values))
+        arrays["sketches/gradient"] = draw.standard_normal((len(matrices), 16), np.float32)
+        writer.write_snapshot(step * 100, arrays)
+    data = payload(spectra.open(path))
+    assert data["steps"][0] == 0
+    assert data["steps"][-1] == 5900
+    assert data["left_out"] == 60 - len(data["steps"]) > 0
+    sizes = [len(base64.b64decode(e["codes"])) for kind in data["arrays"].values() for e in kind]
+    assert sum(sizes) <= PAYLOAD_BYTES
+    write_report(path, tmp_path / "report.html")
+    assert (tmp_path / "report.html").stat().st_size < 10e6
+
+
+def test_nothing_in_a_runs_own_words_becomes_markup(store):
+    run = spectra.open(store)
+    run.attrs["model"]["name"] = "<script>alert(1)</script>{{plotly}}"
+    page = report_html(run, name="</script>")
+    assert "<script>alert(1)" not in page
+    assert "random &lt;tokens&gt;" in page
+    assert page.count("</script>") == report_html(spectra.open(store), name="a").count("</script>")
+
+
+def test_the_report_is_one_file_that_asks_for_nothing_else(store, tmp_path):
+    write_report(store, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    head = page[: page.index("<script>")] + page[page.rindex("<header>") :]
+    assert not re.findall(r"(?:src|href)=\"(?!data:)", head)
+
+
+def test_a_store_without_snapshots_and_an_unwritable_place_say_so(tmp_path, store):
+    StoreWriter.create(tmp_path / "a.zarr", Layout(llama_matrices(1), 1, 1), {})
+    with pytest.raises(InputError, match="no snapshot yet"):
+        write_report(tmp_path / "a.zarr", tmp_path / "report.html")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        write_report(store, tmp_path / "file" / "report.html")
+
+
+def test_figures_show_what_they_are_given():
+    steps = np.array([0, 10])
+    cosine = cosine_heatmap(np.eye(2), steps, title="m", standard_error=1 / 64).data[0]
+    assert (cosine.zmin, cosine.zmax) == (-1, 1)
+    assert "approximate, ±0.016" in cosine.colorbar.title.text
+    shown = spectrum_heatmap(np.ones((2, 300)), steps, title="m").data[0]
+    assert shown.z.shape == (2, 100)
+    figure = loss_curve(np.arange(3), np.ones(3), np.array([np.nan, 2, np.nan]))
+    assert [trace.name for trace in figure.data] == ["training", "validation"]
+    assert figure.data[1].y.tolist() == [2]
+
+
+@pytest.fixture(scope="module")
+def browser(chromium):
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        yield browser
+        browser.close()
+
+
+DRAWN = """kind => [...document.querySelectorAll(`.panels[data-kind=${kind}] .js-plotly-plot`)]
+    .map(panel => ({title: panel.layout.title.text.split(" ")[0], z: panel.data[0].z,
+                    cells: panel.querySelectorAll(".heatmaplayer image").length}))"""
+
+
+def drawn(page, kind, count):
+    page.locator(f".panels[data-kind={kind}]").scroll_into_view_if_needed()
+    page.wait_for_function(
+        f"document.querySelectorAll('.panels[data-kind={kind}] .heatmaplayer image').length"
+        f" === {count}"
+    )
+    return page.evaluate(DRAWN, kind)
+
+
+@pytest.mark.browser
+def test_the_page_draws_the_recorded_data_for_any_matrix(store, tmp_path, browser):
+    write_report(store, tmp_path / "report.html")
+    run = spectra.open(store)
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    errors, requests = [], []
+    page.on("pageerror", lambda error: errors.append(error))
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(f"file://{tmp_path / 'report.html'}")
+    cosines = drawn(page, "cosine", 4)
+    assert [panel["title"].split(".", 2)[2] for panel in cosines] == [
+        "0.self_attn.q_proj",
+        "0.self_attn.k_proj",
+        "1.mlp.down_proj",
+        "1.mlp.up_proj",
+    ]
+    for panel in cosines:
+        expected = spectra.cosine_similarity(run).sel(matrix=panel["title"])
+        np.testing.assert_allclose(panel["z"], expected, atol=1e-4)
+    for kind in ("gradient", "weight"):
+        for panel in drawn(page, kind, 4):
+            expected = run["spectra"][kind].sel(matrix=panel["title"]).values
+            shown = np.array(panel["z"], float)[:, : expected.shape[1]]
+            np.testing.assert_allclose(shown, expected[:, : shown.shape[1]], rtol=1e-3)
+    page.get_by_title("model.layers.1.self_attn.v_proj").click()
+    assert drawn(page, "cosine", 5)[-1]["title"] == "model.layers.1.self_attn.v_proj"
+    page.get_by_label("Spectra").select_option("first")
+    assert np.nanmax(np.array(drawn(page, "weight", 5)[0]["z"], float)) == 1
+    page.get_by_label("Colours").select_option("log")
+    assert np.nanmax(np.array(drawn(page, "weight", 5)[0]["z"], float)) == 0
+    page.get_by_title("all of layer 0").click()
+    assert page.get_by_role("status").inner_text() == "10 of 14 chosen"
+    page.get_by_role("button", name="The paper's choice").click()
+    assert page.get_by_role("status").inner_text() == "4 of 14 chosen"
+    assert page.locator("#loss .scatterlayer .trace").count() == 2
+    assert errors == []
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in requests)
+    page.close()
+
+
+@pytest.mark.browser
+def test_the_page_fits_a_phone(store, tmp_path, browser):
+    write_report(store, tmp_path / "report.html")
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(f"file://{tmp_path / 'report.html'}")
+    drawn(page, "cosine", 4)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
+
+
+def test_the_payload_is_plain_json(store):
+    assert json.loads(json.dumps(payload(spectra.open(store)), allow_nan=False))["left_out"] == 0

@@ -1,0 +1,221 @@
+"""The store: readable by anyone, whole after a kill, and honest when it is not."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import zarr
+
+import spectra
+from data.errors import InputError
+from spectra.matrices import Matrix
+from spectra.store.schema import Layout
+from spectra.store.verify import verify
+from spectra.store.writer import StoreWriter
+
+MATRICES = (Matrix("model.layers.0.a", 0, "a", 4, 6), Matrix("model.layers.1.a", 1, "a", 3, 9))
+LAYOUT = Layout(MATRICES, snapshots=4, train_steps=10, sketch=8)
+
+PLAIN_READER = """
+import sys, warnings
+warnings.simplefilter("error")
+import xarray as xr
+tree = xr.open_datatree(sys.argv[1], engine="zarr")
+one = xr.open_zarr(sys.argv[1], group="spectra")
+assert not any(name.split(".")[0] in ("spectra", "torch", "data") for name in sys.modules)
+weight = tree["spectra"].weight
+assert weight.dims == ("step", "matrix", "index"), weight.dims
+assert tree["spectra"].step.values.tolist() == [0, 3, 6, 7]
+assert one.weight.sel(step=7, matrix="model.layers.1.mlp.up_proj").notnull().sum() == 32
+assert one.role.values[:2].tolist() == ["q", "k"] and "role" in one.coords
+assert tree["train"].train_step.values.tolist() == [1, 2, 3, 4, 5, 6, 7]
+assert tree.attrs["schema"] == "spectra/1" and tree.attrs["kind"] == "run"
+print("read")
+"""
+
+
+def snapshot(value=1.0):
+    arrays = {}
+    for name in ("weight", "gradient", "update"):
+        array = np.full((2, 4), np.nan, np.float32)
+        array[0], array[1, :3] = value, value
+        arrays[f"spectra/{name}"] = array
+    arrays["sketches/gradient"] = np.full((2, 8), value, np.float32)
+    return arrays
+
+
+def written(path, steps=(0, 5)):
+    writer = StoreWriter.create(path, LAYOUT, {"kind": "run"})
+    for step in steps:
+        writer.write_snapshot(step, snapshot())
+    writer.write_train_rows([{"train_step": n, "loss": 1.0 / n} for n in range(1, 6)])
+    return writer
+
+
+def test_plain_xarray_reads_a_store_without_this_package_and_without_a_warning(store, tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", PLAIN_READER, str(store)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.stdout == "read\n", result.stderr
+
+
+def test_names_are_stored_as_variable_length_strings(store):
+    described = json.loads((store / "spectra/matrix/zarr.json").read_text())
+    assert described["data_type"] == "string"
+    consolidated = json.loads((store / "zarr.json").read_text())["consolidated_metadata"]
+    assert "spectra/weight" in consolidated["metadata"]
+
+
+def test_opening_shows_committed_rows_only(tmp_path):
+    written(tmp_path / "a.zarr")
+    run = spectra.open(tmp_path / "a.zarr")
+    assert run["spectra"].step.values.tolist() == [0, 5]
+    assert run["spectra"].sizes == {"step": 2, "matrix": 2, "index": 4}
+    assert run["sketches"].sizes["step"] == 2
+    assert run["train"].train_step.values.tolist() == [1, 2, 3, 4, 5]
+    assert run["spectra"].weight.chunks is not None  # lazy
+    assert run["spectra"].rows.values.tolist() == [4, 3]
+
+
+def test_a_row_exists_only_once_its_step_is_written(tmp_path, monkeypatch):
+    """Stop the writer before each of its writes in turn: no reader ever sees the half row."""
+    path = tmp_path / "a.zarr"
+    original = StoreWriter._array
+    for allowed in range(5):
+        shutil.rmtree(path, ignore_errors=True)
+        writer = written(path, steps=(0,))
+        calls = iter(range(1000))
+
+        def stopping(self, name, calls=calls, allowed=allowed):
+            if next(calls) > allowed:
+                raise InterruptedError
+            return original(self, name)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(StoreWriter, "_array", stopping)
+            with pytest.raises(InterruptedError):
+                writer.write_snapshot(5, snapshot(2.0))
+        assert spectra.open(path)["spectra"].step.values.tolist() == [0]
+        assert verify(path).whole
+        writer = StoreWriter.resume(path, LAYOUT, {}, step=0)
+        writer.write_snapshot(5, {"spectra/weight": snapshot(3.0)["spectra/weight"]})
+        run = spectra.open(path)
+        assert run["spectra"].weight.isel(step=1).max() == 3
+        # of the half row that was there before, nothing shows through
+        assert run["spectra"].gradient.isel(step=1).isnull().all()
+
+
+def test_resuming_unsets_later_rows(tmp_path):
+    path = tmp_path / "a.zarr"
+    written(path, steps=(0, 5, 10))
+    writer = StoreWriter.resume(path, LAYOUT, {"kind": "run"}, step=7)
+    assert writer.steps == [0, 5]
+    assert spectra.open(path)["train"].sizes["train_step"] == 5
+    StoreWriter.resume(path, LAYOUT, {}, step=3)
+    run = spectra.open(path)
+    assert run["spectra"].step.values.tolist() == [0]
+    assert run["train"].train_step.values.tolist() == [1, 2, 3]
+
+
+def test_an_interrupted_creation_leaves_no_store(tmp_path, monkeypatch):
+    path = tmp_path / "a.zarr"
+    with monkeypatch.context() as patch:
+        patch.setattr("spectra.store.writer._consolidate", lambda store: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            written(path)
+    assert not path.exists()
+    written(path)
+    assert verify(path).whole
+
+
+def test_the_layout_knows_its_size(tmp_path):
+    path = tmp_path / "a.zarr"
+    written(path)
+    root = zarr.open_group(path, mode="r")
+    variables = [(g, v) for g, vs in LAYOUT.groups().items() for v in vs if v.dtype != "string"]
+    assert [v.nbytes for _, v in variables] == [root[f"{g}/{v.name}"].nbytes for g, v in variables]
+    assert LAYOUT.nbytes >= sum(v.nbytes for _, v in variables)
+
+
+def test_a_whole_store_is_whole(store):
+    verdict = verify(store)
+    assert verdict.whole
+    assert (verdict.snapshots, verdict.train_steps) == (4, 7)
+    assert verdict.notes == ()
+
+
+def remove(store, path):
+    target = store / path
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda s: remove(s, "spectra/weight/c/1"), "snapshot at step 3: weight of .* is missing"),
+        (lambda s: remove(s, "sketches/gradient/c/2"), "snapshot at step 6: 14 gradient sketches"),
+        (lambda s: remove(s, "spectra/weight"), "spectra/weight is missing"),
+        (lambda s: remove(s, "train"), "the group train is missing"),
+        (
+            lambda s: (s / "spectra/gradient/c/3/0/0").write_bytes(b"broken"),
+            "snapshot at step 7: spectra/gradient cannot be read",
+        ),
+        (
+            lambda s: zarr.open_array(s / "spectra/step", mode="r+").__setitem__(1, -1),
+            "spectra/step has a gap",
+        ),
+        (
+            lambda s: zarr.open_array(s / "spectra/step", mode="r+").__setitem__(1, 9),
+            "spectra/step is not ascending",
+        ),
+        (
+            lambda s: zarr.open_array(s / "spectra/weight", mode="r+").__setitem__((2, 0, 0), 0),
+            "snapshot at step 6: weight of model.layers.0.self_attn.q_proj is not a descending",
+        ),
+        (
+            lambda s: zarr.open_array(s / "spectra/update", mode="r+").__setitem__((2, 0, 5), np.nan),
+            "snapshot at step 6: update of .* has 31 values instead of 32",
+        ),
+    ],
+)
+def test_verify_names_what_is_wrong(store, damage, reason):
+    damage(store)
+    verdict = verify(store)
+    assert not verdict.whole
+    assert len(verdict.problems) <= 3
+    assert any(re.search(reason, line) for line in verdict.problems), verdict.problems
+
+
+def test_a_snapshot_that_was_never_announced_is_noted(tmp_path):
+    path = tmp_path / "a.zarr"
+    written(path)
+    array = zarr.open_array(path / "spectra/weight", mode="r+")
+    array[2] = snapshot()["spectra/weight"]
+    verdict = verify(path)
+    assert verdict.whole
+    assert "row 2 holds a snapshot that was never announced" in verdict.notes[0]
+
+
+def test_what_is_no_store_says_so_in_one_line(tmp_path, store):
+    for opening in (spectra.open, verify):
+        with pytest.raises(InputError, match="no store at"):
+            opening(tmp_path / "nowhere.zarr")
+        with pytest.raises(InputError, match=r"is no zarr store: .* \(did you mean .*run\.zarr"):
+            opening(tmp_path)
+        (tmp_path / "file").write_text("text")
+        with pytest.raises(InputError, match="is no zarr store"):
+            opening(tmp_path / "file")
+    zarr.open_group(store, mode="r+").attrs["schema"] = "spectra/99"
+    with pytest.raises(InputError, match=r"schema 'spectra/99'; this version reads 'spectra/1'"):
+        spectra.open(store)
+    zarr.create_group(tmp_path / "other.zarr")
+    with pytest.raises(InputError, match="has no schema"):
+        verify(tmp_path / "other.zarr")
