@@ -7,10 +7,12 @@ limit, and what was read stays on disk as tokens.
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from data.documents import Skips
 from data.errors import InputError
+from data.files import FileSource
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,11 @@ class HubSource:
         return f"hf:{self.dataset}" + (f":{self.config}" if self.config else "")
 
     def fingerprint(self) -> str:
-        parts = ("hub 1", self.dataset, self.config, self.split, self.text_field, self._revision())
+        if Path(self.dataset).is_dir():
+            version = FileSource(Path(self.dataset)).fingerprint()
+        else:
+            version = self._commit()
+        parts = ("hub 1", self.dataset, self.config, self.split, self.text_field, version)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def documents(self, skips: Skips) -> Iterator[str]:
@@ -38,18 +44,13 @@ class HubSource:
             else:
                 skips.add(self.name, f"record without a text field {self.text_field!r}")
 
-    def _revision(self) -> str | None:
-        """The commit that the name stands for today; None for a local folder."""
-        from pathlib import Path
-
+    def _commit(self) -> str:
+        """The commit that the name stands for now."""
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
 
-        if Path(self.dataset).exists():
-            return None
         try:
-            return HfApi().dataset_info(self.dataset).sha
-        except (HfHubHTTPError, OSError) as error:
+            return str(HfApi().dataset_info(self.dataset).sha)
+        except Exception as error:  # of the hub, the network, or the HTTP library beneath
             raise InputError(_unreachable(self.dataset, error)) from error
 
     def _stream(self) -> Any:
@@ -60,11 +61,18 @@ class HubSource:
                 "streaming from a hub needs the extra `datasets`: "
                 "pip install 'spectra-dynamics[datasets]'"
             ) from error
+        local = Path(self.dataset).is_dir()
         try:
             return datasets.load_dataset(
-                self.dataset, self.config, split=self.split, streaming=True
+                self.dataset,
+                self.config,
+                split=self.split,
+                revision=None if local else self._commit(),
+                streaming=True,
             )
-        except (OSError, ValueError) as error:
+        except InputError:
+            raise
+        except Exception as error:
             raise InputError(_unreachable(self.dataset, error)) from error
 
 

@@ -45,7 +45,7 @@ class Plan:
         if self.snapshots:
             lines.append(
                 f"recording every {options.recorder.record_every} steps: {self.snapshots} "
-                f"snapshots; the store takes at most {megabytes(self.store_bytes)}"
+                f"snapshots; the store takes at most {readable_bytes(self.store_bytes)}"
             )
         else:
             lines.append("recording nothing (--record-every 0)")
@@ -102,9 +102,12 @@ def random_windows(options: PretrainOptions, vocab_size: int) -> Windows:
     return Windows(tokens, options.batch.seq_len)
 
 
-def megabytes(count: int) -> str:
+def readable_bytes(count: int) -> str:
     """A number of bytes as a person reads it."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+    for unit, size in (("GB", 1e9), ("MB", 1e6)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
 
 
 def _snapshot_seconds(options: PretrainOptions, training: Training, probe: torch.Tensor) -> float:

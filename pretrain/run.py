@@ -193,7 +193,7 @@ def _open_training(
     model = load_model(latest) if latest else _new_model(options, len(tokenizer), tokenizer)
     torch.nn.Module.to(model, device).train()
     if options.machine.activation_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        _checkpoint_activations(model)
     optimizer = _optimizer(options, model)
     step = 0
     if latest:
@@ -237,6 +237,13 @@ def _new_model(
     torch.manual_seed(options.seed)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return model
+
+
+def _checkpoint_activations(model: "PreTrainedModel") -> None:
+    renamed = getattr(
+        model, "activation_checkpointing_enable", None
+    )  # its name in later versions of 5
+    (renamed or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def _optimizer(options: PretrainOptions, model: torch.nn.Module) -> torch.optim.Optimizer:

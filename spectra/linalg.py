@@ -1,5 +1,6 @@
 """Singular values: exact, on any device, from any floating dtype."""
 
+import functools
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,7 @@ from typing import Literal, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from data.errors import InputError
 
@@ -79,9 +80,16 @@ def singular_values_of_many(
     workers = min(_available_cores(), len(matrices))
     if workers <= 1:
         return [singular_values(matrix, method=method).numpy() for matrix in matrices]
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+    one_thread_each = _blas().limit(limits=1, user_api="blas")
+    with one_thread_each, ThreadPoolExecutor(workers) as pool:
         values = pool.map(lambda matrix: singular_values(matrix, method=method).numpy(), matrices)
         return list(values)
+
+
+@functools.cache
+def _blas() -> ThreadpoolController:
+    """The BLAS libraries of this process; finding them takes milliseconds."""
+    return ThreadpoolController()
 
 
 def _available_cores() -> int:

@@ -58,7 +58,13 @@ def test_differences_name_what_must_not_change_on_resuming():
 
 @pytest.mark.parametrize(
     ("name", "millions"),
-    [("llama_9m", 9), ("llama_60m", 58), ("llama_130m", 134), ("llama_350m", 368), ("llama_7b", 6738)],
+    [
+        ("llama_9m", 9),
+        ("llama_60m", 58),
+        ("llama_130m", 134),
+        ("llama_350m", 368),
+        ("llama_7b", 6738),
+    ],
 )
 def test_presets_have_the_parameters_of_the_family(name, millions):
     config = model_config(name)
@@ -104,7 +110,7 @@ def test_the_learning_rate_rises_then_falls_along_a_cosine():
     assert rates[9] == rates[10] == 2.0
     assert rates[-1] == pytest.approx(0.2)
     assert rates[54] == pytest.approx(1.1, abs=0.05)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert sorted(rates[10:], reverse=True) == rates[10:]
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.5, 1.0])

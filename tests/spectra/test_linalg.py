@@ -25,9 +25,7 @@ def test_identity_and_orthogonal_matrices_have_ones():
     eye = torch.eye(50)
     orthogonal = with_spectrum(np.ones(50), 50, 50).float()
     for method in ("gram", "svd"):
-        assert torch.equal(
-            singular_values(eye, method=method), torch.ones(50, dtype=torch.float64)
-        )
+        assert torch.equal(singular_values(eye, method=method), torch.ones(50, dtype=torch.float64))
         values = singular_values(orthogonal, method=method)
         torch.testing.assert_close(values, torch.ones_like(values), rtol=1e-6, atol=0)
 

@@ -265,7 +265,9 @@ def test_strict_lets_a_full_disk_stop_training(tmp_path, monkeypatch):
     model = small_llama()
     optimizer = optimizer_of(model)
     recorder = record(model, optimizer, tmp_path / "a.zarr", probe=None, every=1, strict=True)
-    monkeypatch.setattr(recorder._writer, "write_snapshot", lambda *a: (_ for _ in ()).throw(OSError()))
+    monkeypatch.setattr(
+        recorder._writer, "write_snapshot", lambda *a: (_ for _ in ()).throw(OSError())
+    )
     with pytest.raises(OSError):  # noqa: PT011
         train(model, optimizer, 1)
 

@@ -73,7 +73,8 @@ def test_a_large_run_still_gives_a_file_under_ten_megabytes(tmp_path):
     draw = np.random.default_rng(0)
     for step in range(60):
         values = -np.sort(-draw.random((3, len(matrices), 256), np.float32), axis=-1)
-        arrays = dict(zip(("spectra/weight", "spectra/gradient", "spectra/update"), values))
+        names = ("spectra/weight", "spectra/gradient", "spectra/update")
+        arrays = dict(zip(names, values, strict=True))
         arrays["sketches/gradient"] = draw.standard_normal((len(matrices), 16), np.float32)
         writer.write_snapshot(step * 100, arrays)
     data = payload(spectra.open(path))

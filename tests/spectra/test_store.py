@@ -181,7 +181,9 @@ def remove(store, path):
             "snapshot at step 6: weight of model.layers.0.self_attn.q_proj is not a descending",
         ),
         (
-            lambda s: zarr.open_array(s / "spectra/update", mode="r+").__setitem__((2, 0, 5), np.nan),
+            lambda s: zarr.open_array(s / "spectra/update", mode="r+").__setitem__(
+                (2, 0, 5), np.nan
+            ),
             "snapshot at step 6: update of .* has 31 values instead of 32",
         ),
     ],

@@ -1,0 +1,40 @@
+"""`make bench`: every benchmark, as tables and as JSON in tests/benchmarks/results/."""
+
+import importlib
+import json
+import platform
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+BENCHMARKS = ("decomposition", "recording", "corpus")
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(names: list[str]) -> None:
+    """Run the named benchmarks, or all of them."""
+    console = Console(width=150)
+    RESULTS.mkdir(exist_ok=True)
+    for name in names or BENCHMARKS:
+        module = importlib.import_module(f"tests.benchmarks.{name}")
+        rows = module.run()
+        table = Table(title=module.__doc__.strip().splitlines()[0], title_justify="left")
+        for column in rows[0]:
+            table.add_column(
+                column, justify="left" if isinstance(rows[0][column], str) else "right"
+            )
+        for row in rows:
+            table.add_row(*(v if isinstance(v, str) else f"{v:,.4g}" for v in row.values()))
+        console.print(table)
+        machine = {"cpu": platform.processor() or platform.machine(), "torch": torch.__version__}
+        machine["threads"] = torch.get_num_threads()
+        machine["cuda"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+        result = {"benchmark": name, "machine": machine, "rows": rows}
+        (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
