@@ -15,6 +15,7 @@ from data.errors import InputError
 
 Array = TypeVar("Array", torch.Tensor, npt.NDArray[np.floating])
 Method = Literal["auto", "gram", "svd"]
+SMALL_SIDE = 1024
 
 
 def singular_values(matrix: Array, *, method: Method = "auto") -> Array:
@@ -29,8 +30,8 @@ def singular_values(matrix: Array, *, method: Method = "auto") -> Array:
         ``gram``: square roots of the eigenvalues of :math:`XX^T` or :math:`X^TX`, whichever is
         smaller, formed in float64 after scaling the largest entry to 1. ``svd``: LAPACK's or
         cuSOLVER's decomposition in float64. ``auto``: ``svd`` for float64 input, else ``gram``,
-        which is two to four times faster on CPU and loses nothing that the input's own rounding has
-        not lost already.
+        which on CPU takes about half the time of torch's and a third of numpy's float32 SVD and
+        loses nothing that the input's own rounding has not lost already.
 
     Returns
     -------
@@ -51,6 +52,13 @@ def singular_values(matrix: Array, *, method: Method = "auto") -> Array:
     >>> singular_values(np.diag([3.0, 4.0]).astype(np.float32))
     array([4., 3.])
     """
+    # on small sides the threads of a BLAS wait for each other longer than they work
+    threads = 1 if matrix.ndim >= 2 and min(matrix.shape[-2:]) < SMALL_SIDE else None
+    with _blas().limit(limits=threads, user_api="blas"):
+        return _singular_values(matrix, method)
+
+
+def _singular_values(matrix: Array, method: Method) -> Array:
     if matrix.ndim < 2 or 0 in matrix.shape:
         raise InputError(f"a matrix has two sides of at least 1, this is {tuple(matrix.shape)}")
     if method == "auto":
@@ -82,7 +90,7 @@ def singular_values_of_many(
         return [singular_values(matrix, method=method).numpy() for matrix in matrices]
     one_thread_each = _blas().limit(limits=1, user_api="blas")
     with one_thread_each, ThreadPoolExecutor(workers) as pool:
-        values = pool.map(lambda matrix: singular_values(matrix, method=method).numpy(), matrices)
+        values = pool.map(lambda matrix: _singular_values(matrix, method).numpy(), matrices)
         return list(values)
 
 

@@ -22,19 +22,21 @@ function decode(kind, i) {
 function figure(kind, i) {
   const { data: [trace], layout } = structuredClone(data.templates[kind]);
   const { name, shape } = data.matrices[i];
-  layout.title.text = `${name} <span style="color:#6b7280">${shape[0]}×${shape[1]}</span>`;
+  layout.title.text = name;
+  layout.title.subtitle.text = `${shape[0]} × ${shape[1]}, ${layout.title.subtitle.text}`;
   trace.z = decode(kind, i);
   if (kind !== "cosine") {
     trace.x = trace.z[0].map((_, k) => k + 1);
     if (view.norm === "first") {
       trace.z = trace.z.map((row) => row.map((v) => (v === null || !row[0] ? null : v / row[0])));
+      layout.title.subtitle.text += " over the largest";
     }
     if (view.scale === "log") {
       trace.customdata = trace.z;
       trace.hovertemplate = trace.hovertemplate.replace("%{z:", "%{customdata:");
       trace.z = trace.z.map((row) => row.map((v) => (v ? Math.log10(v) : null)));
       delete trace.zmin;
-      trace.colorbar.title.text = "log₁₀ singular value";
+      layout.title.subtitle.text = layout.title.subtitle.text.replace("singular", "log₁₀ of singular");
     }
   }
   return { trace, layout };

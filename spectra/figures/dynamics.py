@@ -30,9 +30,11 @@ def cosine_heatmap(
     title
         The matrix.
     standard_error
-        Of an approximate cosine; said in the colour scale's title.
+        Of an approximate cosine; said in the subtitle.
     """
-    label = "cosine" if standard_error is None else f"cosine (approximate, ±{standard_error:.3f})"
+    label = (
+        "cosine, exact" if standard_error is None else f"cosine, approximate ±{standard_error:.3f}"
+    )
     figure = go.Figure(
         go.Heatmap(
             z=cosine,
@@ -41,11 +43,11 @@ def cosine_heatmap(
             zmin=-1,
             zmax=1,
             colorscale=DIVERGING,
-            colorbar=colorbar(label),
+            colorbar=colorbar(),
             hovertemplate="step %{y} and step %{x}<br>cosine %{z:.3f}<extra></extra>",
         )
     )
-    styled(figure, title=title, height=320)
+    styled(figure, title=title, subtitle=label, height=310)
     figure.update_xaxes(title="step", constrain="domain")
     figure.update_yaxes(title="step", autorange="reversed", scaleanchor="x", constrain="domain")
     return figure
@@ -79,11 +81,11 @@ def spectrum_heatmap(
             y=steps,
             colorscale=SEQUENTIAL,
             zmin=0,
-            colorbar=colorbar("singular value"),
+            colorbar=colorbar(),
             hovertemplate="step %{y}, value no. %{x}<br>%{z:.4g}<extra></extra>",
         )
     )
-    styled(figure, title=title, height=240)
+    styled(figure, title=title, subtitle="singular value", height=250)
     figure.update_xaxes(title="singular value no.")
     figure.update_yaxes(title="step", autorange="reversed")
     return figure

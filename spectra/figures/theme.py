@@ -17,13 +17,24 @@ SEQUENTIAL = "Viridis"
 """Perceptually uniform, for magnitudes."""
 
 
-def styled(figure: go.Figure, *, title: str, height: int) -> go.Figure:
+def styled(figure: go.Figure, *, title: str, height: int, subtitle: str = "") -> go.Figure:
     """Give a figure the common look."""
     figure.update_layout(
-        title={"text": title, "font": {"size": 13, "color": INK}, "x": 0, "xref": "paper"},
+        title={
+            "text": title,
+            "font": {"size": 12.5, "color": INK},
+            "subtitle": {"text": subtitle, "font": {"size": 11, "color": MUTED}},
+            "x": 0,
+            "xref": "container",
+            "xanchor": "left",
+            "y": 1,
+            "yref": "container",
+            "yanchor": "top",
+            "pad": {"t": 6},
+        },
         font={"family": FONT, "size": 11, "color": MUTED},
         height=height,
-        margin={"l": 52, "r": 12, "t": 34, "b": 40},
+        margin={"l": 46, "r": 8, "t": 54, "b": 38},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         legend={"orientation": "h", "y": 1.02, "x": 1, "xanchor": "right", "yanchor": "bottom"},
@@ -33,9 +44,16 @@ def styled(figure: go.Figure, *, title: str, height: int) -> go.Figure:
     return figure
 
 
-def colorbar(title: str) -> dict[str, Any]:
-    """A slim colour scale."""
-    return {"title": {"text": title, "side": "right"}, "thickness": 10, "outlinewidth": 0, "len": 1}
+def colorbar() -> dict[str, Any]:
+    """A slim colour scale; what it shows stands in the figure's subtitle."""
+    return {
+        "thickness": 10,
+        "outlinewidth": 0,
+        "len": 1,
+        "lenmode": "fraction",
+        "xpad": 6,
+        "ypad": 0,
+    }
 
 
 def _axis() -> dict[str, Any]:

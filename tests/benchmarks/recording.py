@@ -46,6 +46,6 @@ def _measure(name: str, runs: int) -> dict[str, object]:
         size = sum(f.stat().st_size for f in store.rglob("*") if f.is_file()) / (runs + 2)
     snapshot = sum(parts.values())
     row: dict[str, object] = {"model": name, "step": step, "snapshot": snapshot}
-    row |= {part: seconds for part, seconds in sorted(parts.items())}
+    row |= dict(sorted(parts.items()))
     row |= {f"at {every}": f"{snapshot / (every * step):.2%}" for every in CADENCES}
     return row | {"snapshot/step": snapshot / step, "kB a snapshot": size / 1e3}

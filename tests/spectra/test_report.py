@@ -114,9 +114,9 @@ def test_a_store_without_snapshots_and_an_unwritable_place_say_so(tmp_path, stor
 
 def test_figures_show_what_they_are_given():
     steps = np.array([0, 10])
-    cosine = cosine_heatmap(np.eye(2), steps, title="m", standard_error=1 / 64).data[0]
-    assert (cosine.zmin, cosine.zmax) == (-1, 1)
-    assert "approximate, ±0.016" in cosine.colorbar.title.text
+    cosine = cosine_heatmap(np.eye(2), steps, title="m", standard_error=1 / 64)
+    assert (cosine.data[0].zmin, cosine.data[0].zmax) == (-1, 1)
+    assert "approximate ±0.016" in cosine.layout.title.subtitle.text
     shown = spectrum_heatmap(np.ones((2, 300)), steps, title="m").data[0]
     assert shown.z.shape == (2, 100)
     figure = loss_curve(np.arange(3), np.ones(3), np.array([np.nan, 2, np.nan]))
