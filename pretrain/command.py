@@ -17,7 +17,7 @@ import tyro
 
 from data.errors import InputError
 from pretrain.options import PretrainOptions, differences, read_options
-from spectra.commands.options import parse
+from spectra.commands.options import parse, program_name
 
 
 @dataclass(frozen=True)
@@ -108,5 +108,6 @@ def _print_summary(out: Path, summary: dict[str, float | int | str | None]) -> N
     if summary["store"]:
         print()
         print("next:")
-        print(f"  spectra report {summary['store']} --out {out / 'report.html'}")
-        print(f"  spectra verify {summary['store']}")
+        program = program_name()
+        print(f"  {program} report {summary['store']} --out {out / 'report.html'}")
+        print(f"  {program} verify {summary['store']}")

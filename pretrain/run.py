@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +24,7 @@ from pretrain.options import PretrainOptions, to_dict
 from pretrain.plan import make_plan, measured_lines, random_windows
 from pretrain.presets import default_vocabulary, model_config
 from pretrain.signals import StopRequest
+from spectra.commands.options import program_name
 from spectra.record.recorder import NullRecorder, Recorder, record
 from spectra.store.durable import write_file
 
@@ -69,6 +71,7 @@ def pretrain(options: PretrainOptions, out: Path, *, resume: bool = False) -> Su
     """
     console = Console(stderr=True)
     _silence_library_bars()
+    _require_one_process()
     checkpoints = Checkpoints(out / "checkpoints", options.checkpoints.keep_checkpoints)
     _require_place(out, resume)
     device = _device(options.machine.device)
@@ -102,7 +105,7 @@ def pretrain(options: PretrainOptions, out: Path, *, resume: bool = False) -> Su
             raise RunInterruptedError(
                 stop.signal,
                 f"stopped after step {outcome.step} by {stop.signal.name}, checkpoint saved; "
-                f"go on by spectra pretrain --resume --out {out}",
+                f"go on by {program_name()} pretrain --resume --out {out}",
             )
         export_model(out / "model", training.model, tokenizer)
     summary: Summary = {
@@ -261,6 +264,11 @@ def _probe(options: PretrainOptions, windows: Windows) -> torch.Tensor:
     """The first windows of the validation part, which training never sees: (windows, seq_len)."""
     count = min(options.recorder.probe_size, len(windows))
     return torch.from_numpy(windows.read(np.arange(count)))
+
+
+def _require_one_process() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("training runs in one process so far: start it without torchrun")
 
 
 def _silence_library_bars() -> None:

@@ -34,7 +34,7 @@ SPECTRA = ("gradient", "weight")
 Payload = dict[str, Any]
 
 
-def write_report(store: str | Path, out: Path) -> None:
+def write_report(store: str | Path, out: str | Path) -> None:
     """Write the report of a store.
 
     Parameters
@@ -52,7 +52,7 @@ def write_report(store: str | Path, out: Path) -> None:
     run = open_store(store)
     page = report_html(run, name=str(store))
     try:
-        write_file(out, page.encode())
+        write_file(Path(out), page.encode())
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror or error}") from error
 

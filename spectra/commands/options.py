@@ -2,8 +2,12 @@
 
 import contextlib
 import io
+import os
 import re
+import shutil
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -13,6 +17,15 @@ from data.errors import InputError
 Options = TypeVar("Options")
 
 _BOX = re.compile(r"[╭╮╰╯│─]+")
+
+
+def program_name() -> str:
+    """What to type to run `spectra`: its name where that finds this one, else its path."""
+    path = Path(sys.executable).with_name("spectra")
+    found = shutil.which("spectra")
+    if found is None and path.exists():
+        return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+    return "spectra"
 
 
 def parse(

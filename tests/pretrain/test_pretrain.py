@@ -190,7 +190,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(inputs, long_run, tmp_path, numb
         assert status == -signal.SIGKILL
     else:
         assert status == 128 + number
-        assert "checkpoint saved; go on by spectra pretrain --resume --out" in errors
+        assert "checkpoint saved; go on by " in errors
         assert "Traceback" not in errors
         step = int(errors.split("stopped after step ")[1].split()[0])
         assert (out / f"checkpoints/step-{step:06d}").exists()
@@ -311,6 +311,26 @@ def test_what_cannot_be_done_says_so_in_one_line(inputs, tmp_path, capsys, chang
     assert main(["pretrain", *flags(inputs, **changes, out=str(tmp_path / "run"))]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in last
+
+
+def test_several_processes_are_refused_before_they_write(inputs, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="without torchrun"):
+        pretrain(options_of(inputs), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_same_up_to_rounding(inputs, tmp_path):
+    precise = {"precision": "float32", "steps": 4}
+    for name, compiled in (("eager", False), ("compiled", True)):
+        pretrain(options_of(inputs, **precise, compile=compiled), tmp_path / name)
+    runs = [spectra.open(tmp_path / name / "spectra.zarr") for name in ("eager", "compiled")]
+    assert runs[1]["spectra"].matrix.values.tolist() == runs[0]["spectra"].matrix.values.tolist()
+    for name in ("weight", "gradient"):
+        np.testing.assert_allclose(
+            runs[1]["spectra"][name], runs[0]["spectra"][name], rtol=1e-2, atol=1e-5
+        )
 
 
 def test_a_given_tokenizer_sets_the_vocabulary(inputs, shared, tmp_path):

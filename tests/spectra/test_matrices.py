@@ -6,7 +6,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from data.errors import InputError
 from spectra.matrices import Matrix, find_matrices, layer_of, role_of
-from tests.conftest import small_llama
+from tests.small import small_llama
 
 
 def test_a_llama_has_seven_matrices_a_block():

@@ -13,7 +13,7 @@ from spectra.matrices import find_matrices
 from spectra.record.probe import probe_gradients, probe_sha256
 from spectra.record.recorder import record
 from spectra.record.schedule import Schedule
-from tests.conftest import random_batch, small_llama, train
+from tests.small import random_batch, small_llama, train
 
 
 def optimizer_of(model, **changes):
