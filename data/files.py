@@ -33,7 +33,7 @@ class FileSource:
     text_field: str = "text"
 
     def __post_init__(self) -> None:
-        if not self.path.exists():
+        if not _exists(self.path):
             raise InputError(
                 f"no such file or folder: {self.path} (a data source is `pydocs`, `c4`, `hf:NAME`, "
                 "or a path to text, jsonl, json, parquet or a folder of these)"
@@ -91,12 +91,31 @@ def read_file(file: Path, text_field: str, skips: Skips) -> Iterator[str]:
     """
     try:
         for document in _reader(file)(file, text_field, skips):
-            if document.strip():
+            if not document.strip():
+                skips.add(file.name, "empty document")
+            elif _is_unicode(document):
                 yield document
             else:
-                skips.add(file.name, "empty document")
+                skips.add(file.name, "document with half a surrogate pair (replaced by ?)")
+                yield document.encode("utf-8", errors="replace").decode()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise NotReadableError(f"cannot be decompressed to its end ({error})") from error
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name too long for the file system
+        return False
+
+
+def _is_unicode(document: str) -> bool:
+    """Whether a text can be written: JSON may escape one half of a surrogate pair alone."""
+    try:
+        document.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _reader(file: Path) -> Callable[[Path, str, Skips], Iterator[str]]:
@@ -203,6 +222,13 @@ def _read_parquet(file: Path, text_field: str, skips: Skips) -> Iterator[str]:
             raise NotReadableError(
                 f"has no column {text_field!r}, only {', '.join(columns)}: name one by --text-field"
             )
-        for batch in parquet.iter_batches(columns=[text_field]):
-            for value in batch.column(0).to_pylist():
+        batches = parquet.iter_batches(columns=[text_field])
+        while True:
+            try:
+                values = next(batches).column(0).to_pylist()
+            except StopIteration:
+                return
+            except (pyarrow.ArrowException, OSError) as error:
+                raise NotReadableError(f"is damaged: {error}") from error
+            for value in values:
                 yield from _text_of({text_field: value}, text_field, file, skips)

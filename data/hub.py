@@ -37,7 +37,14 @@ class HubSource:
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def documents(self, skips: Skips) -> Iterator[str]:
-        for record in self._stream():
+        records = iter(self._stream())
+        while True:
+            try:
+                record = next(records)
+            except StopIteration:
+                return
+            except Exception as error:  # of the network, or of a shard's format
+                raise InputError(f"reading {self.name} broke off: {_reason(error)}") from error
             text = record.get(self.text_field)
             if isinstance(text, str) and text.strip():
                 yield text
@@ -77,8 +84,11 @@ class HubSource:
 
 
 def _unreachable(dataset: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return f"cannot open the data set {dataset!r} on the hub: {reason}"
+    return f"cannot open the data set {dataset!r} on the hub: {_reason(error)}"
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def c4(text_field: str = "text") -> HubSource:

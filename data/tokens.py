@@ -13,14 +13,17 @@ too small for that to give a whole piece holds out its last tokens instead.
 
 import hashlib
 import json
+import math
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from tokenizers import Tokenizer
 
 from data.cache import cache_folder, new_folder
 from data.documents import DocumentSource, Skips
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 PIECE_CHARACTERS = 16_384
-PIECES_AT_ONCE = 512
+CHARACTERS_AT_ONCE = 4_000_000
 PARTS = ("train", "validation")
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
@@ -90,16 +93,23 @@ def tokens_key(
     limit: int | None,
 ) -> str:
     """Name of the token files that these inputs give."""
-    parts = [FORMAT, fingerprint, tokenizer_sha256(tokenizer), validation_fraction, limit]
+    how = [tokenizer_sha256(tokenizer), end_of_document(tokenizer)]
+    parts = [FORMAT, fingerprint, *how, validation_fraction, limit]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def open_tokens(key: str) -> TokenFiles | None:
-    """The token files of that name, if they were made before."""
+    """The token files of that name, if they were made before and are as they were made."""
     folder = cache_folder("tokens", key)
-    if not (folder / "manifest.json").exists():
+    try:
+        manifest = Manifest(**json.loads((folder / "manifest.json").read_text()))
+        sizes = [(folder / f"{part}.bin").stat().st_size for part in PARTS]
+    except (OSError, ValueError, TypeError):
         return None
-    return TokenFiles(folder, Manifest(**json.loads((folder / "manifest.json").read_text())))
+    width = np.dtype(manifest.dtype).itemsize
+    if sizes != [manifest.train_tokens * width, manifest.validation_tokens * width]:
+        return None
+    return TokenFiles(folder, manifest)
 
 
 def prepare_tokens(
@@ -134,6 +144,7 @@ def prepare_tokens(
     key = tokens_key(fingerprint, tokenizer, validation_fraction, limit)
     if found := open_tokens(key):
         return found
+    shutil.rmtree(cache_folder("tokens", key), ignore_errors=True)  # damaged, or not there
     with new_folder(cache_folder("tokens", key)) as folder:
         skips = Skips()
         writer = _TokenWriter(folder, tokenizer, validation_fraction, limit)
@@ -167,6 +178,15 @@ def default_limit(source: DocumentSource, tokens_needed: int) -> int | None:
     return tokens_needed if isinstance(source, HubSource) else None
 
 
+class Piece(NamedTuple):
+    """A stretch of a document that lies on one side of the split."""
+
+    part: str
+    text: str
+    ends: bool
+    """Whether an end token follows: at the document's end, and before a piece elsewhere."""
+
+
 class _TokenWriter:
     """Splits documents into pieces, pieces into tokens, tokens into the two files."""
 
@@ -178,7 +198,9 @@ class _TokenWriter:
         limit: int | None,
     ) -> None:
         self.folder = folder
-        self.encoder = tokenizer.backend_tokenizer
+        self.encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self.encoder.no_truncation()  # what a tokenizer was saved with must not cut the corpus
+        self.encoder.no_padding()
         self.end = end_of_document(tokenizer)
         self.dtype = np.dtype("<u2" if len(tokenizer) <= 1 << 16 else "<u4")
         self.fraction = validation_fraction
@@ -188,19 +210,29 @@ class _TokenWriter:
 
     def write(self, documents: Iterator[str], progress: Progress) -> int:
         """Write every document up to the limit; returns how many there were."""
-        seen = 0
-        batch: list[tuple[str, str, bool]] = []  # part, text, whether an end token follows
+        seen = characters = 0
+        batch: list[Piece] = []
         for document in documents:
             seen += 1
-            batch.extend(self._pieces(document))
-            if len(batch) >= PIECES_AT_ONCE:
-                self._write_pieces(batch)
-                batch = []
-                progress(f"{sum(self.counts.values()):,} tokens of {seen:,} documents")
-                if self.limit is not None and sum(self.counts.values()) >= self.limit:
-                    return seen
+            for piece in self._pieces(document):
+                batch.append(piece)
+                characters += len(piece.text)
+                if characters >= self._characters_at_once():
+                    self._write_pieces(batch)
+                    batch, characters = [], 0
+                    progress(f"{sum(self.counts.values()):,} tokens of {seen:,} documents")
+                    if self._remaining() <= 0:
+                        return seen
         self._write_pieces(batch)
         return seen
+
+    def _remaining(self) -> float:
+        """Tokens up to the limit."""
+        return math.inf if self.limit is None else self.limit - sum(self.counts.values())
+
+    def _characters_at_once(self) -> float:
+        """So many that the limit, at about four characters a token, is met rather than passed."""
+        return min(CHARACTERS_AT_ONCE, 4 * self._remaining())
 
     def close(self) -> tuple[int, int]:
         """Finish both files; returns their token counts."""
@@ -210,25 +242,24 @@ class _TokenWriter:
             self._hold_out_last_tokens()
         return self.counts["train"], self.counts["validation"]
 
-    def _pieces(self, document: str) -> Iterator[tuple[str, str, bool]]:
+    def _pieces(self, document: str) -> Iterator["Piece"]:
         pieces = list(split_document(document))
         parts = [self._part(piece) for piece in pieces]
         for i, (part, piece) in enumerate(zip(parts, pieces, strict=True)):
             last_of_its_part = i + 1 == len(pieces) or parts[i + 1] != part
-            yield part, piece, last_of_its_part
+            yield Piece(part, piece, last_of_its_part)
 
     def _part(self, piece: str) -> str:
         number = int.from_bytes(hashlib.sha256(piece.encode()).digest()[:8], "big")
         return "validation" if number < self.fraction * 2**64 else "train"
 
-    def _write_pieces(self, batch: list[tuple[str, str, bool]]) -> None:
-        encodings = self.encoder.encode_batch(
-            [piece for _, piece, _ in batch], add_special_tokens=False
-        )
-        for (part, _, ends), encoding in zip(batch, encodings, strict=True):
-            ids = [*encoding.ids, self.end] if ends else encoding.ids
-            self.files[part].write(np.asarray(ids, self.dtype).tobytes())
-            self.counts[part] += len(ids)
+    def _write_pieces(self, batch: list["Piece"]) -> None:
+        texts = [piece.text for piece in batch]
+        encodings = self.encoder.encode_batch(texts, add_special_tokens=False)
+        for piece, encoding in zip(batch, encodings, strict=True):
+            ids = [*encoding.ids, self.end] if piece.ends else encoding.ids
+            self.files[piece.part].write(np.asarray(ids, self.dtype).tobytes())
+            self.counts[piece.part] += len(ids)
 
     def _hold_out_last_tokens(self) -> None:
         count = int(self.counts["train"] * self.fraction)

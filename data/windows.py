@@ -22,12 +22,14 @@ class Windows:
 
     tokens: Tokens
     length: int
+    part: str = "training"
 
     def __post_init__(self) -> None:
         if self.tokens.size < self.length:
             raise InputError(
-                f"the corpus has {self.tokens.size:,} tokens here, fewer than one window of "
-                f"{self.length}: use more text or a shorter --seq-len"
+                f"the {self.part} part of the corpus has {self.tokens.size:,} tokens, fewer than "
+                f"one window of {self.length}: use more text, a shorter --seq-len, or another "
+                "--validation-fraction"
             )
 
     def __len__(self) -> int:

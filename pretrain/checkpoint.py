@@ -41,6 +41,7 @@ class Checkpoints:
         model: "PreTrainedModel",
         optimizer: torch.optim.Optimizer,
         tokenizer: "PreTrainedTokenizerFast",
+        train_loss: float,
     ) -> Path:
         """Save the state after `step` optimizer steps, then remove all but the latest `keep`."""
         target = self.folder / f"step-{step:06d}"
@@ -49,6 +50,7 @@ class Checkpoints:
         state = {
             "format": FORMAT,
             "step": step,
+            "train_loss": train_loss,
             "optimizer": optimizer.state_dict(),
             "cpu_random_state": torch.get_rng_state(),
             "cuda_random_states": _cuda_random_states(),
@@ -95,8 +97,12 @@ def load_model(checkpoint: Path) -> "PreTrainedModel":
     return model
 
 
-def restore_training(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None:
+def restore_training(checkpoint: Path, optimizer: torch.optim.Optimizer) -> float:
     """Give an optimizer and the process' random state what they were at the checkpoint.
+
+    Returns
+    -------
+    The training loss of the checkpoint's last step.
 
     Raises
     ------
@@ -108,10 +114,13 @@ def restore_training(checkpoint: Path, optimizer: torch.optim.Optimizer) -> None
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever the bytes lead it to
         raise InputError(f"{file} cannot be read ({error}): remove {checkpoint}") from error
+    if state["format"] != FORMAT:
+        raise InputError(f"{file} is of format {state['format']}; this version reads {FORMAT}")
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["cpu_random_state"])
     if torch.cuda.is_available() and state["cuda_random_states"]:
-        torch.cuda.set_rng_state_all(state["cuda_random_states"])
+        torch.cuda.set_rng_state_all(state["cuda_random_states"][: torch.cuda.device_count()])
+    return float(state["train_loss"])
 
 
 def export_model(
@@ -121,7 +130,6 @@ def export_model(
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     _save_model(partial, model, tokenizer)
-    shutil.rmtree(target, ignore_errors=True)
     _appear(partial, target)
 
 
@@ -134,7 +142,6 @@ def _save_model(
 
 def _appear(partial: Path, target: Path) -> None:
     sync_tree(partial)
-    if target.exists():  # saved twice at one step: the states are the same
-        shutil.rmtree(target)
+    shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
     sync_folder(target.parent)

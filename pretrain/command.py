@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     from pretrain.run import RunInterruptedError, dry_run, pretrain
 
     if command.dry_run:
-        dry_run(command.options)
+        dry_run(command.options, as_json=command.json)
         return 0
     from pretrain.finiteness import NonFiniteError
 
@@ -70,26 +70,36 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> Command:
-    command = parse(Command, arguments, command="pretrain", description=__doc__)
-    saved = command.out / "pretrain.json"
-    if command.resume and command.config is not None:
+    """Read the options: those given, over those of the run or of --config, over the defaults."""
+    start = _parse_start(arguments)
+    saved = start.out / "pretrain.json"
+    if start.resume and start.config is not None:
         raise InputError("--resume takes its options from the run: leave out --config")
-    if command.resume and saved.exists():
-        recorded = read_options(saved)
-        command = _parse_over(arguments, recorded)
-        if changed := differences(recorded, command.options):
-            raise InputError(
-                f"the run in {command.out} has other options: {', '.join(changed)}; resume it "
-                "without them, or choose another --out"
-            )
-    elif command.config is not None:
-        command = _parse_over(arguments, read_options(command.config))
+    source = saved if start.resume and saved.exists() else start.config
+    recorded = PretrainOptions() if source is None else read_options(source)
+    default = Command(options=recorded)
+    command = parse(Command, arguments, command="pretrain", description=__doc__, default=default)
+    if source == saved and (changed := differences(recorded, command.options)):
+        raise InputError(
+            f"the run in {command.out} has other options: {', '.join(changed)}; resume it "
+            "without them, or choose another --out"
+        )
     return command
 
 
-def _parse_over(arguments: Sequence[str], options: PretrainOptions) -> Command:
-    default = Command(options=options)
-    return parse(Command, arguments, command="pretrain", description=__doc__, default=default)
+@dataclass(frozen=True)
+class _Start:
+    """The options that say where the defaults of the others come from."""
+
+    out: Path = Command.out
+    resume: bool = False
+    config: Path | None = None
+
+
+def _parse_start(arguments: Sequence[str]) -> _Start:
+    if {"-h", "--help"}.intersection(arguments):
+        return _Start()
+    return parse(_Start, arguments, command="pretrain", description=None, others=True)
 
 
 def _print_summary(out: Path, summary: dict[str, float | int | str | None]) -> None:

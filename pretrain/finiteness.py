@@ -1,5 +1,6 @@
 """Where a loss or a gradient stopped being finite."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,13 +10,19 @@ class NonFiniteError(RuntimeError):
     """Training met a NaN or an infinity; the message names the step and the place."""
 
 
-def first_non_finite(model: torch.nn.Module, batch: torch.Tensor, loss_is_finite: bool) -> str:
-    """Name the place where the NaN or infinity of this batch comes from."""
+def first_non_finite(
+    model: torch.nn.Module, micro_batches: Sequence[torch.Tensor], loss_is_finite: bool
+) -> str:
+    """Name the place where the NaN or infinity of these micro-batches comes from."""
     for name, parameter in model.named_parameters():
         if not parameter.isfinite().all():
             return f"the weight {name} is not finite"
     if not loss_is_finite:
-        return _first_output(model, batch)
+        found = (_first_output(model, micro_batch) for micro_batch in micro_batches)
+        place = next(filter(None, found), None)
+        if place is None:
+            return "every layer's output is finite, the loss alone is not"
+        return f"the output of {place} is not finite"
     bad = [
         name
         for name, parameter in model.named_parameters()
@@ -30,7 +37,7 @@ def first_non_finite(model: torch.nn.Module, batch: torch.Tensor, loss_is_finite
 
 
 @torch.no_grad()
-def _first_output(model: torch.nn.Module, batch: torch.Tensor) -> str:
+def _first_output(model: torch.nn.Module, batch: torch.Tensor) -> str | None:
     found: list[str] = []
 
     def watch(name: str) -> Any:
@@ -51,6 +58,4 @@ def _first_output(model: torch.nn.Module, batch: torch.Tensor) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    if found:
-        return f"the output of {found[0]} is not finite"
-    return "every layer's output is finite, the loss alone is not"
+    return found[0] if found else None

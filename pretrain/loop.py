@@ -35,7 +35,7 @@ class Outcome:
 
     step: int
     train_loss: float
-    """Of the last step; NaN where this process made none."""
+    """Of the last step; NaN before the first."""
     validation_loss: float
     """After the last step; NaN where it was not evaluated."""
     tokens_per_second: float
@@ -59,6 +59,8 @@ class Training:
         self.optimizer = optimizer
         self.step = step
         """Optimizer steps done."""
+        self.loss = math.nan
+        """Training loss of the last of them."""
         self._train, self._validation = train, validation
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._device = next(model.parameters()).device
@@ -82,10 +84,14 @@ class Training:
             )
         ).to(self._device)  # (batch_size, seq_len)
         loss = self._accumulate(batch)
-        clip = options.optimizer.clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, clip).item()
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        total_norm = torch.nn.utils.get_total_norm(gradients)
+        norm = total_norm.item()
+        # looked at before clipping, which would spread a NaN to every gradient
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._stop_non_finite(batch, loss)
+        clip = options.optimizer.clip or math.inf
+        torch.nn.utils.clip_grads_with_norm_(self._parameters, clip, total_norm)
         rate = learning_rate(self.step, options.steps, options.optimizer)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -98,6 +104,7 @@ class Training:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        self.loss = loss
         return loss
 
     def evaluate(self) -> float:
@@ -129,9 +136,9 @@ class Training:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=reduced)
 
     def _stop_non_finite(self, batch: torch.Tensor, loss: float) -> None:
+        micro_batches = torch.split(batch, self.options.micro_batch_size)
         with self._autocast():
-            micro_batch = batch[: self.options.micro_batch_size]
-            place = first_non_finite(self.model, micro_batch, math.isfinite(loss))
+            place = first_non_finite(self.model, micro_batches, math.isfinite(loss))
         raise NonFiniteError(f"step {self.step + 1}: the loss is {loss:.4g}; {place}")
 
 
@@ -146,16 +153,18 @@ def run_loop(
     """Train to the last step, or to the end of the step in which a stop was asked for."""
     options = training.options
     started, first = time.perf_counter(), training.step
-    train_loss = evaluated = math.nan
+    evaluated = math.nan
     saved = first
 
     def save() -> int:
         recorder.flush()
-        checkpoints.save(training.step, training.model, training.optimizer, tokenizer)
+        checkpoints.save(
+            training.step, training.model, training.optimizer, tokenizer, training.loss
+        )
         return training.step
 
     while training.step < options.steps and stop.signal is None:
-        train_loss = training.train_step(recorder)
+        training.train_step(recorder)
         done = training.step
         last = done == options.steps
         if last or done % options.evaluation.eval_every == 0:
@@ -168,9 +177,15 @@ def run_loop(
         if last or done % options.checkpoints.checkpoint_every == 0:
             saved = save()
         speed = (done - first) * options.tokens_per_step / (time.perf_counter() - started)
-        display.update(Status(done, train_loss, speed, recorder.share))
+        display.update(Status(done, training.loss, speed, recorder.share))
+    if training.step == options.steps and math.isnan(evaluated):
+        evaluated = (
+            training.evaluate()
+        )  # resumed after the last step, before its figures were saved
     if saved != training.step:  # a stop was asked for between two checkpoints
         save()
     elapsed = time.perf_counter() - started
     tokens = (training.step - first) * options.tokens_per_step
-    return Outcome(training.step, train_loss, evaluated, tokens / elapsed if tokens else math.nan)
+    return Outcome(
+        training.step, training.loss, evaluated, tokens / elapsed if tokens else math.nan
+    )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -169,11 +170,26 @@ class PretrainOptions:
             "--beta1": self.optimizer.beta1,
             "--beta2": self.optimizer.beta2,
         }
+        finite = {
+            "--learning-rate": self.optimizer.learning_rate,
+            "--clip": self.optimizer.clip,
+            "--weight-decay": self.optimizer.weight_decay,
+        }
         fraction = self.corpus.validation_fraction
         return [
             *((v < 1, f"{name} is at least 1, not {v}") for name, v in at_least_one.items()),
             *((v < 0, f"{name} is at least 0, not {v}") for name, v in not_negative.items()),
             *((not 0 <= v <= 1, f"{name} is from 0 to 1, not {v}") for name, v in shares.items()),
+            *((not math.isfinite(v), f"{name} is a number, not {v}") for name, v in finite.items()),
+            (self.seed >= 1 << 63, f"--seed is below 2^63, not {self.seed}"),
+            (
+                self.corpus.max_tokens is not None and self.corpus.max_tokens < 1,
+                f"--max-tokens is at least 1, not {self.corpus.max_tokens}",
+            ),
+            (
+                self.optimizer.beta1 == 1 or self.optimizer.beta2 == 1,
+                "--beta1 and --beta2 are below 1",
+            ),
             (batch.seq_len < 2, f"--seq-len is at least 2, not {batch.seq_len}"),
             (self.optimizer.learning_rate <= 0, "--learning-rate is above 0"),
             (not 0 < fraction < 1, f"--validation-fraction is between 0 and 1, not {fraction}"),

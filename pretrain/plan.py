@@ -71,28 +71,41 @@ def make_plan(options: PretrainOptions, model: torch.nn.Module, vocabulary: str)
     )
 
 
-def measured_lines(
-    options: PretrainOptions, training: Training, probe: torch.Tensor | None
-) -> list[str]:
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will take, from a few steps that were made."""
+
+    step_seconds: float
+    snapshot_seconds: float
+    """0 where nothing is recorded."""
+    expected_seconds: float
+    """Without evaluations and checkpoints."""
+
+    def lines(self, options: PretrainOptions) -> list[str]:
+        """The forecast in words."""
+        speed = options.tokens_per_step / self.step_seconds
+        lines = [f"a step takes {self.step_seconds:.3f} s ({speed:,.0f} tokens/s)"]
+        if self.snapshot_seconds:
+            share = 1 - options.steps * self.step_seconds / self.expected_seconds
+            lines.append(
+                f"a snapshot takes {self.snapshot_seconds:.3f} s ({share:.1%} of the time)"
+            )
+        expected = duration(self.expected_seconds)
+        return [*lines, f"the run takes about {expected}, without evaluations and checkpoints"]
+
+
+def measure(options: PretrainOptions, training: Training, probe: torch.Tensor | None) -> Forecast:
     """Make two steps and one snapshot on random tokens, and say how long the run would take."""
     training.train_step(NullRecorder())  # the first step allocates, and compiles where asked
     started = time.perf_counter()
     for _ in range(MEASURED_STEPS):
         training.train_step(NullRecorder())
-    step_seconds = (time.perf_counter() - started) / MEASURED_STEPS
-    speed = options.tokens_per_step / step_seconds
-    lines = [f"a step takes {step_seconds:.3f} s ({speed:,.0f} tokens/s)"]
-    total = options.steps * step_seconds
+    step = (time.perf_counter() - started) / MEASURED_STEPS
+    snapshot, snapshots = 0.0, 0
     if probe is not None:
-        snapshot_seconds = _snapshot_seconds(options, training, probe)
+        snapshot = _snapshot_seconds(options, training, probe)
         snapshots = Schedule(options.recorder.record_every, options.steps).snapshots or 0
-        recording = snapshots * snapshot_seconds
-        total += recording
-        lines.append(
-            f"a snapshot takes {snapshot_seconds:.3f} s ({recording / total:.1%} of the time)"
-        )
-    lines.append(f"the run takes about {duration(total)}, without evaluations and checkpoints")
-    return lines
+    return Forecast(step, snapshot, options.steps * step + snapshots * snapshot)
 
 
 def random_windows(options: PretrainOptions, vocab_size: int) -> Windows:

@@ -82,7 +82,7 @@ def _read_config(path: Path) -> "PreTrainedConfig":
     try:
         fields = json.loads(path.read_text())
         model_type = fields.pop("model_type")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{path} is no Hugging Face config.json (no model_type in it)") from error
     # the LLaMA family's old files use a key that transformers ignores, and a pad id of -1, which it
     # takes for the last row of the embedding

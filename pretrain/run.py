@@ -6,7 +6,7 @@ import os
 import signal
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from pretrain.checkpoint import Checkpoints, export_model, load_model, restore_t
 from pretrain.display import open_display
 from pretrain.loop import Training, run_loop
 from pretrain.options import PretrainOptions, to_dict
-from pretrain.plan import make_plan, measured_lines, random_windows
+from pretrain.plan import make_plan, measure, random_windows
 from pretrain.presets import default_vocabulary, model_config
 from pretrain.signals import StopRequest
 from spectra.commands.options import program_name
@@ -31,6 +31,7 @@ from spectra.store.durable import write_file
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+RUN_FILES = ("pretrain.json", "spectra.zarr", "checkpoints", "model")
 Summary = dict[str, float | int | str | None]
 
 
@@ -58,7 +59,7 @@ def pretrain(options: PretrainOptions, out: Path, *, resume: bool = False) -> Su
     Returns
     -------
     The run's figures: steps, tokens, train_loss, validation_loss, validation_perplexity,
-    tokens_per_second, recorder_share, store.
+    tokens_per_second, recorder_share, store, and why the recorder stopped before the end, if so.
 
     Raises
     ------
@@ -81,7 +82,7 @@ def pretrain(options: PretrainOptions, out: Path, *, resume: bool = False) -> Su
         return dict(json.loads((out / "summary.json").read_text()))
     tokenizer, tokens = _prepare_corpus(options, latest, out, console)
     train = Windows(tokens.train, options.batch.seq_len)
-    validation = Windows(tokens.validation, options.batch.seq_len)
+    validation = Windows(tokens.validation, options.batch.seq_len, part="validation")
     with StopRequest() as stop:
         training = _open_training(options, latest, tokenizer, device, train, validation)
         plan = make_plan(options, training.model, _vocabulary_line(options, len(tokenizer)))
@@ -102,9 +103,10 @@ def pretrain(options: PretrainOptions, out: Path, *, resume: bool = False) -> Su
         finally:
             recorder.close()
         if stop.signal and outcome.step < options.steps:
+            saved = "checkpoint saved" if outcome.step else "nothing to save"
             raise RunInterruptedError(
                 stop.signal,
-                f"stopped after step {outcome.step} by {stop.signal.name}, checkpoint saved; "
+                f"stopped after step {outcome.step} by {stop.signal.name}, {saved}; "
                 f"go on by {program_name()} pretrain --resume --out {out}",
             )
         export_model(out / "model", training.model, tokenizer)
@@ -117,13 +119,14 @@ def pretrain(options: PretrainOptions, out: Path, *, resume: bool = False) -> Su
         "tokens_per_second": _finite(outcome.tokens_per_second),
         "recorder_share": recorder.share,
         "store": str(out / "spectra.zarr") if options.recorder.record_every else None,
+        "recorder_stopped": recorder.stopped,
     }
     write_file(out / "summary.json", json.dumps(summary, indent=2).encode())
     return summary
 
 
-def dry_run(options: PretrainOptions) -> None:
-    """Print what the run would be, and write nothing.
+def dry_run(options: PretrainOptions, *, as_json: bool = False) -> None:
+    """Print what the run would be, in words or as one JSON object, and write nothing.
 
     Raises
     ------
@@ -145,9 +148,14 @@ def dry_run(options: PretrainOptions) -> None:
         windows,
     )
     plan = make_plan(options, model, _vocabulary_line(options, vocab_size))
-    console.print_json(json.dumps(to_dict(options)))
     probe = _probe(options, windows) if options.recorder.record_every else None
-    lines = plan.lines(options) + measured_lines(options, training, probe)
+    forecast = measure(options, training, probe)
+    if as_json:
+        figures = asdict(plan) | asdict(forecast) | {"tokens": options.tokens}
+        print(json.dumps({"options": to_dict(options)} | figures))
+        return
+    console.print_json(json.dumps(to_dict(options)))
+    lines = plan.lines(options) + forecast.lines(options)
     for line in [*lines, "nothing was written (--dry-run)"]:
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -198,11 +206,11 @@ def _open_training(
     if options.machine.activation_checkpointing:
         _checkpoint_activations(model)
     optimizer = _optimizer(options, model)
-    step = 0
+    training = Training(options, model, optimizer, train, validation)
     if latest:
-        restore_training(latest, optimizer)
-        step = step_of(latest)
-    return Training(options, model, optimizer, train, validation, step)
+        training.loss = restore_training(latest, optimizer)
+        training.step = step_of(latest)
+    return training
 
 
 def _open_recorder(
@@ -221,7 +229,7 @@ def _open_recorder(
         seed=options.seed,
         start_step=training.step,
         resume=resume,
-        attrs={"model": options.model, "config": _recorded_options(options)},
+        attrs={"model": options.model, "config": to_dict(options)},
     )
 
 
@@ -237,8 +245,14 @@ def _new_model(
     if tokenizer is not None:
         config.bos_token_id = tokenizer.bos_token_id
         config.eos_token_id = tokenizer.eos_token_id
+    if (config.pad_token_id or 0) >= vocab_size:  # it belonged to another tokenizer
+        config.pad_token_id = None
     torch.manual_seed(options.seed)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except Exception as error:  # whatever a model's own checks raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"no causal language model of {options.model}: {reason}") from error
     return model
 
 
@@ -283,6 +297,8 @@ def _device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -302,7 +318,7 @@ def _vocabulary_line(options: PretrainOptions, vocab_size: int) -> str:
 
 
 def _require_place(out: Path, resume: bool) -> None:
-    if not resume and any((out / name).exists() for name in ("pretrain.json", "spectra.zarr")):
+    if not resume and any((out / name).exists() for name in RUN_FILES):
         raise InputError(
             f"{out} holds a run already: add --resume to go on with it, or choose another --out"
         )
@@ -320,12 +336,6 @@ def _begin_folder(out: Path, options: PretrainOptions, tokens: TokenFiles) -> No
 def _recorded_key(out: Path) -> str | None:
     manifest = out / "data.json"
     return json.loads(manifest.read_text())["key"] if manifest.exists() else None
-
-
-def _recorded_options(options: PretrainOptions) -> dict[str, Any]:
-    """Options that decide what is computed; the others may differ when the run is resumed."""
-    may_differ = {**asdict(options.machine), **asdict(options.checkpoints)}
-    return {name: value for name, value in to_dict(options).items() if name not in may_differ}
 
 
 def _finite(value: float) -> float | None:

@@ -93,6 +93,10 @@ def find_matrices(
             linear[f"{path}.weight"] = False
         elif type(module).__name__ == "Conv1D":
             linear[f"{path}.weight"] = True
+    if any(type(parameter).__name__ == "DTensor" for parameter in model.parameters()):
+        raise InputError(
+            "the model's weights are sharded among processes, which is not supported yet"
+        )
     matrices: dict[Matrix, torch.nn.Parameter] = {}
     skipped = []
     for parameter_name, parameter in model.named_parameters():

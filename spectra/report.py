@@ -50,7 +50,14 @@ def write_report(store: str | Path, out: str | Path) -> None:
         When there is no such store, it has no snapshot yet, or `out` cannot be written.
     """
     run = open_store(store)
-    page = report_html(run, name=str(store))
+    try:
+        page = report_html(run, name=str(store))
+    except InputError:
+        raise
+    except Exception as error:  # a broken chunk raises whatever its codec raises
+        raise InputError(
+            f"{store} cannot be read ({error}): spectra verify says what is wrong with it"
+        ) from error
     try:
         write_file(Path(out), page.encode())
     except OSError as error:
@@ -233,13 +240,13 @@ def _facts_html(run: xr.DataTree, name: str) -> str:
 def facts(run: xr.DataTree, name: str) -> dict[str, str]:
     """What run this is, in words: shown at the head of the page."""
     attrs, spectra = run.attrs, run["spectra"]
-    model, config = attrs.get("model") or {}, attrs.get("config") or {}
+    model, config = attrs.get("model") or {}, attrs.get("config")
     steps = spectra["step"].to_numpy()
     found = {"Store": name}
     if "name" in model:
         count = f", {model['parameters']:,} parameters" if "parameters" in model else ""
         found["Model"] = f"{model['name']}{count}"
-    if config.get("data"):
+    if isinstance(config, dict) and config.get("data"):
         found["Data"] = str(config["data"])
     matrices = spectra.sizes["matrix"]
     found["Recorded"] = (

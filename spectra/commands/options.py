@@ -35,6 +35,7 @@ def parse(
     command: str,
     description: str | None,
     default: Options | None = None,
+    others: bool = False,
 ) -> Options:
     """Read options from a command line.
 
@@ -50,6 +51,8 @@ def parse(
         Its help.
     default
         Values of the options that are not given; the dataclass' own where this is None.
+    others
+        Pass over arguments that the dataclass does not have.
 
     Raises
     ------
@@ -60,7 +63,9 @@ def parse(
     try:
         with contextlib.redirect_stderr(errors):
             given: dict[str, Any] = {} if default is None else {"default": default}
-            parsed: Options = tyro.cli(
+            if others:
+                given["return_unknown_args"] = True
+            parsed: Any = tyro.cli(
                 options,
                 args=list(arguments),
                 prog=f"spectra {command}",
@@ -68,7 +73,8 @@ def parse(
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
                 **given,
             )
-            return parsed
+            result: Options = parsed[0] if others else parsed
+            return result
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

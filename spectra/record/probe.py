@@ -2,8 +2,9 @@
 
 The parameters are replaced by detached float32 aliases for the length of one forward and one
 backward pass, so `.grad`, the hooks on parameters, frozen parameters and data-parallel buckets take
-no part in it. Autocast is off, because bfloat16 rounding looks like a spectral tail; the random
-state is forked; dropout is off and the modules' train or eval state is put back.
+no part in it; forward hooks on modules do see it. Autocast is off, because bfloat16 rounding
+looks like a spectral tail; the random state is forked; dropout is off and the modules' train or
+eval state is put back.
 """
 
 import contextlib
@@ -16,9 +17,9 @@ import torch
 from data.errors import InputError
 from spectra.matrices import unwrapped
 
-Probe = torch.Tensor | Mapping[str, torch.Tensor] | Callable[[Callable[..., Any]], torch.Tensor]
+Probe = torch.Tensor | Mapping[str, torch.Tensor] | Callable[[torch.nn.Module], torch.Tensor]
 """Token ids (windows, length); or a batch of keyword arguments whose output has a loss; or a
-function that is given the model as a callable and returns the mean loss."""
+function of the model that returns the mean loss."""
 
 
 def probe_gradients(
@@ -45,22 +46,28 @@ def probe_gradients(
         When the model gives no scalar loss for this probe.
     """
     model = unwrapped(model)
-    aliases = {name: _alias(p) for name, p in model.named_parameters()}
-    state = aliases | {
-        name: b.float() if b.is_floating_point() else b for name, b in model.named_buffers()
-    }
     names = {id(p): name for name, p in model.named_parameters()}
-    wanted = [aliases[names[id(p)]] for p in parameters]
-    for alias in wanted:
-        alias.requires_grad_()
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return torch.func.functional_call(model, state, args, kwargs)
-
+    aliases = {name: _alias(p) for name, p in model.named_parameters()}
+    wanted = [aliases[names[id(p)]].requires_grad_() for p in parameters]
+    state: dict[str, torch.Tensor] = aliases | {n: _alias(b) for n, b in model.named_buffers()}
     with _undisturbed(model):
-        loss = _loss(model, call, probe)
-        gradients = torch.autograd.grad(loss, wanted, allow_unused=True)
+        gradients = torch.func.functional_call(
+            _ProbePass(model, probe, wanted), {f"model.{n}": t for n, t in state.items()}, ()
+        )
     return [None if g is None else g.detach() for g in gradients]
+
+
+class _ProbePass(torch.nn.Module):
+    """Forward and backward in one call: recomputed activations must meet the same aliases."""
+
+    def __init__(self, model: torch.nn.Module, probe: Probe, wanted: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self.probe, self.wanted = probe, wanted
+
+    def forward(self) -> tuple[torch.Tensor | None, ...]:
+        loss = _loss(self.model, self.probe)
+        return torch.autograd.grad(loss, self.wanted, allow_unused=True)
 
 
 def probe_sha256(probe: Probe) -> str | None:
@@ -76,20 +83,21 @@ def probe_sha256(probe: Probe) -> str | None:
     return digest.hexdigest()
 
 
-def _alias(parameter: torch.nn.Parameter) -> torch.Tensor:
+def _alias(tensor: torch.Tensor) -> torch.Tensor:
     """The values as a leaf of their own: shared memory, or float32 for shorter floats."""
-    detached = parameter.detach()
-    return detached.float() if detached.is_floating_point() else detached
+    detached = tensor.detach()
+    short = detached.dtype in (torch.bfloat16, torch.float16)
+    return detached.float() if short else detached
 
 
-def _loss(model: torch.nn.Module, call: Callable[..., Any], probe: Probe) -> torch.Tensor:
+def _loss(model: torch.nn.Module, probe: Probe) -> torch.Tensor:
     if isinstance(probe, torch.Tensor):
         probe = {"input_ids": probe}
     if isinstance(probe, Mapping):
-        output = call(**_complete(model, probe))
+        output = model(**_complete(model, probe))
         loss = getattr(output, "loss", output)
     else:
-        loss = probe(call)
+        loss = probe(model)
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
         raise InputError(
             "the probe batch gave no scalar loss: pass token ids, a batch with labels whose output "
@@ -117,15 +125,22 @@ def _undisturbed(model: torch.nn.Module) -> Iterator[None]:
     device = next(model.parameters()).device
     devices = [device] if device.type == "cuda" else []
     training = {module: module.training for module in model.modules()}
+    matmul = torch.get_float32_matmul_precision()
     with (
         torch.enable_grad(),
         torch.autocast(device.type, enabled=False),
         torch.random.fork_rng(devices),
         torch.compiler.set_stance("force_eager"),
     ):
+        torch.set_float32_matmul_precision("highest")
         model.eval()
+        for module, mode in training.items():
+            # transformers recomputes activations in training mode only; the flag of this one module
+            # saves the memory and leaves the dropout of the modules in it off
+            module.training = mode and getattr(module, "gradient_checkpointing", False)
         try:
             yield
         finally:
+            torch.set_float32_matmul_precision(matmul)
             for module, mode in training.items():
                 module.training = mode

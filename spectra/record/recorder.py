@@ -7,9 +7,9 @@ needs no other call; what hooks cannot see (the loss, the norm before clipping) 
 loop hands it to `log`.
 """
 
-import atexit
 import json
 import platform
+import threading
 import time
 import warnings
 from collections.abc import Mapping
@@ -62,8 +62,8 @@ def record(
         keyword arguments with labels, or a function of the model that returns the mean loss. None
         records weights and updates only.
     every
-        Steps between snapshots. The states before the first and after the last step are snapshots
-        too.
+        Steps between snapshots. The state before the first step is one, and the state after the
+        last where `steps` says which that is.
     steps
         How many optimizer steps there will be, if known: the store is then laid out at full size.
     sketch
@@ -76,7 +76,7 @@ def record(
     resume
         Go on with the store if there is one; its rows after `start_step` are unset first.
     strict
-        Let an error in writing (a full disk, say) stop the training. By default it stops the
+        Let an error in recording (a full disk, say) stop the training. By default it stops the
         recorder, with a warning.
     attrs
         Further attributes of the store; ``model`` (a name) and ``config`` are shown in reports.
@@ -159,6 +159,7 @@ class Recorder:
         self._model, self._parameters = model, parameters
         self._writer, self._schedule = writer, schedule
         self._probe, self._sketch, self._strict = probe, sketch, strict
+        self._last_snapshot = next(iter(writer.steps[-1:]), None)
         self._before: list[torch.Tensor] | None = None
         self._metrics: dict[str, float] = {}
         self._last_row: dict[str, float] | None = None
@@ -173,7 +174,7 @@ class Recorder:
             optimizer.register_step_pre_hook(lambda opt, args, kwargs: self._before_step()),
             optimizer.register_step_post_hook(lambda opt, args, kwargs: self._after_step(opt)),
         ]
-        atexit.register(self.close)
+        _unclosed.add(self)
 
     def log(self, **metrics: float) -> None:
         """Store what the hooks cannot see with the step to come.
@@ -200,12 +201,14 @@ class Recorder:
 
     def close(self) -> None:
         """Write what is left and let go of the optimizer."""
-        self.flush()
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        self._before = None
-        atexit.unregister(self.close)
+        try:
+            self.flush()
+        finally:
+            for handle in self._handles:
+                handle.remove()
+            self._handles = []
+            self._before = None
+            _unclosed.discard(self)
 
     def __enter__(self) -> Self:
         return self
@@ -219,11 +222,14 @@ class Recorder:
         if self._last_row is not None:
             self._rows.append(self._last_row)
             self._last_row = None
-        if self._schedule.due(self.step) and self.step not in self._writer.steps[-1:]:
+        if self._schedule.due(self.step) and self.step != self._last_snapshot:
             self._take_snapshot()  # the state that training starts from
         if self._schedule.due(self.step + 1):
-            with self.timings.measure("copy"):
-                self._before = [p.detach().clone() for p in self._parameters]
+            self._guard(self._copy_weights)
+
+    def _copy_weights(self) -> None:
+        with self.timings.measure("copy"):
+            self._before = [p.detach().clone() for p in self._parameters]
 
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.step += 1
@@ -247,6 +253,7 @@ class Recorder:
             )
             with self.timings.measure("writing"):
                 self._writer.write_snapshot(self.step, arrays)
+            self._last_snapshot = self.step
             self._write_complete_rows()
 
         self._guard(take)
@@ -282,11 +289,26 @@ class Recorder:
             return
         try:
             work()
-        except OSError as error:
+        except Exception as error:  # a full disk, no memory left, a decomposition that failed
             if self._strict:
                 raise
-            self.stopped = f"recording stopped at step {self.step}: {error}"
+            self._before = None
+            reason = f"{type(error).__name__}: {error}"
+            self.stopped = f"recording stopped at step {self.step}: {reason}"
             warnings.warn(f"{self.stopped}; training goes on", RuntimeWarning, stacklevel=2)
+
+
+_unclosed: set[Recorder] = set()
+
+
+def _close_all() -> None:
+    for recorder in list(_unclosed):
+        recorder.close()
+
+
+# A script need not close its recorder. zarr writes through threads, which Python ends before it
+# calls atexit's functions; these are called before.
+getattr(threading, "_register_atexit", lambda function: None)(_close_all)
 
 
 class NullRecorder:

@@ -20,8 +20,8 @@ class DurableStore(LocalStore):
         await asyncio.to_thread(self.set_sync, key, value)
 
     def set_sync(self, key: str, value: Buffer) -> None:
-        self._ensure_open_sync()
-        self._check_writable()
+        if self.read_only:
+            raise OSError(f"{self.root} was opened for reading")
         write_file(self.root / key, memoryview(value.as_buffer_like()))
 
 

@@ -49,8 +49,9 @@ def open_store(store: str | Path) -> xr.DataTree:
                 dataset = dataset.isel({dim: np.flatnonzero(dataset[dim].values != UNSET)})
         groups[path] = dataset
     if "sketches" in groups:
-        # their row exists only when the snapshot does
-        groups["sketches"] = groups["sketches"].sel(step=groups["spectra"].step.values)
+        # a row exists only when the snapshot does; both may gain one between the two readings
+        both = np.intersect1d(groups["spectra"]["step"], groups["sketches"]["step"])
+        groups["sketches"] = groups["sketches"].sel(step=both)
     return xr.DataTree.from_dict(groups)
 
 
@@ -63,14 +64,17 @@ def check_schema(store: str | Path) -> None:
         With one line that tells apart: nothing there, a folder that is no store, an unknown schema.
     """
     if "://" in str(store):
-        schema = xr.open_datatree(str(store), engine="zarr", chunks=None).attrs.get("schema")
+        try:
+            schema = xr.open_datatree(str(store), engine="zarr", chunks=None).attrs.get("schema")
+        except Exception as error:  # of fsspec, its backend, or the network
+            raise InputError(f"cannot open {store}: {error}") from error
     else:
         path = Path(store)
         if not path.exists():
             raise InputError(f"no store at {path}")
         try:
             attrs = json.loads((path / "zarr.json").read_text())["attributes"]
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             inner = next(iter(sorted(path.glob("*.zarr"))), None) if path.is_dir() else None
             hint = f" (did you mean {inner}?)" if inner else ""
             raise InputError(

@@ -80,7 +80,11 @@ class Layout:
     def _spectra(self) -> list[Variable]:
         rows, count = self.snapshots or BLOCK, len(self.matrices)
         width = max(m.full_rank for m in self.matrices)
-        attrs = {"units": "1", "padding": "NaN beyond min(rows, cols)"}
+        attrs = {
+            "units": "1",
+            "padding": "NaN beyond min(rows, cols)",
+            "floor": "values below about 1e-8 of the first are rounding",
+        }
         return [
             *self._matrix_coordinates(),
             *(

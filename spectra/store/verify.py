@@ -39,19 +39,47 @@ def verify(store: str | Path) -> Verdict:
         When there is no store of this schema at all.
     """
     check_schema(store)
-    root = zarr.open_group(str(store), mode="r", use_consolidated=False)
-    problems: list[str] = []
-    notes: list[str] = []
-    if missing := [n for n in ("spectra", "train") if not isinstance(root.get(n), zarr.Group)]:
-        return Verdict(str(store), 0, 0, tuple(f"the group {n} is missing" for n in missing), ())
+    try:
+        root = zarr.open_group(str(store), mode="r", use_consolidated=False)
+        announced = zarr.open_group(str(store), mode="r", use_consolidated=True)
+        expected = dict(announced.members(max_depth=None))
+    except Exception as error:  # a broken zarr.json raises whatever its reader raises
+        return Verdict(str(store), 0, 0, (f"the store's metadata cannot be read: {error}",), ())
+    problems = list(_check_metadata(root, expected))
+    if problems:
+        return Verdict(str(store), 0, 0, tuple(problems), ())
     steps = _steps(root, "spectra/step", problems)
     train_steps = _steps(root, "train/train_step", problems)
+    notes: list[str] = []
     if not problems:
+        problems.extend(_check_names(root))
         problems.extend(_check_spectra(root, steps))
         problems.extend(_check_sketches(root, steps))
-        problems.extend(_check_train(root, train_steps))
+        problems.extend(_check_train(root, len(train_steps)))
+        notes.extend(_gaps(root, steps, train_steps))
         notes.extend(_uncommitted(root, steps))
     return Verdict(str(store), len(steps), len(train_steps), tuple(problems), tuple(notes))
+
+
+def _check_metadata(root: zarr.Group, expected: dict[str, Any]) -> Iterator[str]:
+    """Every array that the store announces is there, at the size that it announces."""
+    if not expected:
+        yield "the store's consolidated metadata names no arrays"
+    required = {"spectra/step", "spectra/matrix", "spectra/weight", "train/train_step"}
+    for path in sorted(required - expected.keys()):
+        yield f"{path} is missing from the store's metadata"
+    for path, node in sorted(expected.items()):
+        try:
+            found = root.get(path)
+        except Exception as error:  # as above
+            yield f"{path} cannot be read: {error}"
+            continue
+        if found is None:
+            yield f"{path} is missing"
+        elif isinstance(node, zarr.Array):
+            shape = getattr(found, "shape", None)
+            if shape != node.shape:
+                yield f"{path} has the shape {shape}, but readers are told {node.shape}"
 
 
 def _steps(root: zarr.Group, path: str, problems: list[str]) -> npt.NDArray[np.int64]:
@@ -70,29 +98,39 @@ def _steps(root: zarr.Group, path: str, problems: list[str]) -> npt.NDArray[np.i
     return cast("npt.NDArray[np.int64]", steps)
 
 
+def _check_names(root: zarr.Group) -> Iterator[str]:
+    names = _read(root, "spectra/matrix", slice(None))
+    if isinstance(names, str):
+        yield names
+    elif "" in names.tolist() or len(set(names.tolist())) != len(names):
+        yield "spectra/matrix does not hold a name of its own for every matrix"
+
+
 def _check_spectra(root: zarr.Group, steps: npt.NDArray[np.int64]) -> Iterator[str]:
-    names, rows, cols = (
-        _read(root, f"spectra/{n}", slice(None)) for n in ("matrix", "rows", "cols")
-    )
-    for value in (names, rows, cols):
-        if isinstance(value, str):
-            yield value
+    columns = [_read(root, f"spectra/{n}", slice(None)) for n in ("matrix", "rows", "cols")]
+    for column in columns:
+        if isinstance(column, str):
+            yield column
             return
+    names, rows, cols = columns
     full_ranks = np.minimum(rows, cols)
     group = cast(zarr.Group, root["spectra"])
-    arrays = [name for name, array in group.arrays() if array.ndim == 3]
-    if "weight" not in arrays:
-        yield "spectra/weight is missing"
-    for name in sorted(arrays):
+    for name in sorted(name for name, array in group.arrays() if array.ndim == 3):
+        missing_before = False
         for row, step in enumerate(steps):
             values = _read(root, f"spectra/{name}", row)
             if isinstance(values, str):
                 yield f"snapshot at step {step}: {values}"
                 continue
-            # an update needs a step before it, and only weights are there without a probe batch
-            may_be_absent = name != "weight"
+            missing = bool(np.isnan(values).all())
+            # no update led to the first state
+            excused = name == "update" and (row == 0 or missing_before)
+            missing_before = missing and excused
+            if missing and not excused:
+                yield f"snapshot at step {step}: {name} is missing (half written)"
+                continue
             for matrix, spectrum, rank in zip(names, values, full_ranks, strict=True):
-                if reason := _spectrum_fault(spectrum, int(rank), may_be_absent):
+                if reason := _spectrum_fault(spectrum, int(rank), name != "weight"):
                     yield f"snapshot at step {step}: {name} of {matrix} {reason}"
                     break
 
@@ -102,7 +140,7 @@ def _spectrum_fault(
 ) -> str | None:
     count = int(np.isfinite(spectrum).sum())
     if count == 0:
-        return None if may_be_absent else "is missing (half written, or the weight was not finite)"
+        return None if may_be_absent else "is missing (the weight was not finite)"
     if count != rank or not np.isfinite(spectrum[:rank]).all():
         return f"has {count} values instead of {rank}"
     if spectrum[rank - 1] < 0 or (np.diff(spectrum[:rank]) > 0).any():
@@ -125,18 +163,32 @@ def _check_sketches(root: zarr.Group, steps: npt.NDArray[np.int64]) -> Iterator[
         if isinstance(values, str):
             yield f"snapshot at step {step}: {values}"
         elif not isinstance(gradient, str):
-            absent = np.isnan(values).any(axis=1) & np.isfinite(gradient[:, 0])
-            if absent.any():
-                yield f"snapshot at step {step}: {absent.sum()} gradient sketches are missing"
+            disagree = np.isnan(values).any(axis=1) != np.isnan(gradient[:, 0])
+            if disagree.any():
+                count = int(disagree.sum())
+                yield f"snapshot at step {step}: {count} gradients have no sketch, or the reverse"
 
 
-def _check_train(root: zarr.Group, steps: npt.NDArray[np.int64]) -> Iterator[str]:
-    for name, array in sorted(cast(zarr.Group, root["train"]).arrays()):
-        values = _read(root, f"train/{name}", slice(None))
+def _check_train(root: zarr.Group, count: int) -> Iterator[str]:
+    for name, _ in sorted(cast(zarr.Group, root["train"]).arrays()):
+        values = _read(root, f"train/{name}", slice(count))
         if isinstance(values, str):
             yield values
-        elif array.shape[0] < len(steps):
-            yield f"train/{name} has {array.shape[0]} rows for {len(steps)} training steps"
+        elif name == "learning_rate" and not np.isfinite(values).all():
+            yield f"train/{name} is missing for {(~np.isfinite(values)).sum()} training steps"
+
+
+def _gaps(
+    root: zarr.Group, steps: npt.NDArray[np.int64], train_steps: npt.NDArray[np.int64]
+) -> Iterator[str]:
+    """Steps that a recorder passed over: it gave up, and the run was resumed later."""
+    every = root.attrs.get("record_every")
+    if isinstance(every, int) and every > 0 and len(steps):
+        due = np.arange(steps[0] + -steps[0] % every, steps[-1], every)
+        if lost := np.setdiff1d(due, steps).tolist():
+            yield f"no snapshots at steps {lost}, though one is due every {every} steps"
+    if len(train_steps) and (lost_rows := int(train_steps[-1]) - len(train_steps)):
+        yield f"{lost_rows} of {train_steps[-1]} training steps are not recorded"
 
 
 def _uncommitted(root: zarr.Group, steps: npt.NDArray[np.int64]) -> Iterator[str]:
@@ -152,10 +204,7 @@ def _uncommitted(root: zarr.Group, steps: npt.NDArray[np.int64]) -> Iterator[str
 
 def _read(root: zarr.Group, path: str, selection: int | slice) -> Any:
     """The values of an array, or a line that says why they cannot be read."""
-    array = root.get(path)
-    if not isinstance(array, zarr.Array):
-        return f"the array {path} is missing"
     try:
-        return np.asarray(array[selection])
+        return np.asarray(cast("zarr.Array[Any]", root[path])[selection])
     except Exception as error:  # a broken chunk raises whatever its codec raises
         return f"{path} cannot be read: {str(error).strip() or type(error).__name__}"

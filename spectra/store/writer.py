@@ -17,7 +17,7 @@ from zarr.abc.store import Store
 from zarr.errors import ZarrUserWarning
 
 from data.errors import InputError
-from spectra.store.durable import DurableStore
+from spectra.store.durable import DurableStore, sync_folder
 from spectra.store.schema import BLOCK, SCHEMA, TRAIN_CHUNK, UNSET, Layout
 
 Attributes = Mapping[str, Any]
@@ -50,6 +50,7 @@ class StoreWriter:
         shutil.rmtree(partial, ignore_errors=True)
         _create(DurableStore(partial), layout, attrs)
         partial.rename(path)
+        sync_folder(path.parent)
         return cls(DurableStore(path), layout)
 
     @classmethod
@@ -73,7 +74,9 @@ class StoreWriter:
             steps = np.asarray(array[:])
             if (steps > step).any():
                 array[:] = np.where(steps > step, UNSET, steps)
-        return cls(DurableStore(path), layout)
+        writer = cls(DurableStore(path), layout)
+        writer._finish_growth()
+        return writer
 
     @property
     def steps(self) -> list[int]:
@@ -123,14 +126,29 @@ class StoreWriter:
 
     def _reserve(self, groups: tuple[str, ...], dim: str, rows: int, block: int) -> None:
         """Grow every array along `dim` ahead of writing; readers see the new sizes at once."""
-        if rows <= self._array(f"{groups[0]}/{dim}").shape[0]:
+        arrays = [
+            self._array(f"{group}/{variable.name}")
+            for group in groups
+            for variable in self.layout.groups().get(group, [])
+            if dim in variable.dims
+        ]
+        if all(rows <= array.shape[0] for array in arrays):
             return
         size = -(-rows // block) * block
-        for group in groups:
-            for variable in self.layout.groups().get(group, []):
-                if dim in variable.dims:
-                    array = self._array(f"{group}/{variable.name}")
-                    array.resize((size, *array.shape[1:]))
+        for array in arrays:
+            array.resize((max(size, array.shape[0]), *array.shape[1:]))
+        _consolidate(self._store)
+
+    def _finish_growth(self) -> None:
+        """Bring all arrays to one size after a kill in the middle of growing."""
+        for groups, dim in ((("spectra", "sketches"), "step"), (("train",), "train_step")):
+            sizes = [
+                self._array(f"{group}/{variable.name}").shape[0]
+                for group in groups
+                for variable in self.layout.groups().get(group, [])
+                if dim in variable.dims
+            ]
+            self._reserve(groups, dim, max(sizes), 1)
         _consolidate(self._store)
 
     def _committed(self, group: str, dim: str) -> int:
@@ -172,7 +190,7 @@ def _consolidate(store: Store) -> None:
 
 
 def _require_same(path: Path, root: zarr.Group, layout: Layout, attrs: Attributes) -> None:
-    for name in ("probe_sha256", "config", "sketch"):
+    for name in ("probe_sha256", "sketch"):
         if name in attrs and root.attrs.get(name) != attrs[name]:
             raise InputError(
                 f"{path} was recorded with another {name}: resume with the same options, or write "
@@ -184,7 +202,8 @@ def _require_same(path: Path, root: zarr.Group, layout: Layout, attrs: Attribute
             array = root.get(f"{name}/{variable.name}")
             shape = array.shape if isinstance(array, zarr.Array) else None
             wanted = variable.shape
-            if shape is None or shape[1:] != wanted[1:] or (known and shape != wanted):
+            grows = variable.dims[0] in ("step", "train_step") and not known
+            if shape is None or shape[1:] != wanted[1:] or (not grows and shape != wanted):
                 raise InputError(
                     f"{path} has {name}/{variable.name} of {shape}, this run would write {wanted}: "
                     "resume with the same model and schedule, or write to another store"

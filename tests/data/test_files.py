@@ -93,6 +93,24 @@ def test_a_binary_file_in_a_folder_is_listed_and_the_rest_is_read(tmp_path):
     assert read(tmp_path) == (["text"], ["1 x a.bin: is not text: a zero byte at offset 0"])
 
 
+def test_half_a_surrogate_pair_is_replaced_and_counted(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "broken \\ud83d end"}\n')
+    documents, lines = read(tmp_path / "a.jsonl")
+    assert documents == ["broken ? end"]
+    assert lines == ["1 x a.jsonl: document with half a surrogate pair (replaced by ?)"]
+
+
+def test_a_damaged_parquet_says_so(tmp_path):
+    path = tmp_path / "a.parquet"
+    texts = [f"{i} " * 50 for i in range(5000)]
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path, compression="zstd")
+    content = bytearray(path.read_bytes())
+    content[1000:3000] = bytes(2000)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.parquet is damaged"):
+        read(path)
+
+
 def test_a_truncated_gzip_says_so(tmp_path):
     path = write_lines(tmp_path / "a.jsonl.gz", RECORDS * 1000, gzip.open)
     path.write_bytes(path.read_bytes()[:-100])

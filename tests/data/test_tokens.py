@@ -1,5 +1,6 @@
 """Tokenizers, token files, and the held-out part."""
 
+import copy
 import json
 
 import numpy as np
@@ -127,10 +128,38 @@ def test_a_corpus_is_tokenised_once(tmp_path, tokenizer):
     assert again == first == open_tokens(first.manifest.key)
 
 
-def test_reading_stops_at_the_limit(tmp_path, tokenizer):
+@pytest.mark.parametrize("limit", [1000, 20_000])
+def test_reading_stops_near_the_limit(tmp_path, tokenizer, limit):
     source = corpus(tmp_path, documents=3000)
-    files = prepare_tokens(source, tokenizer, limit=20_000)
-    assert 20_000 <= files.train.size + files.validation.size < 100_000
+    files = prepare_tokens(source, tokenizer, limit=limit)
+    assert limit <= files.train.size + files.validation.size < limit + 2 * PIECE_CHARACTERS
+
+
+def test_what_a_tokenizer_was_saved_with_does_not_cut_the_corpus(tmp_path, tokenizer):
+    source = corpus(tmp_path)
+    whole = prepare_tokens(source, tokenizer)
+    cutting = copy.deepcopy(tokenizer)
+    cutting.backend_tokenizer.enable_truncation(max_length=16)
+    cutting.backend_tokenizer.enable_padding(length=64)
+    assert np.array_equal(prepare_tokens(source, cutting).train, whole.train)
+
+
+def test_another_end_token_gives_other_token_files(tmp_path, tokenizer):
+    other = copy.deepcopy(tokenizer)
+    other.eos_token = "<s>"
+    source = corpus(tmp_path)
+    assert prepare_tokens(source, other).train[-1] == tokenizer.bos_token_id
+    assert prepare_tokens(source, tokenizer).train[-1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("damage", ["train.bin", "manifest.json"])
+def test_damaged_token_files_are_made_anew(tmp_path, tokenizer, damage):
+    source = corpus(tmp_path, seed=7)
+    files = prepare_tokens(source, tokenizer)
+    expected = np.array(files.train)
+    (files.folder / damage).write_bytes(b"{")
+    assert open_tokens(files.manifest.key) is None
+    assert np.array_equal(prepare_tokens(source, tokenizer).train, expected)
 
 
 def test_large_vocabularies_are_stored_in_32_bits(tmp_path, tokenizer, monkeypatch):

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +16,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import spectra
 from data.errors import InputError
 from pretrain.checkpoint import Checkpoints
-from pretrain.finiteness import NonFiniteError
+from pretrain.finiteness import NonFiniteError, first_non_finite
 from pretrain.options import PretrainOptions, from_dict, read_options
 from pretrain.run import pretrain
 from spectra.cli import main
+from spectra.store.writer import StoreWriter
+from tests.small import small_llama
 
 TINY = {
     "hidden_size": 32,
@@ -232,10 +233,12 @@ def test_a_cleared_cache_and_a_changed_corpus_are_told_apart(inputs, tmp_path, m
     corpus.write_text(Path(inputs["data"]).read_text())
     options = options_of(inputs, data=str(corpus), steps=6)
     out = tmp_path / "run"
-    pretrain(options, out)
+    whole = pretrain(options, out)
     (out / "summary.json").unlink()  # as if it had been killed in the last step
     monkeypatch.setenv("SPECTRA_CACHE", str(tmp_path / "cache"))
-    pretrain(options, out, resume=True)  # tokenised again, the same
+    resumed = pretrain(options, out, resume=True)  # tokenised again, the same
+    for name in ("train_loss", "validation_loss", "validation_perplexity"):
+        assert resumed[name] == whole[name]
     (out / "summary.json").unlink()
     corpus.write_text(corpus.read_text() + '{"text": "more"}\n')
     monkeypatch.setenv("SPECTRA_CACHE", str(tmp_path / "cache2"))
@@ -261,12 +264,46 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_place(inputs, tmp_path, m
         match=r"step 1: the loss is nan; the weight model\.layers\.1\.mlp\.up_proj\.weight is not",
     ):
         pretrain(options, tmp_path / "run")
-    assert (
-        not list((tmp_path / "run/checkpoints").glob("*")) if (tmp_path / "run").exists() else True
-    )
+    assert not list(tmp_path.glob("run/checkpoints/*"))
     status = main(["pretrain", *flags(inputs, out=str(tmp_path / "cli"))])
     assert status == 1
     assert "That step was not made; try a lower --learning-rate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("micro", "row"), [(4, 0), (1, 3)])
+def test_a_loss_that_overflows_names_the_layer_whose_output_does(micro, row):
+    """Token 5 alone drives one layer's activation to infinity; it is in one window of four."""
+    model = small_llama()
+    seen = []
+    model.model.embed_tokens.register_forward_hook(
+        lambda module, inputs, output: seen.append((inputs[0] == 5).any().item())
+    )
+    model.model.layers[1].mlp.act_fn.register_forward_hook(
+        lambda module, inputs, output: output * torch.inf if seen[-1] else output
+    )
+    batch = torch.zeros(4, 8, dtype=torch.long)
+    batch[row] = 5
+    place = first_non_finite(model, torch.split(batch, micro), loss_is_finite=False)
+    assert place == "the output of model.layers.1.mlp.act_fn is not finite"
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_gradient_that_is_not_finite_names_its_matrix(inputs, tmp_path, monkeypatch, clip, value):
+    from pretrain import run
+
+    original = run._new_model
+
+    def broken(*args):
+        model = original(*args)
+        weight = model.model.layers[1].mlp.up_proj.weight
+        weight.register_hook(lambda gradient: torch.full_like(gradient, value))
+        return model
+
+    monkeypatch.setattr(run, "_new_model", broken)
+    place = r"the gradient of model\.layers\.1\.mlp\.up_proj\.weight is not finite"
+    with pytest.raises(NonFiniteError, match=place):
+        pretrain(options_of(inputs, clip=clip, record_every=0), tmp_path / "run")
 
 
 def test_json_prints_one_object_on_stdout(inputs, tmp_path, capsys):
@@ -282,6 +319,7 @@ def test_json_prints_one_object_on_stdout(inputs, tmp_path, capsys):
         "tokens_per_second",
         "recorder_share",
         "store",
+        "recorder_stopped",
     }
 
 
@@ -301,7 +339,13 @@ def test_a_dry_run_says_everything_and_writes_nothing(inputs, tmp_path, capsys, 
     ("changes", "message"),
     [
         ({"data": "/nowhere"}, "no such file or folder: /nowhere"),
-        ({"seq_len": 1_000_000}, "fewer than one window"),
+        ({"data": "x" * 5000}, "no such file or folder"),
+        ({"seq_len": 1_000_000}, "the training part of the corpus has"),
+        ({"clip": "nan"}, "--clip is a number, not nan"),
+        ({"learning_rate": "inf"}, "--learning-rate is a number, not inf"),
+        ({"beta1": 1.0}, "--beta1 and --beta2 are below 1"),
+        ({"max_tokens": -5}, "--max-tokens is at least 1, not -5"),
+        ({"device": "meta"}, "--device meta cannot be used here"),
         ({"device": "cuda:99"}, "--device cuda:99 cannot be used here"),
         ({"tokenizer": "/nowhere"}, "cannot load the tokenizer '/nowhere'"),
         ({"vocab_size": 10}, "at least 258 tokens, not 10"),
@@ -311,6 +355,37 @@ def test_what_cannot_be_done_says_so_in_one_line(inputs, tmp_path, capsys, chang
     assert main(["pretrain", *flags(inputs, **changes, out=str(tmp_path / "run"))]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in last
+
+
+def test_a_config_file_and_the_options_given_are_checked_together(inputs, tmp_path):
+    saved = tmp_path / "options.json"
+    saved.write_text(json.dumps(SETTINGS | inputs | {"batch_size": 6, "steps": 1}))
+    arguments = ["pretrain", "--config", str(saved), "--out", str(tmp_path / "run")]
+    assert main([*arguments, "--micro-batch-size", "3"]) == 0
+    assert read_options(tmp_path / "run/pretrain.json").batch.micro_batch_size == 3
+
+
+@pytest.mark.parametrize("model_type", ["vit", "t5"])
+def test_a_model_that_is_no_causal_language_model_says_so(inputs, tmp_path, capsys, model_type):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    changes = {"model": str(tmp_path), "out": str(tmp_path / "run")}
+    assert main(["pretrain", *flags(inputs, **changes)]) == 2
+    assert "no causal language model of" in capsys.readouterr().err
+
+
+def test_a_recorder_that_gave_up_is_in_the_summary(inputs, tmp_path, monkeypatch):
+    original = StoreWriter.write_snapshot
+
+    def full(self, step, arrays):
+        if step > 3:
+            raise OSError(28, "No space left on device")
+        original(self, step, arrays)
+
+    monkeypatch.setattr(StoreWriter, "write_snapshot", full)
+    with pytest.warns(RuntimeWarning, match="No space left"):
+        summary = pretrain(options_of(inputs), tmp_path / "run")
+    assert "recording stopped at step 6" in summary["recorder_stopped"]
+    assert spectra.verify(summary["store"]).whole
 
 
 def test_several_processes_are_refused_before_they_write(inputs, tmp_path, monkeypatch):
@@ -344,4 +419,4 @@ def test_checkpoints_keep_the_latest_and_leave_no_parts(finished, inputs):
     out, _ = finished
     options = options_of(inputs)
     assert len(list((out / "checkpoints").iterdir())) == options.checkpoints.keep_checkpoints
-    assert replace(Checkpoints(out / "nowhere")).latest() is None
+    assert Checkpoints(out / "nowhere").latest() is None

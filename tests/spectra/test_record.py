@@ -1,6 +1,8 @@
 """The recorder: what it records, and what it leaves alone."""
 
 import copy
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -259,6 +261,67 @@ def test_a_store_that_cannot_be_written_stops_the_recorder_but_not_training(tmp_
     assert torch.equal(model.lm_head.weight, alone.lm_head.weight)
     assert spectra.open(path)["spectra"].step.values.tolist() == [0, 2]
     assert spectra.verify(path).whole
+
+
+@pytest.mark.parametrize("error", [np.linalg.LinAlgError("no convergence"), MemoryError()])
+def test_no_failure_of_recording_ends_training(tmp_path, monkeypatch, error):
+    model = small_llama()
+    optimizer = optimizer_of(model)
+    recorder = record(model, optimizer, tmp_path / "a.zarr", probe=random_batch(0), every=2)
+
+    def failing(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("spectra.record.snapshot.singular_values_of_many", failing)
+    with pytest.warns(RuntimeWarning, match=f"stopped at step 0: {type(error).__name__}"):
+        train(model, optimizer, 3, recorder=recorder)
+    recorder.close()
+    alone = small_llama()
+    train(alone, optimizer_of(alone), 3)
+    assert torch.equal(model.lm_head.weight, alone.lm_head.weight)
+
+
+UNCLOSED = """
+import sys, torch
+import spectra
+from tests.small import random_batch, small_llama, train
+
+def run():
+    model = small_llama()
+    optimizer = torch.optim.AdamW(model.parameters())
+    recorder = spectra.record(model, optimizer, sys.argv[1], probe=random_batch(0), every=5)
+    train(model, optimizer, 9, recorder=recorder)
+    return optimizer
+
+optimizer = run()
+if sys.argv[2] == "fails":
+    raise SystemExit(3)
+"""
+
+
+@pytest.mark.parametrize("end", ["returns", "fails"])
+def test_a_script_that_never_closes_its_recorder_loses_nothing(tmp_path, end):
+    arguments = [sys.executable, "-c", UNCLOSED, str(tmp_path / "a.zarr"), end]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert result.stderr == ""
+    run = spectra.open(tmp_path / "a.zarr")
+    assert run["train"].train_step.values.tolist() == list(range(1, 10))
+    assert run["spectra"].step.values.tolist() == [0, 5]
+
+
+def test_the_probe_recomputes_activations_where_training_does(tmp_path):
+    model = small_llama(attention_dropout=0.5).train()
+    parameters = list(find_matrices(model)[0].values())
+    expected = probe_gradients(model, random_batch(0), parameters)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    forwards = []
+    model.model.layers[0].mlp.register_forward_hook(lambda *args: forwards.append(1))
+    for one, other in zip(
+        probe_gradients(model, random_batch(0), parameters), expected, strict=True
+    ):
+        assert torch.equal(one, other)
+    assert len(forwards) == 2  # once forward, once again for the backward pass
+    assert all(module.training for module in model.modules())
 
 
 def test_strict_lets_a_full_disk_stop_training(tmp_path, monkeypatch):
