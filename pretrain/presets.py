@@ -99,4 +99,7 @@ def _read_config(path: Path) -> "PreTrainedConfig":
 
 def default_vocabulary(spec: str) -> int:
     """Vocabulary of the model before a tokenizer is chosen."""
-    return int(model_config(spec).vocab_size)
+    size = getattr(model_config(spec), "vocab_size", None)
+    if size is None:
+        raise InputError(f"no causal language model of {spec}: its configuration has no vocab_size")
+    return int(size)

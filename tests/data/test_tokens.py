@@ -117,7 +117,8 @@ def test_a_corpus_of_one_short_text_still_holds_out_its_end(tmp_path, tokenizer)
     assert np.array_equal(joined, np.concatenate([whole.train, whole.validation]))
 
 
-def test_a_corpus_is_tokenised_once(tmp_path, tokenizer):
+def test_a_corpus_is_tokenised_once(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr("data.tokens.CHARACTERS_AT_ONCE", 10_000)
     said = []
     source = corpus(tmp_path, documents=1000, seed=5)
     first = prepare_tokens(source, tokenizer, progress=said.append)

@@ -315,7 +315,7 @@ def test_the_probe_recomputes_activations_where_training_does(tmp_path):
     expected = probe_gradients(model, random_batch(0), parameters)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     forwards = []
-    model.model.layers[0].mlp.register_forward_hook(lambda *args: forwards.append(1))
+    model.model.layers[0].input_layernorm.register_forward_hook(lambda *args: forwards.append(1))
     for one, other in zip(
         probe_gradients(model, random_batch(0), parameters), expected, strict=True
     ):

@@ -163,7 +163,10 @@ def remove(store, path):
     ("damage", "reason"),
     [
         (lambda s: remove(s, "spectra/weight/c/1"), "snapshot at step 3: weight is missing"),
-        (lambda s: remove(s, "sketches/gradient/c/2"), "snapshot at step 6: 14 gradient sketches"),
+        (
+            lambda s: remove(s, "sketches/gradient/c/2"),
+            "snapshot at step 6: 14 gradients have no sketch",
+        ),
         (lambda s: remove(s, "spectra/weight"), "spectra/weight is missing"),
         (lambda s: remove(s, "train"), "train is missing"),
         (lambda s: remove(s, "spectra/gradient/c/1"), "snapshot at step 3: gradient is missing"),
