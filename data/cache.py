@@ -7,11 +7,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from data.errors import InputError
+
 
 def cache_folder(*parts: str) -> Path:
     """Folder of cached results: ``$SPECTRA_CACHE``, else ``$XDG_CACHE_HOME/spectra-dynamics``."""
     root = os.environ.get("SPECTRA_CACHE")
-    if root is None:
+    if not root:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         root = str(Path(base) / "spectra-dynamics")
     return Path(root, *parts)
@@ -24,8 +26,14 @@ def new_folder(target: Path) -> Iterator[Path]:
     Where two processes fill the same folder, the first to end wins and the other's work is dropped:
     the content of a cached folder is a function of its name.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise InputError(
+            f"cannot write to the cache {target.parent} ({error.strerror}): "
+            "name another folder by SPECTRA_CACHE"
+        ) from error
     try:
         yield partial
         partial.chmod(0o755)

@@ -38,6 +38,8 @@ class FileSource:
                 f"no such file or folder: {self.path} (a data source is `pydocs`, `c4`, `hf:NAME`, "
                 "or a path to text, jsonl, json, parquet or a folder of these)"
             )
+        if not (self.path.is_file() or self.path.is_dir()):
+            raise InputError(f"{self.path} is neither a file nor a folder")
         if not self.files():
             raise InputError(f"the folder {self.path} holds no files")
 
@@ -177,7 +179,7 @@ def _read_json_lines(file: Path, text_field: str, skips: Skips) -> Iterator[str]
                 continue
             try:
                 record = json.loads(line)
-            except ValueError:  # of JSON, or of UTF-8
+            except (ValueError, RecursionError):  # of JSON, of UTF-8, of brackets without end
                 skips.add(file.name, "line that is not JSON")
                 continue
             yield from _text_of(record, text_field, file, skips)

@@ -24,6 +24,8 @@ def open_source(spec: str, text_field: str = "text") -> DocumentSource:
     InputError
         When nothing can be opened under that name.
     """
+    if not spec:
+        raise InputError("a data source is `pydocs`, `c4`, `hf:NAME`, or a path; this one is empty")
     if spec == "pydocs":
         return PydocsSource()
     if spec == "c4":

@@ -6,8 +6,10 @@ weights_only). A folder gets its name after all of it is on disk, so a checkpoin
 whole.
 """
 
+import contextlib
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _NAME = re.compile(r"step-(\d+)")
+
+
+class SaveError(RuntimeError):
+    """A checkpoint or model could not be written; earlier ones are whole."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +49,14 @@ class Checkpoints:
         tokenizer: "PreTrainedTokenizerFast",
         train_loss: float,
     ) -> Path:
-        """Save the state after `step` optimizer steps, then remove all but the latest `keep`."""
+        """Save the state after `step` optimizer steps, then remove all but the latest `keep`.
+
+        Raises
+        ------
+        SaveError
+            When it cannot be written.
+        """
         target = self.folder / f"step-{step:06d}"
-        partial = self._partial(target)
-        _save_model(partial, model, tokenizer)
         state = {
             "format": FORMAT,
             "step": step,
@@ -55,8 +65,9 @@ class Checkpoints:
             "cpu_random_state": torch.get_rng_state(),
             "cuda_random_states": _cuda_random_states(),
         }
-        torch.save(state, partial / "training.pt")
-        _appear(partial, target)
+        with _appearing(target) as partial:
+            _save_model(partial, model, tokenizer)
+            torch.save(state, partial / "training.pt")
         for old in sorted(self._all(), key=step_of)[: -self.keep]:
             shutil.rmtree(old)
         return target
@@ -65,14 +76,6 @@ class Checkpoints:
         if not self.folder.exists():
             return []
         return [p for p in self.folder.iterdir() if _NAME.fullmatch(p.name)]
-
-    def _partial(self, target: Path) -> Path:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for left_over in self.folder.glob(".*.partial"):  # of a killed process
-            shutil.rmtree(left_over)
-        partial = target.with_name(f".{target.name}.partial")
-        partial.mkdir()
-        return partial
 
 
 def _cuda_random_states() -> list[torch.Tensor]:
@@ -88,12 +91,24 @@ def step_of(checkpoint: Path) -> int:
 
 
 def load_model(checkpoint: Path) -> "PreTrainedModel":
-    """The model of a checkpoint, in float32."""
+    """The model of a checkpoint, in float32.
+
+    Raises
+    ------
+    InputError
+        When it cannot be read.
+    """
     from transformers import AutoModelForCausalLM
 
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        checkpoint, dtype=torch.float32, local_files_only=True
-    )
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            checkpoint, dtype=torch.float32, local_files_only=True
+        )
+    except Exception as error:  # of the library or of safetensors, many kinds
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"the model in {checkpoint} cannot be read ({reason}): remove it"
+        ) from error
     return model
 
 
@@ -127,10 +142,29 @@ def export_model(
     target: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast"
 ) -> None:
     """Write a model in Hugging Face format; it replaces an earlier one when it is whole."""
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    _save_model(partial, model, tokenizer)
-    _appear(partial, target)
+    with _appearing(target) as partial:
+        _save_model(partial, model, tokenizer)
+
+
+@contextlib.contextmanager
+def _appearing(target: Path) -> Iterator[Path]:
+    """Fill a folder that takes its name, and the place of an earlier one, when it is on disk."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for left_over in target.parent.glob(".*.partial"):  # of a killed process
+            shutil.rmtree(left_over, ignore_errors=True)
+        partial = target.with_name(f".{target.name}.partial")
+        partial.mkdir()
+        try:
+            yield partial
+            sync_tree(partial)
+            shutil.rmtree(target, ignore_errors=True)
+            partial.rename(target)
+            sync_folder(target.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except Exception as error:  # of the disk; safetensors and torch wrap it in their own kinds
+        raise SaveError(f"{target} could not be written: {error}") from error
 
 
 def _save_model(
@@ -138,10 +172,3 @@ def _save_model(
 ) -> None:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _appear(partial: Path, target: Path) -> None:
-    sync_tree(partial)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
-    sync_folder(target.parent)

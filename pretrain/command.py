@@ -43,14 +43,14 @@ class Command:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     command = _parse(arguments)
+    from pretrain.checkpoint import SaveError
+    from pretrain.finiteness import NonFiniteError
     from pretrain.run import RunInterruptedError, dry_run, pretrain
 
-    if command.dry_run:
-        dry_run(command.options, as_json=command.json)
-        return 0
-    from pretrain.finiteness import NonFiniteError
-
     try:
+        if command.dry_run:
+            dry_run(command.options, as_json=command.json)
+            return 0
         summary = pretrain(command.options, command.out, resume=command.resume)
     except RunInterruptedError as stop:
         print(f"spectra pretrain: {stop}", file=sys.stderr)
@@ -58,14 +58,23 @@ def main(arguments: Sequence[str]) -> int:
     except NonFiniteError as error:
         print(
             f"spectra pretrain: {error}. That step was not made; try a lower --learning-rate"
-            + (" or --precision float32" if command.options.precision == "bfloat16" else ""),
+            + (" or --precision float32" if command.options.precision == "bfloat16" else "")
+            + ", in another --out",
             file=sys.stderr,
         )
+        return 1
+    except SaveError as error:
+        print(f"spectra pretrain: {error}. What was saved before is whole", file=sys.stderr)
         return 1
     if command.json:
         print(json.dumps(summary))
     else:
         _print_summary(command.out, summary)
+    if summary["recorder_stopped"]:
+        print(
+            f"spectra pretrain: {summary['recorder_stopped']}; the model is whole", file=sys.stderr
+        )
+        return 1
     return 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from data.errors import InputError
+from data.tokenizer import SMALLEST_VOCABULARY, TRAIN
 
 
 @dataclass(frozen=True)
@@ -175,11 +176,20 @@ class PretrainOptions:
             "--clip": self.optimizer.clip,
             "--weight-decay": self.optimizer.weight_decay,
         }
+        size, trained = self.corpus.vocab_size, self.corpus.tokenizer == TRAIN
         fraction = self.corpus.validation_fraction
         return [
             *((v < 1, f"{name} is at least 1, not {v}") for name, v in at_least_one.items()),
             *((v < 0, f"{name} is at least 0, not {v}") for name, v in not_negative.items()),
             *((not 0 <= v <= 1, f"{name} is from 0 to 1, not {v}") for name, v in shares.items()),
+            (
+                size is not None and trained and size < SMALLEST_VOCABULARY,
+                f"a byte-level vocabulary has at least {SMALLEST_VOCABULARY} tokens, not {size}",
+            ),
+            (
+                size is not None and not trained,
+                "--vocab-size goes with --tokenizer train: one that is loaded has its own",
+            ),
             *((not math.isfinite(v), f"{name} is a number, not {v}") for name, v in finite.items()),
             (self.seed >= 1 << 63, f"--seed is below 2^63, not {self.seed}"),
             (

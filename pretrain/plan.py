@@ -10,7 +10,7 @@ from data.windows import Windows
 from pretrain.display import duration
 from pretrain.loop import Training
 from pretrain.options import PretrainOptions
-from spectra.matrices import find_matrices
+from spectra.matrices import find_matrices, layer_of
 from spectra.record.recorder import NullRecorder, layout_of
 from spectra.record.schedule import Schedule
 from spectra.record.sketch import CountSketch
@@ -26,6 +26,8 @@ class Plan:
     parameters: int
     block_parameters: int
     matrices: int
+    left_out: tuple[str, ...]
+    """Weights inside of blocks that are not recorded, since they are not of linear layers."""
     vocabulary: str
     snapshots: int
     store_bytes: int
@@ -49,12 +51,16 @@ class Plan:
             )
         else:
             lines.append("recording nothing (--record-every 0)")
+        if self.left_out and self.snapshots:
+            lines.append(f"not recorded, not of linear layers: {', '.join(self.left_out)}")
         return lines
 
 
 def make_plan(options: PretrainOptions, model: torch.nn.Module, vocabulary: str) -> Plan:
     """Count what a run has."""
-    matrices, _ = find_matrices(model)
+    matrices, skipped = find_matrices(model)
+    sizes = {name: parameter.ndim for name, parameter in model.named_parameters()}
+    left_out = tuple(s.name for s in skipped if layer_of(s.name) is not None and sizes[s.name] > 1)
     snapshots = store_bytes = 0
     if options.recorder.record_every:
         schedule = Schedule(options.recorder.record_every, options.steps)
@@ -65,6 +71,7 @@ def make_plan(options: PretrainOptions, model: torch.nn.Module, vocabulary: str)
         parameters=sum(p.numel() for p in model.parameters()),
         block_parameters=sum(p.numel() for p in matrices.values()),
         matrices=len(matrices),
+        left_out=left_out,
         vocabulary=vocabulary,
         snapshots=snapshots,
         store_bytes=store_bytes,

@@ -19,6 +19,7 @@ from data.tokens import TokenFiles, default_limit, open_tokens, prepare_tokens
 from data.windows import Windows
 from pretrain.checkpoint import Checkpoints, export_model, load_model, restore_training, step_of
 from pretrain.display import open_display
+from pretrain.lock import locked
 from pretrain.loop import Training, run_loop
 from pretrain.options import PretrainOptions, to_dict
 from pretrain.plan import make_plan, measure, random_windows
@@ -74,12 +75,27 @@ def pretrain(options: PretrainOptions, out: Path, *, resume: bool = False) -> Su
     _silence_library_bars()
     _require_one_process()
     checkpoints = Checkpoints(out / "checkpoints", options.checkpoints.keep_checkpoints)
-    _require_place(out, resume)
     device = _device(options.machine.device)
-    latest = checkpoints.latest() if resume else None
-    if latest and step_of(latest) == options.steps and (out / "summary.json").exists():
-        console.print(f"{out} is finished: nothing left to do")
-        return dict(json.loads((out / "summary.json").read_text()))
+    _require_place(out, resume)
+    with locked(out):
+        latest = checkpoints.latest() if resume else None
+        finished = _read_json(out / "summary.json")
+        if latest and step_of(latest) == options.steps and finished is not None:
+            console.print(f"{out} is finished: nothing left to do")
+            return finished
+        _require_parts(options, latest, out)
+        return _train(options, out, device, checkpoints, latest, console, resume)
+
+
+def _train(
+    options: PretrainOptions,
+    out: Path,
+    device: torch.device,
+    checkpoints: Checkpoints,
+    latest: Path | None,
+    console: Console,
+    resume: bool,
+) -> Summary:
     tokenizer, tokens = _prepare_corpus(options, latest, out, console)
     train = Windows(tokens.train, options.batch.seq_len)
     validation = Windows(tokens.validation, options.batch.seq_len, part="validation")
@@ -93,8 +109,8 @@ def pretrain(options: PretrainOptions, out: Path, *, resume: bool = False) -> Su
                       f"tokens (the run makes {epochs:.2f} epochs), "
                       f"{tokens.manifest.validation_tokens:,} for validation",
                       highlight=False, soft_wrap=True)  # fmt: skip
-        _begin_folder(out, options, tokens)
         recorder = _open_recorder(options, training, validation, out, resume)
+        _begin_folder(out, options, tokens)
         try:
             with open_display(console, training.step, options.steps) as display:
                 if latest:
@@ -253,7 +269,20 @@ def _new_model(
     except Exception as error:  # whatever a model's own checks raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"no causal language model of {options.model}: {reason}") from error
+    _require_causal(options.model, model)
+    model.train()
     return model
+
+
+@torch.no_grad()
+def _require_causal(name: str, model: "PreTrainedModel") -> None:
+    """A token's prediction must not see what comes after it."""
+    model.eval()
+    tokens = torch.zeros(2, 4, dtype=torch.long)
+    tokens[1, -1] = 1
+    one, other = model(input_ids=tokens, use_cache=False).logits[:, 0]
+    if not torch.allclose(one, other, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise InputError(f"no causal language model of {name}: its predictions see later tokens")
 
 
 def _checkpoint_activations(model: "PreTrainedModel") -> None:
@@ -281,7 +310,7 @@ def _probe(options: PretrainOptions, windows: Windows) -> torch.Tensor:
 
 
 def _require_one_process() -> None:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
         raise InputError("training runs in one process so far: start it without torchrun")
 
 
@@ -320,7 +349,8 @@ def _vocabulary_line(options: PretrainOptions, vocab_size: int) -> str:
 def _require_place(out: Path, resume: bool) -> None:
     if not resume and any((out / name).exists() for name in RUN_FILES):
         raise InputError(
-            f"{out} holds a run already: add --resume to go on with it, or choose another --out"
+            f"{out} holds a run already: add --resume to go on with it, remove it, or choose "
+            "another --out"
         )
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -328,14 +358,34 @@ def _require_place(out: Path, resume: bool) -> None:
         raise InputError(f"cannot write to {out}: {error.strerror}") from error
 
 
+def _require_parts(options: PretrainOptions, latest: Path | None, out: Path) -> None:
+    """A run is gone on with only if none of its parts was taken away."""
+    if latest and not (out / "pretrain.json").exists():
+        raise InputError(f"{out} has lost its pretrain.json, which says what run it is: begin anew")
+    recorded = options.recorder.record_every and latest
+    if recorded and not (out / "spectra.zarr").exists():
+        raise InputError(f"{out} has lost its spectra.zarr: put it back, or begin anew elsewhere")
+
+
+def _read_json(file: Path) -> Summary | None:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
 def _begin_folder(out: Path, options: PretrainOptions, tokens: TokenFiles) -> None:
     write_file(out / "pretrain.json", json.dumps(to_dict(options), indent=2).encode())
     write_file(out / "data.json", json.dumps(asdict(tokens.manifest), indent=2).encode())
 
 
-def _recorded_key(out: Path) -> str | None:
-    manifest = out / "data.json"
-    return json.loads(manifest.read_text())["key"] if manifest.exists() else None
+def _recorded_key(out: Path) -> str:
+    manifest = _read_json(out / "data.json")
+    key = manifest.get("key") if manifest else None
+    if not isinstance(key, str):
+        raise InputError(f"{out / 'data.json'} does not say which tokens the run was trained on")
+    return key
 
 
 def _finite(value: float) -> float | None:

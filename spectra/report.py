@@ -49,6 +49,9 @@ def write_report(store: str | Path, out: str | Path) -> None:
     InputError
         When there is no such store, it has no snapshot yet, or `out` cannot be written.
     """
+    out = Path(out).resolve()  # a link stays a link
+    if out.exists() and not out.is_file():
+        raise InputError(f"cannot write {out}: it is there and is no file")
     run = open_store(store)
     try:
         page = report_html(run, name=str(store))
@@ -59,7 +62,7 @@ def write_report(store: str | Path, out: str | Path) -> None:
             f"{store} cannot be read ({error}): spectra verify says what is wrong with it"
         ) from error
     try:
-        write_file(Path(out), page.encode())
+        write_file(out, page.encode())
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror or error}") from error
 
@@ -219,7 +222,7 @@ def _loss_figure(run: xr.DataTree) -> Payload | None:
 
 def _title(run: xr.DataTree, name: str) -> str:
     model = run.attrs.get("model") or {}
-    return f"{model.get('name', name)}: how its gradients and weights became low-rank"
+    return f"{model.get('name', name)}: gradients and weights over training"
 
 
 def _facts_html(run: xr.DataTree, name: str) -> str:

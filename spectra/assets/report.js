@@ -1,6 +1,7 @@
 "use strict";
 const data = JSON.parse(document.getElementById("payload").textContent);
-const config = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+const hovers = window.matchMedia("(hover: hover)").matches; // elsewhere the bar would hide the titles
+const config = { displaylogo: false, displayModeBar: hovers ? "hover" : false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
 const index = new Map(data.matrices.map((matrix, i) => [matrix.name, i]));
 const view = { chosen: new Set(data.chosen), scale: "linear", norm: "raw" };
 

@@ -17,13 +17,14 @@ class Options:
     store: tyro.conf.Positional[str]
     """The store, e.g. runs/demo/spectra.zarr."""
     out: Path | None = None
-    """The file to write; report.html beside the store by default."""
+    """The file to write; report.html beside the store by default (here, if the store is a URL)."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="report", description=__doc__)
-    out = options.out or Path(options.store).parent / "report.html"
+    folder = Path() if "://" in options.store else Path(options.store).parent
+    out = options.out or folder / "report.html"
     write_report(options.store, out)
     print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB): open it in any browser")
     return 0

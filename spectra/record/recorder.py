@@ -20,12 +20,13 @@ from typing import Any, Self
 
 import torch
 
+from data.errors import InputError
 from spectra.matrices import Matrix, Skipped, find_matrices, unwrapped
 from spectra.record.probe import Probe, probe_sha256
 from spectra.record.schedule import Schedule
 from spectra.record.sketch import CountSketch
 from spectra.record.snapshot import Timings, measure_snapshot
-from spectra.store.schema import SPECTRA, Layout
+from spectra.store.schema import SPECTRA, TRAIN, Layout
 from spectra.store.writer import StoreWriter
 
 ROWS_AT_ONCE = 50
@@ -85,7 +86,7 @@ def record(
     ------
     InputError
         When the store exists and `resume` is not set, or was recorded from another model or probe
-        batch; when the model has no matrices.
+        batch; when the model has no matrices, or the optimizer is another model's.
 
     Examples
     --------
@@ -98,6 +99,16 @@ def record(
     ...     optimizer.zero_grad()
     """
     matrices, skipped = find_matrices(model)
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if trained.isdisjoint(map(id, model.parameters())):
+        raise InputError("the optimizer updates no parameter of this model: pass the model's own")
+    if not (probe is None or isinstance(probe, torch.Tensor | Mapping) or callable(probe)):
+        raise InputError(
+            "a probe is token ids, a batch or a function of the model, "
+            f"not a {type(probe).__name__}"
+        )
+    if sketch < 0:
+        raise InputError(f"a sketch has at least 0 components, not {sketch}")
     schedule = Schedule(every, steps)
     layout = layout_of(list(matrices), schedule, probe, sketch)
     all_attrs = describe(model, probe, skipped, attrs or {}) | {
@@ -176,13 +187,25 @@ class Recorder:
         ]
         _unclosed.add(self)
 
-    def log(self, **metrics: float) -> None:
+    def log(self, **metrics: float | torch.Tensor) -> None:
         """Store what the hooks cannot see with the step to come.
 
         Metrics are those of the schema: loss, gradient_norm (before clipping), clip_factor, tokens
         (seen so far, the step's own included).
+
+        Raises
+        ------
+        InputError
+            When a metric has another name, or is no number.
         """
-        self._metrics.update(metrics)
+        for name, value in metrics.items():
+            if name not in TRAIN:
+                raise InputError(f"no training metric {name!r}; there are: {', '.join(TRAIN)}")
+            try:
+                number = value.item() if isinstance(value, torch.Tensor) else value
+                self._metrics[name] = float(number)
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise InputError(f"the metric {name} is a number, not {value!r}") from error
 
     def log_validation(self, loss: float) -> None:
         """Store the loss on the validation part with the last step done."""

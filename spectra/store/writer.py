@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.abc.store import Store
+from zarr.codecs import ZstdCodec
 from zarr.errors import ZarrUserWarning
 
 from data.errors import InputError
@@ -173,6 +174,8 @@ def _create(store: Store, layout: Layout, attrs: Attributes) -> None:
                 chunks=variable.chunks,
                 dtype=variable.dtype,
                 fill_value=variable.fill,
+                # a checksum tells a damaged chunk from a surprising spectrum
+                compressors=ZstdCodec(checksum=True),
                 dimension_names=variable.dims,
                 attributes=variable.attrs,
             )

@@ -17,6 +17,7 @@ import spectra
 from data.errors import InputError
 from pretrain.checkpoint import Checkpoints
 from pretrain.finiteness import NonFiniteError, first_non_finite
+from pretrain.lock import locked
 from pretrain.options import PretrainOptions, from_dict, read_options
 from pretrain.run import pretrain
 from spectra.cli import main
@@ -347,6 +348,9 @@ def test_a_dry_run_says_everything_and_writes_nothing(inputs, tmp_path, capsys, 
         ({"max_tokens": -5}, "--max-tokens is at least 1, not -5"),
         ({"device": "meta"}, "--device meta cannot be used here"),
         ({"device": "cuda:99"}, "--device cuda:99 cannot be used here"),
+        ({"data": ""}, "this one is empty"),
+        ({"data": "/dev/null"}, "/dev/null is neither a file nor a folder"),
+        ({"tokenizer": "/nowhere", "vocab_size": 300}, "--vocab-size goes with --tokenizer train"),
         ({"tokenizer": "/nowhere"}, "cannot load the tokenizer '/nowhere'"),
         ({"vocab_size": 10}, "at least 258 tokens, not 10"),
     ],
@@ -373,7 +377,7 @@ def test_a_model_that_is_no_causal_language_model_says_so(inputs, tmp_path, caps
     assert "no causal language model of" in capsys.readouterr().err
 
 
-def test_a_recorder_that_gave_up_is_in_the_summary(inputs, tmp_path, monkeypatch):
+def test_a_recorder_that_gave_up_is_said_at_the_end(inputs, tmp_path, monkeypatch, capsys):
     original = StoreWriter.write_snapshot
 
     def full(self, step, arrays):
@@ -382,10 +386,67 @@ def test_a_recorder_that_gave_up_is_in_the_summary(inputs, tmp_path, monkeypatch
         original(self, step, arrays)
 
     monkeypatch.setattr(StoreWriter, "write_snapshot", full)
+    out = tmp_path / "run"
     with pytest.warns(RuntimeWarning, match="No space left"):
-        summary = pretrain(options_of(inputs), tmp_path / "run")
-    assert "recording stopped at step 6" in summary["recorder_stopped"]
-    assert spectra.verify(summary["store"]).whole
+        status = main(["pretrain", *flags(inputs, out=str(out))])
+    assert status == 1
+    assert "recording stopped at step 6" in capsys.readouterr().err.splitlines()[-1]
+    assert "at step 6" in json.loads((out / "summary.json").read_text())["recorder_stopped"]
+    assert spectra.verify(out / "spectra.zarr").whole
+    assert (out / "model").exists()
+
+
+def test_two_processes_do_not_write_one_run(inputs, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    with locked(out), pytest.raises(InputError, match="another process is writing to"):
+        pretrain(options_of(inputs), out)
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        ("spectra.zarr", "has lost its spectra.zarr"),
+        ("pretrain.json", "has lost its pretrain.json"),
+        ("data.json", "does not say which tokens"),
+        ("checkpoints/step-000008/model.safetensors", "cannot be read .*: remove it"),
+    ],
+)
+def test_a_run_that_lost_a_part_is_not_gone_on_with(inputs, tmp_path, lost, message):
+    out = tmp_path / "run"
+    pretrain(options_of(inputs), out)
+    (out / "summary.json").unlink()
+    (out / lost).rename(tmp_path / "lost")
+    before = sorted(p.name for p in out.iterdir())
+    with pytest.raises(InputError, match=message):
+        pretrain(options_of(inputs), out, resume=True)
+    assert sorted(p.name for p in out.iterdir()) == before
+
+
+def test_a_full_disk_at_a_checkpoint_is_one_line_and_leaves_the_last_one(
+    inputs, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "run"
+    original = torch.save
+
+    def full(state, *args, **kwargs):
+        if state["step"] > 3:
+            raise RuntimeError("No space left on device")
+        original(state, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", full)
+    assert main(["pretrain", *flags(inputs, out=str(out))]) == 1
+    assert "could not be written: No space left on device" in capsys.readouterr().err
+    assert [p.name for p in (out / "checkpoints").iterdir()] == ["step-000003"]
+
+
+def test_a_model_that_sees_later_tokens_is_refused(inputs, tmp_path):
+    fields = {"model_type": "bert", "hidden_size": 32, "num_attention_heads": 4}
+    fields |= {"num_hidden_layers": 2, "intermediate_size": 48, "vocab_size": 300}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(InputError, match="its predictions see later tokens"):
+        pretrain(options_of(inputs, model=str(tmp_path)), tmp_path / "run")
 
 
 def test_several_processes_are_refused_before_they_write(inputs, tmp_path, monkeypatch):

@@ -335,6 +335,34 @@ def test_strict_lets_a_full_disk_stop_training(tmp_path, monkeypatch):
         train(model, optimizer, 1)
 
 
+def test_metrics_are_numbers_with_known_names(tmp_path):
+    model = small_llama()
+    optimizer = optimizer_of(model)
+    with record(model, optimizer, tmp_path / "a.zarr", probe=None, every=5) as recorder:
+        batch = random_batch(0)
+        loss = model(input_ids=batch, labels=batch).loss
+        loss.backward()
+        recorder.log(loss=loss)
+        with pytest.raises(InputError, match="no training metric 'accuracy'; there are: loss"):
+            recorder.log(accuracy=3)
+        with pytest.raises(InputError, match="the metric loss is a number, not 'high'"):
+            recorder.log(loss="high")
+        optimizer.step()
+    assert spectra.open(tmp_path / "a.zarr")["train"].loss.values.tolist() == [loss.item()]
+
+
+def test_what_cannot_be_recorded_is_refused_at_once(tmp_path):
+    model, other = small_llama(), small_llama()
+    path = tmp_path / "a.zarr"
+    with pytest.raises(InputError, match="updates no parameter of this model"):
+        record(model, optimizer_of(other), path, probe=None)
+    with pytest.raises(InputError, match=r"a probe is token ids, .* not a str"):
+        record(model, optimizer_of(model), path, probe="hello")
+    with pytest.raises(InputError, match="at least 0 components"):
+        record(model, optimizer_of(model), path, probe=None, sketch=-3)
+    assert not path.exists()
+
+
 def test_closing_lets_go_of_the_optimizer(tmp_path):
     model = small_llama()
     optimizer = optimizer_of(model)

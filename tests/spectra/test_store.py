@@ -159,6 +159,12 @@ def remove(store, path):
     shutil.rmtree(target) if target.is_dir() else target.unlink()
 
 
+def flip_a_bit(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -177,6 +183,10 @@ def remove(store, path):
         (lambda s: remove(s, "spectra/matrix/c"), "spectra/matrix does not hold a name"),
         (lambda s: remove(s, "train/loss"), "train/loss is missing"),
         (lambda s: remove(s, "train/learning_rate/c"), "learning_rate is missing for 7 training"),
+        (
+            lambda s: flip_a_bit(s / "sketches/gradient/c/3/0/0"),
+            "snapshot at step 7: sketches/gradient cannot be read",
+        ),
         (
             lambda s: (s / "spectra/weight/zarr.json").write_text("garbage"),
             "spectra/weight cannot be read",
