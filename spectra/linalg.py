@@ -30,8 +30,8 @@ def singular_values(matrix: Array, *, method: Method = "auto") -> Array:
         ``gram``: square roots of the eigenvalues of :math:`XX^T` or :math:`X^TX`, whichever is
         smaller, formed in float64 after scaling the largest entry to 1. ``svd``: LAPACK's or
         cuSOLVER's decomposition in float64. ``auto``: ``svd`` for float64 input, else ``gram``,
-        which on CPU takes about half the time of torch's and a third of numpy's float32 SVD and
-        is as exact as it down to 1e-8 of the largest value.
+        which on CPU, for sides from 512 up, takes about half the time of torch's float32 SVD and a
+        third of numpy's, and is at least as exact as either down to 1e-8 of the largest value.
 
     Returns
     -------
