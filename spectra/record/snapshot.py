@@ -1,7 +1,7 @@
 """What is measured at a snapshot: pure functions from a model to the arrays of one row."""
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,8 +17,11 @@ from spectra.record.sketch import CountSketch
 Arrays = dict[str, npt.NDArray[np.float32]]
 
 
-class Timings(Counter[str]):
+class Timings(defaultdict[str, float]):
     """Seconds by what they were spent on."""
+
+    def __init__(self) -> None:
+        super().__init__(float)
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
@@ -26,11 +29,11 @@ class Timings(Counter[str]):
         try:
             yield
         finally:
-            self[name] += time.perf_counter() - started  # type: ignore[assignment]
+            self[name] += time.perf_counter() - started
 
     @property
     def seconds(self) -> float:
-        return float(sum(self.values()))
+        return sum(self.values())
 
 
 def measure_snapshot(
