@@ -5,10 +5,13 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from data.errors import InputError
 from data.tokenizer import SMALLEST_VOCABULARY, TRAIN
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 
 @dataclass(frozen=True)
@@ -213,7 +216,7 @@ class PretrainOptions:
 MAY_CHANGE = {"machine", "checkpoints"}
 """Groups whose options may differ when a run is resumed: they do not decide what it computes."""
 
-Options = TypeVar("Options")
+Options = TypeVar("Options", bound="DataclassInstance")
 
 
 def to_dict(options: PretrainOptions) -> dict[str, Any]:
@@ -271,12 +274,14 @@ def differences(one: PretrainOptions, other: PretrainOptions) -> list[str]:
 
 def _fields(name: str, value: Any) -> dict[str, Any]:
     """The options of a group, or the one option that is none."""
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else {name: value}  # type: ignore[arg-type]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return {name: value}
 
 
 def _build(kind: type[Options], remaining: dict[str, Any], source: str) -> Options:
     values: dict[str, Any] = {}
-    for f in dataclasses.fields(kind):  # type: ignore[arg-type]
+    for f in dataclasses.fields(kind):
         if isinstance(f.type, type) and dataclasses.is_dataclass(f.type):
             values[f.name] = _build(f.type, remaining, source)
         elif f.name in remaining:

@@ -102,13 +102,14 @@ def _train(
     with StopRequest() as stop:
         training = _open_training(options, latest, tokenizer, device, train, validation)
         plan = make_plan(options, training.model, _vocabulary_line(options, len(tokenizer)))
+        manifest = tokens.manifest
         epochs = options.tokens / (len(train) * train.length)
-        for line in plan.lines(options):
+        corpus = (
+            f"corpus {manifest.source}: {manifest.train_tokens:,} training tokens (the run makes "
+            f"{epochs:.2f} epochs), {manifest.validation_tokens:,} for validation"
+        )
+        for line in [*plan.lines(options), corpus]:
             console.print(line, highlight=False, soft_wrap=True)
-        console.print(f"corpus {tokens.manifest.source}: {tokens.manifest.train_tokens:,} training "
-                      f"tokens (the run makes {epochs:.2f} epochs), "
-                      f"{tokens.manifest.validation_tokens:,} for validation",
-                      highlight=False, soft_wrap=True)  # fmt: skip
         recorder = _open_recorder(options, training, validation, out, resume)
         _begin_folder(out, options, tokens)
         try:
@@ -156,13 +157,7 @@ def dry_run(options: PretrainOptions, *, as_json: bool = False) -> None:
     model = _new_model(options, vocab_size, given)
     torch.nn.Module.to(model, _device(options.machine.device))
     windows = random_windows(options, vocab_size)
-    training = Training(
-        options,
-        model,
-        _optimizer(options, model),
-        windows,
-        windows,
-    )
+    training = Training(options, model, _optimizer(options, model), windows, windows)
     plan = make_plan(options, model, _vocabulary_line(options, vocab_size))
     probe = _probe(options, windows) if options.recorder.record_every else None
     forecast = measure(options, training, probe)
