@@ -1,14 +1,15 @@
-"""Singular values: exact, on any device, from any floating dtype."""
+"""Singular values and leading singular vectors: exact, on any device, from any floating dtype."""
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.linalg import eigh
 from threadpoolctl import ThreadpoolController
 
 from data.errors import InputError
@@ -16,6 +17,10 @@ from data.errors import InputError
 Array = TypeVar("Array", torch.Tensor, npt.NDArray[np.floating])
 Method = Literal["auto", "gram", "svd"]
 SMALL_SIDE = 1024
+SPANNING = 1e-7
+"""Singular values below this share of the first have vectors that are rounding."""
+T = TypeVar("T")
+_NARROW = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def singular_values(matrix: Array, *, method: Method = "auto") -> Array:
@@ -68,8 +73,11 @@ def _singular_values(matrix: Array, method: Method) -> Array:
     tensor = matrix.detach()
     if tensor.device.type == "cuda":
         return _on_cuda(tensor.double(), method)
-    # other devices (mps has no float64) get their values back on the CPU
-    return torch.from_numpy(_on_cpu(tensor.cpu().double().numpy(), method))
+    tensor = tensor.cpu()  # other devices (mps has no float64) get their values back on the CPU
+    if tensor.ndim == 2 and tensor.dtype in _NARROW and _finite(tensor):
+        # squares of these cannot overflow or vanish in float64: no scaling, two passes less
+        return torch.from_numpy(_decompose(tensor.double().numpy(), method))
+    return torch.from_numpy(_on_cpu(tensor.double().numpy(), method))
 
 
 def singular_values_of_many(
@@ -85,13 +93,74 @@ def singular_values_of_many(
     if any(matrix.device.type == "cuda" for matrix in matrices):
         on_device = [singular_values(matrix, method=method) for matrix in matrices]
         return [values.cpu().numpy() for values in on_device]
-    workers = min(_available_cores(), len(matrices))
-    if workers <= 1:
+    if _available_cores() == 1 or len(matrices) == 1:
         return [singular_values(matrix, method=method).numpy() for matrix in matrices]
+    return map_matrices(lambda matrix: _singular_values(matrix, method).numpy(), matrices)
+
+
+def map_matrices(function: Callable[[torch.Tensor], T], matrices: Sequence[torch.Tensor]) -> list[T]:
+    """Apply a function to matrices on the CPU, one matrix a core, in their order."""
+    workers = max(1, min(_available_cores(), len(matrices)))
     one_thread_each = _blas().limit(limits=1, user_api="blas")
     with one_thread_each, ThreadPoolExecutor(workers) as pool:
-        values = pool.map(lambda matrix: _singular_values(matrix, method).numpy(), matrices)
-        return list(values)
+        return list(pool.map(function, matrices))
+
+
+def leading_subspaces(
+    matrix: torch.Tensor, rank: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    r"""Leading left and right singular vectors of a matrix.
+
+    Parameters
+    ----------
+    matrix
+        (rows, cols), of any floating dtype, on any device; decomposed in float64 on the CPU.
+    rank
+        How many.
+
+    Returns
+    -------
+    Left (rows, rank) and right (cols, rank), orthonormal columns in the order of the singular
+    values. NaN in the columns whose singular value is below 1e-7 of the first, since those span
+    nothing but rounding, and throughout for a matrix that is zero or not finite. The sign of a
+    pair, which is arbitrary, makes the left vector's largest entry positive; compare subspaces by
+    :math:`\|U_s^T U_t\|_F^2`, never vectors by their entries.
+
+    Notes
+    -----
+    Eigenvectors of the smaller Gram matrix, and the other side as :math:`X^T U / \sigma`, made
+    orthonormal by QR. The angle between a computed and the true subspace is about
+    1e-16 :math:`\sigma_1^2 / (\sigma_k^2 - \sigma_{k+1}^2)` (Davis and Kahan 1970): where two
+    singular values at the cut are equal, the subspace is not defined.
+
+    Raises
+    ------
+    InputError
+        When the matrix has fewer than `rank` singular values.
+    """
+    rows, cols = matrix.shape
+    if not 1 <= rank <= min(rows, cols):
+        raise InputError(f"a {rows} x {cols} matrix has no {rank} leading singular vectors")
+    left = np.full((rows, rank), np.nan, np.float32)
+    right = np.full((cols, rank), np.nan, np.float32)
+    x = matrix.detach().cpu().double().numpy()
+    largest = np.abs(x).max()
+    if not np.isfinite(largest) or largest == 0:
+        return left, right
+    x = x / largest
+    size = min(rows, cols)
+    values, vectors = eigh(
+        _gram(x), subset_by_index=(size - rank, size - 1), overwrite_a=True, check_finite=False
+    )
+    singular = np.sqrt(values[::-1].clip(min=0.0))
+    count = int((singular > SPANNING * singular[0]).sum())
+    one = vectors[:, ::-1][:, :count]
+    other, upper = np.linalg.qr((x.T if rows <= cols else x) @ one / singular[:count])
+    other = other * np.where(np.diag(upper) < 0, -1.0, 1.0)
+    u, v = (one, other) if rows <= cols else (other, one)
+    signs = np.sign(np.take_along_axis(u, np.abs(u).argmax(axis=0)[None], axis=0))
+    left[:, :count], right[:, :count] = u * signs, v * signs
+    return left, right
 
 
 @functools.cache
@@ -109,15 +178,25 @@ def _on_cpu(x: npt.NDArray[np.float64], method: Method) -> npt.NDArray[np.float6
     # a power of two, so that scaling is exact
     _, exponent = np.frexp(np.abs(np.where(finite, x, 0.0)).max(axis=(-2, -1), keepdims=True))
     scaled = np.ldexp(np.where(finite, x, 0.0), -exponent)
-    if method == "svd":
-        values = np.linalg.svd(scaled, compute_uv=False)
-    else:
-        transposed = scaled.swapaxes(-2, -1)
-        wide = x.shape[-2] <= x.shape[-1]
-        gram = scaled @ transposed if wide else transposed @ scaled
-        values = np.sqrt(np.linalg.eigvalsh(gram).clip(min=0.0))[..., ::-1]
-    values = np.ldexp(values, exponent[..., 0])
+    values = np.ldexp(_decompose(scaled, method), exponent[..., 0])
     return np.where(finite[..., 0], values, np.nan)
+
+
+def _decompose(x: npt.NDArray[np.float64], method: Method) -> npt.NDArray[np.float64]:
+    if method == "svd":
+        return cast("npt.NDArray[np.float64]", np.linalg.svd(x, compute_uv=False))
+    values = np.sqrt(np.linalg.eigvalsh(_gram(x)).clip(min=0.0))
+    return values[..., ::-1].copy()
+
+
+def _gram(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    transposed = x.swapaxes(-2, -1)
+    return x @ transposed if x.shape[-2] <= x.shape[-1] else transposed @ x
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    least, greatest = torch.aminmax(tensor)  # both are NaN where there is one
+    return bool(torch.isfinite(least) & torch.isfinite(greatest))
 
 
 def _on_cuda(x: torch.Tensor, method: Method) -> torch.Tensor:

@@ -1,7 +1,13 @@
-"""The matrices of a model, in the method's sense: linear layers inside transformer blocks."""
+"""The matrices of a model, in the method's sense: linear layers inside transformer blocks.
+
+A matrix is a weight of its own, or a part of one: experts that a model stores as one stacked
+parameter are a matrix each, with gate and up apart.
+"""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from data.errors import InputError
@@ -30,6 +36,26 @@ class Matrix:
     @property
     def full_rank(self) -> int:
         return min(self.rows, self.cols)
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Where a matrix lies: a parameter, or a part of one."""
+
+    parameter: "torch.nn.Parameter"
+    index: tuple[int | slice, ...] = field(default=())
+    transposed: bool = False
+    """Whether the parameter holds the matrix as (cols, rows)."""
+
+    def of(self, tensor: "torch.Tensor") -> "torch.Tensor":
+        """The matrix in a tensor shaped like the parameter, e.g. its gradient: (rows, cols)."""
+        part = tensor[self.index] if self.index else tensor
+        return part.mT if self.transposed else part
+
+    @property
+    def value(self) -> "torch.Tensor":
+        """The weight itself, sharing memory: (rows, cols)."""
+        return self.of(self.parameter.detach())
 
 
 @dataclass(frozen=True)
@@ -68,50 +94,101 @@ def unwrapped(model: "torch.nn.Module") -> "torch.nn.Module":
 
 
 def find_matrices(
-    model: "torch.nn.Module",
-) -> tuple[dict[Matrix, "torch.nn.Parameter"], list[Skipped]]:
+    model: "torch.nn.Module", patterns: str | Sequence[str] | None = None
+) -> tuple[dict[Matrix, Weight], list[Skipped]]:
     """Find the weights of all linear layers inside transformer blocks, in the model's order.
 
-    A weight shared by several layers is one matrix, under its first name.
+    A weight shared by several layers is one matrix, under its first name. Experts stacked into one
+    parameter (Mixtral, Qwen-MoE and others in transformers) are matrices named like
+    ``model.layers.0.mlp.experts.3.gate_proj``.
+
+    Parameters
+    ----------
+    model
+        Any module, compiled, data-parallel or neither.
+    patterns
+        Names to keep, ``*`` and ``?`` allowed, e.g. ``"*.mlp.*"`` or a list of such; all by
+        default.
 
     Returns
     -------
-    Matrices with their parameters (of (rows, cols), or its transpose for GPT-2's Conv1D, which has
-    the same singular values), and every other parameter with the reason why it is left out.
+    Matrices with their weights, and every other parameter with the reason why it is left out.
 
     Raises
     ------
     InputError
-        When the model has no such layer.
+        When the model has no such layer, or a pattern matches none.
     """
-    import torch
-
     model = unwrapped(model)
-    linear: dict[str, bool] = {}  # weight name -> whether stored transposed
-    for path, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear):
-            linear[f"{path}.weight"] = False
-        elif type(module).__name__ == "Conv1D":
-            linear[f"{path}.weight"] = True
-    if any(type(parameter).__name__ == "DTensor" for parameter in model.parameters()):
-        raise InputError(
-            "the model's weights are sharded among processes, which is not supported yet"
-        )
-    matrices: dict[Matrix, torch.nn.Parameter] = {}
-    skipped = []
-    for parameter_name, parameter in model.named_parameters():
-        name = ".".join(part for part in parameter_name.split(".") if part not in _WRAPPERS)
-        layer = layer_of(name)
-        if parameter_name not in linear:
-            skipped.append(Skipped(name, "not the weight of a linear layer"))
-        elif layer is None:
-            skipped.append(Skipped(name, "outside the transformer blocks"))
-        else:
-            shape = parameter.shape[::-1] if linear[parameter_name] else parameter.shape
-            path = name.removesuffix(".weight")
-            matrices[Matrix(path, layer, role_of(path), *shape)] = parameter
-    if not matrices:
+    found, skipped = _all_matrices(model)
+    if not found:
         raise InputError(
             "the model has no linear layer inside a numbered block such as model.layers.0.mlp"
         )
+    if patterns is None:
+        return found, skipped
+    wanted = [patterns] if isinstance(patterns, str) else list(patterns)
+    for pattern in wanted:
+        if not any(fnmatchcase(matrix.name, pattern) for matrix in found):
+            raise InputError(
+                f"matrices={pattern!r} matches none; names are like {next(iter(found)).name}"
+            )
+    kept = {m: w for m, w in found.items() if any(fnmatchcase(m.name, p) for p in wanted)}
+    unasked = [Skipped(m.name, "not asked for by matrices=") for m in found if m not in kept]
+    return kept, skipped + unasked
+
+
+def _all_matrices(model: "torch.nn.Module") -> tuple[dict[Matrix, Weight], list[Skipped]]:
+    import torch
+
+    owners: dict[str, torch.nn.Module] = {}
+    for path, module in model.named_modules():
+        for name, _ in module.named_parameters(recurse=False):
+            owners[f"{path}.{name}"] = module
+    matrices: dict[Matrix, Weight] = {}
+    skipped = []
+    for parameter_name, parameter in model.named_parameters():
+        name = ".".join(part for part in parameter_name.split(".") if part not in _WRAPPERS)
+        owner = owners[parameter_name] if parameter_name in owners else model
+        layer = layer_of(name)
+        conv1d = type(owner).__name__ == "Conv1D"
+        linear = name.endswith(".weight") and (isinstance(owner, torch.nn.Linear) or conv1d)
+        if not parameter.is_floating_point():
+            skipped.append(Skipped(name, f"quantised ({parameter.dtype})"))
+        elif linear and layer is None:
+            skipped.append(Skipped(name, "outside the transformer blocks"))
+        elif linear and layer is not None:
+            shape = parameter.shape[::-1] if conv1d else parameter.shape
+            path = name.removesuffix(".weight")
+            matrix = Matrix(path, layer, role_of(path), *shape)
+            matrices[matrix] = Weight(parameter, transposed=conv1d)
+        elif layer is not None and parameter.ndim == 3 and hasattr(owner, "is_transposed"):
+            for path, weight in _experts(name, parameter, owner):
+                shape = weight.value.shape
+                matrices[Matrix(path, layer, role_of(path), *shape)] = weight
+        else:
+            skipped.append(Skipped(name, "not the weight of a linear layer"))
     return matrices, skipped
+
+
+def _experts(
+    name: str, parameter: "torch.nn.Parameter", owner: "torch.nn.Module"
+) -> Iterator[tuple[str, Weight]]:
+    """The matrices in a stack of experts (experts, out, in), as its module says it is laid out.
+
+    transformers' experts say whether they are transposed, (experts, in, out), and whether gate and
+    up follow each other or take turns (``integrations/moe.py``).
+    """
+    folder, last = name.rsplit(".", 1)
+    transposed = bool(getattr(owner, "is_transposed", False))
+    out = parameter.shape[2 if transposed else 1]
+    parts = {last: slice(None)}
+    if last == "gate_up_proj":
+        if getattr(owner, "is_concatenated", True):
+            parts = {"gate_proj": slice(0, out // 2), "up_proj": slice(out // 2, None)}
+        else:
+            parts = {"gate_proj": slice(0, None, 2), "up_proj": slice(1, None, 2)}
+    for expert in range(parameter.shape[0]):
+        for part, outputs in parts.items():
+            index = (expert, slice(None), outputs) if transposed else (expert, outputs)
+            yield f"{folder}.{expert}.{part}", Weight(parameter, index, transposed)

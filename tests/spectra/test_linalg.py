@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import InputError
-from spectra.linalg import singular_values, singular_values_of_many
+from spectra.linalg import leading_subspaces, singular_values, singular_values_of_many
 
 SHAPES = [(1, 1), (1, 7), (64, 64), (48, 200), (200, 48)]
 
@@ -128,3 +128,28 @@ def test_cuda_gives_what_the_cpu_gives(shape):
     torch.testing.assert_close(on_device.cpu(), singular_values(matrix), rtol=1e-9, atol=0)
     matrix[0, 0] = torch.nan
     assert singular_values(matrix.cuda()).isnan().all()
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (30, 40), (24, 24)])
+def test_leading_subspaces_are_those_of_lapack(shape):
+    x = torch.from_numpy(np.random.default_rng(0).standard_normal(shape))
+    left, right = leading_subspaces(x.float(), 5)
+    u, s, vh = np.linalg.svd(x.numpy())
+    np.testing.assert_allclose(left.T @ left, np.eye(5), atol=1e-6)
+    np.testing.assert_allclose(right.T @ right, np.eye(5), atol=1e-6)
+    np.testing.assert_allclose(np.abs(np.diag(left.T @ u[:, :5])), 1, atol=1e-5)
+    np.testing.assert_allclose(np.diag(left.T @ x.numpy() @ right), s[:5], rtol=1e-5)
+    assert (np.take_along_axis(left, np.abs(left).argmax(axis=0)[None], axis=0) > 0).all()
+
+
+def test_subspaces_of_what_spans_nothing_are_nan():
+    outer = torch.outer(torch.arange(1.0, 7.0), torch.ones(9)) * 1e-20
+    left, right = leading_subspaces(outer, 3)
+    assert np.isfinite(left[:, 0]).all()
+    np.testing.assert_allclose(right[:, 0], 1 / 3, rtol=1e-6)
+    assert np.isnan(left[:, 1:]).all()
+    assert np.isnan(right[:, 1:]).all()
+    for broken in (torch.zeros(4, 4), torch.full((4, 4), torch.nan)):
+        assert np.isnan(np.concatenate(leading_subspaces(broken, 2))).all()
+    with pytest.raises(InputError, match="no 5 leading singular vectors"):
+        leading_subspaces(torch.ones(4, 6), 5)
