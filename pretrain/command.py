@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -70,6 +70,8 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps(summary))
     else:
         _print_summary(command.out, summary)
+    for line in summary.get("recorder_left_out", []):
+        print(f"spectra pretrain: {line}", file=sys.stderr)
     if summary["recorder_stopped"]:
         print(
             f"spectra pretrain: {summary['recorder_stopped']}; the model is whole", file=sys.stderr
@@ -111,7 +113,7 @@ def _parse_start(arguments: Sequence[str]) -> _Start:
     return parse(_Start, arguments, command="pretrain", description=None, others=True)
 
 
-def _print_summary(out: Path, summary: dict[str, float | int | str | None]) -> None:
+def _print_summary(out: Path, summary: dict[str, Any]) -> None:
     perplexity = summary["validation_perplexity"]
     print(f"validation perplexity {perplexity:.2f} after {summary['steps']:,} steps")
     print()

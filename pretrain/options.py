@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from data.errors import InputError
 from data.tokenizer import SMALLEST_VOCABULARY, TRAIN
+from spectra.store.layout import DEFAULT_SPECTRA, Contents
+from spectra.store.schedule import Schedule
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -73,10 +75,70 @@ class RecorderOptions:
 
     record_every: int = 50
     """Steps between snapshots; 0 records nothing."""
-    probe_size: int = 8
-    """Validation windows in the probe batch, on which gradients are taken at every snapshot."""
+    record_early: bool = False
+    """Also snapshots after 1, 2, 4, 8, … steps, up to --record-every."""
+    record_at: str | None = None
+    """The steps of all snapshots, in place of --record-every, e.g. 0,10,100,1000."""
+    record_matrices: str | None = None
+    """Names of the matrices to record, `*` allowed, commas between; all by default."""
+    record_spectra: str = ",".join(DEFAULT_SPECTRA)
+    """Singular values of what: any of weight, gradient (on the probe batch), update and
+    training_gradient (the step's own, before clipping)."""
+    record_gradients: bool = False
+    """Record the probe gradients themselves, in bfloat16: 170 MB a snapshot of llama_130m."""
+    record_subspaces: int = 0
+    """Rank of the leading singular subspaces of the probe gradient; 0 for none."""
     sketch: int = 4096
     """Components of a gradient sketch (cosines to about 1/sqrt of it); 0 for none."""
+    probe_size: int = 4
+    """Validation windows in the probe batch, on which gradients are taken at every snapshot."""
+    record_overhead: float | None = None
+    """Share of the time that recording may take, e.g. 0.01: snapshots, or parts of them, are left
+    out to stay below. What is left out depends on the machine's speed."""
+    store: str | None = None
+    """Where to record to: a path, or an address such as s3://bucket/run.zarr; spectra.zarr in --out
+    by default."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is recorded."""
+        return self.record_every > 0 or self.record_at is not None
+
+    def schedule(self, steps: int) -> Schedule:
+        """At which of so many steps there is a snapshot."""
+        if self.record_at is None:
+            return Schedule.of(self.record_every, early=self.record_early, steps=steps)
+        try:
+            at = [int(part) for part in self.record_at.split(",")]
+        except ValueError as error:
+            raise InputError(
+                f"--record-at is a list of steps such as 0,10,100, not {self.record_at!r}"
+            ) from error
+        return Schedule.of(at, early=self.record_early, steps=steps)
+
+    def contents(self) -> Contents:
+        """What a snapshot holds."""
+        spectra = tuple(filter(None, self.record_spectra.split(",")))
+        return Contents(spectra, self.sketch, self.record_gradients, self.record_subspaces)
+
+    @property
+    def patterns(self) -> list[str] | None:
+        """Names of the matrices to record; None for all."""
+        return self.record_matrices.split(",") if self.record_matrices else None
+
+
+@dataclass(frozen=True)
+class PlaceOptions:
+    """Where recording is done; what is recorded stays the same."""
+
+    record_background: Literal["off", "wait", "drop"] = "off"
+    """Decompose and write in a process of its own; when it is behind, wait for it, or drop the
+    snapshot."""
+    record_queue: int = 1
+    """Snapshots that may wait for the background process; each takes memory for a copy of all
+    matrices, for every kind of spectra."""
+    record_strict: bool = False
+    """Let an error in recording, a full disk say, end the run; else the run goes on without."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +190,19 @@ class PretrainOptions:
     batch: BatchOptions = field(default_factory=BatchOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     recorder: RecorderOptions = field(default_factory=RecorderOptions)
+    place: PlaceOptions = field(default_factory=PlaceOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
     machine: MachineOptions = field(default_factory=MachineOptions)
 
     def __post_init__(self) -> None:
         problems = [message for wrong, message in self._checks() if wrong]
+        if self.recorder.wanted and self.recorder.record_every >= 0 and self.steps > 0:
+            try:
+                self.recorder.schedule(self.steps)
+                self.recorder.contents()
+            except InputError as error:
+                problems.append(str(error))
         if problems:
             raise InputError("; ".join(problems))
 
@@ -160,9 +229,11 @@ class PretrainOptions:
             "--eval-tokens": self.evaluation.eval_tokens,
             "--checkpoint-every": self.checkpoints.checkpoint_every,
             "--keep-checkpoints": self.checkpoints.keep_checkpoints,
+            "--record-queue": self.place.record_queue,
         }
         not_negative = {
             "--record-every": self.recorder.record_every,
+            "--record-subspaces": self.recorder.record_subspaces,
             "--sketch": self.recorder.sketch,
             "--clip": self.optimizer.clip,
             "--weight-decay": self.optimizer.weight_decay,
@@ -181,6 +252,7 @@ class PretrainOptions:
         }
         size, trained = self.corpus.vocab_size, self.corpus.tokenizer == TRAIN
         fraction = self.corpus.validation_fraction
+        overhead = self.recorder.record_overhead
         return [
             *((v < 1, f"{name} is at least 1, not {v}") for name, v in at_least_one.items()),
             *((v < 0, f"{name} is at least 0, not {v}") for name, v in not_negative.items()),
@@ -203,6 +275,10 @@ class PretrainOptions:
                 self.optimizer.beta1 == 1 or self.optimizer.beta2 == 1,
                 "--beta1 and --beta2 are below 1",
             ),
+            (
+                overhead is not None and not 0 < overhead < 1,
+                f"--record-overhead is a share between 0 and 1, not {overhead}",
+            ),
             (batch.seq_len < 2, f"--seq-len is at least 2, not {batch.seq_len}"),
             (self.optimizer.learning_rate <= 0, "--learning-rate is above 0"),
             (not 0 < fraction < 1, f"--validation-fraction is between 0 and 1, not {fraction}"),
@@ -213,7 +289,7 @@ class PretrainOptions:
         ]
 
 
-MAY_CHANGE = {"machine", "checkpoints"}
+MAY_CHANGE = {"machine", "checkpoints", "place"}
 """Groups whose options may differ when a run is resumed: they do not decide what it computes."""
 
 Options = TypeVar("Options", bound="DataclassInstance")

@@ -2,7 +2,9 @@
 
 import time
 from dataclasses import dataclass
+from uuid import uuid4
 
+import fsspec
 import numpy as np
 import torch
 
@@ -11,10 +13,9 @@ from pretrain.display import duration
 from pretrain.loop import Training
 from pretrain.options import PretrainOptions
 from spectra.matrices import find_matrices, layer_of
-from spectra.record.recorder import NullRecorder, layout_of
-from spectra.record.schedule import Schedule
-from spectra.record.sketch import CountSketch
-from spectra.record.snapshot import Timings, measure_snapshot
+from spectra.record.recorder import NullRecorder
+from spectra.record.start import record
+from spectra.store.layout import Layout
 
 MEASURED_STEPS = 2
 
@@ -27,10 +28,11 @@ class Plan:
     block_parameters: int
     matrices: int
     left_out: tuple[str, ...]
-    """Weights inside of blocks that are not recorded, since they are not of linear layers."""
+    """Weights inside of blocks that are not recorded, with the reason."""
     vocabulary: str
     snapshots: int
-    store_bytes: int
+    store_bytes: dict[str, int]
+    """What all snapshots take at most, by what is recorded."""
 
     def lines(self, options: PretrainOptions) -> list[str]:
         """The arithmetic in words."""
@@ -45,31 +47,48 @@ class Plan:
             f"{steps:,} steps = {options.tokens:,} tokens",
         ]
         if self.snapshots:
+            total = readable_bytes(sum(self.store_bytes.values()))
+            parts = ", ".join(f"{n} {readable_bytes(b)}" for n, b in self.store_bytes.items())
             lines.append(
-                f"recording every {options.recorder.record_every} steps: {self.snapshots} "
-                f"snapshots; the store takes at most {readable_bytes(self.store_bytes)}"
+                f"recording {_rhythm(options)}: {self.snapshots} snapshots; the store takes at "
+                f"most {total} ({parts})"
             )
         else:
             lines.append("recording nothing (--record-every 0)")
         if self.left_out and self.snapshots:
-            lines.append(f"not recorded, not of linear layers: {', '.join(self.left_out)}")
+            lines.append(f"not recorded: {', '.join(self.left_out)}")
         return lines
+
+
+def _rhythm(options: PretrainOptions) -> str:
+    """When there are snapshots, in words."""
+    schedule = options.recorder.schedule(options.steps)
+    if schedule.at is not None:
+        return "at listed steps"
+    early = " and early in doubling steps" if schedule.early else ""
+    return f"every {schedule.every} steps{early}"
 
 
 def make_plan(options: PretrainOptions, model: torch.nn.Module, vocabulary: str) -> Plan:
     """Count what a run has."""
     matrices, skipped = find_matrices(model)
+    snapshots, store_bytes = 0, {}
+    if options.recorder.wanted:
+        recorded, skipped = find_matrices(model, options.recorder.patterns)
+        schedule = options.recorder.schedule(options.steps)
+        layout = Layout(
+            tuple(recorded), schedule.snapshots, schedule.steps, options.recorder.contents()
+        )
+        snapshots, store_bytes = layout.snapshots or 0, layout.sizes
     sizes = {name: parameter.ndim for name, parameter in model.named_parameters()}
-    left_out = tuple(s.name for s in skipped if layer_of(s.name) is not None and sizes[s.name] > 1)
-    snapshots = store_bytes = 0
-    if options.recorder.record_every:
-        schedule = Schedule(options.recorder.record_every, options.steps)
-        probe = torch.zeros(1, 1, dtype=torch.long)
-        snapshots = schedule.snapshots or 0
-        store_bytes = layout_of(list(matrices), schedule, probe, options.recorder.sketch).nbytes
+    left_out = tuple(
+        f"{s.name} ({s.reason})"
+        for s in skipped
+        if layer_of(s.name) is not None and sizes.get(s.name, 2) > 1
+    )
     return Plan(
         parameters=sum(p.numel() for p in model.parameters()),
-        block_parameters=sum(p.numel() for p in matrices.values()),
+        block_parameters=sum(m.rows * m.cols for m in matrices),
         matrices=len(matrices),
         left_out=left_out,
         vocabulary=vocabulary,
@@ -111,7 +130,7 @@ def measure(options: PretrainOptions, training: Training, probe: torch.Tensor | 
     snapshot, snapshots = 0.0, 0
     if probe is not None:
         snapshot = _snapshot_seconds(options, training, probe)
-        snapshots = Schedule(options.recorder.record_every, options.steps).snapshots or 0
+        snapshots = options.recorder.schedule(options.steps).snapshots or 0
     return Forecast(step, snapshot, options.steps * step + snapshots * snapshot)
 
 
@@ -131,12 +150,23 @@ def readable_bytes(count: int) -> str:
 
 
 def _snapshot_seconds(options: PretrainOptions, training: Training, probe: torch.Tensor) -> float:
-    matrices, _ = find_matrices(training.model)
-    parameters = list(matrices.values())
-    sketch = CountSketch(options.recorder.sketch, options.seed) if options.recorder.sketch else None
-    timings = Timings()
-    before = [p.detach().clone() for p in parameters]
-    measure_snapshot(
-        training.model, parameters, probe, before=before, sketch=sketch, timings=timings
-    )
-    return timings.seconds
+    """Seconds of one snapshot, measured and written before the loop goes on, to memory."""
+    contents = options.recorder.contents()
+    store = f"memory://{uuid4().hex}.zarr"
+    with record(
+        training.model,
+        training.optimizer,
+        store,
+        probe=probe,
+        every=[1],
+        matrices=options.recorder.patterns,
+        spectra=contents.spectra,
+        sketch=contents.sketch,
+        gradients=contents.gradients,
+        subspaces=contents.subspaces,
+        strict=True,
+    ) as recorder:
+        training.train_step(recorder)
+        seconds = recorder.timings.seconds
+    fsspec.filesystem("memory").rm(store, recursive=True)
+    return seconds

@@ -6,7 +6,7 @@ import os
 import signal
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,21 +19,23 @@ from data.tokens import TokenFiles, default_limit, open_tokens, prepare_tokens
 from data.windows import Windows
 from pretrain.checkpoint import Checkpoints, export_model, load_model, restore_training, step_of
 from pretrain.display import open_display
-from pretrain.lock import locked
 from pretrain.loop import Training, run_loop
 from pretrain.options import PretrainOptions, to_dict
 from pretrain.plan import make_plan, measure, random_windows
 from pretrain.presets import default_vocabulary, model_config
 from pretrain.signals import StopRequest
 from spectra.commands.options import program_name
-from spectra.record.recorder import NullRecorder, Recorder, record
+from spectra.record.recorder import NullRecorder, Recorder
+from spectra.record.start import record
 from spectra.store.durable import write_file
+from spectra.store.location import exists
+from spectra.store.lock import locked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 RUN_FILES = ("pretrain.json", "spectra.zarr", "checkpoints", "model")
-Summary = dict[str, float | int | str | None]
+Summary = dict[str, Any]
 
 
 class RunInterruptedError(Exception):
@@ -135,8 +137,10 @@ def _train(
         "validation_perplexity": math.exp(min(outcome.validation_loss, 700.0)),
         "tokens_per_second": _finite(outcome.tokens_per_second),
         "recorder_share": recorder.share,
-        "store": str(out / "spectra.zarr") if options.recorder.record_every else None,
+        "store": _store(options, out) if options.recorder.wanted else None,
         "recorder_stopped": recorder.stopped,
+        "recorder_seconds": dict(recorder.timings),
+        "recorder_left_out": list(recorder.left_out),
     }
     write_file(out / "summary.json", json.dumps(summary, indent=2).encode())
     return summary
@@ -159,7 +163,7 @@ def dry_run(options: PretrainOptions, *, as_json: bool = False) -> None:
     windows = random_windows(options, vocab_size)
     training = Training(options, model, _optimizer(options, model), windows, windows)
     plan = make_plan(options, model, _vocabulary_line(options, vocab_size))
-    probe = _probe(options, windows) if options.recorder.record_every else None
+    probe = _probe(options, windows) if options.recorder.wanted else None
     forecast = measure(options, training, probe)
     if as_json:
         figures = asdict(plan) | asdict(forecast) | {"tokens": options.tokens}
@@ -227,17 +231,29 @@ def _open_training(
 def _open_recorder(
     options: PretrainOptions, training: Training, validation: Windows, out: Path, resume: bool
 ) -> Recorder | NullRecorder:
-    if options.recorder.record_every == 0:
+    if not options.recorder.wanted:
         return NullRecorder()
+    schedule = options.recorder.schedule(options.steps)
+    contents = options.recorder.contents()
+    background = options.place.record_background
     return record(
         training.model,
         training.optimizer,
-        out / "spectra.zarr",
+        _store(options, out),
         probe=_probe(options, validation),
-        every=options.recorder.record_every,
+        every=schedule.every if schedule.at is None else schedule.at,
+        early=schedule.early,
         steps=options.steps,
-        sketch=options.recorder.sketch,
+        matrices=options.recorder.patterns,
+        spectra=contents.spectra,
+        sketch=contents.sketch,
+        gradients=contents.gradients,
+        subspaces=contents.subspaces,
         seed=options.seed,
+        background=None if background == "off" else background,
+        queue=options.place.record_queue,
+        overhead=options.recorder.record_overhead,
+        strict=options.place.record_strict,
         start_step=training.step,
         resume=resume,
         attrs={"model": options.model, "config": to_dict(options)},
@@ -357,9 +373,10 @@ def _require_parts(options: PretrainOptions, latest: Path | None, out: Path) -> 
     """A run is gone on with only if none of its parts was taken away."""
     if latest and not (out / "pretrain.json").exists():
         raise InputError(f"{out} has lost its pretrain.json, which says what run it is: begin anew")
-    recorded = options.recorder.record_every and latest
-    if recorded and not (out / "spectra.zarr").exists():
-        raise InputError(f"{out} has lost its spectra.zarr: put it back, or begin anew elsewhere")
+    store = _store(options, out)
+    if options.recorder.wanted and latest and not exists(store):
+        name = "its spectra.zarr" if options.recorder.store is None else f"its store {store}"
+        raise InputError(f"{out} has lost {name}: put it back, or begin anew elsewhere")
 
 
 def _read_json(file: Path) -> Summary | None:
@@ -381,6 +398,10 @@ def _recorded_key(out: Path) -> str:
     if not isinstance(key, str):
         raise InputError(f"{out / 'data.json'} does not say which tokens the run was trained on")
     return key
+
+
+def _store(options: PretrainOptions, out: Path) -> str:
+    return options.recorder.store or str(out / "spectra.zarr")
 
 
 def _finite(value: float) -> float | None:

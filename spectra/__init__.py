@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from spectra.matrices import Matrix as Matrix
     from spectra.matrices import find_matrices as find_matrices
     from spectra.record.recorder import Recorder as Recorder
-    from spectra.record.recorder import record as record
+    from spectra.record.start import record as record
     from spectra.report import write_report as write_report
     from spectra.store.reader import open_store
     from spectra.store.verify import verify as verify
@@ -40,7 +40,7 @@ _HOMES = {
     "cosine_similarity": "spectra.analysis.similarity",
     "find_matrices": "spectra.matrices",
     "open": "spectra.store.reader:open_store",
-    "record": "spectra.record.recorder",
+    "record": "spectra.record.start",
     "singular_values": "spectra.linalg",
     "verify": "spectra.store.verify",
     "write_report": "spectra.report",

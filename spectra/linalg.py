@@ -98,7 +98,9 @@ def singular_values_of_many(
     return map_matrices(lambda matrix: _singular_values(matrix, method).numpy(), matrices)
 
 
-def map_matrices(function: Callable[[torch.Tensor], T], matrices: Sequence[torch.Tensor]) -> list[T]:
+def map_matrices(
+    function: Callable[[torch.Tensor], T], matrices: Sequence[torch.Tensor]
+) -> list[T]:
     """Apply a function to matrices on the CPU, one matrix a core, in their order."""
     workers = max(1, min(_available_cores(), len(matrices)))
     one_thread_each = _blas().limit(limits=1, user_api="blas")
@@ -186,7 +188,7 @@ def _decompose(x: npt.NDArray[np.float64], method: Method) -> npt.NDArray[np.flo
     if method == "svd":
         return cast("npt.NDArray[np.float64]", np.linalg.svd(x, compute_uv=False))
     values = np.sqrt(np.linalg.eigvalsh(_gram(x)).clip(min=0.0))
-    return values[..., ::-1].copy()
+    return cast("npt.NDArray[np.float64]", values[..., ::-1].copy())
 
 
 def _gram(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -78,6 +78,20 @@ def layer_of(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
+def is_sharded(tensor: "torch.Tensor") -> bool:
+    """Whether every process holds a piece of it only (FSDP2, tensor parallelism)."""
+    import torch
+
+    local = getattr(tensor, "to_local", None)
+    return isinstance(tensor, torch.Tensor) and local is not None
+
+
+def full_tensor(tensor: "torch.Tensor") -> "torch.Tensor":
+    """All of a tensor; where it is sharded, every process must ask for it."""
+    whole: torch.Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+    return whole
+
+
 def unwrapped(model: "torch.nn.Module") -> "torch.nn.Module":
     """The model inside of `torch.compile` and data-parallel wrappers."""
     while True:
@@ -149,7 +163,7 @@ def _all_matrices(model: "torch.nn.Module") -> tuple[dict[Matrix, Weight], list[
     skipped = []
     for parameter_name, parameter in model.named_parameters():
         name = ".".join(part for part in parameter_name.split(".") if part not in _WRAPPERS)
-        owner = owners[parameter_name] if parameter_name in owners else model
+        owner = owners.get(parameter_name, model)
         layer = layer_of(name)
         conv1d = type(owner).__name__ == "Conv1D"
         linear = name.endswith(".weight") and (isinstance(owner, torch.nn.Linear) or conv1d)

@@ -1,29 +1,38 @@
 """The gradient on the probe batch, taken beside the training without touching it.
 
-The parameters are replaced by detached float32 aliases for the length of one forward and one
-backward pass, so `.grad`, the hooks on parameters, frozen parameters and data-parallel buckets take
-no part in it; forward hooks on modules do see it. Autocast is off, because bfloat16 rounding
-looks like a spectral tail; the random state is forked; dropout is off and the modules' train or
-eval state is put back.
+The parameters are replaced by detached float32 aliases for the length of the forward and backward
+passes, so `.grad`, the hooks on parameters, frozen parameters and data-parallel buckets take no
+part in it; forward hooks on modules do see it. Autocast is off, because bfloat16 rounding looks
+like a spectral tail; the random state is forked; dropout is off and the modules' train or eval
+state is put back.
+
+A causal language model's batch is cut into pieces, whose gradients are added with the weights of
+their tokens: less memory, on a CPU less time, and with several processes a share for each. Sharded
+parameters (FSDP2) have no aliases: there the pass goes through `.grad`, which is emptied before and
+put back afterwards, in the precision that the sharding computes in.
 """
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
 from data.errors import InputError
-from spectra.matrices import unwrapped
+from spectra.matrices import is_sharded, unwrapped
+from spectra.record.pieces import Piece, Probe, pieces
 
-Probe = torch.Tensor | Mapping[str, torch.Tensor] | Callable[[torch.nn.Module], torch.Tensor]
-"""Token ids (windows, length); or a batch of keyword arguments whose output has a loss; or a
-function of the model that returns the mean loss."""
+PIECE_TOKENS = {"cpu": 512, "cuda": 8192}
+"""Tokens of one pass: as fast as larger ones there, in a fraction of the memory."""
 
 
 def probe_gradients(
-    model: torch.nn.Module, probe: Probe, parameters: list[torch.nn.Parameter]
+    model: torch.nn.Module,
+    probe: Probe,
+    parameters: Sequence[torch.nn.Parameter],
+    *,
+    rank: int = 0,
+    processes: int = 1,
 ) -> list[torch.Tensor | None]:
     """Gradients of the mean probe loss with respect to `parameters`, in float32.
 
@@ -32,13 +41,16 @@ def probe_gradients(
     model
         Any module, wrapped or not.
     probe
-        The fixed batch.
+        The fixed batch, the same in every process.
     parameters
         Parameters of `model`.
+    rank, processes
+        Which share of the batch to take, of how many: the gradient is the sum over the shares.
 
     Returns
     -------
-    A gradient for every parameter, in its shape; None where the loss does not depend on it.
+    A gradient for every parameter, in its shape; None where the loss does not depend on it. Sharded
+    parameters have sharded gradients, which are those of the whole batch already.
 
     Raises
     ------
@@ -46,28 +58,59 @@ def probe_gradients(
         When the model gives no scalar loss for this probe.
     """
     model = unwrapped(model)
+    if any(map(is_sharded, model.parameters())):
+        return _sharded_gradients(model, probe, parameters, rank, processes)
     names = {id(p): name for name, p in model.named_parameters()}
     aliases = {name: _alias(p) for name, p in model.named_parameters()}
     wanted = [aliases[names[id(p)]].requires_grad_() for p in parameters]
     state: dict[str, torch.Tensor] = aliases | {n: _alias(b) for n, b in model.named_buffers()}
+    state = {f"model.{name}": tensor for name, tensor in state.items()}
+    tokens = PIECE_TOKENS.get(_device_of(model).type, PIECE_TOKENS["cuda"])
     with _undisturbed(model):
-        gradients = torch.func.functional_call(
-            _ProbePass(model, probe, wanted), {f"model.{n}": t for n, t in state.items()}, ()
-        )
-    return [None if g is None else g.detach() for g in gradients]
+        for piece in pieces(model, probe, tokens, rank=rank, processes=processes):
+            torch.func.functional_call(_ProbePass(model, piece, wanted), state, ())
+    return [alias.grad for alias in wanted]
 
 
 class _ProbePass(torch.nn.Module):
     """Forward and backward in one call: recomputed activations must meet the same aliases."""
 
-    def __init__(self, model: torch.nn.Module, probe: Probe, wanted: list[torch.Tensor]) -> None:
+    def __init__(self, model: torch.nn.Module, piece: Piece, wanted: list[torch.Tensor]) -> None:
         super().__init__()
         self.model = model
-        self.probe, self.wanted = probe, wanted
+        self.piece, self.wanted = piece, wanted
 
-    def forward(self) -> tuple[torch.Tensor | None, ...]:
-        loss = _loss(self.model, self.probe)
-        return torch.autograd.grad(loss, self.wanted, allow_unused=True)
+    def forward(self) -> None:
+        loss = self.piece.loss(self.model) * self.piece.weight
+        if loss.requires_grad:
+            # into the aliases' `.grad`, where pieces add up in place
+            torch.autograd.backward(loss, inputs=self.wanted)
+
+
+def _sharded_gradients(
+    model: torch.nn.Module,
+    probe: Probe,
+    parameters: Sequence[torch.nn.Parameter],
+    rank: int,
+    processes: int,
+) -> list[torch.Tensor | None]:
+    if any(getattr(p, "_post_accumulate_grad_hooks", None) for p in model.parameters()):
+        raise InputError(
+            "a hook on a sharded parameter would act on the probe's gradient as on the training's: "
+            "record with probe=None, or without hooks that step inside of the backward pass"
+        )
+    saved = {p: p.grad for p in model.parameters()}
+    (share,) = pieces(model, probe, rank=rank, processes=processes, everyone=True)
+    try:
+        for p in saved:
+            p.grad = None
+        with _undisturbed(model):
+            # sharding averages over the processes what each of them computes
+            (share.loss(model) * (share.weight * processes)).backward()  # type: ignore[no-untyped-call]
+        return [p.grad for p in parameters]
+    finally:
+        for p, gradient in saved.items():
+            p.grad = gradient
 
 
 def probe_sha256(probe: Probe) -> str | None:
@@ -90,39 +133,10 @@ def _alias(tensor: torch.Tensor) -> torch.Tensor:
     return detached.float() if short else detached
 
 
-def _loss(model: torch.nn.Module, probe: Probe) -> torch.Tensor:
-    if isinstance(probe, torch.Tensor):
-        probe = {"input_ids": probe}
-    if isinstance(probe, Mapping):
-        output = model(**_complete(model, probe))
-        loss = getattr(output, "loss", output)
-    else:
-        loss = probe(model)
-    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-        raise InputError(
-            "the probe batch gave no scalar loss: pass token ids, a batch with labels whose output "
-            "has `.loss`, or a function of the model that returns the loss"
-        )
-    return loss
-
-
-def _complete(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    device = next(model.parameters()).device
-    inputs: dict[str, Any] = {name: value.to(device) for name, value in batch.items()}
-    if "labels" not in inputs and "input_ids" in inputs:
-        labels = inputs["input_ids"]
-        if "attention_mask" in inputs:
-            labels = labels.masked_fill(inputs["attention_mask"] == 0, -100)
-        inputs["labels"] = labels
-    if hasattr(getattr(model, "config", None), "use_cache"):
-        inputs.setdefault("use_cache", False)
-    return inputs
-
-
 @contextlib.contextmanager
 def _undisturbed(model: torch.nn.Module) -> Iterator[None]:
     """Gradients on, autocast and compilation off, dropout off; everything put back afterwards."""
-    device = next(model.parameters()).device
+    device = _device_of(model)
     devices = [device] if device.type == "cuda" else []
     training = {module: module.training for module in model.modules()}
     matmul = torch.get_float32_matmul_precision()
@@ -137,10 +151,33 @@ def _undisturbed(model: torch.nn.Module) -> Iterator[None]:
         for module, mode in training.items():
             # transformers recomputes activations in training mode only; the flag of this one module
             # saves the memory and leaves the dropout of the modules in it off
-            module.training = mode and getattr(module, "gradient_checkpointing", False)
+            module.training = mode and _recomputes(module)
         try:
             yield
         finally:
             torch.set_float32_matmul_precision(matmul)
             for module, mode in training.items():
                 module.training = mode
+
+
+def _device_of(model: torch.nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def _recomputes(module: torch.nn.Module) -> bool:
+    """Whether a module recomputes activations in a way that the probe's pass can go through."""
+    if not getattr(module, "gradient_checkpointing", False):
+        return False
+    keywords = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})
+    return keywords.get("use_reentrant") is False
+
+
+def probe_precision(model: torch.nn.Module) -> str:
+    """What probe gradients are computed in: float32, unless sharding was told something else."""
+    for module in model.modules():
+        state = getattr(module, "_get_fsdp_state", None)
+        policy = getattr(state() if state else None, "_mp_policy", None)
+        dtype = getattr(policy, "param_dtype", None)
+        if dtype is not None:
+            return str(dtype).removeprefix("torch.")
+    return "float32"

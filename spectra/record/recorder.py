@@ -1,150 +1,37 @@
-"""The recorder: hangs on an optimizer's step hooks and writes a snapshot when one is due.
+"""The recorder: hangs on an optimizer's step hooks and takes a snapshot when one is due.
 
 A snapshot of step t is the state after t updates: the weights, their gradient on the probe batch,
 and the update that led to them. It is taken inside of the t-th `optimizer.step()`, after the
-update; the snapshot of the state that training starts from is taken inside of the first. The loop
-needs no other call; what hooks cannot see (the loss, the norm before clipping) is stored when the
-loop hands it to `log`.
+update; the snapshot of the state that training starts from is taken inside of the first. The
+step's own gradients are read once, before the optimizer uses or clears them: after accumulation,
+unscaling and the reduction over processes, with what clipping did undone.
 """
 
-import json
-import platform
 import threading
 import time
 import warnings
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
 
-from data.errors import InputError
-from spectra.matrices import Matrix, Skipped, find_matrices, unwrapped
-from spectra.record.probe import Probe, probe_sha256
-from spectra.record.schedule import Schedule
-from spectra.record.sketch import CountSketch
-from spectra.record.snapshot import Timings, measure_snapshot
-from spectra.store.schema import SPECTRA, TRAIN, Layout
-from spectra.store.writer import StoreWriter
+from spectra.matrices import Weight
+from spectra.record.budget import Budget
+from spectra.record.clipping import Clipping, ClippingWatch
+from spectra.record.inline import Place
+from spectra.record.measure import Captured
+from spectra.record.pieces import Probe
+from spectra.record.probe import probe_gradients
+from spectra.record.processes import Processes, whole_matrices
+from spectra.record.rows import TrainRows
+from spectra.record.timings import Timings
+from spectra.store.layout import Contents, Layout
+from spectra.store.schedule import Schedule
+from spectra.store.schema import Status
 
 ROWS_AT_ONCE = 50
-SOFTWARE = ("spectra-dynamics", "torch", "transformers", "numpy", "zarr")
-
-
-def record(
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    store: str | Path,
-    *,
-    probe: Probe | None,
-    every: int = 500,
-    steps: int | None = None,
-    sketch: int = 4096,
-    seed: int = 0,
-    start_step: int = 0,
-    resume: bool = False,
-    strict: bool = False,
-    attrs: Mapping[str, Any] | None = None,
-) -> "Recorder":
-    """Record the spectra of a training run into a store.
-
-    Parameters
-    ----------
-    model
-        The model that is trained. Its matrices are the linear layers inside of transformer blocks.
-    optimizer
-        Its optimizer; the recorder hangs on its step hooks.
-    store
-        Path of the store to make.
-    probe
-        The fixed batch on which gradients are taken: token ids (windows, length), a batch of
-        keyword arguments with labels, or a function of the model that returns the mean loss. None
-        records weights and updates only.
-    every
-        Steps between snapshots. The state before the first step is one, and the state after the
-        last where `steps` says which that is.
-    steps
-        How many optimizer steps there will be, if known: the store is then laid out at full size.
-    sketch
-        Components of a gradient's sketch, from which cosine similarities are estimated to within
-        about 1 / sqrt(sketch); 0 records none.
-    seed
-        Of the sketch. Runs with the same seed can be compared with each other.
-    start_step
-        Optimizer steps done before this process, when a run is resumed.
-    resume
-        Go on with the store if there is one; its rows after `start_step` are unset first.
-    strict
-        Let an error in recording (a full disk, say) stop the training. By default it stops the
-        recorder, with a warning.
-    attrs
-        Further attributes of the store; ``model`` (a name) and ``config`` are shown in reports.
-
-    Raises
-    ------
-    InputError
-        When the store exists and `resume` is not set, or was recorded from another model or probe
-        batch; when the model has no matrices, or the optimizer is another model's.
-
-    Examples
-    --------
-    >>> recorder = spectra.record(
-    ...     model, optimizer, "runs/a.zarr", probe=batch, every=500
-    ... )  # doctest: +SKIP
-    >>> for batch in batches:  # doctest: +SKIP
-    ...     model(**batch).loss.backward()
-    ...     optimizer.step()
-    ...     optimizer.zero_grad()
-    """
-    matrices, skipped = find_matrices(model)
-    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    if trained.isdisjoint(map(id, model.parameters())):
-        raise InputError("the optimizer updates no parameter of this model: pass the model's own")
-    if not (probe is None or isinstance(probe, torch.Tensor | Mapping) or callable(probe)):
-        raise InputError(
-            "a probe is token ids, a batch or a function of the model, "
-            f"not a {type(probe).__name__}"
-        )
-    if sketch < 0:
-        raise InputError(f"a sketch has at least 0 components, not {sketch}")
-    schedule = Schedule(every, steps)
-    layout = layout_of(list(matrices), schedule, probe, sketch)
-    all_attrs = describe(model, probe, skipped, attrs or {}) | {
-        "sketch": {"components": layout.sketch, "seed": seed},
-        "record_every": every,
-    }
-    path = Path(store)
-    if resume and path.exists():
-        writer = StoreWriter.resume(path, layout, all_attrs, start_step)
-    else:
-        writer = StoreWriter.create(path, layout, all_attrs)
-    recorder = Recorder(
-        model,
-        list(matrices.values()),
-        writer,
-        schedule,
-        probe,
-        CountSketch(layout.sketch, seed) if layout.sketch else None,
-        start_step,
-        strict,
-    )
-    recorder.attach(optimizer)
-    return recorder
-
-
-def layout_of(
-    matrices: list[Matrix], schedule: Schedule, probe: Probe | None, sketch: int
-) -> Layout:
-    """The store that a recording needs."""
-    return Layout(
-        tuple(matrices),
-        snapshots=schedule.snapshots,
-        train_steps=schedule.steps,
-        spectra=tuple(name for name in SPECTRA if probe is not None or name != "gradient"),
-        sketch=sketch if probe is not None else 0,
-    )
+Tensors = dict[int, torch.Tensor | None]
+"""By the identity of the parameter that they are shaped like."""
 
 
 class Recorder:
@@ -153,85 +40,120 @@ class Recorder:
     def __init__(
         self,
         model: torch.nn.Module,
-        parameters: list[torch.nn.Parameter],
-        writer: StoreWriter,
+        layout: Layout,
+        weights: Sequence[Weight],
+        place: Place,
+        *,
         schedule: Schedule,
         probe: Probe | None,
-        sketch: CountSketch | None,
+        budget: Budget,
+        processes: Processes,
+        timings: Timings,
         step: int,
+        recorded: Sequence[int],
         strict: bool,
     ) -> None:
         self.step = step
         """Optimizer steps done."""
-        self.timings = Timings()
-        """Seconds by what the recorder spent them on."""
+        self.timings = timings
+        """Seconds of the training loop by what the recorder spent them on."""
         self.stopped: str | None = None
         """Why the recorder gave up, if it did."""
-        self._model, self._parameters = model, parameters
-        self._writer, self._schedule = writer, schedule
-        self._probe, self._sketch, self._strict = probe, sketch, strict
-        self._last_snapshot = next(iter(writer.steps[-1:]), None)
-        self._before: list[torch.Tensor] | None = None
-        self._metrics: dict[str, float] = {}
-        self._last_row: dict[str, float] | None = None
-        self._rows: list[dict[str, float]] = []
-        self._started = self._row_time = time.perf_counter()
-        self._row_tokens: float | None = None
+        self.snapshots = len(recorded)
+        """Snapshots taken, those of an earlier process included."""
+        self.dropped: list[int] = []
+        """Steps whose snapshots were dropped because the background process was behind."""
+        self.layout = layout
+        """The matrices, and what is recorded of them with its sizes."""
+        self.budget = budget
+        """What was left out to stay within the overhead allowed."""
+        self._model, self._weights, self._place = model, list(weights), place
+        self._parameters = list({id(w.parameter): w.parameter for w in weights}.values())
+        self._schedule, self._probe = schedule, probe
+        self._processes, self._strict = processes, strict
+        self._own = processes.own(layout.matrices)
+        self._last_snapshot = recorded[-1] if recorded else None
+        self._pending: Contents | None = None
+        self._before: Tensors | None = None
+        self._rows = TrainRows()
+        self._clipping = ClippingWatch(model.parameters())
+        self._failure: BaseException | None = None
+        self._started = time.perf_counter()
         self._handles: list[Any] = []
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Hang on an optimizer's step hooks."""
         self._handles = [
-            optimizer.register_step_pre_hook(lambda opt, args, kwargs: self._before_step()),
+            optimizer.register_step_pre_hook(lambda opt, args, kwargs: self._before_step(opt)),
             optimizer.register_step_post_hook(lambda opt, args, kwargs: self._after_step(opt)),
         ]
+        self._clipping.open()
         _unclosed.add(self)
 
     def log(self, **metrics: float | torch.Tensor) -> None:
         """Store what the hooks cannot see with the step to come.
 
         Metrics are those of the schema: loss, gradient_norm (before clipping), clip_factor, tokens
-        (seen so far, the step's own included).
+        (seen so far, the step's own included). Tensors are read later, when rows are written, so
+        that a GPU is not waited for.
 
         Raises
         ------
         InputError
             When a metric has another name, or is no number.
         """
-        for name, value in metrics.items():
-            if name not in TRAIN:
-                raise InputError(f"no training metric {name!r}; there are: {', '.join(TRAIN)}")
-            try:
-                number = value.item() if isinstance(value, torch.Tensor) else value
-                self._metrics[name] = float(number)
-            except (TypeError, ValueError, RuntimeError) as error:
-                raise InputError(f"the metric {name} is a number, not {value!r}") from error
+        self._rows.log(metrics)
+
+    def log_last(self, **metrics: float | torch.Tensor) -> None:
+        """Store what is only known afterwards with the last step done, e.g. its loss.
+
+        Raises
+        ------
+        InputError
+            As `log`.
+        """
+        self._rows.log_last(metrics)
 
     def log_validation(self, loss: float) -> None:
         """Store the loss on the validation part with the last step done."""
-        if self._last_row is not None:
-            self._last_row["validation_loss"] = loss
+        self._rows.log_last({"validation_loss": loss})
 
     @property
     def share(self) -> float:
-        """The recorder's share of the time since it was made, from 0 to 1."""
+        """The recorder's share of the training loop's time since it was made, from 0 to 1."""
         elapsed = time.perf_counter() - self._started
         return self.timings.seconds / elapsed if elapsed > 0 else 0.0
 
+    @property
+    def left_out(self) -> list[str]:
+        """What was due and is not in the store, a line for every reason."""
+        lines = []
+        if self.dropped:
+            steps = ", ".join(map(str, self.dropped))
+            lines.append(f"dropped {len(self.dropped)} snapshots, the queue was full: {steps}")
+        if spared := self.budget.describe():
+            lines.append(spared)
+        return lines
+
     def flush(self) -> None:
-        """Write the training steps so far; call it before a checkpoint, so that the two agree."""
+        """Return when all so far is written; call it before a checkpoint, so that the two agree."""
         self._guard(self._write_rows)
+        self._guard(self._place.flush)
 
     def close(self) -> None:
-        """Write what is left and let go of the optimizer."""
+        """Write what is left and let go of the optimizer and the store."""
+        if not self._handles:
+            return
         try:
             self.flush()
         finally:
             for handle in self._handles:
                 handle.remove()
             self._handles = []
-            self._before = None
+            self._clipping.close()
             _unclosed.discard(self)
+            self._before = None
+            self._guard(self._place.close, even_if_stopped=True)
 
     def __enter__(self) -> Self:
         return self
@@ -239,86 +161,213 @@ class Recorder:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _before_step(self) -> None:
+    def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self.stopped:
             return
-        if self._last_row is not None:
-            self._rows.append(self._last_row)
-            self._last_row = None
+        self._rows.finish()
+        clipping = self._clipping.take()
+        self._rows.log_clipping(clipping)
+        self._place.before_update()
         if self._schedule.due(self.step) and self.step != self._last_snapshot:
-            self._take_snapshot()  # the state that training starts from
-        if self._schedule.due(self.step + 1):
-            self._guard(self._copy_weights)
-
-    def _copy_weights(self) -> None:
-        with self.timings.measure("copy"):
-            self._before = [p.detach().clone() for p in self._parameters]
+            # the state that training starts from
+            self._begin(self.step, first=True)
+            self._together(self._without_gradients)
+            self._end()
+        if not self.stopped and self._schedule.due(self.step + 1):
+            self._begin(self.step + 1)
+            self._together(lambda: self._read_gradients(optimizer, clipping))
+            self._together(self._copy_weights)
 
     def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if _skipped(optimizer):
+            self._pending = self._before = None
+            return
         self.step += 1
         if self.stopped:
             return
-        self._last_row = self._new_row(float(optimizer.param_groups[0]["lr"]))
-        if self._schedule.due(self.step):
-            self._take_snapshot()
+        self._rows.begin(self.step, float(optimizer.param_groups[0]["lr"]))
+        if self._pending is not None:
+            self._end()
         elif len(self._rows) >= ROWS_AT_ONCE:
             self._guard(self._write_complete_rows)
 
-    def _take_snapshot(self) -> None:
-        def take() -> None:
-            arrays = measure_snapshot(
-                self._model,
-                self._parameters,
-                self._probe,
-                before=self._before,
-                sketch=self._sketch,
-                timings=self.timings,
-            )
-            with self.timings.measure("writing"):
-                self._writer.write_snapshot(self.step, arrays)
-            self._last_snapshot = self.step
-            self._write_complete_rows()
+    def _begin(self, step: int, *, first: bool = False) -> None:
+        """Choose what the snapshot of a step holds, and make room for it."""
+        self._pending = None
 
-        self._guard(take)
-        self._before = None
+        def begin() -> None:
+            last = step == self._schedule.steps
+            elapsed = time.perf_counter() - self._started
+            contents = self.budget.choose(elapsed, self.timings.seconds, always=first or last)
+            contents = self._processes.same(contents)
+            self.timings.parts.clear()
+            if contents is None:
+                return
+            if self._place.begin(step, contents):
+                self._pending = contents
+            else:
+                self.dropped.append(step)
 
-    def _new_row(self, learning_rate: float) -> dict[str, float]:
-        now = time.perf_counter()
-        row = {"train_step": self.step, "learning_rate": learning_rate, **self._metrics}
-        tokens = row.get("tokens")
-        if tokens is not None:
-            if self._row_tokens is not None:
-                row["tokens_per_second"] = (tokens - self._row_tokens) / (now - self._row_time)
-            self._row_tokens = tokens
-        self._row_time = now
-        self._metrics = {}
-        return row
+        self._together(begin)
+
+    def _read_gradients(self, optimizer: torch.optim.Optimizer, clipping: Clipping) -> None:
+        if self._pending is None or "training_gradient" not in self._pending.kinds:
+            return
+        gradients: Tensors = {id(p): p.grad for p in self._parameters}
+        with self.timings.measure("gathering", "training_gradient"):
+            matrices = whole_matrices(self._weights, self._own, gradients)
+        scale = getattr(optimizer, "grad_scale", None)  # left to a fused optimizer by GradScaler
+        unscale = 1.0 if scale is None else 1.0 / float(scale)
+        captured: list[Captured] = []
+        for matrix, number in zip(matrices, self._own, strict=True):
+            parameter = self._weights[number].parameter
+            if matrix is None:
+                frozen = not parameter.requires_grad
+                captured.append(Status.FROZEN if frozen else Status.NO_GRADIENT)
+                continue
+            factor = clipping.factor_of(parameter)
+            undo = unscale / factor if factor > 0 else unscale
+            captured.append(matrix.detach() if undo == 1.0 else matrix.detach() * undo)
+        self._place.take("training_gradient", captured)
+
+    def _without_gradients(self) -> None:
+        """The step that led to this state was not recorded."""
+        if self._pending is not None and "training_gradient" in self._pending.kinds:
+            self._place.take("training_gradient", [Status.FIRST_STATE] * len(self._own))
+
+    def _copy_weights(self) -> None:
+        if self._pending is not None and "update" in self._pending.kinds:
+            with self.timings.measure("copy", "update"):
+                self._before = {id(p): p.detach().clone() for p in self._parameters}
+
+    def _end(self) -> None:
+        """Take what is due of the state now, and hand the snapshot over."""
+        contents = self._pending
+        if contents is None:
+            return
+        gradients: list[torch.Tensor | None] = []
+
+        def probe() -> None:
+            if contents.uses_probe and self._probe is not None:
+                with self.timings.measure("probe gradient", _probe_part(contents)):
+                    gradients[:] = probe_gradients(
+                        self._model,
+                        self._probe,
+                        self._parameters,
+                        rank=self._processes.rank,
+                        processes=self._processes.count,
+                    )
+
+        def take_probe() -> None:
+            if not gradients:
+                return
+            with self.timings.measure("gathering", _probe_part(contents)):
+                self._processes.sum_(gradients)
+                matrices = whole_matrices(
+                    self._weights, self._own, dict(zip(self._ids(), gradients, strict=True))
+                )
+                gradients.clear()
+            absent = Status.INDEPENDENT
+            self._place.take("gradient", [absent if m is None else m for m in matrices])
+
+        self._together(lambda: self._take_state(contents))
+        self._together(probe)
+        self._together(take_probe)
+        self._together(self._finish)
+        self._pending = self._before = None
+
+    def _take_state(self, contents: Contents) -> None:
+        with torch.no_grad():
+            if "update" in contents.kinds:
+                self._place.take("update", self._updates())
+            if "weight" in contents.kinds:
+                values: Tensors = {id(p): p.detach() for p in self._parameters}
+                with self.timings.measure("gathering", "weight"):
+                    matrices = whole_matrices(self._weights, self._own, values)
+                self._place.take("weight", [m for m in matrices if m is not None])
+
+    def _updates(self) -> Sequence[Captured]:
+        before, self._before = self._before, None
+        if before is None:
+            return [Status.FIRST_STATE] * len(self._own)
+        for parameter in self._parameters:
+            old = before[id(parameter)]
+            assert old is not None
+            old.neg_().add_(parameter.detach())  # no more than one copy at a time
+        with self.timings.measure("gathering", "update"):
+            matrices = whole_matrices(self._weights, self._own, before)
+        return [m for m in matrices if m is not None]
+
+    def _finish(self) -> None:
+        self._place.finish()
+        self._last_snapshot = self.step
+        self.snapshots += 1
+        self.budget.learn(self.timings.parts)
+        self._write_complete_rows()
+
+    def _ids(self) -> list[int]:
+        return [id(p) for p in self._parameters]
 
     def _write_rows(self) -> None:
-        if self._last_row is not None:
-            self._rows.append(self._last_row)
-            self._last_row = None
+        self._rows.finish()
         self._write_complete_rows()
 
     def _write_complete_rows(self) -> None:
         """All but the newest, whose validation loss may still come."""
-        with self.timings.measure("writing"):
-            self._writer.write_train_rows(self._rows)
-        self._rows = []
+        self._place.write_rows(self._rows.take())
 
-    def _guard(self, work: Any) -> None:
-        """Do some recording; if the store cannot be written, give up recording, not training."""
+    def _together(self, work: Callable[[], None]) -> None:
+        """Do what all processes do at this point; an error in one stops the recorder in all."""
         if self.stopped:
             return
+        if self._failure is None:
+            self._try(work)
+        reason = self._processes.agree(_reason(self._failure))
+        if reason is not None:
+            self._stop(reason)
+
+    def _guard(self, work: Callable[[], None], *, even_if_stopped: bool = False) -> None:
+        """Do what this process does alone; what fails is told to the others when they meet."""
+        if self._failure is not None or (self.stopped and not even_if_stopped):
+            return
+        self._try(work)
+        reason = _reason(self._failure)
+        if reason is not None and self._processes.count == 1:
+            self._stop(reason)
+
+    def _try(self, work: Callable[[], None]) -> None:
         try:
             work()
         except Exception as error:  # a full disk, no memory left, a decomposition that failed
-            if self._strict:
-                raise
-            self._before = None
-            reason = f"{type(error).__name__}: {error}"
-            self.stopped = f"recording stopped at step {self.step}: {reason}"
-            warnings.warn(f"{self.stopped}; training goes on", RuntimeWarning, stacklevel=2)
+            self._failure = error
+
+    def _stop(self, reason: str) -> None:
+        """Give up recording, not training, unless that was asked for."""
+        already = self.stopped is not None
+        self._before = self._pending = None
+        self.stopped = self.stopped or f"recording stopped at step {self.step}: {reason}"
+        failure, self._failure = self._failure, None
+        if already:
+            return
+        if self._strict:
+            raise failure if failure is not None else RuntimeError(self.stopped)
+        warnings.warn(f"{self.stopped}; training goes on", RuntimeWarning, stacklevel=2)
+
+
+def _reason(error: BaseException | None) -> str | None:
+    return None if error is None else f"{type(error).__name__}: {error}"
+
+
+def _probe_part(contents: Contents) -> str:
+    """The dearest part of a snapshot for which the probe's gradient is taken."""
+    parts = ("gradient", "sketch", "subspaces", "raw_gradient")
+    return next(part for part in parts if part in contents.parts)
+
+
+def _skipped(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a fused optimizer made no step, because GradScaler found an infinity."""
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(float(found))
 
 
 _unclosed: set[Recorder] = set()
@@ -339,8 +388,12 @@ class NullRecorder:
 
     share = 0.0
     stopped: str | None = None
+    left_out: Sequence[str] = ()
 
-    def log(self, **metrics: float) -> None:
+    def __init__(self) -> None:
+        self.timings = Timings()
+
+    def log(self, **metrics: float | torch.Tensor) -> None:
         """Do nothing."""
 
     def log_validation(self, loss: float) -> None:
@@ -351,41 +404,3 @@ class NullRecorder:
 
     def close(self) -> None:
         """Do nothing."""
-
-
-def describe(
-    model: torch.nn.Module,
-    probe: Probe | None,
-    skipped: list[Skipped],
-    attrs: Mapping[str, Any],
-) -> dict[str, Any]:
-    """The store's attributes: what run this is, and what is not in it."""
-    inner = unwrapped(model)
-    config: Any = getattr(inner, "config", None)
-    described = {
-        "name": attrs.get("model", type(inner).__name__),
-        "class": type(inner).__name__,
-        "parameters": sum(p.numel() for p in inner.parameters()),
-    }
-    if hasattr(config, "to_json_string"):
-        described["config"] = json.loads(config.to_json_string(use_diff=False))
-    return {
-        **attrs,
-        "kind": "run",
-        "model": described,
-        "config": attrs.get("config"),
-        "software": {"python": platform.python_version()} | _versions(),
-        "probe_sha256": probe_sha256(probe) if probe is not None else None,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "skipped": [{"name": s.name, "reason": s.reason} for s in skipped],
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in SOFTWARE:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
+import zarr
 
 from data.errors import InputError
+from spectra.store.location import exists, local_path
 from spectra.store.schema import SCHEMA, UNSET
-
-ROW_DIMENSIONS = ("step", "train_step")
 
 
 def open_store(store: str | Path) -> xr.DataTree:
@@ -23,9 +25,10 @@ def open_store(store: str | Path) -> xr.DataTree:
     Returns
     -------
     A tree with the groups ``spectra`` (step, matrix, index), ``train`` (train_step) and, where they
-    were recorded, ``sketches`` (step, matrix, component). The dimension ``matrix`` has the
-    coordinates layer, role, rows and cols. Rows that were not committed are left out; arrays are
-    dask arrays.
+    were recorded, ``sketches`` (step, matrix, component), ``gradients/768x768`` and so on by shape
+    (step, matrix, row, col) in float32, and ``subspaces`` (step, matrix, row or col, component).
+    The dimension ``matrix`` has the coordinates layer, role, rows and cols. Rows that were not
+    committed are left out; arrays are dask arrays.
 
     Raises
     ------
@@ -38,21 +41,39 @@ def open_store(store: str | Path) -> xr.DataTree:
     >>> run["spectra"].weight.sel(matrix="model.layers.0.self_attn.q_proj")  # doctest: +SKIP
     """
     check_schema(store)
-    tree = xr.open_datatree(str(store), engine="zarr", chunks={})
+    path = local_path(store)
+    tree = xr.open_datatree(str(path or store), engine="zarr", chunks={})
+    # what is committed is read once, so that groups agree while a writer goes on
+    steps = tree["spectra"]["step"].to_numpy()
+    rows = np.flatnonzero(steps != UNSET)
     groups = {}
-    for path, node in tree.subtree_with_keys:
+    for name, node in tree.subtree_with_keys:
         dataset = node.to_dataset(inherit=False)
-        matrix_coordinates = [name for name, c in dataset.coords.items() if c.dims == ("matrix",)]
+        matrix_coordinates = [n for n, c in dataset.coords.items() if c.dims == ("matrix",)]
         dataset = dataset.assign_coords({n: dataset[n].compute() for n in matrix_coordinates})
-        for dim in ROW_DIMENSIONS:
-            if dim in dataset.dims:
-                dataset = dataset.isel({dim: np.flatnonzero(dataset[dim].values != UNSET)})
-        groups[path] = dataset
-    if "sketches" in groups:
-        # a row exists only when the snapshot does; both may gain one between the two readings
-        both = np.intersect1d(groups["spectra"]["step"], groups["sketches"]["step"])
-        groups["sketches"] = groups["sketches"].sel(step=both)
+        if "step" in dataset.dims:
+            dataset = dataset.isel(step=rows)
+            if "step" in dataset.coords:
+                dataset = dataset.assign_coords(step=dataset["step"].copy(data=steps[rows]))
+        if "train_step" in dataset.dims:
+            committed = np.flatnonzero(dataset["train_step"].to_numpy() != UNSET)
+            dataset = dataset.isel(train_step=committed)
+        if name.startswith("gradients/"):
+            dataset["gradient"] = _from_bfloat16_bits(dataset["gradient"])
+        groups[name] = dataset
     return xr.DataTree.from_dict(groups)
+
+
+def _from_bfloat16_bits(bits: xr.DataArray) -> xr.DataArray:
+    """The float32 values of bfloat16 bits, lazily."""
+
+    def widen(block: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
+        return (block.astype(np.uint32) << 16).view(np.float32)
+
+    values = xr.apply_ufunc(
+        widen, bits, dask="parallelized", output_dtypes=[np.float32], keep_attrs=True
+    )
+    return cast(xr.DataArray, values)
 
 
 def check_schema(store: str | Path) -> None:
@@ -63,13 +84,18 @@ def check_schema(store: str | Path) -> None:
     InputError
         With one line that tells apart: nothing there, a folder that is no store, an unknown schema.
     """
-    if "://" in str(store):
+    path = local_path(store)
+    if path is None:
         try:
-            schema = xr.open_datatree(str(store), engine="zarr", chunks=None).attrs.get("schema")
+            there = exists(store)
+            schema = zarr.open_group(str(store), mode="r").attrs.get("schema") if there else None
+        except InputError:
+            raise
         except Exception as error:  # of fsspec, its backend, or the network
             raise InputError(f"cannot open {store}: {error}") from error
+        if not there:
+            raise InputError(f"no store at {store}")
     else:
-        path = Path(store)
         if not path.exists():
             raise InputError(f"no store at {path}")
         try:

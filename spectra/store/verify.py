@@ -9,8 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from spectra.store.location import local_path
 from spectra.store.reader import check_schema
-from spectra.store.schema import UNSET
+from spectra.store.schedule import Schedule
+from spectra.store.schema import BFLOAT16_NAN, SPECTRA, UNSET, Status
+
+Members = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,10 @@ def verify(store: str | Path) -> Verdict:
         When there is no store of this schema at all.
     """
     check_schema(store)
+    place = str(local_path(store) or store)
     try:
-        root = zarr.open_group(str(store), mode="r", use_consolidated=False)
-        announced = zarr.open_group(str(store), mode="r", use_consolidated=True)
+        root = zarr.open_group(place, mode="r", use_consolidated=False)
+        announced = zarr.open_group(place, mode="r", use_consolidated=True)
         expected = dict(announced.members(max_depth=None))
     except Exception as error:  # a broken zarr.json raises whatever its reader raises
         return Verdict(str(store), 0, 0, (f"the store's metadata cannot be read: {error}",), ())
@@ -53,8 +58,9 @@ def verify(store: str | Path) -> Verdict:
     notes: list[str] = []
     if not problems:
         problems.extend(_check_names(root))
-        problems.extend(_check_spectra(root, steps))
-        problems.extend(_check_sketches(root, steps))
+        problems.extend(_check_steps(root, expected, steps))
+        problems.extend(_check_spectra(root, expected, steps))
+        problems.extend(_check_projections(root, expected, steps))
         problems.extend(_check_train(root, len(train_steps)))
         notes.extend(_gaps(root, steps, train_steps))
         notes.extend(_uncommitted(root, steps))
@@ -65,7 +71,7 @@ def _check_metadata(root: zarr.Group, expected: dict[str, Any]) -> Iterator[str]
     """Every array that the store announces is there, at the size that it announces."""
     if not expected:
         yield "the store's consolidated metadata names no arrays"
-    required = {"spectra/step", "spectra/matrix", "spectra/weight", "train/train_step"}
+    required = {"spectra/step", "spectra/matrix", "train/train_step"}
     for path in sorted(required - expected.keys()):
         yield f"{path} is missing from the store's metadata"
     for path, node in sorted(expected.items()):
@@ -106,7 +112,21 @@ def _check_names(root: zarr.Group) -> Iterator[str]:
         yield "spectra/matrix does not hold a name of its own for every matrix"
 
 
-def _check_spectra(root: zarr.Group, steps: npt.NDArray[np.int64]) -> Iterator[str]:
+def _check_steps(
+    root: zarr.Group, expected: Members, steps: npt.NDArray[np.int64]
+) -> Iterator[str]:
+    """Groups that have steps of their own announce the same snapshots."""
+    for path in sorted(path for path in expected if path.endswith("/step")):
+        own = _read(root, path, slice(None))
+        if isinstance(own, str):
+            yield own
+        elif own[: len(steps)].tolist() != steps.tolist():
+            yield f"{path} {own[own != UNSET].tolist()} disagrees with spectra/step"
+
+
+def _check_spectra(
+    root: zarr.Group, expected: Members, steps: npt.NDArray[np.int64]
+) -> Iterator[str]:
     columns = [_read(root, f"spectra/{n}", slice(None)) for n in ("matrix", "rows", "cols")]
     for column in columns:
         if isinstance(column, str):
@@ -114,25 +134,47 @@ def _check_spectra(root: zarr.Group, steps: npt.NDArray[np.int64]) -> Iterator[s
             return
     names, rows, cols = columns
     full_ranks = np.minimum(rows, cols)
-    group = cast(zarr.Group, root["spectra"])
-    for name in sorted(name for name, array in group.arrays() if array.ndim == 3):
+    for kind in (kind for kind in SPECTRA if f"spectra/{kind}" in expected):
         missing_before = False
         for row, step in enumerate(steps):
-            values = _read(root, f"spectra/{name}", row)
+            values = _read(root, f"spectra/{kind}", row)
             if isinstance(values, str):
                 yield f"snapshot at step {step}: {values}"
                 continue
-            missing = bool(np.isnan(values).all())
-            # no update led to the first state
-            excused = name == "update" and (row == 0 or missing_before)
-            missing_before = missing and excused
-            if missing and not excused:
-                yield f"snapshot at step {step}: {name} is missing (half written)"
+            status = _status(root, expected, row, kind)
+            if isinstance(status, str):
+                yield f"snapshot at step {step}: {status}"
                 continue
-            for matrix, spectrum, rank in zip(names, values, full_ranks, strict=True):
-                if reason := _spectrum_fault(spectrum, int(rank), name != "weight"):
-                    yield f"snapshot at step {step}: {name} of {matrix} {reason}"
+            missing = bool(np.isnan(values).all())
+            if status is None:  # a store that does not say why values are missing
+                # no update led to the first state
+                excused = kind == "update" and (row == 0 or missing_before)
+                missing_before = missing and excused
+            else:
+                excused = bool((status != Status.MEASURED).all())
+            if missing and not excused:
+                yield f"snapshot at step {step}: {kind} is missing (half written)"
+                continue
+            absent = np.full(len(names), kind != "weight") if status is None else status > 0
+            for matrix, spectrum, rank, may in zip(names, values, full_ranks, absent, strict=True):
+                if reason := _spectrum_fault(spectrum, int(rank), bool(may)):
+                    yield f"snapshot at step {step}: {kind} of {matrix} {reason}"
                     break
+
+
+def _status(root: zarr.Group, expected: Members, row: int, part: str) -> Any:
+    """Why a part of a snapshot is there or not, by matrix; None where the store does not say."""
+    if "status/code" not in expected:
+        return None
+    status = _read(root, "status/code", row)
+    parts = _read(root, "status/part", slice(None))
+    for unreadable in (status, parts):
+        if isinstance(unreadable, str):
+            return unreadable
+    column = status[:, parts.tolist().index(part)]
+    if (column == Status.UNSET).any():
+        return f"the status of {part} is missing (half written)"
+    return column
 
 
 def _spectrum_fault(
@@ -148,25 +190,52 @@ def _spectrum_fault(
     return None
 
 
-def _check_sketches(root: zarr.Group, steps: npt.NDArray[np.int64]) -> Iterator[str]:
-    if "sketches" not in root:
-        return
-    own = _read(root, "sketches/step", slice(None))
-    if isinstance(own, str):
-        yield own
-        return
-    if own[: len(steps)].tolist() != steps.tolist():
-        yield f"sketches/step {own[own != UNSET].tolist()} disagrees with spectra/step"
-    for row, step in enumerate(steps):
-        values = _read(root, "sketches/gradient", row)
-        gradient = _read(root, "spectra/gradient", row)
-        if isinstance(values, str):
-            yield f"snapshot at step {step}: {values}"
-        elif not isinstance(gradient, str):
-            disagree = np.isnan(values).any(axis=1) != np.isnan(gradient[:, 0])
-            if disagree.any():
-                count = int(disagree.sum())
-                yield f"snapshot at step {step}: {count} gradients have no sketch, or the reverse"
+def _check_projections(
+    root: zarr.Group, expected: Members, steps: npt.NDArray[np.int64]
+) -> Iterator[str]:
+    """Sketches, raw gradients and subspaces: readable, and there where they are said to be."""
+    parts = {"sketches": "sketch", "gradients": "raw_gradient", "subspaces": "subspaces"}
+    names = _read(root, "spectra/matrix", slice(None)).tolist()
+    numbers = {name: number for number, name in enumerate(names)}
+    for path, node in sorted(expected.items()):
+        group, _, _ = path.partition("/")
+        if group not in parts or not isinstance(node, zarr.Array) or node.ndim < 3:
+            continue
+        held = _read(root, f"{path.rpartition('/')[0]}/matrix", slice(None))
+        if isinstance(held, str):
+            yield held
+            continue
+        if not set(held.tolist()) <= numbers.keys():
+            yield f"{group} holds matrices that spectra/matrix does not name"
+            continue
+        rows = [numbers[matrix] for matrix in held]
+        for row, step in enumerate(steps):
+            values = _read(root, path, row)
+            if isinstance(values, str):
+                yield f"snapshot at step {step}: {values}"
+                continue
+            status = _status(root, expected, row, parts[group])
+            if isinstance(status, str) or group == "subspaces":
+                continue  # a gradient of zero spans nothing, so NaN is no fault there
+            missing = _missing(values)
+            if status is None:
+                gradient = _read(root, "spectra/gradient", row)
+                absent = None if isinstance(gradient, str) else np.isnan(gradient[rows, 0])
+            else:
+                absent = status[rows] != Status.MEASURED
+            if absent is not None and (missing != absent).any():
+                count = int((missing != absent).sum())
+                yield (
+                    f"snapshot at step {step}: {count} gradients have no {group} in {path}, "
+                    "or the reverse"
+                )
+
+
+def _missing(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Matrices of which nothing is there: all of it is the fill value."""
+    axes = tuple(range(1, values.ndim))
+    missing = values == BFLOAT16_NAN if values.dtype == np.uint16 else np.isnan(values)
+    return np.asarray(missing.all(axis=axes))
 
 
 def _check_train(root: zarr.Group, count: int) -> Iterator[str]:
@@ -182,11 +251,11 @@ def _gaps(
     root: zarr.Group, steps: npt.NDArray[np.int64], train_steps: npt.NDArray[np.int64]
 ) -> Iterator[str]:
     """Steps that a recorder passed over: it gave up, and the run was resumed later."""
-    every = root.attrs.get("record_every")
-    if isinstance(every, int) and every > 0 and len(steps):
-        due = np.arange(steps[0] + -steps[0] % every, steps[-1], every)
-        if lost := np.setdiff1d(due, steps).tolist():
-            yield f"no snapshots at steps {lost}, though one is due every {every} steps"
+    schedule = root.attrs.get("schedule")
+    if isinstance(schedule, dict) and len(steps):
+        due = Schedule.from_dict(schedule).between(int(steps[0]), int(steps[-1]))
+        if lost := sorted(set(due) - set(steps.tolist())):
+            yield f"no snapshots at steps {lost}, though they were due"
     if len(train_steps) and (lost_rows := int(train_steps[-1]) - len(train_steps)):
         yield f"{lost_rows} of {train_steps[-1]} training steps are not recorded"
 

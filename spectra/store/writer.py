@@ -1,7 +1,8 @@
 """Writing a store row by row, so that a reader never sees a half row and a kill costs none.
 
-The order within a row is the schema's: every array, then the step that makes the row exist. Files
-are on disk before the next write begins (`durable`).
+The order within a row is the layout's: every array, then the steps that make the row exist. On a
+local disk, files are on it before the next write begins (`durable`); elsewhere an object is there
+when the service says so.
 """
 
 import shutil
@@ -14,70 +15,104 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.abc.store import Store
-from zarr.codecs import ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
 from zarr.errors import ZarrUserWarning
+from zarr.storage import MemoryStore
 
 from data.errors import InputError
 from spectra.store.durable import DurableStore, sync_folder
-from spectra.store.schema import BLOCK, SCHEMA, TRAIN_CHUNK, UNSET, Layout
+from spectra.store.layout import BLOCK, TRAIN_CHUNK, Layout
+from spectra.store.location import Location, exists, local_path, zarr_store
+from spectra.store.lock import FolderLock
+from spectra.store.schema import SCHEMA, UNSET, Variable
 
 Attributes = Mapping[str, Any]
 Rows = Sequence[Mapping[str, float]]
+Arrays = Mapping[str, npt.NDArray[Any]]
+PATIENCE = 10.0
+"""Seconds to wait for the end of a process that holds the store: one that was just killed."""
 
 
 class StoreWriter:
     """Appends snapshots and training steps to a store that it alone writes."""
 
-    def __init__(self, store: Store, layout: Layout) -> None:
+    def __init__(self, location: Location, layout: Layout, lock: FolderLock | None) -> None:
         self.layout = layout
-        self._store = store
-        self._root = zarr.open_group(store, mode="r+", use_consolidated=False)
-        self._snapshots = self._committed("spectra", "step")
-        self._train_rows = self._committed("train", "train_step")
+        self.lock = lock
+        self._store = zarr_store(location)
+        self._root = zarr.open_group(self._store, mode="r+", use_consolidated=False)
+        self._snapshots = self._committed("spectra/step")
+        self._train_rows = self._committed("train/train_step")
 
     @classmethod
-    def create(cls, path: Path, layout: Layout, attrs: Attributes) -> Self:
+    def create(cls, location: Location, layout: Layout, attrs: Attributes) -> Self:
         """Make a new store, empty but whole.
 
         Raises
         ------
         InputError
             When something is there already.
+        OSError
+            When the place cannot be written.
         """
-        if path.exists():
-            raise InputError(f"{path} exists already: resume it, remove it, or choose another name")
+        if exists(location):
+            raise InputError(
+                f"{location} exists already: resume it, remove it, or choose another name"
+            )
+        new = _new_store(layout, attrs)
+        path = local_path(location)
+        if path is None:
+            _copy(new, zarr_store(location))
+            return cls(location, layout, None)
         # the store gets its name once it is whole, so an interrupted creation leaves no half store
         partial = path.with_name(f".{path.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
-        _create(DurableStore(partial), layout, attrs)
-        partial.rename(path)
+        try:
+            _copy(new, DurableStore(partial))
+            partial.rename(path)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         sync_folder(path.parent)
-        return cls(DurableStore(path), layout)
+        return cls(location, layout, _lock(path))
 
     @classmethod
-    def resume(cls, path: Path, layout: Layout, attrs: Attributes, step: int) -> Self:
+    def resume(cls, location: Location, layout: Layout, attrs: Attributes, step: int) -> Self:
         """Open a store to go on after training step `step`: later rows are unset first.
 
         Raises
         ------
         InputError
-            When the store was made by another model, probe batch or configuration.
+            When the store was made by another model, probe batch or configuration, or another
+            process is writing to it.
         """
         from spectra.store.reader import check_schema
 
-        check_schema(path)
-        root = zarr.open_group(DurableStore(path), mode="r+", use_consolidated=False)
-        _require_same(path, root, layout, attrs)
-        for group, name in (("spectra", "step"), ("sketches", "step"), ("train", "train_step")):
-            if group not in root:
-                continue
-            array = cast(zarr.Array[Any], root[f"{group}/{name}"])
-            steps = np.asarray(array[:])
-            if (steps > step).any():
-                array[:] = np.where(steps > step, UNSET, steps)
-        writer = cls(DurableStore(path), layout)
-        writer._finish_growth()
+        check_schema(location)
+        path = local_path(location)
+        lock = _lock(path) if path else None
+        try:
+            root = zarr.open_group(zarr_store(location), mode="r+", use_consolidated=False)
+            _require_same(location, root, layout, attrs)
+            for name in (*reversed(layout.step_arrays()), "train/train_step"):
+                array = cast("zarr.Array[Any]", root[name])
+                steps = np.asarray(array[:])
+                if (steps > step).any():
+                    array[:] = np.where(steps > step, UNSET, steps)
+            writer = cls(location, layout, lock)
+            writer._finish_growth()
+        except BaseException:
+            if lock:
+                lock.release()
+            raise
         return writer
+
+    @classmethod
+    def of_child(cls, location: Location, layout: Layout) -> Self:
+        """Open a store that the process which started this one holds."""
+        return cls(location, layout, None)
 
     @property
     def steps(self) -> list[int]:
@@ -85,7 +120,12 @@ class StoreWriter:
         committed = np.asarray(self._array("spectra/step")[: self._snapshots])
         return [int(step) for step in committed]
 
-    def write_snapshot(self, step: int, arrays: Mapping[str, npt.NDArray[np.floating]]) -> None:
+    def close(self) -> None:
+        """Let go of the store."""
+        if self.lock:
+            self.lock.release()
+
+    def write_snapshot(self, step: int, arrays: Arrays) -> None:
         """Write one row, then announce it.
 
         Parameters
@@ -93,26 +133,25 @@ class StoreWriter:
         step
             Optimizer steps done; greater than that of the row before.
         arrays
-            By path, e.g. ``spectra/weight``: (matrix, index). What is not given stays NaN.
+            By path, e.g. ``spectra/weight``: (matrix, index). What is not given stays missing.
         """
+        self._require_held()
         row = self._snapshots
-        self._reserve(("spectra", "sketches"), "step", row + 1, BLOCK)
-        for name in self._data_names():
+        self._reserve("step", row + 1, BLOCK)
+        for path, variable in self.layout.snapshot_arrays().items():
             # a row that an interrupted process left half written must not show through
-            values = arrays.get(name)
-            array = self._array(name)
-            array[row] = np.full(array.shape[1:], np.nan, np.float32) if values is None else values
-        if self.layout.sketch:
-            self._array("sketches/step")[row] = step
-        self._array("spectra/step")[row] = step
+            self._array(path)[row] = arrays.get(path, variable.fill)
+        for path in self.layout.step_arrays():
+            self._array(path)[row] = step
         self._snapshots += 1
 
     def write_train_rows(self, rows: Rows) -> None:
         """Append training steps; every row holds ``train_step`` and any of the schema's metrics."""
         if not rows:
             return
+        self._require_held()
         start, stop = self._train_rows, self._train_rows + len(rows)
-        self._reserve(("train",), "train_step", stop, TRAIN_CHUNK)
+        self._reserve("train_step", stop, TRAIN_CHUNK)
         for variable in self.layout.groups()["train"][:-1]:
             values = [row.get(variable.name, np.nan) for row in rows]
             self._array(f"train/{variable.name}")[start:stop] = np.asarray(values)
@@ -121,18 +160,21 @@ class StoreWriter:
         )
         self._train_rows = stop
 
-    def _data_names(self) -> list[str]:
-        names = [f"spectra/{name}" for name in self.layout.spectra]
-        return [*names, "sketches/gradient"] if self.layout.sketch else names
+    def _require_held(self) -> None:
+        if self.lock and self.lock.lost:
+            raise RuntimeError("the store was closed, or opened anew by another recorder")
 
-    def _reserve(self, groups: tuple[str, ...], dim: str, rows: int, block: int) -> None:
-        """Grow every array along `dim` ahead of writing; readers see the new sizes at once."""
-        arrays = [
+    def _arrays_along(self, dim: str) -> list[zarr.Array[Any]]:
+        return [
             self._array(f"{group}/{variable.name}")
-            for group in groups
-            for variable in self.layout.groups().get(group, [])
+            for group, variables in self.layout.groups().items()
+            for variable in variables
             if dim in variable.dims
         ]
+
+    def _reserve(self, dim: str, rows: int, block: int) -> None:
+        """Grow every array along `dim` ahead of writing; readers see the new sizes at once."""
+        arrays = self._arrays_along(dim)
         if all(rows <= array.shape[0] for array in arrays):
             return
         size = -(-rows // block) * block
@@ -142,24 +184,23 @@ class StoreWriter:
 
     def _finish_growth(self) -> None:
         """Bring all arrays to one size after a kill in the middle of growing."""
-        for groups, dim in ((("spectra", "sketches"), "step"), (("train",), "train_step")):
-            sizes = [
-                self._array(f"{group}/{variable.name}").shape[0]
-                for group in groups
-                for variable in self.layout.groups().get(group, [])
-                if dim in variable.dims
-            ]
-            self._reserve(groups, dim, max(sizes), 1)
+        for dim in ("step", "train_step"):
+            self._reserve(dim, max(a.shape[0] for a in self._arrays_along(dim)), 1)
         _consolidate(self._store)
 
-    def _committed(self, group: str, dim: str) -> int:
-        return int((np.asarray(self._array(f"{group}/{dim}")[:]) != UNSET).sum())
+    def _committed(self, path: str) -> int:
+        return int((np.asarray(self._array(path)[:]) != UNSET).sum())
 
     def _array(self, path: str) -> zarr.Array[Any]:
         return cast("zarr.Array[Any]", self._root[path])
 
 
-def _create(store: Store, layout: Layout, attrs: Attributes) -> None:
+def _lock(path: Path) -> FolderLock:
+    return FolderLock(path, PATIENCE, take_over=True)
+
+
+def _new_store(layout: Layout, attrs: Attributes) -> MemoryStore:
+    store = MemoryStore()
     root = zarr.create_group(
         store, zarr_format=3, attributes=dict(attrs) | {"schema": SCHEMA}, overwrite=True
     )
@@ -168,21 +209,43 @@ def _create(store: Store, layout: Layout, attrs: Attributes) -> None:
         group_attrs = {"coordinates": " ".join(coordinates)} if coordinates else {}
         group = root.create_group(group_name, attributes=group_attrs)
         for variable in variables:
-            array = group.create_array(
-                variable.name,
-                shape=variable.shape,
-                chunks=variable.chunks,
-                dtype=variable.dtype,
-                fill_value=variable.fill,
-                # a checksum tells a damaged chunk from a surprising spectrum
-                compressors=ZstdCodec(checksum=True),
-                dimension_names=variable.dims,
-                attributes=variable.attrs,
-            )
-            if variable.dims == ("matrix",):
+            array = _create_array(group, variable)
+            if variable.dims in (("matrix",), ("part",)):
                 kind = object if variable.dtype == "string" else np.int64
-                array[:] = np.asarray(layout.matrix_values(variable.name), dtype=kind)
+                array[:] = np.asarray(layout.coordinate_values(group_name, variable.name), kind)
     _consolidate(store)
+    return store
+
+
+def _create_array(group: zarr.Group, variable: Variable) -> zarr.Array[Any]:
+    # checksums tell a damaged chunk from a surprising spectrum
+    compressors: Any = ZstdCodec(checksum=True)
+    if variable.shards:  # large: bits of a kind together save a third and most of the time
+        compressors = [BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec()]
+    return group.create_array(
+        variable.name,
+        shape=variable.shape,
+        chunks=variable.chunks,
+        shards=variable.shards,
+        dtype=variable.dtype,
+        fill_value=variable.fill,
+        compressors=compressors,
+        dimension_names=variable.dims,
+        attributes=variable.attrs,
+    )
+
+
+def _copy(new: MemoryStore, target: Store) -> None:
+    """Copy a new store; its root, without which nobody takes it for a store, comes last."""
+
+    async def copy() -> None:
+        keys = [key async for key in new.list() if key != "zarr.json"]
+        for key in [*sorted(keys), "zarr.json"]:
+            value = await new.get(key, default_buffer_prototype())
+            assert value is not None
+            await target.set(key, value)
+
+    sync(copy())
 
 
 def _consolidate(store: Store) -> None:
@@ -192,13 +255,26 @@ def _consolidate(store: Store) -> None:
         zarr.consolidate_metadata(store)
 
 
-def _require_same(path: Path, root: zarr.Group, layout: Layout, attrs: Attributes) -> None:
-    for name in ("probe_sha256", "sketch"):
-        if name in attrs and root.attrs.get(name) != attrs[name]:
+def _options(attrs: Attributes) -> dict[str, Any]:
+    """What a recording must be gone on with, by what a user calls it."""
+    named = {"probe_sha256": "probe batch", "schedule": "schedule", "sketch_seed": "seed"}
+    options = {name: attrs[key] for key, name in named.items() if key in attrs}
+    return options | dict(attrs.get("contents", {}))
+
+
+def _require_same(location: Location, root: zarr.Group, layout: Layout, attrs: Attributes) -> None:
+    was, wanted = _options(root.attrs), _options(attrs)
+    for name in wanted:
+        if was.get(name) != wanted[name]:
+            different = f"another {name}: {was.get(name)}, not {wanted[name]}"
             raise InputError(
-                f"{path} was recorded with another {name}: resume with the same options, or write "
+                f"{location} was recorded with {different}; resume with the same options, or write "
                 "to another store"
             )
+    names = root.get("spectra/matrix")
+    held = np.asarray(names[:]).tolist() if isinstance(names, zarr.Array) else []
+    if held != layout.coordinate_values("spectra", "matrix"):
+        raise InputError(f"{location} holds other matrices than this model: write to another store")
     for name, variables in layout.groups().items():
         for variable in variables:
             known = (layout.train_steps if name == "train" else layout.snapshots) is not None
@@ -208,9 +284,6 @@ def _require_same(path: Path, root: zarr.Group, layout: Layout, attrs: Attribute
             grows = variable.dims[0] in ("step", "train_step") and not known
             if shape is None or shape[1:] != wanted[1:] or (not grows and shape != wanted):
                 raise InputError(
-                    f"{path} has {name}/{variable.name} of {shape}, this run would write {wanted}: "
-                    "resume with the same model and schedule, or write to another store"
+                    f"{location} has {name}/{variable.name} of {shape}, this run would write "
+                    f"{wanted}: resume with the same model and schedule, or write to another store"
                 )
-    names = np.asarray(cast("zarr.Array[Any]", root["spectra/matrix"])[:])
-    if names.tolist() != layout.matrix_values("matrix"):
-        raise InputError(f"{path} holds other matrices than this model: write to another store")

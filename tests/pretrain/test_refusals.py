@@ -7,9 +7,9 @@ import torch
 
 from data.errors import InputError
 from pretrain.finiteness import NonFiniteError, first_non_finite
-from pretrain.lock import locked
 from pretrain.run import pretrain
 from spectra.cli import main
+from spectra.store.lock import locked
 from tests.pretrain.runs import flags, options_of
 from tests.small import small_llama
 

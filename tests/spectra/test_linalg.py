@@ -134,7 +134,7 @@ def test_cuda_gives_what_the_cpu_gives(shape):
 def test_leading_subspaces_are_those_of_lapack(shape):
     x = torch.from_numpy(np.random.default_rng(0).standard_normal(shape))
     left, right = leading_subspaces(x.float(), 5)
-    u, s, vh = np.linalg.svd(x.numpy())
+    u, s, _ = np.linalg.svd(x.numpy())
     np.testing.assert_allclose(left.T @ left, np.eye(5), atol=1e-6)
     np.testing.assert_allclose(right.T @ right, np.eye(5), atol=1e-6)
     np.testing.assert_allclose(np.abs(np.diag(left.T @ u[:, :5])), 1, atol=1e-5)

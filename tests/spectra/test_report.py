@@ -22,7 +22,7 @@ from spectra.report import (
     report_html,
     write_report,
 )
-from spectra.store.schema import Layout
+from spectra.store.layout import Contents, Layout
 from spectra.store.writer import StoreWriter
 
 
@@ -69,7 +69,9 @@ def test_the_default_is_the_papers_choice(tmp_path):
 def test_a_large_run_still_gives_a_file_under_ten_megabytes(tmp_path):
     """As many matrices as a 7B model has, 60 snapshots: thinned, and said so."""
     path, matrices = tmp_path / "a.zarr", llama_matrices(32, size=256)
-    writer = StoreWriter.create(path, Layout(matrices, 60, None, sketch=16), {"kind": "run"})
+    writer = StoreWriter.create(
+        path, Layout(matrices, 60, None, Contents(sketch=16)), {"kind": "run"}
+    )
     draw = np.random.default_rng(0)
     for step in range(60):
         values = -np.sort(-draw.random((3, len(matrices), 256), np.float32), axis=-1)

@@ -13,12 +13,13 @@ import zarr
 import spectra
 from data.errors import InputError
 from spectra.matrices import Matrix
-from spectra.store.schema import Layout
+from spectra.store.layout import Contents, Layout
+from spectra.store.schedule import Schedule
 from spectra.store.verify import verify
 from spectra.store.writer import StoreWriter, _consolidate
 
 MATRICES = (Matrix("model.layers.0.a", 0, "a", 4, 6), Matrix("model.layers.1.a", 1, "a", 3, 9))
-LAYOUT = Layout(MATRICES, snapshots=4, train_steps=10, sketch=8)
+LAYOUT = Layout(MATRICES, snapshots=4, train_steps=10, contents=Contents(sketch=8))
 
 PLAIN_READER = """
 import sys, warnings
@@ -45,6 +46,7 @@ def snapshot(value=1.0):
         array[0], array[1, :3] = value, value
         arrays[f"spectra/{name}"] = array
     arrays["sketches/gradient"] = np.full((2, 8), value, np.float32)
+    arrays["status/code"] = np.zeros((2, 4), np.uint8)
     return arrays
 
 
@@ -226,7 +228,7 @@ def test_verify_names_what_is_wrong(store, damage, reason):
     assert any(re.search(reason, line) for line in verdict.problems), verdict.problems
 
 
-GROWING = Layout(MATRICES, sketch=8)
+GROWING = Layout(MATRICES, contents=Contents(sketch=8))
 
 
 @pytest.mark.parametrize("allowed", range(12))
@@ -262,7 +264,7 @@ def test_a_kill_while_arrays_grow_costs_nothing(tmp_path, monkeypatch, allowed):
 
 def test_steps_that_a_recorder_passed_over_are_noted(tmp_path):
     path = tmp_path / "a.zarr"
-    writer = StoreWriter.create(path, LAYOUT, {"kind": "run", "record_every": 2})
+    writer = StoreWriter.create(path, LAYOUT, {"kind": "run", "schedule": Schedule(2).to_dict()})
     for step in (0, 2, 8):
         writer.write_snapshot(step, snapshot())
     rows = [{"train_step": n, "learning_rate": 1.0} for n in (1, 2, 7, 8)]
@@ -270,7 +272,7 @@ def test_steps_that_a_recorder_passed_over_are_noted(tmp_path):
     verdict = verify(path)
     assert verdict.whole
     assert verdict.notes == (
-        "no snapshots at steps [4, 6], though one is due every 2 steps",
+        "no snapshots at steps [4, 6], though they were due",
         "4 of 8 training steps are not recorded",
     )
 

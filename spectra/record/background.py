@@ -1,0 +1,311 @@
+"""Recording beside the training loop: a process measures and writes what the loop copies to it.
+
+The loop's own time for a snapshot is the probe gradient and a copy. The copies lie in memory that
+both processes share, in as many slots as snapshots may wait; when all are taken, the loop waits, or
+drops the snapshot and counts it. The memory has no name: it is gone with the last of the two
+processes, however they end. On CUDA the copies go through pinned memory on a stream of their own.
+
+The process (`worker`) is told what to do by lines of JSON and alone writes to the store, so nothing
+is ever written twice at once; it ends when the training process does.
+"""
+
+import contextlib
+import json
+import mmap
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from data.errors import InputError
+from spectra.record.inline import Place, Rows
+from spectra.record.measure import Captured
+from spectra.record.timings import Timings
+from spectra.store.layout import Contents, Layout
+from spectra.store.location import Location
+from spectra.store.lock import FolderLock
+from spectra.store.schema import Status
+
+WhenFull = Literal["wait", "drop"]
+
+
+class WorkerError(RuntimeError):
+    """The recording process failed or ended; training can go on without it."""
+
+
+class Background(Place):
+    """Copies matrices to a process of its own, which measures and writes them."""
+
+    def __init__(
+        self,
+        location: Location,
+        layout: Layout,
+        lock: FolderLock | None,
+        sketch_seed: int,
+        timings: Timings,
+        *,
+        when_full: WhenFull,
+        slots: int,
+    ) -> None:
+        if when_full not in ("wait", "drop"):
+            raise InputError(f"background is 'wait' or 'drop' (when full), not {when_full!r}")
+        if slots < 1:
+            raise InputError(f"a queue holds at least 1 snapshot, not {slots}")
+        self.worker_seconds: dict[str, float] = {}
+        """What the process spent its seconds on."""
+        self._layout, self._lock, self._timings = layout, lock, timings
+        self._when_full = when_full
+        self._memory = SharedMatrices(layout, slots)
+        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for slot in range(slots):
+            self._free.put(slot)
+        self._slot: int | None = None
+        self._failure: str | None = None
+        self._written = threading.Condition()
+        self._asked = self._answered = 0
+        self._worker = self._start(location, sketch_seed, slots)
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the copies take."""
+        return self._memory.nbytes
+
+    def begin(self, step: int, contents: Contents) -> bool:
+        self._require_worker()
+        if self._slot is not None:  # of a step that was never finished
+            self._free.put(self._slot)
+            self._slot = None
+        try:
+            self._slot = self._free.get_nowait()
+        except queue.Empty:
+            if self._when_full == "drop":
+                return False
+            with self._timings.measure("waiting"):
+                self._slot = self._wait_for_slot()
+        self._message: dict[str, Any] = {
+            "step": step,
+            "slot": self._slot,
+            "contents": contents.to_dict(),
+            "kinds": {},
+        }
+        return True
+
+    def take(self, kind: str, matrices: Sequence[Captured]) -> None:
+        assert self._slot is not None
+        with self._timings.measure("copy", kind):
+            statuses = self._memory.put(self._slot, kind, matrices)
+        self._message["kinds"][kind] = statuses
+
+    def finish(self) -> None:
+        ready = self._memory.copied()
+        message, self._slot = self._message, None
+        if ready is None:
+            self._send(message)
+            return
+
+        def send_when_copied() -> None:
+            ready.synchronize()
+            self._send(message)
+
+        threading.Thread(target=send_when_copied, daemon=True).start()
+
+    def write_rows(self, rows: Rows) -> None:
+        self._send({"rows": list(rows)})
+
+    def before_update(self) -> None:
+        self._memory.hold_device()
+
+    def flush(self) -> None:
+        with self._timings.measure("waiting"):
+            self._settle()
+
+    def close(self) -> None:
+        try:
+            if self._failure is None:
+                self._settle()
+        finally:
+            assert self._worker.stdin is not None
+            with contextlib.suppress(OSError):  # it has ended already
+                self._worker.stdin.close()
+            self._worker.wait()
+            self._memory.close()
+            if self._lock:
+                self._lock.release()
+
+    def _start(self, location: Location, sketch_seed: int, slots: int) -> "subprocess.Popen[str]":
+        inherited = [self._memory.descriptor]
+        if self._lock:
+            inherited.append(self._lock.descriptor)  # the store stays held until both have ended
+        # the process imports what this one would, wherever that was found
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "spectra.record.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            pass_fds=inherited,
+            env=environment,
+        )
+        self._worker = worker
+        self._send(
+            {
+                "store": str(location),
+                "layout": self._layout.to_dict(),
+                "sketch_seed": sketch_seed,
+                "memory": self._memory.descriptor,
+                "slots": slots,
+            }
+        )
+        return worker
+
+    def _settle(self) -> None:
+        """Return when the process has done all that it was told."""
+        self._asked += 1
+        self._send({"settle": self._asked})
+        with self._written:
+            self._written.wait_for(lambda: self._answered >= self._asked or self._failure)
+        self._require_worker()
+
+    def _wait_for_slot(self) -> int:
+        while True:
+            try:
+                return self._free.get(timeout=0.2)
+            except queue.Empty:
+                self._require_worker()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self._require_worker()
+        assert self._worker.stdin is not None
+        try:
+            self._worker.stdin.write(json.dumps(message) + "\n")
+            self._worker.stdin.flush()
+        except OSError as error:
+            self._fail(f"the recording process has ended: {error}")
+            self._require_worker()
+
+    def _require_worker(self) -> None:
+        if self._lock and self._lock.lost:
+            raise WorkerError("the store was closed, or opened anew by another recorder")
+        if self._failure is not None:
+            raise WorkerError(self._failure)
+
+    def _fail(self, reason: str) -> None:
+        with self._written:
+            self._failure = self._failure or reason
+            self._written.notify_all()
+
+    def _listen(self) -> None:
+        assert self._worker.stdout is not None
+        for line in self._worker.stdout:
+            answer = json.loads(line)
+            if "error" in answer:
+                self._fail(answer["error"])
+            if "slot" in answer:
+                self.worker_seconds = answer["seconds"]
+                self._free.put(answer["slot"])
+            if "settled" in answer:
+                with self._written:
+                    self._answered = answer["settled"]
+                    self._written.notify_all()
+        self._fail(f"the recording process has ended with status {self._worker.wait()}")
+
+
+class SharedMatrices:
+    """Room for snapshots in memory that a child process can be given."""
+
+    def __init__(self, layout: Layout, slots: int, descriptor: int | None = None) -> None:
+        """Make the room, or map that of the parent by its file descriptor."""
+        self._kinds = layout.contents.kinds
+        self._shapes = [(m.rows, m.cols) for m in layout.matrices]
+        sizes = [rows * cols for rows, cols in self._shapes]
+        self._offsets = np.cumsum([0, *sizes]).tolist()
+        self._kind_size = sum(sizes)
+        count = slots * len(self._kinds) * self._kind_size
+        self.nbytes = 4 * max(1, count)
+        self.descriptor = _nameless_memory(self.nbytes) if descriptor is None else descriptor
+        self._map = mmap.mmap(self.descriptor, self.nbytes)
+        self._floats = torch.frombuffer(self._map, dtype=torch.float32, count=max(1, count))
+        self._copies: Any = None
+        self._stream: Any = None
+
+    def view(self, slot: int, kind: str, number: int) -> torch.Tensor:
+        """Where a matrix lies: (rows, cols), float32."""
+        start = (slot * len(self._kinds) + self._kinds.index(kind)) * self._kind_size
+        start += self._offsets[number]
+        rows, cols = self._shapes[number]
+        return self._floats[start : start + rows * cols].view(rows, cols)
+
+    def put(self, slot: int, kind: str, matrices: Sequence[Captured]) -> list[int]:
+        """Copy matrices; returns why each is there or not."""
+        statuses = []
+        for number, matrix in enumerate(matrices):
+            if isinstance(matrix, Status):
+                statuses.append(int(matrix))
+                continue
+            statuses.append(int(Status.MEASURED))
+            target = self.view(slot, kind, number)
+            if matrix.device.type == "cuda":
+                self._copy_from_cuda(matrix.detach(), target)
+            else:
+                target.copy_(matrix.detach())
+        return statuses
+
+    def get(self, slot: int, kind: str, statuses: Sequence[int]) -> list[Captured]:
+        """The matrices that were copied, sharing the memory."""
+        return [
+            self.view(slot, kind, number) if status == Status.MEASURED else Status(status)
+            for number, status in enumerate(statuses)
+        ]
+
+    def copied(self) -> Any:
+        """A CUDA event that comes when the copies are done; None where they are already."""
+        if self._stream is None:
+            return None
+        self._copies = self._stream.record_event()
+        return self._copies
+
+    def hold_device(self) -> None:
+        """Let the device not go on to change the weights before they are copied."""
+        if self._copies is not None:
+            torch.cuda.current_stream().wait_event(self._copies)
+            self._copies = None
+
+    def close(self) -> None:
+        """Give the memory back."""
+        if self._stream is not None:
+            self._stream.synchronize()
+            _cudart().cudaHostUnregister(self._floats.data_ptr())
+        os.close(self.descriptor)
+
+    def _copy_from_cuda(self, matrix: torch.Tensor, target: torch.Tensor) -> None:
+        if self._stream is None:
+            # pinned once: without it a copy would block the host
+            _cudart().cudaHostRegister(self._floats.data_ptr(), self.nbytes, 0)
+            self._stream = torch.cuda.Stream(matrix.device)  # type: ignore[no-untyped-call]
+        self._stream.wait_stream(torch.cuda.current_stream(matrix.device))
+        with torch.cuda.stream(self._stream):
+            target.copy_(matrix.float().contiguous(), non_blocking=True)
+        matrix.record_stream(self._stream)
+
+
+def _cudart() -> Any:
+    return torch.cuda.cudart()  # type: ignore[no-untyped-call]
+
+
+def _nameless_memory(nbytes: int) -> int:
+    """A file descriptor of memory that is gone with the last process that has it."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("spectra")
+    else:  # macOS
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    os.ftruncate(descriptor, nbytes)
+    return descriptor

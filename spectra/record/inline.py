@@ -1,0 +1,80 @@
+"""Recording inside of the training loop: measured and written before the loop goes on."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from spectra.record.measure import Arrays, Captured, Measure, assemble
+from spectra.record.processes import Processes
+from spectra.record.timings import Timings
+from spectra.store.layout import Contents
+from spectra.store.writer import StoreWriter
+
+Rows = Sequence[Mapping[str, float]]
+
+
+class Place(Protocol):
+    """Where snapshots are measured and written."""
+
+    def begin(self, step: int, contents: Contents) -> bool:
+        """Begin a snapshot; False where it has to be dropped."""
+
+    def take(self, kind: str, matrices: Sequence[Captured]) -> None:
+        """Take over one kind of this process' matrices, which the caller then lets go of."""
+
+    def finish(self) -> None:
+        """All kinds were taken: write the snapshot, or see to it that it is written."""
+
+    def write_rows(self, rows: Rows) -> None:
+        """Write training steps."""
+
+    def before_update(self) -> None:
+        """The optimizer is about to change the weights."""
+
+    def flush(self) -> None:
+        """Return when everything handed over is written."""
+
+    def close(self) -> None:
+        """Flush, and let go of the store."""
+
+
+class Inline(Place):
+    """Measures at once; in several processes the first one gathers and writes."""
+
+    def __init__(
+        self, measure: Measure, writer: StoreWriter | None, processes: Processes, timings: Timings
+    ) -> None:
+        self._measure, self._writer = measure, writer
+        self._processes, self._timings = processes, timings
+        self._arrays: Arrays = {}
+
+    def begin(self, step: int, contents: Contents) -> bool:
+        self._step, self._contents, self._arrays = step, contents, {}
+        return True
+
+    def take(self, kind: str, matrices: Sequence[Captured]) -> None:
+        self._arrays |= self._measure(kind, matrices, self._contents)
+
+    def finish(self) -> None:
+        with self._timings.measure("gathering"):
+            shares = self._processes.gather((self._measure.members, self._arrays))
+        self._arrays = {}
+        if self._writer is None:
+            return
+        with self._timings.measure("writing"):
+            row = assemble(self._measure.layout, self._contents, shares)
+            self._writer.write_snapshot(self._step, row)
+
+    def write_rows(self, rows: Rows) -> None:
+        if self._writer is not None:
+            with self._timings.measure("writing"):
+                self._writer.write_train_rows(rows)
+
+    def before_update(self) -> None:
+        pass
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()

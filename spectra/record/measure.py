@@ -1,0 +1,177 @@
+"""What is measured of the matrices of a snapshot: pure functions from tensors to arrays.
+
+A process measures the matrices that are its own; `assemble` puts the shares of all processes
+together to the row that is written.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from spectra.linalg import leading_subspaces, map_matrices, singular_values_of_many
+from spectra.record.sketch import CountSketch
+from spectra.record.timings import Timings
+from spectra.store.layout import Contents, Layout
+from spectra.store.schema import Status
+
+Array = npt.NDArray[np.generic]
+Arrays = dict[str, Array]
+Captured = torch.Tensor | Status
+"""A matrix (rows, cols), or why there is none."""
+
+
+class Measure:
+    """Measures a process' own matrices of a store."""
+
+    def __init__(
+        self, layout: Layout, members: Sequence[int], sketch: CountSketch | None, timings: Timings
+    ) -> None:
+        self.layout = layout
+        self.members = list(members)
+        """Which matrices, by number."""
+        self._sketch, self._timings = sketch, timings
+        self._width = max(m.full_rank for m in layout.matrices)
+
+    def __call__(self, kind: str, matrices: Sequence[Captured], contents: Contents) -> Arrays:
+        """Measure one kind of matrices.
+
+        Parameters
+        ----------
+        kind
+            ``weight``, ``gradient``, ``training_gradient`` or ``update``.
+        matrices
+            The process' own, in the order of `members`.
+        contents
+            What this snapshot holds.
+
+        Returns
+        -------
+        Arrays by their path in the store, with a row for every own matrix, and ``status/PART``
+        (matrix,) for every part that was measured.
+        """
+        arrays: Arrays = {}
+        if kind in contents.spectra:
+            with self._timings.measure("decomposition", kind):
+                spectra = self._spectra(matrices)
+            arrays[f"spectra/{kind}"] = spectra
+            arrays[f"status/{kind}"] = _statuses(matrices, np.isnan(spectra[:, 0]))
+        if kind != "gradient":
+            return arrays
+        present = [m for m in matrices if isinstance(m, torch.Tensor)]
+        finite = [bool(torch.isfinite(m).all()) for m in present]
+        broken = np.zeros(len(matrices), np.bool_)
+        broken[_present(matrices)] = ~np.asarray(finite, np.bool_)
+        statuses = _statuses(matrices, broken)
+        if contents.sketch and self._sketch:
+            with self._timings.measure("sketch", "sketch"):
+                arrays["sketches/gradient"] = self._sketches(matrices, self._sketch)
+            arrays["status/sketch"] = statuses
+        if contents.subspaces:
+            with self._timings.measure("subspaces", "subspaces"):
+                arrays |= self._subspaces(matrices, contents.subspaces)
+            arrays["status/subspaces"] = statuses
+        if contents.gradients:
+            with self._timings.measure("raw gradients", "raw_gradient"):
+                arrays |= self._raw(matrices)
+            arrays["status/raw_gradient"] = statuses
+        return arrays
+
+    def _spectra(self, matrices: Sequence[Captured]) -> npt.NDArray[np.float32]:
+        array = np.full((len(matrices), self._width), np.nan, np.float32)
+        values = singular_values_of_many([m for m in matrices if isinstance(m, torch.Tensor)])
+        for i, spectrum in zip(_present(matrices), values, strict=True):
+            array[i, : len(spectrum)] = spectrum
+        return array
+
+    def _sketches(
+        self, matrices: Sequence[Captured], sketch: CountSketch
+    ) -> npt.NDArray[np.float32]:
+        array = np.full((len(matrices), sketch.components), np.nan, np.float32)
+        for i in _present(matrices):
+            matrix = matrices[i]
+            assert isinstance(matrix, torch.Tensor)
+            array[i] = sketch(matrix).float().cpu().numpy()
+        return array
+
+    def _subspaces(self, matrices: Sequence[Captured], rank: int) -> Arrays:
+        arrays = _empty(self.layout, "subspaces/", self.members)
+        present = [m for m in matrices if isinstance(m, torch.Tensor)]
+        pairs = map_matrices(lambda matrix: leading_subspaces(matrix, rank), present)
+        for i, (left, right) in zip(_present(matrices), pairs, strict=True):
+            arrays["subspaces/gradient_left"][i, : len(left)] = left
+            arrays["subspaces/gradient_right"][i, : len(right)] = right
+        return arrays
+
+    def _raw(self, matrices: Sequence[Captured]) -> Arrays:
+        arrays = _empty(self.layout, "gradients/", self.members)
+        for path, array in arrays.items():
+            own = [m for m in self.layout.members(path) if m in self.members]
+            for i, member in enumerate(own):
+                matrix = matrices[self.members.index(member)]
+                if isinstance(matrix, torch.Tensor):
+                    array[i] = bfloat16_bits(matrix)
+        return arrays
+
+
+def bfloat16_bits(matrix: torch.Tensor) -> npt.NDArray[np.uint16]:
+    """A matrix rounded to bfloat16, as the bits of it."""
+    short = matrix.detach().to("cpu", torch.bfloat16).contiguous()
+    return short.view(torch.int16).numpy().view(np.uint16)
+
+
+def assemble(
+    layout: Layout, contents: Contents, shares: Sequence[tuple[Sequence[int], Arrays]]
+) -> Arrays:
+    """The row of a snapshot from the shares of all processes: (members, what `Measure` gave)."""
+    row: Arrays = {}
+    for path in {path for _, arrays in shares for path in arrays if "status/" not in path}:
+        numbers = {member: i for i, member in enumerate(layout.members(path))}
+        parts = [
+            ([numbers[m] for m in members if m in numbers], arrays[path])
+            for members, arrays in shares
+            if path in arrays
+        ]
+        if len(parts) == 1 and len(parts[0][0]) == len(numbers):
+            row[path] = parts[0][1]
+            continue
+        row[path] = _empty(layout, path, range(len(layout.matrices)))[path]
+        for positions, part in parts:
+            row[path][positions] = part
+    row["status/code"] = _status_array(layout, contents, shares)
+    return row
+
+
+def _status_array(
+    layout: Layout, contents: Contents, shares: Sequence[tuple[Sequence[int], Arrays]]
+) -> npt.NDArray[np.uint8]:
+    parts = layout.contents.parts
+    array = np.full((len(layout.matrices), len(parts)), Status.SPARED, np.uint8)
+    for members, arrays in shares:
+        for column, part in enumerate(parts):
+            if part in contents.parts:
+                array[list(members), column] = arrays[f"status/{part}"]
+    return array
+
+
+def _empty(layout: Layout, prefix: str, members: Sequence[int]) -> Arrays:
+    """Arrays of nothing for some matrices, of all paths that begin so."""
+    arrays: Arrays = {}
+    for path, variable in layout.snapshot_arrays().items():
+        if path.startswith(prefix):
+            count = len(set(layout.members(path)) & set(members))
+            shape = (count, *variable.shape[2:])
+            arrays[path] = np.full(shape, variable.fill, variable.dtype)
+    return arrays
+
+
+def _present(matrices: Sequence[Captured]) -> list[int]:
+    return [i for i, matrix in enumerate(matrices) if isinstance(matrix, torch.Tensor)]
+
+
+def _statuses(matrices: Sequence[Captured], broken: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+    """Why each matrix was measured or not; `broken` are those that were not finite."""
+    present = np.where(broken, np.uint8(Status.NOT_FINITE), np.uint8(Status.MEASURED))
+    given = [int(m) if isinstance(m, Status) else -1 for m in matrices]
+    return np.where(np.asarray(given) >= 0, given, present).astype(np.uint8)

@@ -1,0 +1,126 @@
+"""Cutting the probe batch: pieces whose weighted losses add up to the loss of all of it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from data.errors import InputError
+
+Probe = torch.Tensor | Mapping[str, torch.Tensor] | Callable[[torch.nn.Module], torch.Tensor]
+"""Token ids (windows, length); or a batch of keyword arguments whose output has a loss; or a
+function of the model that returns the mean loss (with several processes, of each one's share)."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of the probe batch."""
+
+    batch: Mapping[str, torch.Tensor] | Callable[[torch.nn.Module], torch.Tensor]
+    weight: float = 1.0
+    """Its share of the tokens that the mean loss is over."""
+
+    def loss(self, model: torch.nn.Module) -> torch.Tensor:
+        """Mean loss of the piece.
+
+        Raises
+        ------
+        InputError
+            When the model gives no scalar loss.
+        """
+        if isinstance(self.batch, Mapping):
+            output = model(**_arguments(model, self.batch))
+            loss = getattr(output, "loss", output)
+        else:
+            loss = self.batch(model)
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            raise InputError(
+                "the probe batch gave no scalar loss: pass token ids, a batch with labels whose "
+                "output has `.loss`, or a function of the model that returns the loss"
+            )
+        return loss
+
+
+def pieces(
+    model: torch.nn.Module,
+    probe: Probe,
+    tokens: int | None = None,
+    *,
+    rank: int = 0,
+    processes: int = 1,
+    everyone: bool = False,
+) -> list[Piece]:
+    """One process' share of the probe batch, in pieces.
+
+    Only the batch of a causal language model is cut, whose loss is known to be a mean over the
+    labels that are not -100. Any other batch is one piece, of the first process; a function is
+    called in every process, for the mean over them.
+
+    Parameters
+    ----------
+    model
+        The model that the pieces are for.
+    probe
+        All of the batch.
+    tokens
+        A piece has at most so many, or is one window; None leaves the share in one piece.
+    rank, processes
+        Which share, of how many.
+    everyone
+        Every process gets exactly one piece, if need be one of no weight.
+    """
+    if isinstance(probe, torch.Tensor):
+        probe = {"input_ids": probe}
+    if not isinstance(probe, Mapping):
+        return [Piece(probe, 1 / processes)]
+    batch = _with_labels(probe)
+    valid = _valid_labels(batch) if _divisible(model, batch) else None
+    if valid is None or valid.sum() == 0:
+        if everyone:
+            return [Piece(batch, 1 / processes)]
+        return [Piece(batch)] if rank == 0 else []
+    own = torch.arange(rank, len(valid), processes)
+    if everyone and len(own) == 0:
+        return [Piece({name: value[:1] for name, value in batch.items()}, 0.0)]
+    length = batch["input_ids"].shape[1]
+    size = len(own) if tokens is None else max(1, tokens // length)
+    return [
+        Piece(
+            {name: value[windows.to(value.device)] for name, value in batch.items()},
+            float(valid[windows].sum() / valid.sum()),
+        )
+        for windows in torch.split(own, max(1, size))
+        if everyone or valid[windows].sum() > 0
+    ]
+
+
+def _valid_labels(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """How many labels of each window count: (windows,)."""
+    return (batch["labels"][:, 1:] != -100).sum(dim=1).double().cpu()
+
+
+def _divisible(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> bool:
+    causal = type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
+    # a balancing loss over all tokens of the batch is no mean of the pieces' losses
+    balanced = getattr(getattr(model, "config", None), "output_router_logits", False)
+    windows = {value.shape[0] if value.ndim else 0 for value in batch.values()}
+    return causal and not balanced and len(windows) == 1 and "labels" in batch
+
+
+def _with_labels(batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    complete = dict(batch)
+    if "labels" not in complete and "input_ids" in complete:
+        labels = complete["input_ids"]
+        if "attention_mask" in complete:
+            labels = labels.masked_fill(complete["attention_mask"] == 0, -100)
+        complete["labels"] = labels
+    return complete
+
+
+def _arguments(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    device = next(model.parameters()).device
+    arguments: dict[str, Any] = {name: value.to(device) for name, value in batch.items()}
+    if hasattr(getattr(model, "config", None), "use_cache"):
+        arguments.setdefault("use_cache", False)
+    return arguments

@@ -1,0 +1,226 @@
+"""`record`: from a model and an optimizer to a recorder that hangs on them."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.errors import InputError
+from spectra.matrices import find_matrices
+from spectra.record.background import Background, WhenFull
+from spectra.record.budget import Budget
+from spectra.record.description import describe
+from spectra.record.inline import Inline, Place
+from spectra.record.measure import Measure
+from spectra.record.pieces import Probe
+from spectra.record.probe import probe_sha256
+from spectra.record.processes import Processes, processes_of_training
+from spectra.record.recorder import Recorder
+from spectra.record.sketch import CountSketch
+from spectra.record.timings import Timings
+from spectra.store.layout import DEFAULT_SPECTRA, Contents, Layout
+from spectra.store.location import Location, exists
+from spectra.store.schedule import Schedule
+from spectra.store.writer import StoreWriter
+
+
+def record(
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    store: str | Path,
+    *,
+    probe: Probe | None,
+    every: int | Sequence[int] = 500,
+    early: bool = False,
+    steps: int | None = None,
+    matrices: str | Sequence[str] | None = None,
+    spectra: Sequence[str] = DEFAULT_SPECTRA,
+    sketch: int = 4096,
+    gradients: bool = False,
+    subspaces: int = 0,
+    seed: int = 0,
+    background: WhenFull | None = None,
+    queue: int = 1,
+    overhead: float | None = None,
+    start_step: int = 0,
+    resume: bool = False,
+    strict: bool = False,
+    attrs: Mapping[str, Any] | None = None,
+) -> Recorder:
+    """Record a training run into a store.
+
+    With several processes (`torch.distributed`, wrapped by DDP or FSDP2 or not at all), call it in
+    every one of them: each measures its share of the matrices, the first one writes.
+
+    Parameters
+    ----------
+    model
+        The model that is trained. Its matrices are the linear layers inside of transformer blocks.
+    optimizer
+        Its optimizer; the recorder hangs on its step hooks.
+    store
+        Path of the store to make, or an address that fsspec writes to (``s3://…``, ``memory://…``).
+    probe
+        The fixed batch on which gradients are taken, the same in every process: token ids (windows,
+        length), a batch of keyword arguments with labels, or a function of the model that returns
+        the mean loss. None records what needs no probe.
+    every
+        Steps between snapshots, or the steps of all snapshots. With the first, the state before the
+        first step is a snapshot, and the state after the last where `steps` says which that is.
+    early
+        Also snapshots after 1, 2, 4, 8, … steps, up to `every`.
+    steps
+        How many optimizer steps there will be, if known: the store is then laid out at full size.
+    matrices
+        Names of the matrices to record, ``*`` allowed, e.g. ``"*.mlp.*"``; all by default.
+    spectra
+        Singular values of what: ``weight``, ``gradient`` (on the probe batch), ``update``,
+        ``training_gradient`` (the step's own, before clipping).
+    sketch
+        Components of a sketch of the probe gradient, from which cosine similarities are estimated
+        to within about 1 / sqrt(sketch); 0 records none.
+    gradients
+        Whether to record the probe gradients themselves, in bfloat16.
+    subspaces
+        Rank of the leading left and right singular subspaces of the probe gradient; 0 records none.
+    seed
+        Of the sketch. Runs with the same seed can be compared with each other.
+    background
+        Measure and write in a process of its own, and when it is behind, ``wait`` for it or
+        ``drop`` the snapshot. By default all is done before the training loop goes on.
+    queue
+        Snapshots that may lie with the background process; each takes memory for all matrices,
+        once for every kind.
+    overhead
+        Share of the time that recording may take, e.g. 0.01: snapshots, or the parts of them that
+        are worth less, are left out so as to stay below.
+    start_step
+        Optimizer steps done before this process, when a run is resumed.
+    resume
+        Go on with the store if there is one; its rows after `start_step` are unset first.
+    strict
+        Let an error in recording (a full disk, say) stop the training. By default it stops the
+        recorder, with a warning.
+    attrs
+        Further attributes of the store; ``model`` (a name) and ``config`` are shown in reports.
+
+    Raises
+    ------
+    InputError
+        When the store exists and `resume` is not set, or was recorded from another model or probe
+        batch; when the model has no matrices, or the optimizer is another model's.
+
+    Examples
+    --------
+    >>> recorder = spectra.record(
+    ...     model, optimizer, "runs/a.zarr", probe=batch, every=500
+    ... )  # doctest: +SKIP
+    >>> for batch in batches:  # doctest: +SKIP
+    ...     model(**batch).loss.backward()
+    ...     optimizer.step()
+    ...     optimizer.zero_grad()
+    """
+    found, skipped = find_matrices(model, matrices)
+    _require_own_optimizer(model, optimizer)
+    _require_probe(probe)
+    contents = Contents(tuple(spectra), sketch, gradients, subspaces)
+    contents = contents if probe is not None else contents.without_probe()
+    if not contents.parts:
+        raise InputError("nothing is to be recorded: ask for spectra, sketches or subspaces")
+    schedule = Schedule.of(every, early=early, steps=steps)
+    layout = Layout(tuple(found), schedule.snapshots, schedule.steps, contents)
+    budget = Budget(overhead, contents)
+    processes = processes_of_training()
+    if background is not None and processes.count > 1:
+        raise InputError(
+            "recording in the background is for one process; in several, the matrices are divided "
+            "among them: leave out background="
+        )
+    described = describe(model, probe, contents, schedule, seed, skipped, attrs or {})
+    _require_same_probe(processes, probe)
+    writer, recorded, failure = _open_writer(
+        processes, store, layout, described, start_step, resume, strict
+    )
+    timings = Timings()
+    place: Place
+    if background is not None and writer is not None:
+        place = Background(
+            store, layout, writer.lock, seed, timings, when_full=background, slots=queue
+        )
+    else:
+        count_sketch = CountSketch(contents.sketch, seed) if contents.sketch else None
+        own = processes.own(layout.matrices)
+        place = Inline(Measure(layout, own, count_sketch, timings), writer, processes, timings)
+    recorder = Recorder(
+        model,
+        layout,
+        list(found.values()),
+        place,
+        schedule=schedule,
+        probe=probe,
+        budget=budget,
+        processes=processes,
+        timings=timings,
+        step=start_step,
+        recorded=recorded,
+        strict=strict,
+    )
+    if failure is not None:
+        recorder.stopped = f"recording did not begin: {failure}"
+        warnings.warn(f"{recorder.stopped}; training goes on", RuntimeWarning, stacklevel=2)
+    recorder.attach(optimizer)
+    return recorder
+
+
+def _open_writer(
+    processes: Processes,
+    store: Location,
+    layout: Layout,
+    attrs: dict[str, Any],
+    start_step: int,
+    resume: bool,
+    strict: bool,
+) -> tuple[StoreWriter | None, list[int], str | None]:
+    """The writer in the first process, the steps already recorded, and why it cannot be written."""
+    writer, recorded, refused, failure = None, [], None, None
+    if processes.rank == 0:
+        try:
+            if resume and exists(store):
+                writer = StoreWriter.resume(store, layout, attrs, start_step)
+            else:
+                writer = StoreWriter.create(store, layout, attrs)
+            recorded = writer.steps
+        except InputError as error:
+            refused = str(error)
+        except Exception as error:  # of the disk or the network
+            failure = f"{store} cannot be written: {getattr(error, 'strerror', None) or error}"
+    recorded, refused, failure = processes.same((recorded, refused, failure))
+    if refused or (failure and strict):
+        raise InputError(refused or failure)
+    return writer, recorded, failure
+
+
+def _require_own_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if trained.isdisjoint(map(id, model.parameters())):
+        raise InputError("the optimizer updates no parameter of this model: pass the model's own")
+
+
+def _require_probe(probe: Any) -> None:
+    if not (probe is None or isinstance(probe, torch.Tensor | Mapping) or callable(probe)):
+        raise InputError(
+            "a probe is token ids, a batch or a function of the model, "
+            f"not a {type(probe).__name__}"
+        )
+
+
+def _require_same_probe(processes: Processes, probe: Probe | None) -> None:
+    mine = probe_sha256(probe) if probe is not None else "none"
+    different = None if processes.same(mine) == mine else "another probe batch"
+    if processes.agree(different):
+        raise InputError(
+            "the processes have different probe batches: pass the same in all of them, it is "
+            "divided among them"
+        )

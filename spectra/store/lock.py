@@ -1,0 +1,84 @@
+"""One process at a time writes to a folder."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from data.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows has none: there, two writers are not told apart
+    fcntl = None  # type: ignore[assignment]
+
+
+class FolderLock:
+    """Holds a folder until it is released or its last holder ends, however that ends.
+
+    A process may take a folder over from itself: the lock that it had before is then `lost`. The
+    descriptor can be handed to a child, which then holds the folder too.
+    """
+
+    _held: ClassVar[dict[Path, "FolderLock"]] = {}
+
+    def __init__(self, folder: Path, patience: float = 0.0, *, take_over: bool = False) -> None:
+        """Lock a folder, waiting for at most `patience` seconds.
+
+        Raises
+        ------
+        InputError
+            When another process holds it, or this one does and `take_over` is not set.
+        """
+        self.lost = False
+        """Whether it was released, or taken over."""
+        self.descriptor: int
+        self._folder = folder.resolve()
+        before = self._held.pop(self._folder, None) if take_over else None
+        if before:
+            before.lost = True
+            self.descriptor = before.descriptor
+        else:
+            self.descriptor = os.open(folder, os.O_RDONLY)
+            self._lock(folder, time.monotonic() + patience)
+        self._held[self._folder] = self
+
+    def release(self) -> None:
+        """Let go of the folder; once is enough."""
+        if not self.lost and self._held.get(self._folder) is self:
+            del self._held[self._folder]
+            os.close(self.descriptor)
+        self.lost = True
+
+    def _lock(self, folder: Path, deadline: float) -> None:
+        while fcntl is not None:
+            try:
+                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    os.close(self.descriptor)
+                    raise InputError(
+                        f"another process is writing to {folder}: wait for it"
+                    ) from error
+                time.sleep(0.05)
+            except OSError:  # a file system without locks
+                return
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for the length of a block.
+
+    Raises
+    ------
+    InputError
+        When another process holds it.
+    """
+    lock = FolderLock(folder)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,81 @@
+"""At which steps a snapshot is taken."""
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from data.errors import InputError
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Every so many steps from 0, denser at first on request, or at steps that are listed.
+
+    The state after the last step is always recorded where it is known which step that is.
+    """
+
+    every: int = 500
+    early: bool = False
+    """Also after 1, 2, 4, 8, … steps, up to `every`: most of what happens, happens early."""
+    at: tuple[int, ...] | None = None
+    """These steps instead of every so many; the last step only if it is among them."""
+    steps: int | None = None
+    """How many optimizer steps there will be; None where nobody knows."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InputError(f"snapshots are taken every 1 or more steps, not every {self.every}")
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"a run has at least 1 step, not {self.steps}")
+        if self.at is not None:
+            at = tuple(sorted(set(self.at)))
+            if not at or at[0] < 0:
+                raise InputError(f"the steps of snapshots are numbers of at least 0, not {self.at}")
+            if self.steps is not None and at[-1] > self.steps:
+                raise InputError(f"a snapshot at step {at[-1]} of a run of {self.steps} steps")
+            object.__setattr__(self, "at", at)
+
+    @classmethod
+    def of(
+        cls, every: int | Iterable[int], *, early: bool = False, steps: int | None
+    ) -> "Schedule":
+        """A schedule from a number of steps between snapshots, or from a list of steps."""
+        if isinstance(every, int):
+            return cls(every, early, steps=steps)
+        if early:
+            raise InputError("early snapshots go with a number of steps, not with a list of them")
+        return cls(at=tuple(int(step) for step in every), steps=steps)
+
+    def due(self, step: int) -> bool:
+        """Whether a snapshot belongs to the state after `step` optimizer steps."""
+        if self.at is not None:
+            return step in self.at
+        power_of_two = step & (step - 1) == 0
+        early = self.early and step < self.every and power_of_two
+        return step % self.every == 0 or step == self.steps or early
+
+    def between(self, first: int, last: int) -> list[int]:
+        """The steps of snapshots from `first` to `last`, both included."""
+        if self.at is not None:
+            return [step for step in self.at if first <= step <= last]
+        regular = range(first + -first % self.every, last + 1, self.every)
+        others = [1 << n for n in range(self.every.bit_length())] if self.early else []
+        if self.steps is not None:
+            others.append(self.steps)
+        due = {*regular, *(step for step in others if first <= step <= last and self.due(step))}
+        return sorted(due)
+
+    @property
+    def snapshots(self) -> int | None:
+        """How many snapshots there will be; None where nobody knows."""
+        if self.at is not None:
+            return len(self.at)
+        return None if self.steps is None else len(self.between(0, self.steps))
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self) | {"at": list(self.at) if self.at else None}
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Schedule":
+        return cls(**fields | {"at": tuple(fields["at"]) if fields["at"] else None})
