@@ -23,7 +23,7 @@ from pretrain.finiteness import NonFiniteError, first_non_finite
 from pretrain.options import PretrainOptions
 from pretrain.schedule import learning_rate
 from pretrain.signals import StopRequest
-from spectra.record.recorder import NullRecorder, Recorder
+from spectra.recording.recorder import NullRecorder, Recorder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

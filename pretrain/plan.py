@@ -13,8 +13,8 @@ from pretrain.display import duration
 from pretrain.loop import Training
 from pretrain.options import PretrainOptions
 from spectra.matrices import find_matrices, layer_of
-from spectra.record.recorder import NullRecorder
-from spectra.record.start import record
+from spectra.recording.recorder import NullRecorder
+from spectra.recording.start import record
 from spectra.store.layout import Layout
 
 MEASURED_STEPS = 2

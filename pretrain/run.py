@@ -25,8 +25,8 @@ from pretrain.plan import make_plan, measure, random_windows
 from pretrain.presets import default_vocabulary, model_config
 from pretrain.signals import StopRequest
 from spectra.commands.options import program_name
-from spectra.record.recorder import NullRecorder, Recorder
-from spectra.record.start import record
+from spectra.recording.recorder import NullRecorder, Recorder
+from spectra.recording.start import record
 from spectra.store.durable import write_file
 from spectra.store.location import exists
 from spectra.store.lock import locked

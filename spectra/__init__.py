@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from spectra.linalg import singular_values as singular_values
     from spectra.matrices import Matrix as Matrix
     from spectra.matrices import find_matrices as find_matrices
-    from spectra.record.recorder import Recorder as Recorder
-    from spectra.record.start import record as record
+    from spectra.recording.recorder import Recorder as Recorder
+    from spectra.recording.start import record as record
+    from spectra.recording.trainer import TrainerCallback as TrainerCallback
     from spectra.report import write_report as write_report
     from spectra.store.reader import open_store
     from spectra.store.verify import verify as verify
@@ -36,11 +37,12 @@ except PackageNotFoundError:  # used from a folder, not installed
 _HOMES = {
     "InputError": "data.errors",
     "Matrix": "spectra.matrices",
-    "Recorder": "spectra.record.recorder",
+    "Recorder": "spectra.recording.recorder",
+    "TrainerCallback": "spectra.recording.trainer",
     "cosine_similarity": "spectra.analysis.similarity",
     "find_matrices": "spectra.matrices",
     "open": "spectra.store.reader:open_store",
-    "record": "spectra.record.start",
+    "record": "spectra.recording.start",
     "singular_values": "spectra.linalg",
     "verify": "spectra.store.verify",
     "write_report": "spectra.report",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spectra.record.start import record
+from spectra.recording.start import record
 from tests.small import random_batch, small_llama, train
 
 

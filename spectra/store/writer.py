@@ -263,10 +263,10 @@ def _options(attrs: Attributes) -> dict[str, Any]:
 
 
 def _require_same(location: Location, root: zarr.Group, layout: Layout, attrs: Attributes) -> None:
-    was, wanted = _options(root.attrs), _options(attrs)
-    for name in wanted:
-        if was.get(name) != wanted[name]:
-            different = f"another {name}: {was.get(name)}, not {wanted[name]}"
+    was, now = _options(root.attrs), _options(attrs)
+    for name in now:
+        if was.get(name) != now[name]:
+            different = f"another {name}: {was.get(name)}, not {now[name]}"
             raise InputError(
                 f"{location} was recorded with {different}; resume with the same options, or write "
                 "to another store"

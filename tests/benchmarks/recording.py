@@ -13,8 +13,8 @@ from data.windows import Windows
 from pretrain.loop import Training
 from pretrain.options import BatchOptions, PretrainOptions
 from pretrain.run import _new_model, _optimizer
-from spectra.record.recorder import NullRecorder
-from spectra.record.start import record
+from spectra.recording.recorder import NullRecorder
+from spectra.recording.start import record
 from tests.benchmarks.timing import median_seconds
 
 MODELS = {"llama_9m": 5, "llama_60m": 2}

@@ -12,8 +12,8 @@ import torch
 import spectra
 from data.errors import InputError
 from spectra.matrices import find_matrices
-from spectra.record.probe import probe_gradients, probe_sha256
-from spectra.record.start import record
+from spectra.recording.probe import probe_gradients, probe_sha256
+from spectra.recording.start import record
 from spectra.store.writer import StoreWriter
 from tests.small import random_batch, small_llama, train
 
@@ -175,19 +175,19 @@ def test_without_a_probe_weights_and_updates_are_recorded(tmp_path):
     assert spectra.verify(tmp_path / "a.zarr").whole
 
 
-def test_a_run_of_unknown_length_grows_by_blocks(tmp_path):
-    _, known = recorded(tmp_path / "a.zarr", steps=150, every=1)
-    _, unknown = recorded(tmp_path / "b.zarr", model=small_llama(), steps=150, every=1)
+def test_a_run_of_unknown_length_grows_by_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr("spectra.store.layout.BLOCK", 4)
+    monkeypatch.setattr("spectra.store.writer.BLOCK", 4)
+    _, known = recorded(tmp_path / "a.zarr", steps=10, every=1)
     path = tmp_path / "c.zarr"
     model = small_llama()
     optimizer = optimizer_of(model)
     with record(model, optimizer, path, probe=random_batch(0), every=1, sketch=64) as recorder:
-        train(model, optimizer, 150, recorder=recorder)
+        train(model, optimizer, 10, recorder=recorder)
     grown = spectra.open(path)
-    assert grown["spectra"].sizes["step"] == 151
+    assert grown["spectra"].sizes["step"] == 11
     for name in ("weight", "gradient", "update"):
         np.testing.assert_array_equal(grown["spectra"][name], known["spectra"][name])
-        np.testing.assert_array_equal(unknown["spectra"][name], known["spectra"][name])
     assert spectra.verify(path).whole
 
 
@@ -239,7 +239,7 @@ def test_a_store_of_another_run_is_not_gone_on_with(tmp_path):
         resume(probe=random_batch(1))
     with pytest.raises(InputError, match="another sketch: 64, not 32"):
         resume(sketch=32)
-    with pytest.raises(InputError, match="another schedule: .*70"):
+    with pytest.raises(InputError, match=r"another schedule: .*70"):
         resume(steps=70)
     with pytest.raises(InputError, match="exists already"):
         record(model, optimizer_of(model), path, probe=None)
@@ -276,7 +276,7 @@ def test_no_failure_of_recording_ends_training(tmp_path, monkeypatch, error):
     def failing(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr("spectra.record.measure.singular_values_of_many", failing)
+    monkeypatch.setattr("spectra.recording.measure.singular_values_of_many", failing)
     with pytest.warns(RuntimeWarning, match=f"stopped at step 0: {type(error).__name__}"):
         train(model, optimizer, 3, recorder=recorder)
     recorder.close()

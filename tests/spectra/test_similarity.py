@@ -11,7 +11,7 @@ import spectra
 from data.errors import InputError
 from spectra.analysis.similarity import cosine_standard_error
 from spectra.metrics.similarity import cosine_similarity, sketched_cosine_error
-from spectra.record.sketch import CountSketch
+from spectra.recording.sketch import CountSketch
 
 
 def test_known_angles():

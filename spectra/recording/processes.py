@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from data.errors import InputError
-from spectra.matrices import Matrix, Weight, full_tensor
+from spectra.matrices import Matrix, Weight, full_tensor, is_sharded
 
 T = TypeVar("T")
 HANDSHAKE_SECONDS = 60.0
@@ -50,7 +50,10 @@ class Processes:
         return value
 
     def sum_(self, tensors: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
-        """Sums of tensors over all processes, in place; None where nobody has one."""
+        """Sums of tensors over all processes, in place; None where nobody has one.
+
+        Sharded tensors stay as they are: they belong to all processes already.
+        """
         return list(tensors)
 
 
@@ -86,6 +89,8 @@ class ProcessGroup(Processes):
         return values[0]  # type: ignore[no-any-return]
 
     def sum_(self, tensors: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
+        if any(t is not None and is_sharded(t) for t in tensors):
+            return list(tensors)
         everywhere: list[Any] = [None] * self.count
         shapes = [None if t is None else (t.shape, t.dtype, t.device.type) for t in tensors]
         dist.all_gather_object(everywhere, shapes, group=self._group)

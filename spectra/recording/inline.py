@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from spectra.record.measure import Arrays, Captured, Measure, assemble
-from spectra.record.processes import Processes
-from spectra.record.timings import Timings
+from spectra.recording.measure import Arrays, Captured, Measure, assemble
+from spectra.recording.processes import Processes
+from spectra.recording.timings import Timings
 from spectra.store.layout import Contents
 from spectra.store.writer import StoreWriter
 

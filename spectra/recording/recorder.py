@@ -16,15 +16,15 @@ from typing import Any, Self
 import torch
 
 from spectra.matrices import Weight
-from spectra.record.budget import Budget
-from spectra.record.clipping import Clipping, ClippingWatch
-from spectra.record.inline import Place
-from spectra.record.measure import Captured
-from spectra.record.pieces import Probe
-from spectra.record.probe import probe_gradients
-from spectra.record.processes import Processes, whole_matrices
-from spectra.record.rows import TrainRows
-from spectra.record.timings import Timings
+from spectra.recording.budget import Budget
+from spectra.recording.clipping import Clipping, ClippingWatch
+from spectra.recording.inline import Place
+from spectra.recording.measure import Captured
+from spectra.recording.pieces import Probe
+from spectra.recording.probe import probe_gradients
+from spectra.recording.processes import Processes, whole_matrices
+from spectra.recording.rows import TrainRows
+from spectra.recording.timings import Timings
 from spectra.store.layout import Contents, Layout
 from spectra.store.schedule import Schedule
 from spectra.store.schema import Status
@@ -262,11 +262,10 @@ class Recorder:
             if not gradients:
                 return
             with self.timings.measure("gathering", _probe_part(contents)):
-                self._processes.sum_(gradients)
-                matrices = whole_matrices(
-                    self._weights, self._own, dict(zip(self._ids(), gradients, strict=True))
-                )
+                sums = self._processes.sum_(gradients)
                 gradients.clear()
+                tensors: Tensors = dict(zip(map(id, self._parameters), sums, strict=True))
+                matrices = whole_matrices(self._weights, self._own, tensors)
             absent = Status.INDEPENDENT
             self._place.take("gradient", [absent if m is None else m for m in matrices])
 
@@ -304,9 +303,6 @@ class Recorder:
         self.snapshots += 1
         self.budget.learn(self.timings.parts)
         self._write_complete_rows()
-
-    def _ids(self) -> list[int]:
-        return [id(p) for p in self._parameters]
 
     def _write_rows(self) -> None:
         self._rows.finish()

@@ -9,17 +9,17 @@ import torch
 
 from data.errors import InputError
 from spectra.matrices import find_matrices
-from spectra.record.background import Background, WhenFull
-from spectra.record.budget import Budget
-from spectra.record.description import describe
-from spectra.record.inline import Inline, Place
-from spectra.record.measure import Measure
-from spectra.record.pieces import Probe
-from spectra.record.probe import probe_sha256
-from spectra.record.processes import Processes, processes_of_training
-from spectra.record.recorder import Recorder
-from spectra.record.sketch import CountSketch
-from spectra.record.timings import Timings
+from spectra.recording.background import Background, WhenFull
+from spectra.recording.budget import Budget
+from spectra.recording.description import describe
+from spectra.recording.inline import Inline, Place
+from spectra.recording.measure import Measure
+from spectra.recording.pieces import Probe
+from spectra.recording.probe import probe_sha256
+from spectra.recording.processes import Processes, processes_of_training
+from spectra.recording.recorder import Recorder
+from spectra.recording.sketch import CountSketch
+from spectra.recording.timings import Timings
 from spectra.store.layout import DEFAULT_SPECTRA, Contents, Layout
 from spectra.store.location import Location, exists
 from spectra.store.schedule import Schedule

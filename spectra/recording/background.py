@@ -25,9 +25,9 @@ import numpy as np
 import torch
 
 from data.errors import InputError
-from spectra.record.inline import Place, Rows
-from spectra.record.measure import Captured
-from spectra.record.timings import Timings
+from spectra.recording.inline import Place, Rows
+from spectra.recording.measure import Captured
+from spectra.recording.timings import Timings
 from spectra.store.layout import Contents, Layout
 from spectra.store.location import Location
 from spectra.store.lock import FolderLock
@@ -147,7 +147,7 @@ class Background(Place):
         # the process imports what this one would, wherever that was found
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         worker = subprocess.Popen(
-            [sys.executable, "-m", "spectra.record.worker"],
+            [sys.executable, "-m", "spectra.recording.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from spectra.matrices import Skipped, unwrapped
-from spectra.record.pieces import Probe
-from spectra.record.probe import probe_precision, probe_sha256
+from spectra.recording.pieces import Probe
+from spectra.recording.probe import probe_precision, probe_sha256
 from spectra.store.layout import Contents
 from spectra.store.schedule import Schedule
 

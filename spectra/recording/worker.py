@@ -13,10 +13,10 @@ import sys
 import threading
 from typing import Any
 
-from spectra.record.background import SharedMatrices
-from spectra.record.measure import Arrays, Measure, assemble
-from spectra.record.sketch import CountSketch
-from spectra.record.timings import Timings
+from spectra.recording.background import SharedMatrices
+from spectra.recording.measure import Arrays, Measure, assemble
+from spectra.recording.sketch import CountSketch
+from spectra.recording.timings import Timings
 from spectra.store.layout import Contents, Layout
 from spectra.store.writer import StoreWriter
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 
 from data.errors import InputError
-from spectra.record.clipping import Clipping
+from spectra.recording.clipping import Clipping
 from spectra.store.schema import TRAIN
 
 Number = float | torch.Tensor

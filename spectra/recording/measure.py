@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 
 from spectra.linalg import leading_subspaces, map_matrices, singular_values_of_many
-from spectra.record.sketch import CountSketch
-from spectra.record.timings import Timings
+from spectra.recording.sketch import CountSketch
+from spectra.recording.timings import Timings
 from spectra.store.layout import Contents, Layout
 from spectra.store.schema import Status
 

@@ -20,7 +20,7 @@ import torch
 
 from data.errors import InputError
 from spectra.matrices import is_sharded, unwrapped
-from spectra.record.pieces import Piece, Probe, pieces
+from spectra.recording.pieces import Piece, Probe, pieces
 
 PIECE_TOKENS = {"cpu": 512, "cuda": 8192}
 """Tokens of one pass: as fast as larger ones there, in a fraction of the memory."""
