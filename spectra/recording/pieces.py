@@ -80,7 +80,7 @@ def pieces(
         if everyone:
             return [Piece(batch, 1 / processes)]
         return [Piece(batch)] if rank == 0 else []
-    own = torch.arange(rank, len(valid), processes)
+    own = torch.arange(len(valid))[rank::processes]
     if everyone and len(own) == 0:
         return [Piece({name: value[:1] for name, value in batch.items()}, 0.0)]
     length = batch["input_ids"].shape[1]

@@ -122,7 +122,7 @@ def probe_sha256(probe: Probe) -> str | None:
     digest = hashlib.sha256()
     for name, value in sorted(probe.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

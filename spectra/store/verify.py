@@ -223,6 +223,7 @@ def _check_projections(
                 absent = None if isinstance(gradient, str) else np.isnan(gradient[rows, 0])
             else:
                 absent = status[rows] != Status.MEASURED
+                missing |= status[rows] == Status.NOT_FINITE  # whatever there is of it
             if absent is not None and (missing != absent).any():
                 count = int((missing != absent).sum())
                 yield (

@@ -1,0 +1,285 @@
+"""The recorder never disturbs training: with it and without it, every bit is the same."""
+
+import contextlib
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+import spectra
+from spectra.matrices import find_matrices
+from spectra.recording.probe import probe_gradients
+from tests.small import random_batch, small_llama, small_model
+
+EVERYTHING = {
+    "probe": random_batch(0),
+    "every": 2,
+    "sketch": 64,
+    "spectra": ("weight", "gradient", "training_gradient", "update"),
+    "gradients": True,
+    "subspaces": 2,
+}
+
+
+def trained(
+    model,
+    *,
+    steps=5,
+    accumulation=1,
+    clip=None,
+    precision=torch.float32,
+    store=None,
+    forward=None,
+    optimizer=None,
+    **options,
+):
+    """Train, recording where a store is given; all that training leaves behind."""
+    optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=1e-2)
+    torch.manual_seed(1)
+    forward = forward or model
+    context = contextlib.nullcontext()
+    if store is not None:
+        context = spectra.record(model, optimizer, store, **EVERYTHING | options)
+    seen = []
+    with context as recorder:
+        for step in range(steps):
+            for part in random_batch(100 + step).chunk(accumulation):
+                with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+                    loss = forward(input_ids=part, labels=part).loss / accumulation
+                loss.backward()
+                seen.append(float(loss.detach()))
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+            optimizer.zero_grad()
+        assert recorder is None or recorder.stopped is None
+    return {
+        "parameters": copy.deepcopy(dict(model.named_parameters())),
+        "buffers": copy.deepcopy(dict(model.named_buffers())),
+        "optimizer": copy.deepcopy(optimizer.state_dict()),
+        "random": torch.get_rng_state(),
+        "losses": torch.tensor(seen),
+        "modes": torch.tensor([module.training for module in model.modules()]),
+    }
+
+
+SETUPS = {
+    "float32": {},
+    "bfloat16": {"precision": torch.bfloat16},
+    "accumulation and clipping": {"accumulation": 2, "clip": 0.1},
+    "bfloat16, accumulation, clipping": {
+        "precision": torch.bfloat16,
+        "accumulation": 4,
+        "clip": 0.1,
+    },
+}
+MODELS = {
+    "llama": lambda: small_llama(),
+    "llama with dropout": lambda: small_llama(attention_dropout=0.3),
+    "tied llama": lambda: small_llama(tie_word_embeddings=True),
+    "gpt2 with dropout": lambda: small_model("gpt2", resid_pdrop=0.2, attn_pdrop=0.2),
+    "opt with dropout": lambda: small_model("opt", dropout=0.2),
+    "gpt_neox": lambda: small_model("gpt_neox", attention_dropout=0.2),
+    "mixtral": lambda: small_model("mixtral"),
+    "bfloat16 weights": lambda: small_llama().bfloat16(),
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("setup", SETUPS)
+def test_training_is_the_same_bit_for_bit_with_the_recorder_on(tmp_path, model, setup):
+    alone = trained(MODELS[model]().train(), **SETUPS[setup])
+    recorded = trained(MODELS[model]().train(), **SETUPS[setup], store=tmp_path / "a.zarr")
+    torch.testing.assert_close(recorded, alone, rtol=0, atol=0, equal_nan=True)
+    assert spectra.verify(tmp_path / "a.zarr").whole
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_recomputed_activations_are_left_alone(tmp_path, reentrant, family):
+    def model():
+        changes = {"resid_pdrop": 0.2} if family == "gpt2" else {}
+        made = small_model(family, **changes).train()
+        (
+            getattr(made, "activation_checkpointing_enable", None)
+            or made.gradient_checkpointing_enable
+        )({"use_reentrant": reentrant})
+        return made
+
+    alone = trained(model())
+    recorded = trained(model(), store=tmp_path / "a.zarr")
+    torch.testing.assert_close(recorded, alone, rtol=0, atol=0)
+    gradient = spectra.open(tmp_path / "a.zarr")["spectra"].gradient.isel(index=0)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("whole", [True, False])
+def test_compiled_models_are_left_alone(tmp_path, backend, whole):
+    def run(**options):
+        torch._dynamo.reset()
+        model = small_model("gpt2", resid_pdrop=0.2).train()
+        if whole:  # the recorder is given the compiled model itself
+            compiled = torch.compile(model, backend=backend)
+            return trained(compiled, **options)
+        for i, block in enumerate(model.transformer.h):
+            model.transformer.h[i] = torch.compile(block, backend=backend)
+        return trained(model, **options)
+
+    alone, recorded = run(), run(store=tmp_path / "a.zarr")
+    torch.testing.assert_close(recorded, alone, rtol=0, atol=0)
+    names = spectra.open(tmp_path / "a.zarr")["spectra"].matrix.values
+    assert not any("_orig_mod" in name for name in names)
+    assert names[0] == "transformer.h.0.attn.c_attn"
+
+
+@pytest.mark.parametrize("place", ["wait", "drop"])
+def test_recording_in_the_background_leaves_training_alone(tmp_path, place):
+    alone = trained(small_llama(), clip=0.5)
+    recorded = trained(small_llama(), clip=0.5, store=tmp_path / "a.zarr", background=place)
+    torch.testing.assert_close(recorded, alone, rtol=0, atol=0)
+
+
+class Releasing(torch.optim.SGD):
+    """Clears every gradient as soon as it is used, inside of the step."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.data.add_(parameter.grad, alpha=-group["lr"])
+                    parameter.grad = None
+
+
+def test_an_optimizer_that_clears_gradients_inside_the_step_is_seen_whole(tmp_path):
+    models = {"releasing": small_llama(), "plain": small_llama()}
+    for name, kind in (("releasing", Releasing), ("plain", torch.optim.SGD)):
+        optimizer = kind(models[name].parameters(), lr=0.1)
+        trained(models[name], optimizer=optimizer, store=tmp_path / f"{name}.zarr")
+    one, other = (spectra.open(tmp_path / f"{n}.zarr")["spectra"] for n in ("releasing", "plain"))
+    for kind in ("training_gradient", "update", "gradient"):
+        np.testing.assert_allclose(one[kind], other[kind], rtol=1e-5, atol=1e-7)
+    assert np.isfinite(one["training_gradient"].isel(step=1, index=0)).all()
+
+
+def test_training_gradients_are_read_whole_before_clipping(tmp_path):
+    """Of two accumulated passes, whatever clipping does to them afterwards."""
+    runs = {"clipped": {"clip": 0.01, "accumulation": 2}, "free": {"accumulation": 1}}
+    for name, options in runs.items():
+        trained(small_llama(), steps=1, store=tmp_path / f"{name}.zarr", every=1, **options)
+    clipped, free = (spectra.open(tmp_path / f"{name}.zarr") for name in runs)
+    one, other = (r["spectra"].training_gradient.sel(step=1).values for r in (clipped, free))
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)
+    model = small_llama()
+    batch = random_batch(100)
+    model(input_ids=batch, labels=batch).loss.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]).item()
+    assert clipped["train"].gradient_norm.values[0] == pytest.approx(norm, rel=1e-5)
+    assert clipped["train"].clip_factor.values[0] == pytest.approx(0.01 / norm, rel=1e-4)
+    for matrix, weight in find_matrices(model)[0].items():
+        values = free["spectra"].training_gradient.sel(step=1, matrix=matrix.name).values
+        expected = torch.linalg.svdvals(weight.of(weight.parameter.grad).double())
+        np.testing.assert_allclose(values[: matrix.full_rank], expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+@pytest.mark.parametrize("fused", [True, False])
+def test_scaled_gradients_are_unscaled_and_skipped_steps_are_no_steps(tmp_path, explicit, fused):
+    model = small_llama()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    batch = random_batch(100)
+    with spectra.record(model, optimizer, tmp_path / "a.zarr", **EVERYTHING | {"every": 1}) as r:
+        for broken in (False, True, False):
+            loss = model(input_ids=batch, labels=batch).loss
+            scaler.scale(loss * (float("inf") if broken else 1.0)).backward()
+            if explicit:
+                scaler.unscale_(optimizer)
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 0.25)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+        assert r.stopped is None
+    run = spectra.open(tmp_path / "a.zarr")
+    assert run["spectra"].step.values.tolist() == [0, 1, 2]
+    plain = small_llama()
+    plain(input_ids=batch, labels=batch).loss.backward()
+    for matrix, weight in find_matrices(plain)[0].items():
+        values = run["spectra"].training_gradient.sel(step=1, matrix=matrix.name).values
+        expected = torch.linalg.svdvals(weight.of(weight.parameter.grad).double())
+        np.testing.assert_allclose(values[: matrix.full_rank], expected, rtol=1e-3, atol=1e-7)
+    if explicit:
+        assert (run["train"].clip_factor.values < 1).all()
+        assert np.isfinite(run["train"].gradient_norm.values).all()
+
+
+def test_what_has_no_gradient_is_nan_and_says_why(tmp_path):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            names = ("used", "unused", "frozen", "tied", "broken")
+            self.blocks = torch.nn.ModuleList(
+                [torch.nn.ModuleDict({n: torch.nn.Linear(4, 4) for n in names})]
+            )
+            block = self.blocks[0]
+            block["frozen"].weight.requires_grad_(False)
+            block["tied"].weight = block["used"].weight
+
+        def forward(self, x, scale=1.0):
+            block = self.blocks[0]
+            y = block["tied"](block["frozen"](block["used"](x)))
+            return y.square().mean() + (block["broken"](x) * scale).mean()
+
+    model = Model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    x = torch.ones(2, 4)
+    probe = {"x": x, "scale": torch.tensor(torch.inf)}
+    with spectra.record(
+        model, optimizer, tmp_path / "a.zarr", **EVERYTHING | {"probe": probe, "every": 1}
+    ):
+        model(x).backward()
+        optimizer.step()
+    run = spectra.open(tmp_path / "a.zarr")
+    names = [f"blocks.0.{n}" for n in ("used", "unused", "frozen", "broken")]
+    assert run["spectra"].matrix.values.tolist() == names  # the tied weight is one row
+    codes = run["status"].code.isel(step=-1).to_pandas()
+    meanings = run["status"].code.attrs["flag_meanings"].split()
+    values = run["status"].code.attrs["flag_values"]
+    meaning = dict(zip(values, meanings, strict=True))
+    said = codes.map(meaning.get)
+    assert said.loc["blocks.0.unused", "gradient"] == "independent"
+    assert said.loc["blocks.0.unused", "training_gradient"] == "no_gradient"
+    assert said.loc["blocks.0.frozen", "training_gradient"] == "frozen"
+    assert said.loc["blocks.0.broken", "gradient"] == "not_finite"
+    assert said.loc["blocks.0.broken", "sketch"] == "not_finite"
+    assert (said["weight"] == "measured").all()
+    for kind in ("gradient", "training_gradient"):
+        measured = said[kind].to_numpy() == "measured"
+        present = np.isfinite(run["spectra"][kind].isel(step=-1, index=0).values)
+        assert measured.tolist() == present.tolist()
+    first = run["status"].code.isel(step=0).to_pandas().map(meaning.get)
+    assert (first["update"] == "first_state").all()
+    reasons = run["status"].code.attrs["reasons"]
+    assert reasons["frozen"] == "the matrix is not trained"
+    assert spectra.verify(tmp_path / "a.zarr").whole
+
+
+def test_the_pieces_of_a_probe_batch_add_up_to_all_of_it():
+    model = small_llama()
+    parameters = [weight.parameter for weight in find_matrices(model)[0].values()]
+    batch = random_batch(0, windows=5)
+    labels = batch.clone()
+    labels[0, 3:] = -100
+    labels[1] = -100
+    probe = {"input_ids": batch, "labels": labels}
+    model(**probe).loss.backward()
+    for processes in (1, 2, 7):
+        shares = [
+            probe_gradients(model, probe, parameters, rank=rank, processes=processes)
+            for rank in range(processes)
+        ]
+        for i, parameter in enumerate(parameters):
+            total = sum(share[i] for share in shares if share[i] is not None)
+            torch.testing.assert_close(total, parameter.grad, rtol=1e-4, atol=1e-7)
