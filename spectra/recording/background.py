@@ -24,7 +24,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from data.errors import InputError
 from spectra.recording.inline import Place, Rows
 from spectra.recording.measure import Captured
 from spectra.recording.timings import Timings
@@ -54,10 +53,6 @@ class Background(Place):
         when_full: WhenFull,
         slots: int,
     ) -> None:
-        if when_full not in ("wait", "drop"):
-            raise InputError(f"background is 'wait' or 'drop' (when full), not {when_full!r}")
-        if slots < 1:
-            raise InputError(f"a queue holds at least 1 snapshot, not {slots}")
         self.worker_seconds: dict[str, float] = {}
         """What the process spent its seconds on."""
         self._layout, self._lock, self._timings = layout, lock, timings

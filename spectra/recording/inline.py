@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from spectra.recording.measure import Arrays, Captured, Measure, assemble
+from spectra.recording.measure import Arrays, Captured, Measure, assemble, bytes_by_part
 from spectra.recording.processes import Processes
 from spectra.recording.timings import Timings
 from spectra.store.layout import Contents
@@ -60,9 +60,11 @@ class Inline(Place):
         self._arrays = {}
         if self._writer is None:
             return
+        before = self._timings["writing"]
         with self._timings.measure("writing"):
             row = assemble(self._measure.layout, self._contents, shares)
             self._writer.write_snapshot(self._step, row)
+        self._timings.divide(self._timings["writing"] - before, bytes_by_part(row))
 
     def write_rows(self, rows: Rows) -> None:
         if self._writer is not None:

@@ -143,6 +143,18 @@ def assemble(
     return row
 
 
+def bytes_by_part(row: Arrays) -> dict[str, float]:
+    """How much of a row each part of a snapshot makes up."""
+    parts = {"sketches": "sketch", "gradients": "raw_gradient", "subspaces": "subspaces"}
+    sizes: dict[str, float] = {}
+    for path, array in row.items():
+        group, _, name = path.partition("/")
+        if group != "status":
+            part = parts.get(group, name)
+            sizes[part] = sizes.get(part, 0.0) + array.nbytes
+    return sizes
+
+
 def _status_array(
     layout: Layout, contents: Contents, shares: Sequence[tuple[Sequence[int], Arrays]]
 ) -> npt.NDArray[np.uint8]:

@@ -72,7 +72,7 @@ class Recorder:
         self._schedule, self._probe = schedule, probe
         self._processes, self._strict = processes, strict
         self._own = processes.own(layout.matrices)
-        self._last_snapshot = recorded[-1] if recorded else None
+        self._considered = recorded[-1] if recorded else None
         self._pending: Contents | None = None
         self._before: Tensors | None = None
         self._rows = TrainRows()
@@ -168,7 +168,7 @@ class Recorder:
         clipping = self._clipping.take()
         self._rows.log_clipping(clipping)
         self._place.before_update()
-        if self._schedule.due(self.step) and self.step != self._last_snapshot:
+        if self._schedule.due(self.step) and self.step != self._considered:
             # the state that training starts from
             self._begin(self.step, first=True)
             self._together(self._without_gradients)
@@ -193,7 +193,7 @@ class Recorder:
 
     def _begin(self, step: int, *, first: bool = False) -> None:
         """Choose what the snapshot of a step holds, and make room for it."""
-        self._pending = None
+        self._pending, self._considered = None, step
 
         def begin() -> None:
             last = step == self._schedule.steps
@@ -299,7 +299,6 @@ class Recorder:
 
     def _finish(self) -> None:
         self._place.finish()
-        self._last_snapshot = self.step
         self.snapshots += 1
         self.budget.learn(self.timings.parts)
         self._write_complete_rows()

@@ -133,11 +133,7 @@ def record(
     layout = Layout(tuple(found), schedule.snapshots, schedule.steps, contents)
     budget = Budget(overhead, contents)
     processes = processes_of_training()
-    if background is not None and processes.count > 1:
-        raise InputError(
-            "recording in the background is for one process; in several, the matrices are divided "
-            "among them: leave out background="
-        )
+    _require_background(background, queue, processes)
     described = describe(model, probe, contents, schedule, seed, skipped, attrs or {})
     _require_same_probe(processes, probe)
     writer, recorded, failure = _open_writer(
@@ -200,6 +196,18 @@ def _open_writer(
     if refused or (failure and strict):
         raise InputError(refused or failure)
     return writer, recorded, failure
+
+
+def _require_background(background: str | None, queue: int, processes: Processes) -> None:
+    if background not in (None, "wait", "drop"):
+        raise InputError(f"background is 'wait' or 'drop' (when full), not {background!r}")
+    if queue < 1:
+        raise InputError(f"a queue holds at least 1 snapshot, not {queue}")
+    if background is not None and processes.count > 1:
+        raise InputError(
+            "recording in the background is for one process; in several, the matrices are divided "
+            "among them: leave out background="
+        )
 
 
 def _require_own_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 
@@ -25,6 +25,12 @@ class Timings(defaultdict[str, float]):
             self[activity] += seconds
             if part is not None:
                 self.parts[part] += seconds
+
+    def divide(self, seconds: float, weights: Mapping[str, float]) -> None:
+        """Charge seconds that were counted already to parts, by their weights."""
+        total = sum(weights.values())
+        for part, weight in weights.items():
+            self.parts[part] += seconds * weight / total
 
     @property
     def seconds(self) -> float:

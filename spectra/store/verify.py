@@ -254,7 +254,8 @@ def _gaps(
     """Steps that a recorder passed over: it gave up, and the run was resumed later."""
     schedule = root.attrs.get("schedule")
     if isinstance(schedule, dict) and len(steps):
-        due = Schedule.from_dict(schedule).between(int(steps[0]), int(steps[-1]))
+        last = max([*steps[-1:], *train_steps[-1:]])
+        due = Schedule.from_dict(schedule).between(int(steps[0]), int(last))
         if lost := sorted(set(due) - set(steps.tolist())):
             yield f"no snapshots at steps {lost}, though they were due"
     if len(train_steps) and (lost_rows := int(train_steps[-1]) - len(train_steps)):

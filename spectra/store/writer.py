@@ -5,6 +5,7 @@ local disk, files are on it before the next write begins (`durable`); elsewhere 
 when the service says so.
 """
 
+import asyncio
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -238,14 +239,16 @@ def _create_array(group: zarr.Group, variable: Variable) -> zarr.Array[Any]:
 def _copy(new: MemoryStore, target: Store) -> None:
     """Copy a new store; its root, without which nobody takes it for a store, comes last."""
 
-    async def copy() -> None:
-        keys = [key async for key in new.list() if key != "zarr.json"]
-        for key in [*sorted(keys), "zarr.json"]:
-            value = await new.get(key, default_buffer_prototype())
-            assert value is not None
-            await target.set(key, value)
+    async def copy(key: str) -> None:
+        value = await new.get(key, default_buffer_prototype())
+        assert value is not None
+        await target.set(key, value)
 
-    sync(copy())
+    async def copy_all() -> None:
+        await asyncio.gather(*[copy(key) async for key in new.list() if key != "zarr.json"])
+        await copy("zarr.json")
+
+    sync(copy_all())
 
 
 def _consolidate(store: Store) -> None:
