@@ -71,6 +71,7 @@ class Recorder:
         self._parameters = list({id(w.parameter): w.parameter for w in weights}.values())
         self._schedule, self._probe = schedule, probe
         self._processes, self._strict = processes, strict
+        self._begun_at = step
         self._own = processes.own(layout.matrices)
         self._considered = recorded[-1] if recorded else None
         self._pending: Contents | None = None
@@ -236,9 +237,13 @@ class Recorder:
             self._place.take("training_gradient", [Status.FIRST_STATE] * len(self._own))
 
     def _copy_weights(self) -> None:
-        if self._pending is not None and "update" in self._pending.kinds:
+        if self._pending is not None and "update" in self._pending.kinds and self._stepping():
             with self.timings.measure("copy", "update"):
                 self._before = {id(p): p.detach().clone() for p in self._parameters}
+
+    def _stepping(self) -> bool:
+        """Whether this step changes weights: not if the backward pass has updated them already."""
+        return any(p.grad is not None for p in self._parameters)
 
     def _end(self) -> None:
         """Take what is due of the state now, and hand the snapshot over."""
@@ -288,7 +293,8 @@ class Recorder:
     def _updates(self) -> Sequence[Captured]:
         before, self._before = self._before, None
         if before is None:
-            return [Status.FIRST_STATE] * len(self._own)
+            first = self.step == self._begun_at
+            return [Status.FIRST_STATE if first else Status.NO_GRADIENT] * len(self._own)
         for parameter in self._parameters:
             old = before[id(parameter)]
             assert old is not None

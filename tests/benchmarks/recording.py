@@ -1,9 +1,16 @@
-"""A training step, and a snapshot beside it: seconds, by what they are spent on.
+"""A training step, and a snapshot beside it: seconds, by what they are spent on; memory and bytes.
 
-The overhead is computed from the two: a snapshot's seconds over the steps between two snapshots.
+Every model is measured in one process, at a batch of 8 windows of 256 tokens: without a recorder,
+with histogram hooks on all gradients as `wandb.watch` places them, and with a recorder that takes a
+full snapshot (spectra of weight, gradient and update, sketches) at every step. Overhead at a
+cadence is a snapshot's seconds over those of the steps between two. Peak memory is of the resident
+set, read while a snapshot is taken and while only training goes on.
 """
 
+import contextlib
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +22,21 @@ from pretrain.options import BatchOptions, PretrainOptions
 from pretrain.run import _new_model, _optimizer
 from spectra.recording.recorder import NullRecorder
 from spectra.recording.start import record
+from tests.benchmarks.histograms import HistogramHooks
 from tests.benchmarks.timing import median_seconds
 
-MODELS = {"llama_9m": 5, "llama_60m": 2}
+MODELS = {"llama_9m": 5, "llama_60m": 3, "llama_130m": 3}
 """By name, how many runs the median is taken of."""
-CADENCES = (25, 100, 500)
+PROBE_WINDOWS = (4, 8)
+CADENCES = (20, 100, 500)
 
 
 def run() -> list[dict[str, object]]:
-    """Measure every model at a batch of 8 windows of 256 tokens."""
-    return [_measure(name, runs) for name, runs in MODELS.items()]
+    """Measure every model."""
+    return [row for name, runs in MODELS.items() for row in _measure(name, runs)]
 
 
-def _measure(name: str, runs: int) -> dict[str, object]:
+def _measure(name: str, runs: int) -> Iterator[dict[str, object]]:
     options = PretrainOptions(model=name, batch=BatchOptions(seq_len=256, batch_size=8))
     model = _new_model(options, 32_000, None)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -35,18 +44,62 @@ def _measure(name: str, runs: int) -> dict[str, object]:
     windows = Windows(tokens, 256)
     training = Training(options, model, _optimizer(options, model), windows, windows)
     step = median_seconds(lambda: training.train_step(NullRecorder()), runs)
-    probe = torch.from_numpy(windows.read(np.arange(8)))
+    with peak_memory() as training_peak:
+        training.train_step(NullRecorder())
+    with HistogramHooks(model, every=1):
+        watched = median_seconds(lambda: training.train_step(NullRecorder()), runs)
+    for probe_windows in PROBE_WINDOWS:
+        probe = torch.from_numpy(windows.read(np.arange(probe_windows)))
+        row: dict[str, object] = {"model": name, "probe windows": probe_windows, "step": step}
+        row["step with histograms"] = watched
+        row |= _snapshot(training, probe, runs, step, training_peak[0])
+        yield row
+
+
+def _snapshot(
+    training: Training, probe: torch.Tensor, runs: int, step: float, training_peak: float
+) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "bench.zarr"
-        with record(model, training.optimizer, store, probe=probe, every=1) as recorder:
+        with record(training.model, training.optimizer, store, probe=probe, every=1) as recorder:
             training.train_step(recorder)  # takes two snapshots
             recorder.timings.clear()
-            for _ in range(runs):
-                training.train_step(recorder)
+            with peak_memory() as peak:
+                for _ in range(runs):
+                    training.train_step(recorder)
             parts = {part: seconds / runs for part, seconds in recorder.timings.items()}
+            block = sum(m.rows * m.cols for m in recorder.layout.matrices) * 4
         size = sum(f.stat().st_size for f in store.rglob("*") if f.is_file()) / (runs + 2)
+    parts.pop("gathering", None)
     snapshot = sum(parts.values())
-    row: dict[str, object] = {"model": name, "step": step, "snapshot": snapshot}
-    row |= dict(sorted(parts.items()))
+    row: dict[str, object] = {"snapshot": snapshot} | dict(sorted(parts.items()))
     row |= {f"at {every}": f"{snapshot / (every * step):.2%}" for every in CADENCES}
-    return row | {"snapshot/step": snapshot / step, "kB a snapshot": size / 1e3}
+    row["snapshot/step"] = snapshot / step
+    row["memory/block"] = max(0.0, peak[0] - training_peak) / block
+    return row | {"kB a snapshot": size / 1e3}
+
+
+@contextlib.contextmanager
+def peak_memory() -> Iterator[list[float]]:
+    """The most memory of this process during a block, in bytes; read a hundred times a second."""
+    peak, done = [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            peak[0] = max(peak[0], _resident())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
+        if torch.cuda.is_available():
+            peak[0] = float(torch.cuda.max_memory_allocated())
+            torch.cuda.reset_peak_memory_stats()
+
+
+def _resident() -> float:
+    with Path("/proc/self/statm").open() as f:
+        return float(f.read().split()[1]) * 4096

@@ -97,6 +97,8 @@ def test_json_prints_one_object_on_stdout(inputs, tmp_path, capsys):
         "validation_perplexity",
         "tokens_per_second",
         "recorder_share",
+        "recorder_seconds",
+        "recorder_left_out",
         "store",
         "recorder_stopped",
     }

@@ -1,6 +1,7 @@
 """Started by torchrun: a few recorded steps of a small model, in one of several set-ups."""
 
 import sys
+import time
 
 import torch
 import torch.distributed as dist
@@ -8,6 +9,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import spectra
+from data.errors import InputError
+from spectra.recording import measure, processes
+from spectra.store.writer import StoreWriter
 from tests.small import random_batch, small_llama, small_model
 
 
@@ -52,5 +56,58 @@ def main(setup, store, family="llama"):
         dist.destroy_process_group()
 
 
+def lonely(store):
+    """Only the first process records."""
+    dist.init_process_group("gloo")
+    processes.HANDSHAKE_SECONDS = 3.0
+    model = DistributedDataParallel(small_llama())
+    optimizer = torch.optim.AdamW(model.parameters())
+    if dist.get_rank() == 0:
+        try:
+            spectra.record(model, optimizer, store, probe=random_batch(0))
+        except InputError as error:
+            print(f"refused: {error}")
+    else:
+        time.sleep(8)
+
+
+def failing(store, rank):
+    """One process cannot go on recording; training goes on in all of them."""
+    dist.init_process_group("gloo")
+    model = DistributedDataParallel(small_llama())
+    optimizer = torch.optim.AdamW(model.parameters())
+    recorder = spectra.record(model, optimizer, store, probe=random_batch(0), every=1)
+    for step in range(4):
+        if step == 2 and dist.get_rank() == int(rank):
+
+            def full(*arguments):
+                raise OSError(28, "No space left on device")
+
+            StoreWriter.write_snapshot = measure.singular_values_of_many = full
+        batch = random_batch(100 + step)
+        model(input_ids=batch, labels=batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    recorder.close()
+    print(f"rank {dist.get_rank()} made {recorder.step} steps; {recorder.stopped}")
+    dist.destroy_process_group()
+
+
+def different(store):
+    """The processes have different probe batches."""
+    dist.init_process_group("gloo")
+    model = DistributedDataParallel(small_llama())
+    optimizer = torch.optim.AdamW(model.parameters())
+    try:
+        spectra.record(model, optimizer, store, probe=random_batch(dist.get_rank()))
+    except InputError as error:
+        print(f"refused: {error}")
+    dist.destroy_process_group()
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    scenes = {"lonely": lonely, "failing": failing, "different": different}
+    if sys.argv[1] in scenes:
+        scenes[sys.argv[1]](*sys.argv[2:])
+    else:
+        main(*sys.argv[1:])

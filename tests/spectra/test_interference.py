@@ -10,6 +10,7 @@ import torch
 import spectra
 from spectra.matrices import find_matrices
 from spectra.recording.probe import probe_gradients
+from spectra.store.schema import Status
 from tests.small import random_batch, small_llama, small_model
 
 EVERYTHING = {
@@ -161,6 +162,25 @@ def test_an_optimizer_that_clears_gradients_inside_the_step_is_seen_whole(tmp_pa
     for kind in ("training_gradient", "update", "gradient"):
         np.testing.assert_allclose(one[kind], other[kind], rtol=1e-5, atol=1e-7)
     assert np.isfinite(one["training_gradient"].isel(step=1, index=0)).all()
+
+
+def test_an_optimizer_inside_of_the_backward_pass_leaves_gaps_that_say_why(tmp_path):
+    model = small_llama()
+    inner = {p: torch.optim.SGD([p], lr=0.1) for p in model.parameters()}
+
+    def step(parameter):
+        inner[parameter].step()
+        parameter.grad = None
+
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(step)
+    trained(model, optimizer=torch.optim.SGD(model.parameters(), lr=0.1), store=tmp_path / "a.zarr")
+    run = spectra.open(tmp_path / "a.zarr")
+    status = run["status"].code.isel(step=slice(1, None))
+    assert (status.sel(part=["update", "training_gradient"]) == Status.NO_GRADIENT).all()
+    assert (status.sel(part=["weight", "gradient"]) == Status.MEASURED).all()
+    assert np.isnan(run["spectra"]["update"]).all()
+    assert spectra.verify(tmp_path / "a.zarr").whole
 
 
 def test_training_gradients_are_read_whole_before_clipping(tmp_path):

@@ -1,5 +1,6 @@
 """Several processes record what one would."""
 
+import re
 import subprocess
 import sys
 
@@ -62,3 +63,26 @@ def test_work_is_divided_evenly_and_wholly():
         shares.append(processes.own(matrices))
     assert sorted(number for share in shares for number in share) == list(range(14))
     assert {len(share) for share in shares} <= {4, 5}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_in_one_process_stops_the_recorder_in_all_and_hangs_none(tmp_path, rank):
+    result = torchrun(2, "failing", tmp_path / "a.zarr", rank)
+    assert result.returncode == 0, result.stderr
+    for each in (0, 1):
+        expected = f"rank {each} made 4 steps; recording stopped at step 3: .*No space left"
+        assert re.search(expected, result.stdout), result.stdout
+    assert spectra.open(tmp_path / "a.zarr")["spectra"].step.values.tolist() == [0, 1, 2]
+    assert spectra.verify(tmp_path / "a.zarr").whole
+
+
+def test_recording_in_only_one_of_several_processes_is_refused_and_does_not_hang(tmp_path):
+    result = torchrun(2, "lonely", tmp_path / "a.zarr")
+    assert "refused: only some of the 2 processes record: call spectra.record in" in result.stdout
+    assert not (tmp_path / "a.zarr").exists()
+
+
+def test_different_probe_batches_are_refused(tmp_path):
+    result = torchrun(2, "different", tmp_path / "a.zarr")
+    assert result.stdout.count("refused: the processes have different probe batches") == 2
+    assert not (tmp_path / "a.zarr").exists()
