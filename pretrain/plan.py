@@ -33,6 +33,8 @@ class Plan:
     snapshots: int
     store_bytes: dict[str, int]
     """What all snapshots take at most, by what is recorded."""
+    shared_memory: int
+    """Of the snapshots that may wait for the background process."""
 
     def lines(self, options: PretrainOptions) -> list[str]:
         """The arithmetic in words."""
@@ -55,6 +57,11 @@ class Plan:
             )
         else:
             lines.append("recording nothing (--record-every 0)")
+        if self.shared_memory:
+            lines.append(
+                f"recording in the background: {options.place.record_queue} snapshots may wait, in "
+                f"{readable_bytes(self.shared_memory)} of memory"
+            )
         if self.left_out and self.snapshots:
             lines.append(f"not recorded: {', '.join(self.left_out)}")
         return lines
@@ -72,7 +79,7 @@ def _rhythm(options: PretrainOptions) -> str:
 def make_plan(options: PretrainOptions, model: torch.nn.Module, vocabulary: str) -> Plan:
     """Count what a run has."""
     matrices, skipped = find_matrices(model)
-    snapshots, store_bytes = 0, {}
+    snapshots, store_bytes, shared_memory = 0, {}, 0
     if options.recorder.wanted:
         recorded, skipped = find_matrices(model, options.recorder.patterns)
         schedule = options.recorder.schedule(options.steps)
@@ -80,6 +87,9 @@ def make_plan(options: PretrainOptions, model: torch.nn.Module, vocabulary: str)
             tuple(recorded), schedule.snapshots, schedule.steps, options.recorder.contents()
         )
         snapshots, store_bytes = layout.snapshots or 0, layout.sizes
+        if options.place.record_background != "off":
+            copies = options.place.record_queue * len(layout.contents.kinds)
+            shared_memory = copies * sum(m.rows * m.cols for m in recorded) * 4
     sizes = {name: parameter.ndim for name, parameter in model.named_parameters()}
     left_out = tuple(
         f"{s.name} ({s.reason})"
@@ -94,6 +104,7 @@ def make_plan(options: PretrainOptions, model: torch.nn.Module, vocabulary: str)
         vocabulary=vocabulary,
         snapshots=snapshots,
         store_bytes=store_bytes,
+        shared_memory=shared_memory,
     )
 
 

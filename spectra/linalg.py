@@ -172,7 +172,11 @@ def _blas() -> ThreadpoolController:
 
 
 def _available_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores for this process; under torchrun, its share of them."""
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1))
 
 
 def _on_cpu(x: npt.NDArray[np.float64], method: Method) -> npt.NDArray[np.float64]:

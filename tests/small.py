@@ -5,22 +5,6 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 
-def small_llama(seed: int = 0, **changes) -> LlamaForCausalLM:
-    """A LLaMA of two layers with grouped queries: four shapes of matrices."""
-    sizes = {
-        "vocab_size": 64,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        "tie_word_embeddings": False,
-    }
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(**sizes | changes))
-
-
 _LLAMA = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -29,6 +13,15 @@ _LLAMA = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
 }
+
+
+def small_llama(seed: int = 0, **changes) -> LlamaForCausalLM:
+    """A LLaMA of two layers with grouped queries: four shapes of matrices."""
+    torch.manual_seed(seed)
+    untied = {"vocab_size": 64, "tie_word_embeddings": False}
+    return LlamaForCausalLM(LlamaConfig(**_LLAMA | untied | changes))
+
+
 _QWEN_MOE = {
     "num_experts": 4,
     "num_experts_per_tok": 2,

@@ -73,7 +73,7 @@ class Recorder:
         self._processes, self._strict = processes, strict
         self._begun_at = step
         self._own = processes.own(layout.matrices)
-        self._considered = recorded[-1] if recorded else None
+        self._considered = recorded[-1] if recorded else -1
         self._pending: Contents | None = None
         self._before: Tensors | None = None
         self._rows = TrainRows()
@@ -169,7 +169,7 @@ class Recorder:
         clipping = self._clipping.take()
         self._rows.log_clipping(clipping)
         self._place.before_update()
-        if self._schedule.due(self.step) and self.step != self._considered:
+        if self._schedule.due(self.step) and self.step > self._considered:
             # the state that training starts from
             self._begin(self.step, first=True)
             self._together(self._without_gradients)

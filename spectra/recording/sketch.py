@@ -19,7 +19,9 @@ class CountSketch:
 
     components: int = 4096
     seed: int = 0
-    _buckets: dict[tuple[int, ...], torch.Tensor] = field(default_factory=dict, repr=False)
+    _buckets: dict[tuple[tuple[int, ...], torch.device], torch.Tensor] = field(
+        default_factory=dict, repr=False
+    )
 
     def __call__(self, matrix: torch.Tensor) -> torch.Tensor:
         """Project a matrix of any shape: (components,), in its dtype, on its device."""
@@ -31,8 +33,9 @@ class CountSketch:
 
     def _buckets_of(self, matrix: torch.Tensor) -> torch.Tensor:
         shape = tuple(matrix.shape)
-        if shape not in self._buckets:
+        key = shape, matrix.device
+        if key not in self._buckets:
             draw = np.random.default_rng([self.seed, *shape])
             buckets = draw.integers(0, 2 * self.components, size=matrix.numel(), dtype=np.int32)
-            self._buckets[shape] = torch.from_numpy(buckets)
-        return self._buckets[shape].to(matrix.device)
+            self._buckets[key] = torch.from_numpy(buckets).to(matrix.device)
+        return self._buckets[key]

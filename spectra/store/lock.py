@@ -36,19 +36,19 @@ class FolderLock:
         """Whether it was released, or taken over."""
         self.descriptor: int
         self._folder = folder.resolve()
-        before = self._held.pop(self._folder, None) if take_over else None
-        if before:
-            before.lost = True
-            self.descriptor = before.descriptor
-        else:
-            self.descriptor = os.open(folder, os.O_RDONLY)
-            self._lock(folder, time.monotonic() + patience)
+        if take_over and (before := self._held.get(self._folder)):
+            before.release()
+        self.descriptor = os.open(folder, os.O_RDONLY)
+        self._lock(folder, time.monotonic() + patience)
         self._held[self._folder] = self
 
     def release(self) -> None:
         """Let go of the folder; once is enough."""
         if not self.lost and self._held.get(self._folder) is self:
             del self._held[self._folder]
+            if fcntl is not None:
+                with contextlib.suppress(OSError):  # for a child that still has it, too
+                    fcntl.flock(self.descriptor, fcntl.LOCK_UN)
             os.close(self.descriptor)
         self.lost = True
 

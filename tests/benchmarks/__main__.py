@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def main(names: list[str]) -> None:
     """Run the named benchmarks, or all of them."""
-    console = Console(width=150)
+    console = Console(width=220)
     RESULTS.mkdir(exist_ok=True)
     for name in names or BENCHMARKS:
         module = importlib.import_module(f"tests.benchmarks.{name}")

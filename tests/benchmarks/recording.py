@@ -3,8 +3,9 @@
 Every model is measured in one process, at a batch of 8 windows of 256 tokens: without a recorder,
 with histogram hooks on all gradients as `wandb.watch` places them, and with a recorder that takes a
 full snapshot (spectra of weight, gradient and update, sketches) at every step. Overhead at a
-cadence is a snapshot's seconds over those of the steps between two. Peak memory is of the resident
-set, read while a snapshot is taken and while only training goes on.
+cadence is a snapshot's seconds over those of the steps between two. "own/step in background" is the
+loop's own time for a snapshot when another process does the rest, over a step. Peak memory is of
+the resident set, read while a snapshot is taken and while only training goes on.
 """
 
 import contextlib
@@ -53,7 +54,9 @@ def _measure(name: str, runs: int) -> Iterator[dict[str, object]]:
         row: dict[str, object] = {"model": name, "probe windows": probe_windows, "step": step}
         row["step with histograms"] = watched
         row |= _snapshot(training, probe, runs, step, training_peak[0])
-        yield row
+        if probe_windows == PROBE_WINDOWS[0]:
+            beside = _own_seconds_in_background(training, probe, runs)
+        yield row | {"own/step in background": beside / step}
 
 
 def _snapshot(
@@ -77,6 +80,23 @@ def _snapshot(
     row["snapshot/step"] = snapshot / step
     row["memory/block"] = max(0.0, peak[0] - training_peak) / block
     return row | {"kB a snapshot": size / 1e3}
+
+
+def _own_seconds_in_background(training: Training, probe: torch.Tensor, runs: int) -> float:
+    """The loop's own seconds for a snapshot that another process decomposes and writes."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "bench.zarr"
+        with record(
+            training.model, training.optimizer, store, probe=probe, every=1, background="wait"
+        ) as recorder:
+            taken = []
+            for _ in range(runs):
+                training.train_step(recorder)
+                recorder.flush()  # the next one finds the queue empty
+                own = {k: v for k, v in recorder.timings.items() if k != "waiting"}
+                taken.append(sum(own.values()))
+                recorder.timings.clear()
+            return sum(taken[1:]) / len(taken[1:])
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Runs that are interrupted, and go on."""
 
+import random
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import torch
 
 import spectra
 from data.errors import InputError
-from pretrain.checkpoint import Checkpoints
+from pretrain.checkpoint import Checkpoints, step_of
 from pretrain.run import pretrain
 from spectra.cli import main
 from tests.pretrain.runs import assert_same_run, flags, options_of
@@ -57,6 +58,29 @@ def test_an_interrupted_run_resumes_bit_for_bit(inputs, long_run, tmp_path, numb
         assert (out / f"checkpoints/step-{step:06d}").exists()
     assert spectra.verify(out / "spectra.zarr").whole
     assert not (out / "model").exists()
+    assert main(["pretrain", "--resume", "--out", str(out)]) == 0
+    assert_same_run(long_run, out)
+
+
+def test_a_run_killed_at_random_moments_again_and_again_is_the_same_run(inputs, long_run, tmp_path):
+    out = tmp_path / "run"
+    draw = random.Random(0)
+    arguments = flags(inputs, steps=300, checkpoint_every=7, out=str(out))
+    command = [sys.executable, "-m", "spectra.cli", "pretrain", "--resume", *arguments]
+    reached = []
+    for _ in range(4):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        checkpoints = Checkpoints(out / "checkpoints")
+        before = checkpoints.latest()
+        while time.monotonic() < deadline and checkpoints.latest() == before:
+            time.sleep(0.02)
+        time.sleep(draw.uniform(0, 0.6))
+        process.kill()
+        process.wait()
+        assert spectra.verify(out / "spectra.zarr").whole
+        reached.append(step_of(checkpoints.latest()))
+    assert reached == sorted(set(reached))
     assert main(["pretrain", "--resume", "--out", str(out)]) == 0
     assert_same_run(long_run, out)
 

@@ -5,7 +5,7 @@ import time
 
 import torch
 import torch.distributed as dist
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import spectra
@@ -19,15 +19,17 @@ def build(setup, family):
     model = small_llama() if family == "llama" else small_model(family)
     if setup == "ddp":
         return DistributedDataParallel(model)
-    if setup == "fsdp":
+    if setup.startswith("fsdp"):
+        short = torch.bfloat16 if setup == "fsdp in bfloat16" else None
+        policy = MixedPrecisionPolicy(param_dtype=short)
         for layer in model.model.layers:
-            fully_shard(layer)
-        fully_shard(model)
+            fully_shard(layer, mp_policy=policy)
+        fully_shard(model, mp_policy=policy)
     return model
 
 
 def main(setup, store, family="llama"):
-    """`setup` is ddp, fsdp, copies (gradients averaged by the loop), or alone (one process)."""
+    """`setup`: ddp, fsdp, "fsdp in bfloat16", copies (the loop averages gradients), or alone."""
     rank, count = 0, 1
     if setup != "alone":
         dist.init_process_group("gloo")

@@ -54,6 +54,17 @@ def test_two_processes_record_the_same_as_one(tmp_path, alone, setup):
     )
 
 
+def test_the_store_says_in_which_precision_sharded_gradients_were_computed(tmp_path, alone):
+    store = tmp_path / "a.zarr"
+    result = torchrun(2, "fsdp in bfloat16", store)
+    assert result.returncode == 0, result.stderr
+    run = spectra.open(store)
+    assert run.attrs["probe_precision"] == "bfloat16"
+    assert alone.attrs["probe_precision"] == "float32"
+    one, other = (r["spectra"].gradient.isel(step=0, index=0).values for r in (run, alone))
+    np.testing.assert_allclose(one, other, rtol=0.05)
+
+
 def test_work_is_divided_evenly_and_wholly():
     matrices = list(find_matrices(small_llama())[0])
     shares = []
