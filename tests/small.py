@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-
 _LLAMA = {
     "hidden_size": 32,
     "intermediate_size": 48,
