@@ -46,6 +46,7 @@ class Background(Place):
         self,
         location: Location,
         layout: Layout,
+        memory: "SharedMatrices",
         lock: FolderLock | None,
         sketch_seed: int,
         timings: Timings,
@@ -57,7 +58,7 @@ class Background(Place):
         """What the process spent its seconds on."""
         self._layout, self._lock, self._timings = layout, lock, timings
         self._when_full = when_full
-        self._memory = SharedMatrices(layout, slots)
+        self._memory = memory
         self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(slots):
             self._free.put(slot)

@@ -9,7 +9,7 @@ import torch
 
 from data.errors import InputError
 from spectra.matrices import find_matrices
-from spectra.recording.background import Background, WhenFull
+from spectra.recording.background import Background, SharedMatrices, WhenFull
 from spectra.recording.budget import Budget
 from spectra.recording.description import describe
 from spectra.recording.inline import Inline, Place
@@ -36,7 +36,7 @@ def record(
     early: bool = False,
     steps: int | None = None,
     matrices: str | Sequence[str] | None = None,
-    spectra: Sequence[str] = DEFAULT_SPECTRA,
+    spectra: str | Sequence[str] = DEFAULT_SPECTRA,
     sketch: int = 4096,
     gradients: bool = False,
     subspaces: int = 0,
@@ -125,7 +125,8 @@ def record(
     found, skipped = find_matrices(model, matrices)
     _require_own_optimizer(model, optimizer)
     _require_probe(probe)
-    contents = Contents(tuple(spectra), sketch, gradients, subspaces)
+    kinds = (spectra,) if isinstance(spectra, str) else tuple(spectra)
+    contents = Contents(kinds, sketch, gradients, subspaces)
     contents = contents if probe is not None else contents.without_probe()
     if not contents.parts:
         raise InputError("nothing is to be recorded: ask for spectra, sketches or subspaces")
@@ -133,17 +134,18 @@ def record(
     layout = Layout(tuple(found), schedule.snapshots, schedule.steps, contents)
     budget = Budget(overhead, contents)
     processes = processes_of_training()
-    _require_background(background, queue, processes)
+    _require_background(background, queue, processes, store)
     described = describe(model, probe, contents, schedule, seed, skipped, attrs or {})
     _require_same_probe(processes, probe)
+    memory = _memory(layout, queue) if background is not None else None
     writer, recorded, failure = _open_writer(
         processes, store, layout, described, start_step, resume, strict
     )
     timings = Timings()
     place: Place
-    if background is not None and writer is not None:
+    if background is not None and memory is not None and writer is not None:
         place = Background(
-            store, layout, writer.lock, seed, timings, when_full=background, slots=queue
+            store, layout, memory, writer.lock, seed, timings, when_full=background, slots=queue
         )
     else:
         count_sketch = CountSketch(contents.sketch, seed) if contents.sketch else None
@@ -168,6 +170,16 @@ def record(
         warnings.warn(f"{recorder.stopped}; training goes on", RuntimeWarning, stacklevel=2)
     recorder.attach(optimizer)
     return recorder
+
+
+def _memory(layout: Layout, queue: int) -> SharedMatrices:
+    try:
+        return SharedMatrices(layout, queue)
+    except (OSError, ValueError, OverflowError, MemoryError) as error:
+        raise InputError(
+            f"no memory for {queue} snapshots to wait in ({error}): take a smaller queue, fewer "
+            "spectra or matrices, or leave out background="
+        ) from error
 
 
 def _open_writer(
@@ -198,11 +210,17 @@ def _open_writer(
     return writer, recorded, failure
 
 
-def _require_background(background: str | None, queue: int, processes: Processes) -> None:
+def _require_background(
+    background: str | None, queue: int, processes: Processes, store: Location
+) -> None:
     if background not in (None, "wait", "drop"):
         raise InputError(f"background is 'wait' or 'drop' (when full), not {background!r}")
     if queue < 1:
         raise InputError(f"a queue holds at least 1 snapshot, not {queue}")
+    if background is not None and str(store).startswith("memory://"):
+        raise InputError(
+            f"{store} lies in the memory of this process, where a background process cannot write"
+        )
     if background is not None and processes.count > 1:
         raise InputError(
             "recording in the background is for one process; in several, the matrices are divided "

@@ -147,6 +147,17 @@ def test_runs_with_the_same_seed_have_comparable_sketches(tmp_path):
     np.testing.assert_allclose(norms[0], norms[1], rtol=0.6)
 
 
+def test_a_background_process_cannot_write_to_the_memory_of_this_one():
+    with pytest.raises(InputError, match="lies in the memory of this process"):
+        recorded("memory://background.zarr", spectra=("weight",), background="wait")
+
+
+def test_a_queue_that_no_memory_holds_is_refused_in_a_line(tmp_path):
+    with pytest.raises(InputError, match="no memory for 1000000000000 snapshots to wait in"):
+        recorded(tmp_path / "a.zarr", spectra="weight", background="wait", queue=10**12)
+    assert not any(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -159,6 +170,7 @@ def test_runs_with_the_same_seed_have_comparable_sketches(tmp_path):
         ({"spectra": ("weight",), "overhead": 1.5}, "between 0 and 1"),
         ({"spectra": ("weight",), "background": "sometimes"}, "'wait' or 'drop'"),
         ({"spectra": ("weight",), "background": "wait", "queue": 0}, "at least 1 snapshot"),
+        ({"spectra": "gradients"}, "no spectra of 'gradients'"),
     ],
 )
 def test_what_cannot_be_recorded_is_refused_in_a_line_and_leaves_nothing(
