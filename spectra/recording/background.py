@@ -14,11 +14,12 @@ import json
 import mmap
 import os
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -66,7 +67,10 @@ class Background(Place):
         self._failure: str | None = None
         self._written = threading.Condition()
         self._asked = self._answered = 0
+        self._sender: threading.Thread | None = None
         self._worker = self._start(location, sketch_seed, slots)
+        if lock:
+            lock.on_lost = self._end_worker
         threading.Thread(target=self._listen, daemon=True).start()
 
     @property
@@ -104,17 +108,22 @@ class Background(Place):
         ready = self._memory.copied()
         message, self._slot = self._message, None
         if ready is None:
-            self._send(message)
+            self._post(message)
             return
 
         def send_when_copied() -> None:
-            ready.synchronize()
-            self._send(message)
+            try:
+                ready.synchronize()
+                self._send(message)
+            except Exception as error:  # of the device, or the process
+                self._fail(f"{type(error).__name__}: {error}")
 
-        threading.Thread(target=send_when_copied, daemon=True).start()
+        self._wait_for_sender()
+        self._sender = threading.Thread(target=send_when_copied, daemon=True)
+        self._sender.start()
 
     def write_rows(self, rows: Rows) -> None:
-        self._send({"rows": list(rows)})
+        self._post({"rows": list(rows)})
 
     def before_update(self) -> None:
         self._memory.hold_device()
@@ -128,10 +137,7 @@ class Background(Place):
             if self._failure is None:
                 self._settle()
         finally:
-            assert self._worker.stdin is not None
-            with contextlib.suppress(OSError):  # it has ended already
-                self._worker.stdin.close()
-            self._worker.wait()
+            self._end_worker()
             self._memory.close()
             if self._lock:
                 self._lock.release()
@@ -142,14 +148,16 @@ class Background(Place):
             inherited.append(self._lock.descriptor)  # the store stays held until both have ended
         # the process imports what this one would, wherever that was found
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "spectra.recording.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            pass_fds=inherited,
-            env=environment,
-        )
+        with _signals_held():  # the process inherits this, until it ignores them
+            worker = subprocess.Popen(
+                [sys.executable, "-m", "spectra.recording.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                pass_fds=inherited,
+                env=environment,
+                start_new_session=True,  # Ctrl-C is for the training process, which may flush
+            )
         self._worker = worker
         self._send(
             {
@@ -162,10 +170,28 @@ class Background(Place):
         )
         return worker
 
+    def _end_worker(self) -> None:
+        """Let the process end: at once, if it was not settled before."""
+        self._wait_for_sender()
+        assert self._worker.stdin is not None
+        with contextlib.suppress(OSError):  # it has ended already
+            self._worker.stdin.close()
+        self._worker.wait()
+
+    def _post(self, message: dict[str, Any]) -> None:
+        """Send after what was to be sent before."""
+        self._wait_for_sender()
+        self._send(message)
+
+    def _wait_for_sender(self) -> None:
+        if self._sender is not None:
+            self._sender.join()
+            self._sender = None
+
     def _settle(self) -> None:
         """Return when the process has done all that it was told."""
         self._asked += 1
-        self._send({"settle": self._asked})
+        self._post({"settle": self._asked})
         with self._written:
             self._written.wait_for(lambda: self._answered >= self._asked or self._failure)
         self._require_worker()
@@ -200,18 +226,25 @@ class Background(Place):
 
     def _listen(self) -> None:
         assert self._worker.stdout is not None
-        for line in self._worker.stdout:
-            answer = json.loads(line)
-            if "error" in answer:
-                self._fail(answer["error"])
-            if "slot" in answer:
-                self.worker_seconds = answer["seconds"]
-                self._free.put(answer["slot"])
-            if "settled" in answer:
-                with self._written:
-                    self._answered = answer["settled"]
-                    self._written.notify_all()
+        with self._worker.stdout as answers:
+            for line in answers:
+                try:
+                    answer = json.loads(line)
+                except ValueError:
+                    continue  # what a library printed while it was imported
+                self._hear(answer)
         self._fail(f"the recording process has ended with status {self._worker.wait()}")
+
+    def _hear(self, answer: dict[str, Any]) -> None:
+        if "error" in answer:
+            self._fail(answer["error"])
+        if "slot" in answer:
+            self.worker_seconds = answer["seconds"]
+            self._free.put(answer["slot"])
+        if "settled" in answer:
+            with self._written:
+                self._answered = answer["settled"]
+                self._written.notify_all()
 
 
 class SharedMatrices:
@@ -229,7 +262,6 @@ class SharedMatrices:
         self.descriptor = _nameless_memory(self.nbytes) if descriptor is None else descriptor
         self._map = mmap.mmap(self.descriptor, self.nbytes)
         self._floats = torch.frombuffer(self._map, dtype=torch.float32, count=max(1, count))
-        self._copies: Any = None
         self._stream: Any = None
 
     def view(self, slot: int, kind: str, number: int) -> torch.Tensor:
@@ -263,22 +295,20 @@ class SharedMatrices:
 
     def copied(self) -> Any:
         """A CUDA event that comes when the copies are done; None where they are already."""
-        if self._stream is None:
-            return None
-        self._copies = self._stream.record_event()
-        return self._copies
+        return None if self._stream is None else self._stream.record_event()
 
     def hold_device(self) -> None:
-        """Let the device not go on to change the weights before they are copied."""
-        if self._copies is not None:
-            torch.cuda.current_stream().wait_event(self._copies)
-            self._copies = None
+        """Let the device not go on to change what was taken before it is copied."""
+        if self._stream is not None:
+            torch.cuda.current_stream().wait_stream(self._stream)
 
     def close(self) -> None:
         """Give the memory back."""
         if self._stream is not None:
             self._stream.synchronize()
             _cudart().cudaHostUnregister(self._floats.data_ptr())
+        self._floats = torch.empty(0)  # the last that holds the mapping
+        del self._map
         os.close(self.descriptor)
 
     def _copy_from_cuda(self, matrix: torch.Tensor, target: torch.Tensor) -> None:
@@ -290,6 +320,17 @@ class SharedMatrices:
         with torch.cuda.stream(self._stream):
             target.copy_(matrix.float().contiguous(), non_blocking=True)
         matrix.record_stream(self._stream)
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Keep signals waiting, here and in a process that is started meanwhile."""
+    numbers = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _cudart() -> Any:

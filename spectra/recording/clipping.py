@@ -49,6 +49,18 @@ class Clipping:
         return self._resolve(calls)[1] if calls else 1.0
 
     def _resolve(self, calls: tuple[Call, ...]) -> tuple[float, float]:
+        """Norm and factor of all groups that were clipped apart from each other."""
+        groups: dict[frozenset[int], list[Call]] = {}
+        for call in calls:
+            groups.setdefault(call.parameters, []).append(call)
+        each = [self._resolve_group(group) for group in groups.values()]
+        if not each:
+            return math.nan, math.nan
+        norm = math.sqrt(sum(n * n for n, _ in each))
+        factors = [factor for _, factor in each]
+        return norm, factors[0] if len(set(factors)) == 1 else math.nan
+
+    def _resolve_group(self, calls: list[Call]) -> tuple[float, float]:
         norm = factor = math.nan
         for call in calls:
             now = float(call.norm)

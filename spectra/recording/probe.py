@@ -15,6 +15,7 @@ put back afterwards, in the precision that the sharding computes in.
 import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -139,14 +140,13 @@ def _undisturbed(model: torch.nn.Module) -> Iterator[None]:
     device = _device_of(model)
     devices = [device] if device.type == "cuda" else []
     training = {module: module.training for module in model.modules()}
-    matmul = torch.get_float32_matmul_precision()
     with (
         torch.enable_grad(),
         torch.autocast(device.type, enabled=False),
         torch.random.fork_rng(devices),
         torch.compiler.set_stance("force_eager"),
+        _full_precision(),
     ):
-        torch.set_float32_matmul_precision("highest")
         model.eval()
         for module, mode in training.items():
             # transformers recomputes activations in training mode only; the flag of this one module
@@ -155,9 +155,32 @@ def _undisturbed(model: torch.nn.Module) -> Iterator[None]:
         try:
             yield
         finally:
-            torch.set_float32_matmul_precision(matmul)
             for module, mode in training.items():
                 module.training = mode
+
+
+@contextlib.contextmanager
+def _full_precision() -> Iterator[None]:
+    """No short cuts in float32 products, whichever of torch's two ways the user chose them by."""
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:  # set by the newer way, which the older one cannot read
+        on_cpu: Any = torch.backends.mkldnn
+        backends: list[Any] = [torch.backends.cuda.matmul, on_cpu.matmul]
+        chosen = [backend.fp32_precision for backend in backends]
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        try:
+            yield
+        finally:
+            for backend, precision in zip(backends, chosen, strict=True):
+                backend.fp32_precision = precision
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _device_of(model: torch.nn.Module) -> torch.device:

@@ -7,10 +7,11 @@ recorder in all, so that none waits for the others for ever.
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
 from data.errors import InputError
 from spectra.matrices import Matrix, Weight, full_tensor, is_sharded
@@ -60,18 +61,23 @@ class Processes:
 class ProcessGroup(Processes):
     """The processes of `torch.distributed`."""
 
+    _made: ClassVar[int] = 0
+
     def __init__(self) -> None:
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
-        timeout = timedelta(seconds=HANDSHAKE_SECONDS)
+        ProcessGroup._made += 1
+        meeting = PrefixStore(f"spectra/{self._made}", _get_default_store())
+        meeting.set(str(self.rank), "here")
         try:
-            # of its own, and on the CPU: small messages do not wait in the queue of a GPU
-            self._group = dist.new_group(backend="gloo", timeout=timeout)
-            dist.monitored_barrier(self._group, timeout=timeout)
+            everyone = [str(rank) for rank in range(self.count)]
+            meeting.wait(everyone, timedelta(seconds=HANDSHAKE_SECONDS))
         except RuntimeError as error:
             raise InputError(
                 f"only some of the {self.count} processes record: call spectra.record in all of "
-                f"them, it divides the work ({str(error).splitlines()[0]})"
+                "them, it divides the work"
             ) from error
+        # of its own, and on the CPU: small messages do not wait in the queue of a GPU
+        self._group = dist.new_group(backend="gloo")
 
     def gather(self, share: T) -> list[T]:
         shares: list[Any] | None = [None] * self.count if self.rank == 0 else None

@@ -7,6 +7,7 @@ step's own gradients are read once, before the optimizer uses or clears them: af
 unscaling and the reduction over processes, with what clipping did undone.
 """
 
+import os
 import threading
 import time
 import warnings
@@ -85,10 +86,12 @@ class Recorder:
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Hang on an optimizer's step hooks."""
         self._handles = [
-            optimizer.register_step_pre_hook(lambda opt, args, kwargs: self._before_step(opt)),
-            optimizer.register_step_post_hook(lambda opt, args, kwargs: self._after_step(opt)),
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
         ]
-        self._clipping.open()
+        self._optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if self.stopped is None:
+            self._clipping.open()
         _unclosed.add(self)
 
     def log(self, **metrics: float | torch.Tensor) -> None:
@@ -162,13 +165,16 @@ class Recorder:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _before_step(
+        self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         if self.stopped:
             return
+        closure = any(map(callable, (*args, *kwargs.values())))
         self._rows.finish()
         clipping = self._clipping.take()
         self._rows.log_clipping(clipping)
-        self._place.before_update()
         if self._schedule.due(self.step) and self.step > self._considered:
             # the state that training starts from
             self._begin(self.step, first=True)
@@ -176,10 +182,12 @@ class Recorder:
             self._end()
         if not self.stopped and self._schedule.due(self.step + 1):
             self._begin(self.step + 1)
-            self._together(lambda: self._read_gradients(optimizer, clipping))
-            self._together(self._copy_weights)
+            self._together(lambda: self._read_gradients(optimizer, clipping, closure))
+            self._together(lambda: self._copy_weights(closure))
+        self._place.before_update()
 
-    def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if _skipped(optimizer):
             self._pending = self._before = None
             return
@@ -197,9 +205,9 @@ class Recorder:
         self._pending, self._considered = None, step
 
         def begin() -> None:
-            last = step == self._schedule.steps
+            always = first or self.snapshots == 0 or step == self._schedule.last
             elapsed = time.perf_counter() - self._started
-            contents = self.budget.choose(elapsed, self.timings.seconds, always=first or last)
+            contents = self.budget.choose(elapsed, self.timings.seconds, always=always)
             contents = self._processes.same(contents)
             self.timings.parts.clear()
             if contents is None:
@@ -211,8 +219,13 @@ class Recorder:
 
         self._together(begin)
 
-    def _read_gradients(self, optimizer: torch.optim.Optimizer, clipping: Clipping) -> None:
+    def _read_gradients(
+        self, optimizer: torch.optim.Optimizer, clipping: Clipping, closure: bool
+    ) -> None:
         if self._pending is None or "training_gradient" not in self._pending.kinds:
+            return
+        if closure:  # the gradients of this step are yet to come, inside of it
+            self._place.take("training_gradient", [Status.IN_CLOSURE] * len(self._own))
             return
         gradients: Tensors = {id(p): p.grad for p in self._parameters}
         with self.timings.measure("gathering", "training_gradient"):
@@ -226,6 +239,9 @@ class Recorder:
                 frozen = not parameter.requires_grad
                 captured.append(Status.FROZEN if frozen else Status.NO_GRADIENT)
                 continue
+            if id(parameter) not in self._optimized:
+                captured.append(Status.NOT_OPTIMIZED)
+                continue
             factor = clipping.factor_of(parameter)
             undo = unscale / factor if factor > 0 else unscale
             captured.append(matrix.detach() if undo == 1.0 else matrix.detach() * undo)
@@ -236,8 +252,10 @@ class Recorder:
         if self._pending is not None and "training_gradient" in self._pending.kinds:
             self._place.take("training_gradient", [Status.FIRST_STATE] * len(self._own))
 
-    def _copy_weights(self) -> None:
-        if self._pending is not None and "update" in self._pending.kinds and self._stepping():
+    def _copy_weights(self, closure: bool) -> None:
+        if self._pending is None or "update" not in self._pending.kinds:
+            return
+        if closure or self._stepping():
             with self.timings.measure("copy", "update"):
                 self._before = {id(p): p.detach().clone() for p in self._parameters}
 
@@ -301,7 +319,15 @@ class Recorder:
             old.neg_().add_(parameter.detach())  # no more than one copy at a time
         with self.timings.measure("gathering", "update"):
             matrices = whole_matrices(self._weights, self._own, before)
-        return [m for m in matrices if m is not None]
+        return [
+            Status.NOT_OPTIMIZED if matrix is None or not self._updated(number) else matrix
+            for matrix, number in zip(matrices, self._own, strict=True)
+        ]
+
+    def _updated(self, number: int) -> bool:
+        """Whether the optimizer that is recorded updates a matrix, or nothing does."""
+        parameter = self._weights[number].parameter
+        return id(parameter) in self._optimized or not parameter.requires_grad
 
     def _finish(self) -> None:
         self._place.finish()
@@ -323,7 +349,10 @@ class Recorder:
             return
         if self._failure is None:
             self._try(work)
-        reason = self._processes.agree(_reason(self._failure))
+        try:
+            reason = self._processes.agree(_reason(self._failure))
+        except RuntimeError as error:  # another process is gone, or did not come in time
+            reason = f"the processes lost each other: {error}"
         if reason is not None:
             self._stop(reason)
 
@@ -345,6 +374,7 @@ class Recorder:
     def _stop(self, reason: str) -> None:
         """Give up recording, not training, unless that was asked for."""
         already = self.stopped is not None
+        self._clipping.close()
         self._before = self._pending = None
         self.stopped = self.stopped or f"recording stopped at step {self.step}: {reason}"
         failure, self._failure = self._failure, None
@@ -372,6 +402,11 @@ def _skipped(optimizer: torch.optim.Optimizer) -> bool:
 
 
 _unclosed: set[Recorder] = set()
+
+
+# a forked child (of a DataLoader, say) has no recorder to close
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unclosed.clear)
 
 
 def _close_all() -> None:

@@ -1,5 +1,6 @@
 """`record`: from a model and an optimizer to a recorder that hangs on them."""
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from spectra.recording.recorder import Recorder
 from spectra.recording.sketch import CountSketch
 from spectra.recording.timings import Timings
 from spectra.store.layout import DEFAULT_SPECTRA, Contents, Layout
-from spectra.store.location import Location, exists
+from spectra.store.location import Location, exists, local_path
 from spectra.store.schedule import Schedule
 from spectra.store.writer import StoreWriter
 
@@ -122,6 +123,9 @@ def record(
     ...     optimizer.step()
     ...     optimizer.zero_grad()
     """
+    if path := local_path(store):
+        store = path.resolve()  # wherever the loop changes to
+    probe = _own_copy(probe)
     found, skipped = find_matrices(model, matrices)
     _require_own_optimizer(model, optimizer)
     _require_probe(probe)
@@ -135,12 +139,18 @@ def record(
     budget = Budget(overhead, contents)
     processes = processes_of_training()
     _require_background(background, queue, processes, store)
+    _require_json(attrs or {})
     described = describe(model, probe, contents, schedule, seed, skipped, attrs or {})
     _require_same_probe(processes, probe)
     memory = _memory(layout, queue) if background is not None else None
-    writer, recorded, failure = _open_writer(
-        processes, store, layout, described, start_step, resume, strict
-    )
+    try:
+        writer, recorded, failure = _open_writer(
+            processes, store, layout, described, start_step, resume, strict
+        )
+    except InputError:
+        if memory is not None:
+            memory.close()
+        raise
     timings = Timings()
     place: Place
     if background is not None and memory is not None and writer is not None:
@@ -166,6 +176,8 @@ def record(
         strict=strict,
     )
     if failure is not None:
+        if memory is not None:
+            memory.close()
         recorder.stopped = f"recording did not begin: {failure}"
         warnings.warn(f"{recorder.stopped}; training goes on", RuntimeWarning, stacklevel=2)
     recorder.attach(optimizer)
@@ -240,6 +252,26 @@ def _require_probe(probe: Any) -> None:
             "a probe is token ids, a batch or a function of the model, "
             f"not a {type(probe).__name__}"
         )
+
+
+def _own_copy(probe: Probe | None) -> Probe | None:
+    """The probe as it is now, whatever the loop does with the tensors later."""
+    if isinstance(probe, torch.Tensor):
+        return probe.detach().clone()
+    if isinstance(probe, Mapping):
+        copies = {
+            name: value.detach().clone() if isinstance(value, torch.Tensor) else value
+            for name, value in probe.items()
+        }
+        return copies
+    return probe
+
+
+def _require_json(attrs: Mapping[str, Any]) -> None:
+    try:
+        json.dumps(dict(attrs))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"attrs= holds what JSON cannot: {error}") from error
 
 
 def _require_same_probe(processes: Processes, probe: Probe | None) -> None:

@@ -61,6 +61,10 @@ def main() -> None:
     """Work until the training process closes its end or is gone."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    # what a library prints goes to stderr; only answers go to the training process
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     with contextlib.suppress(OSError):
         os.nice(NICENESS)
     messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -76,9 +80,10 @@ def main() -> None:
         while True:
             answer = worker.handle(messages.get())
             if answer is not None:
-                print(json.dumps(answer), flush=True)
+                print(json.dumps(answer), file=answers, flush=True)
     except Exception as error:  # whatever recording raises is told, not printed
-        print(json.dumps({"error": f"{type(error).__name__}: {error}"}), flush=True)
+        reason = f"{type(error).__name__}: {error}"
+        print(json.dumps({"error": reason}), file=answers, flush=True)
         os._exit(1)
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
@@ -36,7 +36,10 @@ class FolderLock:
         """Whether it was released, or taken over."""
         self.descriptor: int
         self._folder = folder.resolve()
+        self.on_lost: Callable[[], None] = lambda: None
+        """Called when this process takes the folder over from itself."""
         if take_over and (before := self._held.get(self._folder)):
+            before.on_lost()
             before.release()
         self.descriptor = os.open(folder, os.O_RDONLY)
         self._lock(folder, time.monotonic() + patience)
@@ -82,3 +85,8 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+# a forked child (of a DataLoader, say) holds nothing: what it closes stays the parent's
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=FolderLock._held.clear)

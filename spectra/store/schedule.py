@@ -1,6 +1,7 @@
 """At which steps a snapshot is taken."""
 
 import dataclasses
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -41,8 +42,8 @@ class Schedule:
         cls, every: int | Iterable[int], *, early: bool = False, steps: int | None
     ) -> "Schedule":
         """A schedule from a number of steps between snapshots, or from a list of steps."""
-        if isinstance(every, int):
-            return cls(every, early, steps=steps)
+        if not isinstance(every, Iterable):
+            return cls(operator.index(every), early, steps=steps)
         if early:
             raise InputError("early snapshots go with a number of steps, not with a list of them")
         return cls(at=tuple(int(step) for step in every), steps=steps)
@@ -65,6 +66,11 @@ class Schedule:
             others.append(self.steps)
         due = {*regular, *(step for step in others if first <= step <= last and self.due(step))}
         return sorted(due)
+
+    @property
+    def last(self) -> int | None:
+        """The step of the last snapshot; None where nobody knows."""
+        return self.at[-1] if self.at is not None else self.steps
 
     @property
     def snapshots(self) -> int | None:

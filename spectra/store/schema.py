@@ -45,6 +45,10 @@ class Status(IntEnum):
     """No step led to the state that the recording starts from."""
     SPARED = 6
     """Left out to stay within the overhead allowed."""
+    NOT_OPTIMIZED = 7
+    """It is trained, but not by the optimizer that is recorded."""
+    IN_CLOSURE = 8
+    """The optimizer computed it inside of its step, from a closure."""
     UNSET = 255
 
     @property
@@ -60,6 +64,8 @@ REASONS = {
     Status.NOT_FINITE: "it was not finite",
     Status.FIRST_STATE: "no recorded step led to this state",
     Status.SPARED: "left out to stay within the overhead allowed",
+    Status.NOT_OPTIMIZED: "the recorded optimizer does not update it",
+    Status.IN_CLOSURE: "the optimizer computed it inside of its step, from a closure",
     Status.UNSET: "not recorded",
 }
 FLAGS = {

@@ -284,8 +284,10 @@ def _require_same(location: Location, root: zarr.Group, layout: Layout, attrs: A
             array = root.get(f"{name}/{variable.name}")
             shape = array.shape if isinstance(array, zarr.Array) else None
             wanted = variable.shape
-            grows = variable.dims[0] in ("step", "train_step") and not known
-            if shape is None or shape[1:] != wanted[1:] or (not grows and shape != wanted):
+            in_rows = variable.dims[0] in ("step", "train_step")
+            # arrays are longer than announced where a run made more steps than it said
+            long_enough = shape is not None and in_rows and (not known or shape[0] >= wanted[0])
+            if shape is None or shape[1:] != wanted[1:] or not (long_enough or shape == wanted):
                 raise InputError(
                     f"{location} has {name}/{variable.name} of {shape}, this run would write "
                     f"{wanted}: resume with the same model and schedule, or write to another store"

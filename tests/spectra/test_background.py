@@ -113,6 +113,63 @@ def test_a_killed_background_process_stops_the_recorder_and_not_the_training(tmp
     assert verdict.snapshots == 2
 
 
+@pytest.mark.parametrize("background", [None, "wait"])
+def test_forked_children_of_a_data_loader_leave_the_recorder_alone(tmp_path, background):
+    store = tmp_path / "a.zarr"
+    model = small_llama()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    data = torch.utils.data.TensorDataset(random_batch(5, windows=8))
+    loader = torch.utils.data.DataLoader(
+        data, batch_size=4, num_workers=1, multiprocessing_context="fork"
+    )
+    started = time.monotonic()
+    with spectra.record(model, optimizer, store, **OPTIONS, background=background) as recorder:
+        for _ in range(2):
+            for (batch,) in loader:
+                model(input_ids=batch, labels=batch).loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        held = subprocess.run(
+            ["flock", "--nonblock", str(store), "true"], check=False, capture_output=True
+        )
+        assert held.returncode == 1  # the store is still this process' own
+        assert recorder.stopped is None
+    assert time.monotonic() - started < 60
+    run = spectra.open(store)
+    assert run["train"].train_step.values.tolist() == [1, 2, 3, 4]
+    assert spectra.verify(store).whole
+
+
+def test_a_store_taken_over_from_a_background_recorder_has_one_writer(tmp_path):
+    store = tmp_path / "a.zarr"
+    model = small_llama()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    first = spectra.record(model, optimizer, store, **OPTIONS, background="wait", queue=4)
+    train(model, optimizer, 6, recorder=first)  # the cell of a notebook that was interrupted
+    again = small_llama()
+    fresh = torch.optim.AdamW(again.parameters(), lr=1e-2)
+    options = OPTIONS | {"resume": True}
+    with spectra.record(again, fresh, store, **options, background="wait") as second:
+        assert first._place._worker.poll() is not None
+        train(again, fresh, 9, recorder=second)
+        assert second.stopped is None
+    assert spectra.open(store)["spectra"].step.values.tolist() == [0, 2, 4, 6, 8, 9]
+    assert spectra.verify(store).whole
+    with pytest.warns(RuntimeWarning, match="opened anew"):
+        train(model, optimizer, 2, first=6, recorder=first)
+    first.close()
+
+
+def test_what_a_library_prints_in_the_background_process_is_no_answer(tmp_path, monkeypatch):
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text("import atexit; print('hello from a library')")
+    monkeypatch.syspath_prepend(str(folder))
+    recorder = recorded(tmp_path / "a.zarr", background="wait")
+    assert recorder.stopped is None
+    assert spectra.verify(tmp_path / "a.zarr").snapshots == 6
+
+
 KILLED = """
 import sys, torch, spectra
 from tests.small import random_batch, small_llama, train
@@ -174,6 +231,20 @@ def test_matrices_lie_in_shared_memory_as_they_were(tmp_path):
     other = SharedMatrices(layout, 2, memory.descriptor)  # as the child process maps it
     for one, two in zip(other.get(1, "weight", statuses), matrices, strict=True):
         assert torch.equal(one, two)
+
+
+def test_flushing_waits_for_copies_that_are_still_under_way(tmp_path, monkeypatch):
+    """As on CUDA, where a snapshot is handed over when the device says that it is copied."""
+
+    class Event:
+        def synchronize(self):
+            time.sleep(0.3)
+
+    monkeypatch.setattr(SharedMatrices, "copied", lambda self: Event())
+    recorded(tmp_path / "a.zarr", background="wait", queue=2)
+    monkeypatch.undo()
+    recorded(tmp_path / "b.zarr")
+    same(spectra.open(tmp_path / "a.zarr"), spectra.open(tmp_path / "b.zarr"))
 
 
 CONTENTS = Contents(("weight", "gradient", "update"), 64, gradients=True)
@@ -259,3 +330,10 @@ def test_a_real_run_stays_within_its_budget_or_says_what_it_took(tmp_path, monke
     assert share <= 0.1
     assert share > 0.05
     assert "x snapshot" in recorder.left_out[0]
+
+
+def test_the_first_and_last_of_listed_snapshots_are_always_whole(tmp_path):
+    recorder = recorded(tmp_path / "a.zarr", every=[3, 5, 7], overhead=1e-6)
+    steps = spectra.open(tmp_path / "a.zarr")["spectra"].step.values.tolist()
+    assert steps == [3, 7]
+    assert recorder.left_out == ["left out to stay within 0.00% of the time: 1 x snapshot"]

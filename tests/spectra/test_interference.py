@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import spectra
 from spectra.matrices import find_matrices
 from spectra.recording.probe import probe_gradients
 from spectra.store.schema import Status
-from tests.small import random_batch, small_llama, small_model
+from tests.small import random_batch, small_llama, small_model, train
 
 EVERYTHING = {
     "probe": random_batch(0),
@@ -181,6 +183,129 @@ def test_an_optimizer_inside_of_the_backward_pass_leaves_gaps_that_say_why(tmp_p
     assert (status.sel(part=["weight", "gradient"]) == Status.MEASURED).all()
     assert np.isnan(run["spectra"]["update"]).all()
     assert spectra.verify(tmp_path / "a.zarr").whole
+
+
+def statuses(run, part):
+    return run["status"].code.sel(part=part).isel(step=slice(1, None)).values
+
+
+def test_what_another_optimizer_updates_is_not_taken_for_still(tmp_path):
+    model = small_llama()
+    named = list(model.named_parameters())
+    first = torch.optim.AdamW([p for n, p in named if ".mlp." not in n], lr=1e-2)
+    second = torch.optim.SGD([p for n, p in named if ".mlp." in n], lr=0.1)
+    with spectra.record(model, first, tmp_path / "a.zarr", **EVERYTHING):
+        for step in range(4):
+            batch = random_batch(step)
+            model(input_ids=batch, labels=batch).loss.backward()
+            first.step()
+            second.step()
+            model.zero_grad()
+    run = spectra.open(tmp_path / "a.zarr")
+    mlp = np.array([".mlp." in name for name in run["spectra"].matrix.values.tolist()])
+    for part in ("update", "training_gradient"):
+        expected = np.where(mlp, Status.NOT_OPTIMIZED, Status.MEASURED)
+        assert (statuses(run, part) == expected).all()
+    assert np.isnan(run["spectra"]["update"].isel(step=-1, index=0).values).tolist() == mlp.tolist()
+    assert spectra.verify(tmp_path / "a.zarr").whole
+
+
+def test_an_optimizer_with_a_closure_has_updates_and_says_why_no_gradients(tmp_path):
+    model = small_llama()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with spectra.record(model, optimizer, tmp_path / "a.zarr", **EVERYTHING) as recorder:
+        for step in range(4):
+            batch = random_batch(step)
+
+            def closure(batch=batch):
+                optimizer.zero_grad()
+                loss = model(input_ids=batch, labels=batch).loss
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+        assert recorder.stopped is None
+    run = spectra.open(tmp_path / "a.zarr")
+    assert (statuses(run, "training_gradient") == Status.IN_CLOSURE).all()
+    assert (statuses(run, "update") == Status.MEASURED).all()
+    assert (run["spectra"]["update"].isel(step=-1, index=0) > 0).all()
+
+
+def test_groups_that_are_clipped_apart_make_one_norm(tmp_path):
+    model = small_llama()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    groups = [
+        [p for n, p in model.named_parameters() if (".mlp." in n) == inside]
+        for inside in (True, False)
+    ]
+    with spectra.record(model, optimizer, tmp_path / "a.zarr", **EVERYTHING | {"every": 1}):
+        batch = random_batch(1)
+        model(input_ids=batch, labels=batch).loss.backward()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters()]).item()
+        free = {n: p.grad.clone() for n, p in model.named_parameters()}
+        for group, limit in zip(groups, (0.01, 0.1), strict=True):
+            torch.nn.utils.clip_grad_norm_(group, limit)
+        optimizer.step()
+    run = spectra.open(tmp_path / "a.zarr")
+    assert run["train"].gradient_norm.values[0] == pytest.approx(norm, rel=1e-5)
+    assert np.isnan(run["train"].clip_factor.values[0])
+    for name in ("model.layers.0.mlp.up_proj", "model.layers.1.self_attn.q_proj"):
+        values = run["spectra"].training_gradient.sel(step=1, matrix=name).values
+        expected = torch.linalg.svdvals(free[f"{name}.weight"].double())
+        np.testing.assert_allclose(values[: len(expected)], expected, rtol=1e-3, atol=1e-7)
+
+
+def test_a_compiled_optimizer_step_is_recorded(tmp_path):
+    model = small_llama()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    compiled = torch.compile(lambda: optimizer.step(), backend="eager")
+    with spectra.record(model, optimizer, tmp_path / "a.zarr", **EVERYTHING) as recorder:
+        for step in range(4):
+            batch = random_batch(step)
+            model(input_ids=batch, labels=batch).loss.backward()
+            compiled()
+            optimizer.zero_grad()
+        assert recorder.stopped is None
+    assert spectra.open(tmp_path / "a.zarr")["spectra"].step.values.tolist() == [0, 2, 4]
+
+
+NEWER_PRECISION = """
+import sys, torch, spectra
+from tests.small import random_batch, small_llama, train
+torch.backends.cuda.matmul.fp32_precision = "tf32"
+model = small_llama()
+optimizer = torch.optim.AdamW(model.parameters())
+with spectra.record(model, optimizer, sys.argv[1], probe=random_batch(0), every=2) as recorder:
+    train(model, optimizer, 2)
+assert recorder.stopped is None, recorder.stopped
+assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+"""
+
+
+def test_precision_chosen_by_the_newer_way_is_put_back(tmp_path):
+    command = [sys.executable, "-c", NEWER_PRECISION, str(tmp_path / "a.zarr")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_torch_is_left_as_it_was_found(tmp_path):
+    from torch.nn.utils import clip_grad
+
+    before = clip_grad._clip_grads_with_norm_, torch.nn.utils.clip_grads_with_norm_
+    trained(small_llama(), clip=0.1, store=tmp_path / "a.zarr")
+    assert (clip_grad._clip_grads_with_norm_, torch.nn.utils.clip_grads_with_norm_) == before
+
+
+def test_the_probe_is_the_batch_that_was_given_whatever_becomes_of_it(tmp_path):
+    model = small_llama()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    probe = random_batch(0)
+    with spectra.record(model, optimizer, tmp_path / "a.zarr", probe=probe, every=1):
+        train(model, optimizer, 1)
+        probe.copy_(random_batch(9))
+        train(model, optimizer, 1)
+    gradient = spectra.open(tmp_path / "a.zarr")["spectra"].gradient.values
+    np.testing.assert_array_equal(gradient[1], gradient[2])
 
 
 def test_training_gradients_are_read_whole_before_clipping(tmp_path):

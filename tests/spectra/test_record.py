@@ -383,3 +383,34 @@ def test_recording_warns_about_nothing(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         recorded(tmp_path / "a.zarr", steps=3, every=1)
+
+
+def test_a_run_longer_than_it_said_is_recorded_and_resumed(tmp_path):
+    path = tmp_path / "a.zarr"
+    model = small_llama()
+    optimizer = optimizer_of(model)
+    options = {"probe": random_batch(0), "every": 1, "steps": 4, "sketch": 64}
+    with record(model, optimizer, path, **options) as recorder:
+        train(model, optimizer, 6, recorder=recorder)
+    with record(model, optimizer, path, **options, start_step=6, resume=True) as recorder:
+        train(model, optimizer, 1, first=6, recorder=recorder)
+    assert spectra.open(path)["spectra"].step.values.tolist() == list(range(8))
+
+
+def test_a_relative_store_stays_where_it_was_made(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    model = small_llama()
+    optimizer = optimizer_of(model)
+    with record(model, optimizer, "a.zarr", probe=None, every=1) as recorder:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        train(model, optimizer, 2, recorder=recorder)
+    assert recorder.stopped is None
+    assert spectra.open(tmp_path / "a.zarr")["spectra"].step.values.tolist() == [0, 1, 2]
+
+
+def test_attributes_that_json_cannot_hold_are_refused(tmp_path):
+    model = small_llama()
+    with pytest.raises(InputError, match="attrs= holds what JSON cannot"):
+        record(model, optimizer_of(model), tmp_path / "a.zarr", probe=None, attrs={"x": object()})
+    assert not (tmp_path / "a.zarr").exists()
