@@ -57,6 +57,9 @@ class Processes:
         """
         return list(tensors)
 
+    def close(self) -> None:
+        """Nothing more is said to the others."""
+
 
 class ProcessGroup(Processes):
     """The processes of `torch.distributed`."""
@@ -111,6 +114,10 @@ class ProcessGroup(Processes):
             dist.all_reduce(mine)
             summed.append(mine)
         return summed
+
+    def close(self) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group(self._group)
 
 
 def processes_of_training() -> Processes:

@@ -158,6 +158,7 @@ class Recorder:
             _unclosed.discard(self)
             self._before = None
             self._guard(self._place.close, even_if_stopped=True)
+            self._processes.close()
 
     def __enter__(self) -> Self:
         return self

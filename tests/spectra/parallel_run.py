@@ -1,5 +1,6 @@
 """Started by torchrun: a few recorded steps of a small model, in one of several set-ups."""
 
+import gc
 import sys
 import time
 
@@ -55,6 +56,8 @@ def main(setup, store, family="llama"):
     print(f"rank {rank} measured {own} of {len(recorder.layout.matrices)} matrices")
     assert recorder.stopped is None, recorder.stopped
     if setup != "alone":
+        del model, optimizer, recorder  # torch's groups can wait for ever if destroyed before DDP
+        gc.collect()
         dist.destroy_process_group()
 
 
@@ -92,6 +95,8 @@ def failing(store, rank):
         optimizer.zero_grad()
     recorder.close()
     print(f"rank {dist.get_rank()} made {recorder.step} steps; {recorder.stopped}")
+    del model, optimizer, recorder  # torch's groups can wait for ever if destroyed before DDP is
+    gc.collect()
     dist.destroy_process_group()
 
 
@@ -104,6 +109,8 @@ def different(store):
         spectra.record(model, optimizer, store, probe=random_batch(dist.get_rank()))
     except InputError as error:
         print(f"refused: {error}")
+    del model, optimizer
+    gc.collect()
     dist.destroy_process_group()
 
 
