@@ -67,8 +67,10 @@ class Background(Place):
         self._failure: str | None = None
         self._written = threading.Condition()
         self._asked = self._answered = 0
-        self._sender: threading.Thread | None = None
+        self._outbox: queue.SimpleQueue[tuple[Any, dict[str, Any]] | None] = queue.SimpleQueue()
         self._worker = self._start(location, sketch_seed, slots)
+        self._sender = threading.Thread(target=self._send_in_order, daemon=True)
+        self._sender.start()
         if lock:
             lock.on_lost = self._end_worker
         threading.Thread(target=self._listen, daemon=True).start()
@@ -105,22 +107,8 @@ class Background(Place):
         self._message["kinds"][kind] = statuses
 
     def finish(self) -> None:
-        ready = self._memory.copied()
         message, self._slot = self._message, None
-        if ready is None:
-            self._post(message)
-            return
-
-        def send_when_copied() -> None:
-            try:
-                ready.synchronize()
-                self._send(message)
-            except Exception as error:  # of the device, or the process
-                self._fail(f"{type(error).__name__}: {error}")
-
-        self._wait_for_sender()
-        self._sender = threading.Thread(target=send_when_copied, daemon=True)
-        self._sender.start()
+        self._post(message, self._memory.copied())
 
     def write_rows(self, rows: Rows) -> None:
         self._post({"rows": list(rows)})
@@ -172,21 +160,27 @@ class Background(Place):
 
     def _end_worker(self) -> None:
         """Let the process end: at once, if it was not settled before."""
-        self._wait_for_sender()
+        self._outbox.put(None)
+        self._sender.join()
         assert self._worker.stdin is not None
         with contextlib.suppress(OSError):  # it has ended already
             self._worker.stdin.close()
         self._worker.wait()
 
-    def _post(self, message: dict[str, Any]) -> None:
-        """Send after what was to be sent before."""
-        self._wait_for_sender()
-        self._send(message)
+    def _post(self, message: dict[str, Any], ready: Any = None) -> None:
+        """Have a message sent after those before it, and after a CUDA event where one is given."""
+        self._require_worker()
+        self._outbox.put((ready, message))
 
-    def _wait_for_sender(self) -> None:
-        if self._sender is not None:
-            self._sender.join()
-            self._sender = None
+    def _send_in_order(self) -> None:
+        """Wait for the device here, so that the training loop does not."""
+        for ready, message in iter(self._outbox.get, None):
+            try:
+                if ready is not None:
+                    ready.synchronize()
+                self._send(message)
+            except Exception as error:  # of the device, or the process
+                self._fail(f"{type(error).__name__}: {error}")
 
     def _settle(self) -> None:
         """Return when the process has done all that it was told."""

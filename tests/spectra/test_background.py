@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -238,10 +239,15 @@ def test_flushing_waits_for_copies_that_are_still_under_way(tmp_path, monkeypatc
 
     class Event:
         def synchronize(self):
+            waited.append(threading.current_thread())
             time.sleep(0.3)
 
+    waited = []
+
     monkeypatch.setattr(SharedMatrices, "copied", lambda self: Event())
-    recorded(tmp_path / "a.zarr", background="wait", queue=2)
+    beside = recorded(tmp_path / "a.zarr", background="wait", queue=2)
+    assert threading.current_thread() not in waited  # the loop itself never waits for the device
+    assert beside.stopped is None
     monkeypatch.undo()
     recorded(tmp_path / "b.zarr")
     same(spectra.open(tmp_path / "a.zarr"), spectra.open(tmp_path / "b.zarr"))
