@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from data.errors import InputError as InputError
+    from spectra.analysis.dynamics import gradient_dynamics as gradient_dynamics
+    from spectra.analysis.emergence import emergence as emergence
     from spectra.analysis.similarity import cosine_similarity as cosine_similarity
+    from spectra.analysis.subspaces import subspace_overlap as subspace_overlap
+    from spectra.analysis.table import metrics_table as metrics_table
+    from spectra.analysis.tails import heavy_tail as heavy_tail
     from spectra.linalg import singular_values as singular_values
     from spectra.matrices import Matrix as Matrix
     from spectra.matrices import find_matrices as find_matrices
@@ -40,10 +45,15 @@ _HOMES = {
     "Recorder": "spectra.recording.recorder",
     "TrainerCallback": "spectra.recording.trainer",
     "cosine_similarity": "spectra.analysis.similarity",
+    "emergence": "spectra.analysis.emergence",
     "find_matrices": "spectra.matrices",
+    "gradient_dynamics": "spectra.analysis.dynamics",
+    "heavy_tail": "spectra.analysis.tails",
+    "metrics_table": "spectra.analysis.table",
     "open": "spectra.store.reader:open_store",
     "record": "spectra.recording.start",
     "singular_values": "spectra.linalg",
+    "subspace_overlap": "spectra.analysis.subspaces",
     "verify": "spectra.store.verify",
     "write_report": "spectra.report",
 }

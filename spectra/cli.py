@@ -15,6 +15,10 @@ import spectra
 from data.errors import InputError
 
 COMMANDS = {
+    "metrics": (
+        "spectra.commands.metrics",
+        "ranks, heavy tails and bulk of every matrix and snapshot, as a table",
+    ),
     "pretrain": ("pretrain.command", "instrumented pretraining of a LLaMA-type model"),
     "report": ("spectra.commands.report", "all figures of a store in one file that opens offline"),
     "verify": ("spectra.commands.verify", "is a store whole?"),

@@ -22,6 +22,7 @@ BLOCK = 64
 TRAIN_CHUNK = 4096
 SHARD_BYTES = 1 << 28
 """A shard is put together in memory; the arrays of large models get several for a snapshot."""
+CHUNK_BYTES = 1 << 22
 DEFAULT_SPECTRA = ("weight", "gradient", "update")
 
 
@@ -353,11 +354,23 @@ def _sharded(
     fill: float | int,
     attrs: dict[str, Any],
 ) -> Variable:
-    """An array with a chunk for every matrix, and as few shards a snapshot as memory allows."""
-    chunks = (1, 1, *shape[2:])
-    matrix_bytes = int(np.prod(chunks)) * np.dtype(dtype).itemsize
+    """An array with a chunk for every matrix, and as few shards a snapshot as memory allows.
+
+    Large matrices are several chunks of rows, so that part of one is read over all snapshots.
+    """
+    matrix_bytes = int(np.prod(shape[2:])) * np.dtype(dtype).itemsize
+    chunks = (1, 1, _rows_of_chunk(shape[2], matrix_bytes), *shape[3:])
     in_shard = min(shape[1], max(1, SHARD_BYTES // matrix_bytes))
     return Variable(name, dims, shape, dtype, fill, chunks, (1, in_shard, *shape[2:]), attrs)
+
+
+def _rows_of_chunk(rows: int, matrix_bytes: int) -> int:
+    """The most rows that divide a matrix evenly and stay under `CHUNK_BYTES`, within a half."""
+    wanted = max(1, rows * CHUNK_BYTES // max(matrix_bytes, 1))
+    if wanted >= rows:
+        return rows
+    divisors = [r for r in range(wanted, wanted // 2, -1) if rows % r == 0]
+    return divisors[0] if divisors else rows
 
 
 def _step(rows: int, name: str, long_name: str, chunk: int | None = None) -> Variable:

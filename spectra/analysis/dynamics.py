@@ -1,0 +1,121 @@
+"""How gradients, updates and weights move over training, matrix by matrix."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from data.errors import InputError
+from spectra.analysis.similarity import Method, cosine_similarity
+from spectra.metrics import dynamics, ranks
+
+_OVER_STEPS = {
+    "consecutive_cosine": "cosine of the gradient with that of the snapshot before",
+    "rank_one_residual": "share of the gradient's energy outside of its leading direction",
+    "effective_rank": "effective rank of the gradient",
+    "effective_rank_decay": "effective rank of the gradient over that of the first snapshot",
+    "update_to_weight": "Frobenius norm of the update over that of the weight",
+}
+
+
+def gradient_dynamics(
+    run: xr.DataTree,
+    *,
+    level: float = dynamics.SATURATED,
+    method: Method = "auto",
+    cosine: xr.DataArray | None = None,
+) -> xr.Dataset:
+    r"""Everything about how a run's gradients change, as one dataset.
+
+    Parameters
+    ----------
+    run
+        An opened run; what was not recorded is left out and named in the attribute ``left_out``.
+    level
+        Cosine of consecutive gradients above which a matrix counts as saturated.
+    method
+        How cosines are computed, as in `spectra.cosine_similarity`.
+    cosine
+        Cosines computed before, in place of that.
+
+    Returns
+    -------
+    Over (step, matrix): `consecutive_cosine`, `rank_one_residual`, `effective_rank`,
+    `effective_rank_decay` and `update_to_weight`. Over (matrix): `saturation_step`, the first step
+    after which the consecutive cosine stays above `level` (NaN where it does not), `turning`, the
+    mean of 1 - consecutive cosine weighted by steps, and `late_turning`, the same over the second
+    half of the steps. Formulas are in docs/measures.md.
+
+    Raises
+    ------
+    InputError
+        When the run has fewer than two snapshots.
+    """
+    spectra = run["spectra"].to_dataset()
+    steps = spectra["step"].to_numpy()
+    if len(steps) < 2:
+        raise InputError("dynamics need at least two snapshots")
+    found: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
+    if cosine is not None or {"sketches", "gradients"} & set(run.children):
+        given = cosine_similarity(run, method) if cosine is None else cosine
+        given = given.compute().sel(matrix=spectra["matrix"].to_numpy())
+        found |= _of_cosines(given, steps, level)
+    else:
+        left_out["cosines"] = "neither sketches nor raw gradients were recorded"
+    if "gradient" in spectra:
+        values = spectra["gradient"].compute().to_numpy()
+        effective = ranks.effective_rank(values)
+        found["rank_one_residual"] = (("step", "matrix"), ranks.rank_one_residual(values))
+        found["effective_rank"] = (("step", "matrix"), effective)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            decay = effective / _first_recorded(effective)
+        found["effective_rank_decay"] = (("step", "matrix"), decay)
+    else:
+        left_out["ranks"] = "spectra of the gradient were not recorded"
+    if {"update", "weight"} <= set(spectra.data_vars):
+        norms = (ranks.frobenius_norm(spectra[k].compute()) for k in ("update", "weight"))
+        update, weight = norms
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found["update_to_weight"] = (("step", "matrix"), update / weight)
+    else:
+        left_out["update_to_weight"] = "spectra of update and weight were not both recorded"
+    dataset = xr.Dataset(found, coords=spectra.drop_dims("index").coords)
+    for name, text in _OVER_STEPS.items():
+        if name in dataset:
+            dataset[name].attrs = {"long_name": text, "units": "1"}
+    return dataset.assign_attrs(level=level, left_out=left_out)
+
+
+def _of_cosines(cosine: xr.DataArray, steps: Any, level: float) -> dict[str, Any]:
+    values = cosine.transpose("matrix", "step", "step_").to_numpy()
+    place = dynamics.saturation(values, level)
+    saturated = np.isfinite(place)
+    step = np.where(saturated, steps[np.where(saturated, place, 0).astype(np.intp)], np.nan)
+    pairs = dynamics.consecutive(values)
+    first = np.full((len(values), 1), np.nan)
+    middle = (steps[0] + steps[-1]) / 2
+    described = {
+        "saturation_step": (step, f"first step after which gradients stay within {level:g}", "1"),
+        "turning": (dynamics.turning(values, steps), "mean of 1 - consecutive cosine", "1"),
+        "late_turning": (
+            dynamics.turning(values, steps, middle),
+            "mean of 1 - consecutive cosine over the second half",
+            "1",
+        ),
+    }
+    return {
+        "consecutive_cosine": (("step", "matrix"), np.concatenate([first, pairs], axis=1).T),
+        **{
+            name: ("matrix", value, {"long_name": text, "units": units})
+            for name, (value, text, units) in described.items()
+        },
+    }
+
+
+def _first_recorded(values: Any) -> Any:
+    """Of every matrix the first value that is there (step, matrix) to (matrix,)."""
+    there = np.isfinite(values)
+    return np.where(
+        there.any(axis=0), values[there.argmax(axis=0), np.arange(values.shape[1])], np.nan
+    )

@@ -1,0 +1,161 @@
+"""How far the leading directions of the gradients turn, from recorded singular vectors."""
+
+from typing import Any, Literal, cast
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from data.errors import InputError
+from spectra.analysis.gradients import MEMORY, raw_gradients, row_blocks
+from spectra.analysis.stored import unread
+from spectra.metrics import subspaces
+
+Side = Literal["left", "right"]
+_DIMS = {"left": ("row", "rows"), "right": ("col", "cols")}
+
+
+def subspace_overlap(run: xr.DataTree, side: Side = "left") -> xr.Dataset:
+    r"""Overlap of the gradients' leading subspaces at all pairs of snapshots, beside chance.
+
+    Parameters
+    ----------
+    run
+        An opened store with ``subspaces``.
+    side
+        ``left`` singular vectors (of the rows) or ``right`` ones (of the columns).
+
+    Returns
+    -------
+    `overlap` (matrix, step, step\_), :math:`\|U_s^TU_t\|_F^2/k` in [0, 1], and `chance` (matrix),
+    k/d: what unrelated subspaces have.
+
+    Raises
+    ------
+    InputError
+        When no subspaces were recorded.
+    """
+    bases = _bases(run, side)
+    overlap = _pairwise(bases, subspaces.subspace_overlap, [])
+    overlap.attrs = {"long_name": "overlap of leading subspaces", "units": "1"}
+    chance = subspaces.chance_overlap(bases.sizes["component"], bases[_DIMS[side][1]])
+    return xr.Dataset(
+        {
+            "overlap": overlap,
+            "chance": ("matrix", chance, {"long_name": "overlap by chance", "units": "1"}),
+        }
+    )
+
+
+def principal_angles(run: xr.DataTree, side: Side = "left") -> xr.DataArray:
+    r"""Principal angles between the gradients' leading subspaces at all pairs of snapshots.
+
+    Parameters
+    ----------
+    run, side
+        As for `subspace_overlap`.
+
+    Returns
+    -------
+    (matrix, step, step\_, component) in radians, ascending: 0 is a direction that both share.
+
+    Raises
+    ------
+    InputError
+        When no subspaces were recorded.
+    """
+    angles = _pairwise(_bases(run, side), subspaces.principal_angles, ["component"])
+    angles.attrs = {"long_name": "principal angles of leading subspaces", "units": "rad"}
+    return angles
+
+
+def projector_staleness(run: xr.DataTree, *, memory: int = MEMORY) -> xr.Dataset:
+    r"""How much of a later gradient an earlier gradient's leading subspace still holds.
+
+    What a projector that is renewed only now and then, as GaLore's, keeps of the gradient: with the
+    recorded left singular vectors :math:`P_s` of step s, :math:`\|P_s^TG_t\|_F^2/\|G_t\|_F^2`.
+
+    Parameters
+    ----------
+    run
+        An opened store with ``subspaces`` and raw ``gradients``.
+    memory
+        Bytes that the raw gradients being worked on may take, on one machine.
+
+    Returns
+    -------
+    `kept` (matrix, step, step\_): the share of the gradient at step\_ in the subspace of step, in
+    [0, 1]; on the diagonal the best there is. `chance` (matrix): k/rows.
+
+    Raises
+    ------
+    InputError
+        When either was not recorded.
+    """
+    bases = _bases(run, "left")
+    parts = []
+    for gradients in raw_gradients(run):
+        blocks = row_blocks(gradients, memory, whole=True)
+        own = bases.sel(matrix=blocks["matrix"].to_numpy()).isel(row=slice(blocks.sizes["row"]))
+        kept = da.blockwise(
+            _kept_shares, "mst", own.data, "smrk", blocks.data, "tmrc",
+            dtype=np.float64, concatenate=True, meta=np.empty((0, 0, 0)),
+        )  # fmt: skip
+        coords = {name: c for name, c in blocks.coords.items() if c.dims == ("matrix",)}
+        parts.append(xr.DataArray(kept, dims=("matrix", "step", "step_"), coords=coords))
+    together = xr.concat(parts, dim="matrix", coords="minimal", compat="override")
+    steps = run["spectra"]["step"].to_numpy()
+    together = together.assign_coords(step=steps, step_=steps)
+    together = together.sel(matrix=bases["matrix"].to_numpy())
+    together.attrs = {"long_name": "share of a later gradient in an earlier subspace", "units": "1"}
+    chance = subspaces.chance_overlap(bases.sizes["component"], bases["rows"])
+    return xr.Dataset(
+        {
+            "kept": together,
+            "chance": ("matrix", chance, {"long_name": "share by chance", "units": "1"}),
+        }
+    )
+
+
+def _kept_shares(bases: npt.NDArray[Any], gradients: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """(step, 1, row, component) and (step_, 1, row, col) to (1, step, step_)."""
+    shares = []
+    for gradient in gradients[:, 0]:
+        if gradient.dtype == np.uint16:
+            gradient = (gradient.astype(np.uint32) << 16).view(np.float32)
+        shares.append(subspaces.kept_energy(bases[:, 0], gradient[None]))
+    return np.stack(shares, axis=-1)[None]
+
+
+def _bases(run: xr.DataTree, side: Side) -> xr.DataArray:
+    if side not in _DIMS:
+        raise InputError(f"singular vectors are left or right, not {side!r}")
+    if "subspaces" not in run.children:
+        raise InputError(
+            "this store holds no subspaces: record with `subspaces=8`, say (--record-subspaces 8)"
+        )
+    stored = unread(run, f"subspaces/gradient_{side}")
+    return stored.chunk({"step": -1, "matrix": 1, _DIMS[side][0]: -1, "component": -1})
+
+
+def _pairwise(bases: xr.DataArray, function: Any, more: list[str]) -> xr.DataArray:
+    """Apply a function of two bases to all pairs of snapshots, matrix by matrix, lazily."""
+    (dim,) = {"row", "col"} & set(bases.dims)
+    sizes = {"step_": bases.sizes["step"]}
+
+    def of_all_pairs(block: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        # (matrix, step, side, component); a step at a time, so that memory grows with the steps
+        rows = [function(block[:, i : i + 1], block) for i in range(block.shape[1])]
+        return np.stack(rows, axis=1)
+
+    result = xr.apply_ufunc(
+        of_all_pairs,
+        bases,
+        input_core_dims=[["step", dim, "component"]],
+        output_core_dims=[["step", "step_", *more]],
+        dask="parallelized",
+        output_dtypes=[np.float64],
+        dask_gufunc_kwargs={"output_sizes": sizes, "allow_rechunk": False},
+    )
+    return cast(xr.DataArray, result.assign_coords(step_=bases["step"].to_numpy()))

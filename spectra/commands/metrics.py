@@ -1,0 +1,131 @@
+"""Heavy-tail and rank measures of every matrix, snapshot and kind of spectrum, as a table.
+
+Writes a row for each recorded spectrum to --out (.csv, .parquet or .json), and prints the medians
+of the last snapshot by role. docs/measures.md says what each column is and how to read it.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+import xarray as xr
+from rich.console import Console
+from rich.table import Table
+
+from data.errors import InputError
+from spectra.analysis.table import (
+    columns,
+    metrics_table,
+    recorded,
+    unrecorded_reasons,
+    write_table,
+)
+from spectra.commands.options import parse
+from spectra.store.reader import open_store
+
+SHOWN = ("stable_rank", "effective_rank", "alpha", "tail_size", "mp_spikes", "mp_soft_rank")
+SHOWN_COMPATIBLE = ("alpha", "D", "stable_rank", "log_norm", "num_pl_spikes", "mp_softrank")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `spectra metrics`."""
+
+    store: tyro.conf.Positional[str]
+    """The store, e.g. runs/demo/spectra.zarr."""
+    out: Path | None = None
+    """The file to write, .csv, .parquet or .json; none by default."""
+    kinds: str | None = None
+    """Which spectra, commas between: weight, gradient, update, training_gradient; all that were
+    recorded by default."""
+    last: bool = False
+    """Only the last snapshot."""
+    bootstrap: Annotated[int, tyro.conf.arg(metavar="REPLICAS")] = 0
+    """Replicas of the test of every power law, for alpha_error, p_value and verdict; 100 take about
+    0.1 s a spectrum. 0 leaves them out."""
+    seed: int = 0
+    """Of the bootstrap and of the random matrices compared with."""
+    compat: Literal["weightwatcher"] | None = None
+    """Columns of WeightWatcher 0.7.7 instead, of the weights, as it computes them."""
+    json: bool = False
+    """Print one JSON object with the rows on stdout instead of text."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    options = parse(Options, arguments, command="metrics", description=__doc__)
+    if options.bootstrap < 0:
+        raise InputError(f"--bootstrap takes a number of replicas, not {options.bootstrap}")
+    run = open_store(options.store)
+    if run["spectra"].sizes["step"] == 0:
+        raise InputError("the store has no snapshot yet: the first one is taken at the first step")
+    if options.last:
+        run = run.isel(step=[-1], missing_dims="ignore")
+    kinds = None if options.kinds is None else [k.strip() for k in options.kinds.split(",")]
+    with Console(stderr=True).status("measuring"):
+        table = metrics_table(
+            run,
+            kinds=kinds,
+            replicas=options.bootstrap,
+            seed=options.seed,
+            compat=options.compat,
+        )
+    if options.out is not None:
+        write_table(table, options.out)
+    reasons = unrecorded_reasons(run, table)
+    if options.json:
+        print(json.dumps(_report(options, table, reasons), allow_nan=False))
+        return 0
+    _print_medians(table)
+    rows, missing = int(recorded(table).sum()), sum(reasons.values())
+    for reason, count in reasons.items():
+        print(f"left out: {count} spectra, {reason}")
+    if options.out is not None:
+        print(f"wrote {options.out} ({rows} rows of {len(columns(table))} columns)")
+    elif not missing:
+        print(f"{rows} spectra measured; --out FILE.csv writes all of it")
+    return 0
+
+
+def _report(options: Options, table: xr.Dataset, reasons: dict[str, int]) -> dict[str, Any]:
+    found = columns(table)
+    rows = [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
+    return {
+        "store": options.store,
+        "out": None if options.out is None else str(options.out),
+        "rows": [{name: _plain(value) for name, value in row.items()} for row in rows],
+        "left_out": reasons,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _print_medians(table: xr.Dataset) -> None:
+    names = [n for n in (SHOWN_COMPATIBLE if "compat" in table.attrs else SHOWN) if n in table]
+    last = table.isel(step=-1)
+    for kind in last["kind"].to_numpy():
+        title = f"{kind} at step {int(last['step'])}: medians over layers"
+        printed = Table(title=title, title_justify="left")
+        printed.add_column("role")
+        for name in ("matrices", *names, *(("power laws",) if "verdict" in table else ())):
+            printed.add_column(name.replace("_", " "), justify="right")
+        for role in dict.fromkeys(last["role"].to_numpy().tolist()):
+            chosen = last.sel(kind=kind).isel(matrix=np.flatnonzero(last["role"] == role))
+            there = recorded(chosen).to_numpy()
+            if not there.any():
+                continue
+            values = [float(np.nanmedian(chosen[name].to_numpy()[there])) for name in names]
+            cells = [f"{value:.4g}" for value in values]
+            if "verdict" in chosen:
+                cells.append(f"{int((chosen['verdict'] == 'power law').sum())}")
+            printed.add_row(str(role), str(int(there.sum())), *cells)
+        if printed.row_count:
+            Console().print(printed)

@@ -1,0 +1,64 @@
+"""What every measure of spectra starts from: numbers without a scale, and which of them count.
+
+A spectrum is the last axis of an array: singular values, descending, NaN where there are no more.
+Measures take any number of leading axes, and a torch tensor (of any device) as well as a numpy
+array; they compute in float64 and return numpy arrays without the last axis.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Side = int | npt.NDArray[Any]
+
+ROUNDING = float(np.finfo(np.float32).eps)
+"""Relative spacing of the numbers that weights and gradients are kept in."""
+
+
+def as_floats(values: Any) -> Floats:
+    """A torch tensor or anything numpy understands, as float64."""
+    if hasattr(values, "detach"):
+        values = values.detach().cpu().double()
+    return np.asarray(values, np.float64)
+
+
+def largest(spectra: Any) -> Floats:
+    """The largest value of every spectrum; NaN where there is none, or one is infinite."""
+    s = as_floats(spectra)
+    if s.shape[-1] == 0:
+        return np.full(s.shape[:-1], np.nan)
+    top = np.fmax.reduce(s, axis=-1)
+    return np.asarray(np.where(np.isfinite(top), top, np.nan))
+
+
+def relative(spectra: Any) -> Floats:
+    """Spectra over their largest value: 0 for padding and for zero matrices, NaN where missing."""
+    s = as_floats(spectra)
+    top = largest(s)[..., None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scaled = np.where(top > 0, np.where(np.isnan(s), 0.0, s) / top, 0.0)
+    return np.where(np.isnan(top), np.nan, scaled)
+
+
+def count(spectra: Any) -> npt.NDArray[np.int64]:
+    """How many singular values each spectrum has, without its padding."""
+    return np.asarray((~np.isnan(as_floats(spectra))).sum(axis=-1))
+
+
+def cutoff(rows: Side, cols: Side) -> Floats:
+    r"""Relative size below which a singular value is rounding, max(rows, cols) · 2⁻²³.
+
+    That of `numpy.linalg.matrix_rank` for float32 (Press et al., Numerical Recipes, section 2.6);
+    relative to the largest value, so that scale changes nothing.
+    """
+    return np.asarray(np.maximum(rows, cols) * ROUNDING, np.float64)
+
+
+def eigenvalues(spectra: Any, rows: Side, cols: Side) -> Floats:
+    """Squared relative singular values, in [0, 1]; NaN for those that are padding or rounding."""
+    r = relative(spectra)
+    with np.errstate(invalid="ignore"):
+        kept = r > cutoff(rows, cols)[..., None]
+    return np.where(kept, np.square(r), np.nan)

@@ -1,0 +1,87 @@
+r"""How far the leading directions of a matrix have turned.
+
+A subspace is an orthonormal basis in the columns of an array (..., side, k). Singular vectors have
+no sign, and those of equal singular values no order: everything here depends on the subspaces
+alone, never on a basis' own columns. A column of NaN is a direction that the matrix does not have.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from spectra.metrics.spectrum import Floats, as_floats
+
+
+def subspace_overlap(one: Any, other: Any) -> Floats:
+    r"""Mean squared cosine of the principal angles, :math:`\|U_s^TU_t\|_F^2/k`, in [0, 1].
+
+    Beside it belongs `chance_overlap`, which is what unrelated subspaces have (Gur-Ari, Roberts
+    and Dyer 2018).
+
+    Parameters
+    ----------
+    one, other
+        Bases (..., side, k), their leading axes to be broadcast against each other. k is the
+        smaller number of columns that are there.
+    """
+    u, v = as_floats(one), as_floats(other)
+    k = np.minimum(_directions(u), _directions(v))
+    inner = np.nan_to_num(u).swapaxes(-2, -1) @ np.nan_to_num(v)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        overlap = np.square(inner).sum(axis=(-2, -1)) / k
+    return np.where(k > 0, np.minimum(overlap, 1.0), np.nan)
+
+
+def chance_overlap(k: Any, side: Any) -> Floats:
+    r"""Expected overlap of a subspace with an independent uniform one: k/d for side d."""
+    return as_floats(k) / as_floats(side)
+
+
+def principal_angles(one: Any, other: Any) -> Floats:
+    r"""Angles between two subspaces in radians, ascending, (..., k), in [0, π/2].
+
+    From cosines and sines of the same decomposition, so that small angles keep their digits
+    (Björck and Golub 1973; Knyazev and Argentati 2002). NaN for directions that are not there.
+
+    Parameters
+    ----------
+    one, other
+        Bases (..., side, k), their leading axes to be broadcast against each other.
+    """
+    u, v = np.nan_to_num(as_floats(one)), np.nan_to_num(as_floats(other))
+    k = np.minimum(_directions(as_floats(one)), _directions(as_floats(other)))
+    inner = u.swapaxes(-2, -1) @ v
+    cosines = np.linalg.svd(inner, compute_uv=False)
+    sines = np.linalg.svd(v - u @ inner, compute_uv=False)[..., ::-1]
+    angles = np.where(
+        np.square(cosines) >= 0.5,
+        np.arcsin(np.clip(sines, 0.0, 1.0)),
+        np.arccos(np.clip(cosines, 0.0, 1.0)),
+    )
+    return np.where(np.arange(angles.shape[-1]) < k[..., None], angles, np.nan)
+
+
+def kept_energy(basis: Any, matrix: Any) -> Floats:
+    r"""Share of a matrix' energy in a subspace, :math:`\|P^TG\|_F^2/\|G\|_F^2`, in [0, 1].
+
+    For the leading left singular vectors P of an earlier gradient this is how fresh a projector
+    such as GaLore's still is: at best the energy of G's own k leading values, by chance k/d.
+
+    Parameters
+    ----------
+    basis
+        (..., rows, k).
+    matrix
+        (..., rows, cols), their leading axes to be broadcast against each other.
+    """
+    p, g = as_floats(basis), as_floats(matrix)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        g = g / np.abs(g).max(axis=(-2, -1), keepdims=True)
+    projected = np.nan_to_num(p).swapaxes(-2, -1) @ g
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.square(projected).sum(axis=(-2, -1)) / np.square(g).sum(axis=(-2, -1))
+    return np.where(_directions(p) > 0, np.minimum(share, 1.0), np.nan)
+
+
+def _directions(basis: Floats) -> Any:
+    return (~np.isnan(basis).all(axis=-2)).sum(axis=-1)
