@@ -55,3 +55,15 @@ def store(tmp_path) -> Path:
         train(model, optimizer, 7, recorder=recorder)
         recorder.log_validation(4.0)
     return path
+
+
+@pytest.fixture(scope="session")
+def raw_store(tmp_path_factory) -> Path:
+    """As `store`, with raw gradients and subspaces of rank 3; to be read alone."""
+    path = tmp_path_factory.mktemp("raw") / "run.zarr"
+    model = small_llama()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    options = {"every": 3, "steps": 7, "sketch": 256, "gradients": True, "subspaces": 3}
+    with record(model, optimizer, path, probe=random_batch(0), **options) as recorder:
+        train(model, optimizer, 7, recorder=recorder)
+    return path

@@ -55,9 +55,9 @@ def emergence(
     Returns
     -------
     Over (group, cause, outcome): Spearman's rank `correlation`, the bounds `low` and `high` of its
-    bootstrap interval, and the `count` of matrices. Groups are ``all``, ``within roles`` (values
-    ranked inside their role first, so that differences between roles do not count) and each role;
-    NaN where a group has fewer than 5 matrices. The values themselves are over (matrix).
+    bootstrap interval, and how many `pairs` it is from. Groups are ``all``, ``within roles``
+    (values ranked inside their role first, so that differences between roles do not count) and each
+    role; NaN where a group has fewer than 5 matrices. The values themselves are over (matrix).
 
     Raises
     ------
@@ -92,7 +92,7 @@ def emergence(
     roles = spectra["role"].to_numpy().astype(object)
     groups = ["all", "within roles", *dict.fromkeys(roles.tolist())]
     shape = (len(groups), len(CAUSES), len(OUTCOMES))
-    found = {name: np.full(shape, np.nan) for name in ("correlation", "low", "high", "count")}
+    found = {name: np.full(shape, np.nan) for name in ("correlation", "low", "high", "pairs")}
     for place in np.ndindex(shape):
         group = groups[place[0]]
         x, y = values[list(CAUSES)[place[1]]], values[list(OUTCOMES)[place[2]]]

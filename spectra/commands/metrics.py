@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 import xarray as xr
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -113,9 +114,9 @@ def _print_medians(table: xr.Dataset) -> None:
     last = table.isel(step=-1)
     for kind in last["kind"].to_numpy():
         title = f"{kind} at step {int(last['step'])}: medians over layers"
-        printed = Table(title=title, title_justify="left")
+        printed = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
         printed.add_column("role")
-        for name in ("matrices", *names, *(("power laws",) if "verdict" in table else ())):
+        for name in ("n", *names, *(("power laws",) if "verdict" in table else ())):
             printed.add_column(name.replace("_", " "), justify="right")
         for role in dict.fromkeys(last["role"].to_numpy().tolist()):
             chosen = last.sel(kind=kind).isel(matrix=np.flatnonzero(last["role"] == role))
@@ -123,7 +124,7 @@ def _print_medians(table: xr.Dataset) -> None:
             if not there.any():
                 continue
             values = [float(np.nanmedian(chosen[name].to_numpy()[there])) for name in names]
-            cells = [f"{value:.4g}" for value in values]
+            cells = [f"{value:.3g}" for value in values]
             if "verdict" in chosen:
                 cells.append(f"{int((chosen['verdict'] == 'power law').sum())}")
             printed.add_row(str(role), str(int(there.sum())), *cells)

@@ -108,6 +108,9 @@ def power_law(
         raise ValueError(f"a tail has at least 2 values, min_tail is {min_tail}")
     x = as_floats(values)
     shape, width = x.shape[:-1], x.shape[-1]
+    if not x.size:
+        nothing = np.full(shape, np.nan)
+        return PowerLaw(nothing, nothing, nothing, nothing, np.zeros(shape))
     x = x.reshape(-1, width)
     if x_min is not None:
         starts = np.broadcast_to(np.asarray(x_min, np.float64), shape).reshape(-1)
@@ -136,7 +139,7 @@ def hill_alpha(values: Any, share: float = 0.5) -> Floats:
     (...); NaN where k is under 2 or the k largest values are equal.
     """
     x = as_floats(values)
-    if not x.shape[-1]:
+    if not x.size:
         return np.full(x.shape[:-1], np.nan)
     s = sample(x.reshape(-1, x.shape[-1]))
     k = (s.sizes * share).astype(np.intp)
@@ -174,7 +177,7 @@ def sample(x: Floats) -> Sample:
     ordered = -np.sort(-positive, axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(ordered)
-        top = logs[:, 0].copy() if logs.shape[1] else np.full(len(x), -np.inf)
+        top = logs[:, 0].copy()
         logs = np.where(ordered > 0, logs - top[:, None], -np.inf)
     sizes = (ordered > 0).sum(axis=-1).astype(np.intp)
     tied = (logs[:, 1:] == logs[:, :-1]) & np.isfinite(logs[:, 1:])
@@ -304,8 +307,6 @@ def _described(
 ) -> tuple[Floats, ...]:
     found = tails > 0
     rows, last = np.arange(len(tails)), np.maximum(tails, 1) - 1
-    if not s.logs.shape[1]:
-        return (*(np.full(len(tails), np.nan) for _ in range(4)), np.zeros(len(tails)))
     rate = np.where(found, rates[rows, last], np.nan)
     found &= np.isfinite(rate)
     with np.errstate(invalid="ignore"):
@@ -326,7 +327,7 @@ def _in_parallel(
     """Samples in blocks, on all cores; numpy lets go of Python's lock in its loops."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     block = max(1, min(64, -(-count // (2 * (cores or 1)))))
-    parts = [slice(start, start + block) for start in range(0, max(count, 1), block)]
+    parts = [slice(start, start + block) for start in range(0, count, block)]
     if len(parts) == 1:
         return [fit(parts[0])]
     with ThreadPoolExecutor(cores) as pool:
