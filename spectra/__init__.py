@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from spectra.recording.recorder import Recorder as Recorder
     from spectra.recording.start import record as record
     from spectra.recording.trainer import TrainerCallback as TrainerCallback
-    from spectra.report import write_report as write_report
+    from spectra.report.page import write_report as write_report
     from spectra.store.reader import open_store
     from spectra.store.verify import verify as verify
 
@@ -55,7 +55,7 @@ _HOMES = {
     "singular_values": "spectra.linalg",
     "subspace_overlap": "spectra.analysis.subspaces",
     "verify": "spectra.store.verify",
-    "write_report": "spectra.report",
+    "write_report": "spectra.report.page",
 }
 __all__ = sorted(_HOMES)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import tyro
 
 from spectra.commands.options import parse
-from spectra.report import write_report
+from spectra.report.page import write_report
 
 
 @dataclass(frozen=True)

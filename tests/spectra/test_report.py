@@ -13,15 +13,9 @@ from data.errors import InputError
 from spectra.figures.dynamics import cosine_heatmap, spectrum_heatmap
 from spectra.figures.training import loss_curve
 from spectra.matrices import Matrix
-from spectra.report import (
-    PAYLOAD_BYTES,
-    default_matrices,
-    encode_cosines,
-    encode_logarithms,
-    payload,
-    report_html,
-    write_report,
-)
+from spectra.report.encoding import encode_cosines, encode_logarithms
+from spectra.report.page import report_html, write_report
+from spectra.report.payload import PAYLOAD_BYTES, default_matrices, payload
 from spectra.store.layout import Contents, Layout
 from spectra.store.writer import StoreWriter
 

@@ -1,0 +1,90 @@
+"""The page itself: put together, and written."""
+
+import html
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+
+import xarray as xr
+
+from data.errors import InputError
+from spectra.report.facts import facts
+from spectra.report.payload import payload
+from spectra.store.durable import write_file
+from spectra.store.reader import open_store
+
+
+def write_report(store: str | Path, out: str | Path) -> None:
+    """Write the report of a store.
+
+    Parameters
+    ----------
+    store
+        A run or a scan.
+    out
+        The file to write; it replaces an earlier one only when it is whole.
+
+    Raises
+    ------
+    InputError
+        When there is no such store, it has no snapshot yet, or `out` cannot be written.
+    """
+    out = Path(out).resolve()  # a link stays a link
+    if out.exists() and not out.is_file():
+        raise InputError(f"cannot write {out}: it is there and is no file")
+    run = open_store(store)
+    try:
+        page = report_html(run, name=str(store))
+    except InputError:
+        raise
+    except Exception as error:  # a broken chunk raises whatever its codec raises
+        raise InputError(
+            f"{store} cannot be read ({error}): spectra verify says what is wrong with it"
+        ) from error
+    try:
+        write_file(out, page.encode())
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
+
+
+def report_html(run: xr.DataTree, *, name: str) -> str:
+    """The report of an opened store as one page; `name` says where the store lies."""
+    if run["spectra"].sizes["step"] == 0:
+        raise InputError("the store has no snapshot yet: the first one is taken at the first step")
+    from plotly.offline import get_plotlyjs
+
+    assets = files("spectra") / "assets"
+    fields = {
+        "title": html.escape(_title(run, name)),
+        "facts": _facts_html(run, name),
+        "style": (assets / "report.css").read_text(),
+        "plotly": get_plotlyjs(),
+        # "</" would end the script element
+        "payload": json.dumps(payload(run), allow_nan=False).replace("</", "<\\/"),
+        "script": (assets / "report.js").read_text(),
+    }
+    # in one pass, so that nothing in a run's own texts is taken for a field
+    return re.sub(
+        r"\{\{(\w+)\}\}", lambda match: fields[match[1]], (assets / "report.html").read_text()
+    )
+
+
+def _title(run: xr.DataTree, name: str) -> str:
+    model = run.attrs.get("model") or {}
+    return f"{model.get('name', name)}: gradients and weights over training"
+
+
+def _facts_html(run: xr.DataTree, name: str) -> str:
+    rows = "".join(
+        f"<div><dt>{html.escape(term)}</dt><dd>{html.escape(text)}</dd></div>"
+        for term, text in facts(run, name).items()
+    )
+    config = run.attrs.get("config")
+    details = (
+        f"<details><summary>Configuration</summary><pre>"
+        f"{html.escape(json.dumps(config, indent=2))}</pre></details>"
+        if config
+        else ""
+    )
+    return f"<dl>{rows}</dl>{details}"

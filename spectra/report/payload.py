@@ -1,0 +1,129 @@
+"""What the page's script draws from.
+
+Where all of it would not fit `PAYLOAD_BYTES`, it holds fewer snapshots, evenly spaced, and the page
+says so.
+"""
+
+import json
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from spectra.analysis.similarity import cosine_similarity
+from spectra.figures.dynamics import FIRST_VALUES, cosine_heatmap, spectrum_heatmap
+from spectra.figures.training import loss_curve
+from spectra.report.encoding import encode_cosines, encode_logarithms
+
+PAYLOAD_BYTES = 3_600_000
+"""Of array data, before base64 adds a third; plotly's script takes about 4.9 MB of the 10 MB."""
+LOSS_POINTS = 4_000
+SPECTRA = ("gradient", "weight")
+
+Payload = dict[str, Any]
+
+
+def payload(run: xr.DataTree) -> Payload:
+    """Everything that the page's script draws from."""
+    spectra = run["spectra"].to_dataset()
+    kinds = [kind for kind in SPECTRA if kind in spectra]
+    has_cosine = "sketches" in run.children
+    rows = _thinned(spectra.sizes["step"], _bytes_per_matrix(spectra, kinds, has_cosine))
+    steps = spectra["step"].to_numpy()[rows]
+    names = spectra["matrix"].to_numpy().tolist()
+    arrays: dict[str, Any] = {}
+    for kind in kinds:
+        values = spectra[kind].isel(step=rows, index=slice(FIRST_VALUES)).to_numpy()
+        arrays[kind] = [encode_logarithms(values[:, i]) for i in range(len(names))]
+    error = None
+    if has_cosine:
+        cosine = cosine_similarity(run)
+        error = cosine.attrs["standard_error"]
+        matrix_first = cosine.isel(step=rows, step_=rows).transpose("matrix", ...).to_numpy()
+        arrays["cosine"] = [encode_cosines(c) for c in matrix_first]
+    return {
+        "matrices": [
+            {
+                "name": str(name),
+                "layer": int(layer),
+                "role": str(role),
+                "shape": [int(r), int(c)],
+            }
+            for name, layer, role, r, c in zip(
+                *(spectra[v].to_numpy() for v in ("matrix", "layer", "role", "rows", "cols")),
+                strict=True,
+            )
+        ],
+        "chosen": default_matrices(spectra),
+        "steps": steps.tolist(),
+        "left_out": spectra.sizes["step"] - len(rows),
+        "arrays": arrays,
+        "templates": _templates(steps, kinds, error),
+        "loss": _loss_figure(run),
+    }
+
+
+def default_matrices(spectra: xr.Dataset) -> list[str]:
+    """As the paper has it: q and k of the first layer, down and up of a middle layer.
+
+    Where there are no such roles, the first four matrices.
+    """
+    layers = spectra["layer"].to_numpy()
+    roles = spectra["role"].to_numpy()
+    names = spectra["matrix"].to_numpy()
+    present = sorted(set(layers.tolist()))
+    first, middle = present[0], present[len(present) // 2]
+    wanted = [(first, "q"), (first, "k"), (middle, "down"), (middle, "up")]
+    found = [str(names[(layers == layer) & (roles == role)][0]) for layer, role in wanted
+             if ((layers == layer) & (roles == role)).any()]  # fmt: skip
+    return found or names[:4].tolist()
+
+
+def _bytes_per_matrix(
+    spectra: xr.Dataset, kinds: list[str], has_cosine: bool
+) -> tuple[int, int, int]:
+    """Matrices, and their bytes as linear and quadratic coefficients in the number of snapshots."""
+    values = min(FIRST_VALUES, spectra.sizes["index"])
+    return spectra.sizes["matrix"], 2 * values * len(kinds), 2 * has_cosine
+
+
+def _thinned(count: int, coefficients: tuple[int, int, int]) -> npt.NDArray[np.int64]:
+    """Rows that fit the payload: all, or evenly spaced ones with the first and the last."""
+    matrices, linear, quadratic = coefficients
+    kept = count
+    while kept > 2 and matrices * (linear * kept + quadratic * kept**2) > PAYLOAD_BYTES:
+        kept -= 1
+    return np.unique(np.linspace(0, count - 1, kept).round().astype(np.int64))
+
+
+def _templates(
+    steps: npt.NDArray[np.int64], kinds: list[str], standard_error: float | None
+) -> Payload:
+    """Each figure once, without data; the page's script fills in a matrix."""
+    empty = np.zeros((len(steps), 1))
+    figures = {kind: spectrum_heatmap(empty, steps, title="") for kind in kinds}
+    if standard_error is not None:
+        square = np.zeros((len(steps), len(steps)))
+        figures["cosine"] = cosine_heatmap(square, steps, title="", standard_error=standard_error)
+    templates = {name: json.loads(figure.to_json()) for name, figure in figures.items()}
+    for template in templates.values():
+        del template["data"][0]["z"]
+    return templates
+
+
+def _loss_figure(run: xr.DataTree) -> Payload | None:
+    if "train" not in run.children or not np.isfinite(run["train"]["loss"]).any():
+        return None
+    train = run["train"].to_dataset().compute()
+    rows = np.unique(
+        np.linspace(0, train.sizes["train_step"] - 1, LOSS_POINTS).round().astype(np.int64)
+    )
+    evaluated = np.flatnonzero(np.isfinite(train["validation_loss"].to_numpy()))
+    train = train.isel(train_step=np.union1d(rows, evaluated))
+    figure = loss_curve(
+        train["train_step"].to_numpy(),
+        train["loss"].to_numpy(),
+        train["validation_loss"].to_numpy(),
+    )
+    return dict(json.loads(figure.to_json()))
