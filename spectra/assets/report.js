@@ -4,13 +4,18 @@ const hovers = window.matchMedia("(hover: hover)").matches; // elsewhere the bar
 const config = { displaylogo: false, displayModeBar: hovers ? "hover" : false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
 const index = new Map(data.matrices.map((matrix, i) => [matrix.name, i]));
 const view = { chosen: new Set(data.chosen), scale: "linear", norm: "raw" };
+const squares = new Set(["cosine", "overlap"]); // in [-1, 1], over pairs of snapshots
+
+function plot(target, { data: traces, layout }) {
+  Plotly.newPlot(target, traces, { ...layout, template: data.template }, config);
+}
 
 // rows of numbers from 16-bit codes; null where nothing was recorded
 function decode(kind, i) {
   const { shape, codes, low, span } = data.arrays[kind][i];
   const bytes = Uint8Array.from(atob(codes), (c) => c.charCodeAt(0));
   const values = new DataView(bytes.buffer);
-  const number = kind === "cosine"
+  const number = squares.has(kind)
     ? (code) => (code - 1) / 65534 * 2 - 1
     : (code) => (code === 1 ? 0 : Math.exp(low + (code - 2) / 65533 * span));
   return Array.from({ length: shape[0] }, (_, row) =>
@@ -21,12 +26,17 @@ function decode(kind, i) {
 }
 
 function figure(kind, i) {
+  if (kind === "tail") return structuredClone(data.tails[i]);
   const { data: [trace], layout } = structuredClone(data.templates[kind]);
   const { name, shape } = data.matrices[i];
   layout.title.text = name;
   layout.title.subtitle.text = `${shape[0]} × ${shape[1]}, ${layout.title.subtitle.text}`;
   trace.z = decode(kind, i);
-  if (kind !== "cosine") {
+  if (kind === "overlap") {
+    trace.zmin = data.chance[i];
+    layout.title.subtitle.text = layout.title.subtitle.text.replace(/[0-9.]+$/, data.chance[i].toFixed(3));
+  }
+  if (!squares.has(kind)) {
     trace.x = trace.z[0].map((_, k) => k + 1);
     if (view.norm === "first") {
       trace.z = trace.z.map((row) => row.map((v) => (v === null || !row[0] ? null : v / row[0])));
@@ -40,7 +50,7 @@ function figure(kind, i) {
       layout.title.subtitle.text = layout.title.subtitle.text.replace("singular", "log₁₀ of singular");
     }
   }
-  return { trace, layout };
+  return { data: [trace], layout };
 }
 
 // only what is on the screen is drawn: 224 matrices would be 672 figures
@@ -48,8 +58,7 @@ const onScreen = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
     if (!isIntersecting || target.dataset.drawn) continue;
     target.dataset.drawn = "yes";
-    const { trace, layout } = figure(target.dataset.kind, Number(target.dataset.matrix));
-    Plotly.newPlot(target, [trace], layout, config);
+    plot(target, figure(target.dataset.kind, Number(target.dataset.matrix)));
   }
 }, { rootMargin: "300px" });
 
@@ -59,7 +68,8 @@ function drawPanels() {
     for (const panel of panels.children) if (panel.dataset.drawn) Plotly.purge(panel);
     panels.replaceChildren();
     const kind = panels.dataset.kind;
-    if (!data.templates[kind]) {
+    const height = (kind === "tail" ? data.tails[0] : data.templates[kind])?.layout.height;
+    if (!height) {
       panels.textContent = "Not recorded in this store.";
       continue;
     }
@@ -67,7 +77,7 @@ function drawPanels() {
     for (const name of chosen) {
       const panel = document.createElement("div");
       panel.className = "panel";
-      panel.style.minHeight = `${data.templates[kind].layout.height}px`;
+      panel.style.minHeight = `${height}px`;
       Object.assign(panel.dataset, { kind, matrix: index.get(name) });
       panels.append(panel);
       onScreen.observe(panel);
@@ -118,7 +128,36 @@ function drawChooser() {
   }
 }
 
-if (data.loss) Plotly.newPlot("loss", data.loss.data, data.loss.layout, config);
+// the chosen measure: over training, and over the model
+function drawMeasure() {
+  const drawn = data.measures[kinds.value][measure.value];
+  for (const place of ["lines", "map"]) {
+    const target = document.getElementById(`measure-${place}`);
+    Plotly.purge(target);
+    target.hidden = !drawn[place];
+    if (drawn[place]) plot(target, drawn[place]);
+  }
+}
+
+function drawMeasures() {
+  const before = measure.value;
+  const names = Object.entries(data.measures[kinds.value]);
+  measure.replaceChildren(...names.map(([name]) => new Option(name.replaceAll("_", " "), name)));
+  if (names.some(([name]) => name === before)) measure.value = before;
+  drawMeasure();
+}
+
+const [kinds, measure] = ["kinds", "measure"].map((id) => document.getElementById(id));
+kinds.replaceChildren(...Object.keys(data.measures).map((kind) => new Option(kind, kind)));
+kinds.addEventListener("change", drawMeasures);
+measure.addEventListener("change", drawMeasure);
+if (Object.keys(data.measures).length) drawMeasures();
+else document.getElementById("measures-section").hidden = true;
+if (data.figure4) plot("figure4", data.figure4);
+else document.getElementById("figure4-section").hidden = true;
+data.claim.forEach((drawn, i) => plot(`claim-${i}`, drawn));
+document.getElementById("claim-section").hidden = !data.claim.length;
+if (data.loss) plot("loss", data.loss);
 else document.getElementById("loss-section").hidden = true;
 if (data.left_out) {
   document.getElementById("note").textContent =

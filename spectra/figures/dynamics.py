@@ -53,6 +53,40 @@ def cosine_heatmap(
     return figure
 
 
+def overlap_heatmap(
+    overlap: npt.NDArray[Any], steps: npt.NDArray[np.int64], *, title: str, chance: float
+) -> go.Figure:
+    """Overlap of the gradients' leading subspaces of all pairs of snapshots.
+
+    Parameters
+    ----------
+    overlap
+        (step, step), in [0, 1]; NaN leaves a gap.
+    steps
+        (step,) training steps.
+    title
+        The matrix.
+    chance
+        Overlap of unrelated subspaces; where the colours start.
+    """
+    figure = go.Figure(
+        go.Heatmap(
+            z=overlap,
+            x=steps,
+            y=steps,
+            zmin=chance,
+            zmax=1,
+            colorscale=SEQUENTIAL,
+            colorbar=colorbar(),
+            hovertemplate="step %{y} and step %{x}<br>overlap %{z:.3f}<extra></extra>",
+        )
+    )
+    styled(figure, title=title, subtitle=f"overlap, by chance {chance:.3f}", height=310)
+    figure.update_xaxes(title="step", constrain="domain")
+    figure.update_yaxes(title="step", autorange="reversed", scaleanchor="x", constrain="domain")
+    return figure
+
+
 def spectrum_heatmap(
     spectra: npt.NDArray[Any],
     steps: npt.NDArray[np.int64],

@@ -15,6 +15,17 @@ DIVERGING = "RdBu_r"
 """For signed values around zero, always over [-1, 1] for cosines."""
 SEQUENTIAL = "Viridis"
 """Perceptually uniform, for magnitudes."""
+ROLES = {
+    "q": "#1f77b4",
+    "k": "#17a2b8",
+    "v": "#2a9d5c",
+    "o": "#94a323",
+    "gate": "#e0a100",
+    "up": "#d9662b",
+    "down": "#b5373f",
+}
+"""Attention cool, MLP warm."""
+OTHER_ROLES = ("#6a4c93", "#8d6e63", "#546e7a", "#c2185b", "#00838f", "#7cb342")
 
 
 def styled(figure: go.Figure, *, title: str, height: int, subtitle: str = "") -> go.Figure:
@@ -44,6 +55,11 @@ def styled(figure: go.Figure, *, title: str, height: int, subtitle: str = "") ->
     return figure
 
 
+def legend_at_right() -> dict[str, Any]:
+    """A legend of many entries, beside the figure."""
+    return {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top"}
+
+
 def colorbar() -> dict[str, Any]:
     """A slim colour scale; what it shows stands in the figure's subtitle."""
     return {
@@ -58,3 +74,8 @@ def colorbar() -> dict[str, Any]:
 
 def _axis() -> dict[str, Any]:
     return {"gridcolor": RULE, "zeroline": False, "linecolor": RULE, "ticks": "outside"}
+
+
+def role_color(role: str, number: int = 0) -> str:
+    """A role's colour, the same in every figure; unknown roles take turns by their number."""
+    return ROLES.get(role, OTHER_ROLES[number % len(OTHER_ROLES)])

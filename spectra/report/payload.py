@@ -4,7 +4,6 @@ Where all of it would not fit `PAYLOAD_BYTES`, it holds fewer snapshots, evenly 
 says so.
 """
 
-import json
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,29 @@ import numpy.typing as npt
 import xarray as xr
 
 from spectra.analysis.similarity import cosine_similarity
-from spectra.figures.dynamics import FIRST_VALUES, cosine_heatmap, spectrum_heatmap
+from spectra.analysis.subspaces import subspace_overlap
+from spectra.figures.dynamics import (
+    FIRST_VALUES,
+    cosine_heatmap,
+    overlap_heatmap,
+    spectrum_heatmap,
+)
 from spectra.figures.training import loss_curve
 from spectra.report.encoding import encode_cosines, encode_logarithms
+from spectra.report.overview import (
+    bare,
+    claim_figures,
+    figure_four,
+    measure_figures,
+    measured,
+    plotly_template,
+    run_dynamics,
+    tail_figures,
+)
 
-PAYLOAD_BYTES = 3_600_000
-"""Of array data, before base64 adds a third; plotly's script takes about 4.9 MB of the 10 MB."""
+PAYLOAD_BYTES = 2_400_000
+"""Of array data, before base64 adds a third. Of the 10 MB, plotly's script takes about 4.9 MB, and
+the figures of measures and tails up to 1.7 MB."""
 LOSS_POINTS = 4_000
 SPECTRA = ("gradient", "weight")
 
@@ -29,7 +45,9 @@ def payload(run: xr.DataTree) -> Payload:
     spectra = run["spectra"].to_dataset()
     kinds = [kind for kind in SPECTRA if kind in spectra]
     has_cosine = "sketches" in run.children
-    rows = _thinned(spectra.sizes["step"], _bytes_per_matrix(spectra, kinds, has_cosine))
+    has_overlap = "subspaces" in run.children
+    squares = has_cosine + has_overlap
+    rows = _thinned(spectra.sizes["step"], _bytes_per_matrix(spectra, kinds, squares))
     steps = spectra["step"].to_numpy()[rows]
     names = spectra["matrix"].to_numpy().tolist()
     arrays: dict[str, Any] = {}
@@ -42,6 +60,14 @@ def payload(run: xr.DataTree) -> Payload:
         error = cosine.attrs["standard_error"]
         matrix_first = cosine.isel(step=rows, step_=rows).transpose("matrix", ...).to_numpy()
         arrays["cosine"] = [encode_cosines(c) for c in matrix_first]
+    table = measured(run, rows)
+    cosines = cosine.compute() if has_cosine else None
+    tails = tail_figures(spectra, table)
+    chance = None
+    if has_overlap:
+        overlap = subspace_overlap(run).isel(step=rows, step_=rows).compute()
+        arrays["overlap"] = [encode_cosines(o) for o in overlap.overlap.to_numpy()]
+        chance = overlap.chance.to_numpy().tolist()
     return {
         "matrices": [
             {
@@ -59,8 +85,14 @@ def payload(run: xr.DataTree) -> Payload:
         "steps": steps.tolist(),
         "left_out": spectra.sizes["step"] - len(rows),
         "arrays": arrays,
-        "templates": _templates(steps, kinds, error),
+        "templates": _templates(steps, kinds, error, chance),
+        "chance": chance,
+        "tails": tails,
+        "template": plotly_template(),
         "loss": _loss_figure(run),
+        "measures": measure_figures(table, run_dynamics(run, cosines)),
+        "figure4": figure_four(spectra),
+        "claim": claim_figures(run, cosines),
     }
 
 
@@ -80,12 +112,10 @@ def default_matrices(spectra: xr.Dataset) -> list[str]:
     return found or names[:4].tolist()
 
 
-def _bytes_per_matrix(
-    spectra: xr.Dataset, kinds: list[str], has_cosine: bool
-) -> tuple[int, int, int]:
+def _bytes_per_matrix(spectra: xr.Dataset, kinds: list[str], squares: int) -> tuple[int, int, int]:
     """Matrices, and their bytes as linear and quadratic coefficients in the number of snapshots."""
     values = min(FIRST_VALUES, spectra.sizes["index"])
-    return spectra.sizes["matrix"], 2 * values * len(kinds), 2 * has_cosine
+    return spectra.sizes["matrix"], 2 * values * len(kinds), 2 * squares
 
 
 def _thinned(count: int, coefficients: tuple[int, int, int]) -> npt.NDArray[np.int64]:
@@ -98,7 +128,10 @@ def _thinned(count: int, coefficients: tuple[int, int, int]) -> npt.NDArray[np.i
 
 
 def _templates(
-    steps: npt.NDArray[np.int64], kinds: list[str], standard_error: float | None
+    steps: npt.NDArray[np.int64],
+    kinds: list[str],
+    standard_error: float | None,
+    chance: list[float] | None,
 ) -> Payload:
     """Each figure once, without data; the page's script fills in a matrix."""
     empty = np.zeros((len(steps), 1))
@@ -106,7 +139,10 @@ def _templates(
     if standard_error is not None:
         square = np.zeros((len(steps), len(steps)))
         figures["cosine"] = cosine_heatmap(square, steps, title="", standard_error=standard_error)
-    templates = {name: json.loads(figure.to_json()) for name, figure in figures.items()}
+    if chance is not None:
+        square = np.zeros((len(steps), len(steps)))
+        figures["overlap"] = overlap_heatmap(square, steps, title="", chance=0.0)
+    templates = {name: bare(figure) for name, figure in figures.items()}
     for template in templates.values():
         del template["data"][0]["z"]
     return templates
@@ -126,4 +162,4 @@ def _loss_figure(run: xr.DataTree) -> Payload | None:
         train["loss"].to_numpy(),
         train["validation_loss"].to_numpy(),
     )
-    return dict(json.loads(figure.to_json()))
+    return bare(figure)

@@ -1,0 +1,150 @@
+"""Spectra themselves: the paper's figure 4, and tails with what is fitted to them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
+from plotly.subplots import make_subplots
+
+from spectra.figures.theme import ACCENT, INK, MUTED, SECOND, SEQUENTIAL, styled
+
+POINTS = 120
+"""On a line; more are not seen."""
+COLUMNS = 4
+
+
+def normalised_spectra(
+    spectra: Mapping[str, npt.NDArray[Any]],
+    layers: Mapping[str, npt.NDArray[Any]],
+    *,
+    threshold: float,
+    title: str = "Normalised singular values by role",
+) -> go.Figure:
+    """A panel for each role with a line for each layer, and the threshold (figure 4).
+
+    Parameters
+    ----------
+    spectra
+        By role (matrix, index): singular values, descending, NaN beyond a matrix' own.
+    layers
+        By role (matrix,): the layers, from dark to light.
+    threshold
+        On values normalised to [0, 1] by (s - least)/(greatest - least); what is under it WeLore
+        removes.
+    title
+        Above the figure.
+    """
+    rows = -(-len(spectra) // COLUMNS)
+    figure = make_subplots(
+        rows, min(COLUMNS, len(spectra)), shared_xaxes="all", shared_yaxes="all",
+        subplot_titles=list(spectra), vertical_spacing=0.12, horizontal_spacing=0.03,
+    )  # fmt: skip
+    deepest = max(int(np.max(found, initial=0)) for found in layers.values())
+    for place, (role, values) in enumerate(spectra.items()):
+        where = {"row": place // COLUMNS + 1, "col": place % COLUMNS + 1}
+        for spectrum, layer in zip(values, layers[role], strict=True):
+            share, normalised = _normalised(spectrum)
+            if not len(share):
+                continue
+            (color,) = sample_colorscale(SEQUENTIAL, [0.9 * layer / max(deepest, 1)])
+            figure.add_scatter(
+                x=share, y=normalised, mode="lines", line={"color": color, "width": 1.2},
+                showlegend=False, **where,
+                hovertemplate=f"{role}, layer {int(layer)}<br>%{{x:.0%}} of the ranks<br>"
+                "normalised value %{y:.3f}<extra></extra>",
+            )  # fmt: skip
+    subtitle = f"a line a layer, the first dark; dashed: threshold {threshold:g}"
+    styled(figure, title=title, subtitle=subtitle, height=90 + 190 * rows)
+    figure.update_layout(margin={"t": 74})
+    figure.update_annotations(font={"size": 12, "color": INK})
+    figure.add_hline(y=threshold, line={"color": SECOND, "width": 1.2, "dash": "dash"})
+    figure.update_xaxes(tickformat=".0%", range=[0, 1], dtick=0.5)
+    figure.update_xaxes(title="share of the ranks", row=rows)
+    figure.update_yaxes(range=[0, 1])
+    return figure
+
+
+def tail_fit(
+    eigenvalues: npt.NDArray[Any],
+    *,
+    title: str,
+    alpha: float,
+    x_min: float,
+    tail_size: float,
+    edge: float,
+    threshold: float,
+    verdict: str = "",
+) -> go.Figure:
+    r"""How many eigenvalues are at least so large, with the fitted power law and the bulk's edge.
+
+    Parameters
+    ----------
+    eigenvalues
+        (index,) squared singular values, descending; NaN and zeros are left out.
+    title
+        The matrix.
+    alpha, x_min, tail_size
+        Of the fitted power law; NaN draws none.
+    edge, threshold
+        The Marchenko-Pastur edge, and what pure noise exceeds with small probability.
+    verdict
+        What the tail is, said in the subtitle.
+    """
+    values = eigenvalues[np.isfinite(eigenvalues) & (eigenvalues > 0)]
+    count = len(values)
+    ranks = np.unique(np.geomspace(1, max(count, 1), POINTS).round().astype(np.int64))
+    figure = go.Figure(
+        go.Scatter(
+            x=values[ranks[ranks <= count] - 1],
+            y=ranks[ranks <= count],
+            mode="markers",
+            marker={"size": 4, "color": ACCENT},
+            name="eigenvalues",
+            hovertemplate="%{y} eigenvalues of at least %{x:.3g}<extra></extra>",
+        )
+    )
+    said = "no power law to fit"
+    if np.isfinite(alpha):
+        ends = np.array([x_min, values[0]])
+        figure.add_scatter(
+            x=ends,
+            y=tail_size * (ends / x_min) ** (1 - alpha),
+            mode="lines",
+            line={"color": SECOND, "width": 1.6},
+            name="power law",
+            hoverinfo="skip",
+        )
+        said = f"α {alpha:.2f} on {int(tail_size)} values"
+    if verdict:
+        said += f": {verdict}"
+    styled(figure, title=title, subtitle=said, height=290)
+    for place, dash, name in ((edge, "solid", "bulk edge"), (threshold, "dot", "noise threshold")):
+        if np.isfinite(place) and place > 0:
+            figure.add_scatter(
+                x=[place, place], y=[1, max(count, 1)], mode="lines", name=name,
+                line={"color": MUTED, "width": 1.2, "dash": dash}, hoverinfo="skip",
+            )  # fmt: skip
+    figure.update_layout(
+        showlegend=True, legend={"y": 0, "x": 0, "xanchor": "left", "yanchor": "bottom",
+                                 "orientation": "v", "font": {"size": 10},
+                                 "bgcolor": "rgba(255,255,255,0.7)"},
+    )  # fmt: skip
+    figure.update_xaxes(
+        title="eigenvalue", type="log", exponentformat="power", nticks=6, tickangle=0
+    )
+    figure.update_yaxes(title="how many are as large", type="log", dtick=1)
+    return figure
+
+
+def _normalised(spectrum: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Share of the ranks and min-max normalised values, thinned; ones where all are equal."""
+    values = spectrum[np.isfinite(spectrum)]
+    if len(values) < 2:
+        return np.empty(0), np.empty(0)
+    kept = np.unique(np.linspace(0, len(values) - 1, POINTS).round().astype(np.int64))
+    spread = values[0] - values[-1]
+    normalised = (values - values[-1]) / spread if spread > 0 else np.ones(len(values))
+    return ((kept + 1) / len(values)).round(4), normalised[kept].round(4)
