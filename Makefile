@@ -32,6 +32,10 @@ $(VENV)/installed-test: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
+$(VENV)/installed-peers: $(VENV)/installed-test
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,peers]'
+	@touch $@
+
 # --resume lets a demo that was interrupted go on, and a finished one stand
 demo: $(VENV)/installed
 	$(BIN)/spectra pretrain $(DEMO_OPTIONS) --out $(DEMO) --resume
@@ -43,7 +47,7 @@ demo: $(VENV)/installed
 test: lint types imports
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(VENV)/installed-test
+test-slow: $(VENV)/installed-peers
 	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/installed-test
@@ -56,7 +60,7 @@ types: $(VENV)/installed-test
 imports: $(VENV)/installed-test
 	$(BIN)/lint-imports --no-logo
 
-bench: $(VENV)/installed-test
+bench: $(VENV)/installed-peers
 	$(BIN)/python -m tests.benchmarks
 
 clean:

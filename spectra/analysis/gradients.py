@@ -15,7 +15,7 @@ from data.errors import InputError
 from spectra.analysis.stored import unread
 from spectra.metrics.products import inner_products
 
-MEMORY = 2 << 30
+MEMORY = 1 << 30
 """Bytes that the gradients being worked on may take, on one machine."""
 COPIES = 2
 """Of a block of gradients while it is read: as stored, and decoded."""
@@ -81,7 +81,9 @@ def _products(gradients: xr.DataArray, memory: int) -> xr.DataArray:
 
 
 def row_blocks(gradients: xr.DataArray, memory: int, *, whole: bool = False) -> xr.DataArray:
-    """Cut gradients into dask blocks: all steps of some rows of one matrix, or of a `whole` one.
+    """Cut gradients into dask blocks: all steps of some rows of a matrix, or of `whole` matrices.
+
+    As many matrices as fit: a file that holds several is then opened once for all of them.
 
     Raises
     ------
@@ -101,7 +103,8 @@ def row_blocks(gradients: xr.DataArray, memory: int, *, whole: bool = False) -> 
             "allowed: raise `memory`, or choose fewer snapshots"
         )
     block = min(rows, max(1, memory // row_bytes // piece) * piece)
-    return gradients.chunk({"step": -1, "matrix": 1, "row": block, "col": -1})
+    together = max(1, memory // (row_bytes * rows)) if block == rows else 1
+    return gradients.chunk({"step": -1, "matrix": together, "row": block, "col": -1})
 
 
 def threads() -> int:
@@ -121,6 +124,7 @@ def threads() -> int:
 
 
 def _block_products(block: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """(step, 1, row, col) to (step, 1, 1, step)."""
+    """(step, matrix, row, col) to (step, matrix, 1, step)."""
     count = block.shape[0]
-    return inner_products(block.reshape(count, -1))[:, None, None, :]
+    products = [inner_products(block[:, i].reshape(count, -1)) for i in range(block.shape[1])]
+    return np.stack(products, axis=1)[:, :, None, :]

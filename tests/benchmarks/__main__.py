@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-BENCHMARKS = ("decomposition", "recording", "corpus")
+BENCHMARKS = ("decomposition", "recording", "corpus", "measures", "power_law", "cosine")
 RESULTS = Path(__file__).parent / "results"
 
 

@@ -24,3 +24,12 @@ def median_seconds(work: Callable[[], Any], runs: int = 5) -> float:
 def _wait() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+
+
+def seconds_once(work: Callable[[], Any]) -> float:
+    """Wall-clock seconds of one run, for what takes minutes."""
+    _wait()
+    started = time.perf_counter()
+    work()
+    _wait()
+    return time.perf_counter() - started

@@ -40,7 +40,7 @@ def assert_parity(model):
     theirs = weightwatcher_table(model)
     worst = dict.fromkeys(COLUMNS, 0.0)
     compared = 0
-    for matrix, weight in find_matrices(model).items():
+    for matrix, weight in find_matrices(model)[0].items():
         s = spectra.singular_values(weight.value.detach().double(), method="svd").numpy()
         ours = columns(s, matrix.rows, matrix.cols)
         compared += 1
