@@ -174,7 +174,7 @@ def test_the_page_draws_the_recorded_data_for_any_matrix(store, tmp_path, browse
             np.testing.assert_allclose(shown, expected[:, : shown.shape[1]], rtol=1e-3)
     page.get_by_title("model.layers.1.self_attn.v_proj").click()
     assert drawn(page, "cosine", 5)[-1]["title"] == "model.layers.1.self_attn.v_proj"
-    page.get_by_label("Spectra").select_option("first")
+    page.locator("#norm").select_option("first")
     assert np.nanmax(np.array(drawn(page, "weight", 5)[0]["z"], float)) == 1
     page.get_by_label("Colours").select_option("log")
     assert np.nanmax(np.array(drawn(page, "weight", 5)[0]["z"], float)) == 0
@@ -186,6 +186,53 @@ def test_the_page_draws_the_recorded_data_for_any_matrix(store, tmp_path, browse
     assert errors == []
     assert all(url.startswith(("file:", "data:", "blob:")) for url in requests)
     page.close()
+
+
+@pytest.mark.browser
+def test_the_page_draws_measures_tails_overlaps_and_the_claim(raw_store, tmp_path, browser):
+    write_report(raw_store, tmp_path / "report.html")
+    run = spectra.open(raw_store)
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    errors = []
+    page.on("pageerror", lambda error: errors.append(error))
+    page.goto(f"file://{tmp_path / 'report.html'}")
+    overlap = spectra.subspace_overlap(run).compute()
+    for panel in drawn(page, "overlap", 4):
+        expected = overlap.overlap.sel(matrix=panel["title"])
+        np.testing.assert_allclose(panel["z"], expected, atol=1e-4)
+    page.locator(".panels[data-kind=tail]").scroll_into_view_if_needed()
+    tails = "document.querySelectorAll('[data-kind=tail] .scatterlayer').length"
+    page.wait_for_function(f"{tails} === 4")
+    table = spectra.metrics_table(run)
+    kinds = page.locator("#kinds option").all_inner_texts()
+    assert kinds == ["weight", "gradient", "update", "gradients over time"]
+    page.locator("#kinds").select_option("gradient")
+    page.locator("#measure").select_option("effective_rank")
+    drawn_map = "document.getElementById('measure-map')._fullData[0].z"
+    shown = page.evaluate(f"[...{drawn_map}].map(row => [...row])")
+    expected = table.effective_rank.sel(kind="gradient").isel(step=-1).values.reshape(2, 7)
+    np.testing.assert_allclose(shown, expected, rtol=1e-5)
+    page.locator("#kinds").select_option("gradients over time")
+    page.locator("#measure").select_option("saturation_step")
+    assert page.locator("#measure-lines").is_hidden()
+    assert page.locator("#figure4 .scatterlayer .trace").count() == 14
+    assert page.locator("#claim-0 .point").count() == 14
+    assert errors == []
+    page.close()
+
+
+def test_a_store_of_weights_alone_is_reported_without_what_it_lacks(tmp_path):
+    path, matrices = tmp_path / "a.zarr", llama_matrices(2, size=24)
+    layout = Layout(matrices, 1, None, Contents(("weight",), sketch=0))
+    writer = StoreWriter.create(path, layout, {"kind": "scan"})
+    values = -np.sort(-np.random.default_rng(0).random((len(matrices), 24), np.float32))
+    writer.write_snapshot(0, {"spectra/weight": values})
+    data = payload(spectra.open(path))
+    assert list(data["measures"]) == ["weight"]
+    assert "lines" not in data["measures"]["weight"]["alpha"]
+    assert (data["claim"], data["chance"]) == ([], None)
+    assert len(data["tails"]) == len(matrices)
+    assert "<main>" in report_html(spectra.open(path), name="a")
 
 
 @pytest.mark.browser
