@@ -1,10 +1,12 @@
 """Singular values and leading singular vectors: exact, on any device, from any floating dtype."""
 
+import contextlib
 import functools
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -58,8 +60,8 @@ def singular_values(matrix: Array, *, method: Method = "auto") -> Array:
     array([4., 3.])
     """
     # on small sides the threads of a BLAS wait for each other longer than they work
-    threads = 1 if matrix.ndim >= 2 and min(matrix.shape[-2:]) < SMALL_SIDE else None
-    with _blas().limit(limits=threads, user_api="blas"):
+    small = matrix.ndim >= 2 and min(matrix.shape[-2:]) < SMALL_SIDE
+    with one_blas_thread if small else contextlib.nullcontext():
         return _singular_values(matrix, method)
 
 
@@ -103,8 +105,7 @@ def map_matrices(
 ) -> list[T]:
     """Apply a function to matrices on the CPU, one matrix a core, in their order."""
     workers = max(1, min(_available_cores(), len(matrices)))
-    one_thread_each = _blas().limit(limits=1, user_api="blas")
-    with one_thread_each, ThreadPoolExecutor(workers) as pool:
+    with one_blas_thread, ThreadPoolExecutor(workers) as pool:
         return list(pool.map(function, matrices))
 
 
@@ -163,6 +164,31 @@ def leading_subspaces(
     signs = np.sign(np.take_along_axis(u, np.abs(u).argmax(axis=0)[None], axis=0))
     left[:, :count], right[:, :count] = u * signs, v * signs
     return left, right
+
+
+class _OneThread:
+    """Keeps BLAS to one thread while anyone is inside, in any thread, and puts it back after."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limits: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._limits = _blas().limit(limits=1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._limits.restore_original_limits()
+
+
+one_blas_thread = _OneThread()
+"""``with one_blas_thread:``, around work that several threads do side by side."""
 
 
 @functools.cache

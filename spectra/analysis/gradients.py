@@ -1,7 +1,14 @@
-"""Raw gradients as they lie in the store: read once, a matrix over all snapshots at a time."""
+"""Raw gradients as they lie in the store: read once, a few matrices over all snapshots at a time.
+
+Most of the time goes into decoding, and into memory that is touched for the first time: what is
+read goes into buffers that are used again, in portions that the allocator keeps.
+"""
 
 import sys
+from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import dask
@@ -10,15 +17,44 @@ import dask.system
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from dask.delayed import delayed
 
 from data.errors import InputError
 from spectra.analysis.stored import unread
+from spectra.linalg import one_blas_thread
 from spectra.metrics.products import inner_products
 
 MEMORY = 1 << 30
 """Bytes that the gradients being worked on may take, on one machine."""
-COPIES = 2
-"""Of a block of gradients while it is read: as stored, and decoded."""
+BLOCK_BYTES = 1 << 27
+"""Of a block; larger ones gain nothing."""
+PORTION_BYTES = 1 << 24
+"""Read at a time; under what the C library's allocator gives back to the system."""
+
+
+class Buffers:
+    """Arrays to use again, for as long as the work on them is there."""
+
+    def __init__(self) -> None:
+        self._free: deque[npt.NDArray[Any]] = deque()
+
+    @contextmanager
+    def borrowed(self, shape: tuple[int, ...], dtype: Any) -> Iterator[npt.NDArray[Any]]:
+        """An array of a shape, with whatever is in it."""
+        needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = np.empty(0, np.uint8)
+        if memory.nbytes < needed:
+            memory = np.empty(needed, np.uint8)
+        try:
+            yield memory[:needed].view(dtype).reshape(shape)
+        finally:
+            self._free.append(memory)
+
+    def __reduce__(self) -> tuple[type["Buffers"], tuple[()]]:
+        return Buffers, ()  # another process has its own
 
 
 def raw_gradients(run: xr.DataTree) -> Iterator[xr.DataArray]:
@@ -45,66 +81,78 @@ def gradient_products(run: xr.DataTree, memory: int = MEMORY) -> xr.DataArray:
     run
         An opened store with raw gradients.
     memory
-        Bytes that the gradients being worked on may take, on one machine: blocks of rows are cut so
-        that as many as are worked on at a time fit.
+        Bytes that the gradients being worked on may take, on one machine: blocks are cut so that as
+        many as are worked on at a time fit.
 
     Returns
     -------
-    (matrix, step, step\_) in float64, in the order of the run's matrices. Every stored byte is read
-    once. Computed by dask: by the threads of this process, or by a `dask.distributed` cluster if a
-    client is there.
-    """
-    parts = [_products(gradients, memory) for gradients in raw_gradients(run)]
-    products = xr.concat(parts, dim="matrix", coords="minimal", compat="override")
-    order = [n for n in run["spectra"]["matrix"].to_numpy().tolist() if n in products["matrix"]]
-    return products.sel(matrix=order)
-
-
-def _products(gradients: xr.DataArray, memory: int) -> xr.DataArray:
-    blocks = row_blocks(gradients, memory)
-    data = blocks.data
-    count = data.shape[0]
-    products = da.map_blocks(
-        _block_products,
-        data,
-        dtype=np.float64,
-        chunks=((count,), data.chunks[1], (1,) * len(data.chunks[2]), (count,)),
-        meta=np.empty((0, 0, 0, 0)),
-    )
-    steps = blocks["step"].to_numpy()
-    labelled = xr.DataArray(
-        products.sum(axis=2).transpose(1, 0, 2),
-        dims=("matrix", "step", "step_"),
-        coords={n: c for n, c in blocks.coords.items() if c.dims == ("matrix",)},
-    )
-    return labelled.assign_coords(step=steps, step_=steps)
-
-
-def row_blocks(gradients: xr.DataArray, memory: int, *, whole: bool = False) -> xr.DataArray:
-    """Cut gradients into dask blocks: all steps of some rows of a matrix, or of `whole` matrices.
-
-    As many matrices as fit: a file that holds several is then opened once for all of them.
+    (matrix, step, step\_) in float64, in the order of the run's matrices. Every stored gradient is
+    read once. Computed by dask: by the threads of this process, or by a `dask.distributed` cluster
+    if a client is there.
 
     Raises
     ------
     InputError
-        When not even the smallest block that is stored in one piece fits.
+        When not even the smallest block fits.
     """
-    rows, cols = gradients.sizes["row"], gradients.sizes["col"]
-    piece = rows
-    if not whole and (chunks := gradients.encoding.get("chunks")):
-        piece = chunks[gradients.dims.index("row")]
-    width = 2 if gradients.dtype == np.uint16 else 4
-    row_bytes = gradients.sizes["step"] * cols * width * COPIES * threads()
-    if row_bytes * piece > memory:
+    parts = [_products(gradients, memory) for gradients in raw_gradients(run)]
+    return in_order(parts, run)
+
+
+def in_order(parts: list[xr.DataArray], run: xr.DataTree) -> xr.DataArray:
+    """Put the shapes' results together, in the order of the run's matrices."""
+    together = xr.concat(parts, dim="matrix", coords="minimal", compat="override")
+    held = set(together["matrix"].to_numpy().tolist())
+    names = np.atleast_1d(run["spectra"]["matrix"].to_numpy()).tolist()
+    return together.sel(matrix=[name for name in names if name in held])
+
+
+def labelled(products: Any, gradients: xr.DataArray) -> xr.DataArray:
+    """(matrix, step, step_) with the coordinates of the gradients that it is of."""
+    coords = {name: c for name, c in gradients.coords.items() if c.dims == ("matrix",)}
+    steps = gradients["step"].to_numpy()
+    array = xr.DataArray(products, dims=("matrix", "step", "step_"), coords=coords)
+    return array.assign_coords(step=steps, step_=steps)
+
+
+def matrix_blocks(
+    gradients: xr.DataArray, memory: int, *, whole: bool = False
+) -> list[tuple[slice, list[slice]]]:
+    """Cut gradients into blocks of all steps: matrices, and for each the rows of its blocks.
+
+    Parameters
+    ----------
+    gradients
+        (step, matrix, row, col).
+    memory
+        Bytes for as many blocks as are worked on at a time.
+    whole
+        Do not cut a matrix by its rows.
+
+    Raises
+    ------
+    InputError
+        When not even the smallest part that is stored in one piece fits.
+    """
+    steps, matrices, rows, cols = (gradients.sizes[d] for d in ("step", "matrix", "row", "col"))
+    chunks = gradients.encoding.get("chunks")
+    piece = chunks[gradients.dims.index("row")] if chunks and not whole else rows
+    row_bytes = steps * cols * gradients.dtype.itemsize
+    each = memory // threads()
+    if row_bytes * piece > each:
         raise InputError(
-            f"the gradients of {gradients.sizes['step']} snapshots need "
-            f"{row_bytes * piece / 1e6:,.0f} MB at a time, more than the {memory / 1e6:,.0f} MB "
-            "allowed: raise `memory`, or choose fewer snapshots"
+            f"the gradients of {steps} snapshots need {row_bytes * piece * threads() / 1e6:,.0f} "
+            f"MB at a time, more than the {memory / 1e6:,.0f} MB allowed: raise `memory`, or "
+            "choose fewer snapshots"
         )
-    block = min(rows, max(1, memory // row_bytes // piece) * piece)
-    together = max(1, memory // (row_bytes * rows)) if block == rows else 1
-    return gradients.chunk({"step": -1, "matrix": together, "row": block, "col": -1})
+    wanted = max(row_bytes * piece, min(each, BLOCK_BYTES))
+    tall = min(rows, wanted // row_bytes // piece * piece)
+    together = max(1, wanted // (row_bytes * rows)) if tall == rows else 1
+    cuts = [slice(row, min(row + tall, rows)) for row in range(0, rows, tall)]
+    return [
+        (slice(first, min(first + together, matrices)), cuts)
+        for first in range(0, matrices, together)
+    ]
 
 
 def threads() -> int:
@@ -123,8 +171,39 @@ def threads() -> int:
     return int(dask.config.get("num_workers", None) or dask.system.CPU_COUNT)
 
 
-def _block_products(block: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """(step, matrix, row, col) to (step, matrix, 1, step)."""
-    count = block.shape[0]
-    products = [inner_products(block[:, i].reshape(count, -1)) for i in range(block.shape[1])]
-    return np.stack(products, axis=1)[:, :, None, :]
+@contextmanager
+def read_block(
+    gradients: xr.DataArray, matrices: slice, rows: slice, buffers: Buffers
+) -> Iterator[npt.NDArray[Any]]:
+    """Read a block (matrix, step, row, col) into a buffer, a few steps at a time."""
+    block = gradients[:, matrices, rows]
+    steps, count, height, cols = block.shape
+    portion = max(1, PORTION_BYTES // max(1, count * height * cols * block.dtype.itemsize))
+    with buffers.borrowed((count, steps, height, cols), block.dtype) as buffer:
+        for start in range(0, steps, portion):
+            part = block[start : start + portion].to_numpy()
+            buffer[:, start : start + portion] = part.swapaxes(0, 1)
+        yield buffer
+
+
+def _products(gradients: xr.DataArray, memory: int) -> xr.DataArray:
+    steps, buffers = gradients.sizes["step"], Buffers()
+    # the array itself is no argument: dask would look into it
+    of_block = delayed(partial(_block_products, gradients, buffers), pure=False)
+    groups = []
+    for matrices, cuts in matrix_blocks(gradients, memory):
+        shape = (matrices.stop - matrices.start, steps, steps)
+        blocks = [
+            da.from_delayed(of_block(matrices, rows), shape, dtype=np.float64) for rows in cuts
+        ]
+        groups.append(sum(blocks[1:], start=blocks[0]))
+    return labelled(da.concatenate(groups), gradients)
+
+
+def _block_products(
+    gradients: xr.DataArray, buffers: Buffers, matrices: slice, rows: slice
+) -> npt.NDArray[np.float64]:
+    """Inner products (matrix, step, step) over some rows."""
+    with read_block(gradients, matrices, rows, buffers) as block, one_blas_thread:
+        # a thread a block is enough
+        return np.stack([inner_products(of_one.reshape(len(of_one), -1)) for of_one in block])

@@ -1,16 +1,28 @@
 """How far the leading directions of the gradients turn, from recorded singular vectors."""
 
+from functools import partial
 from typing import Any, Literal, cast
 
 import dask.array as da
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
+from dask.delayed import delayed
 
 from data.errors import InputError
-from spectra.analysis.gradients import MEMORY, raw_gradients, row_blocks
+from spectra.analysis.gradients import (
+    MEMORY,
+    Buffers,
+    in_order,
+    labelled,
+    matrix_blocks,
+    raw_gradients,
+    read_block,
+)
 from spectra.analysis.stored import unread
+from spectra.linalg import one_blas_thread
 from spectra.metrics import subspaces
+from spectra.store.reader import from_bfloat16_bits
 
 Side = Literal["left", "right"]
 _DIMS = {"left": ("row", "rows"), "right": ("col", "cols")}
@@ -93,21 +105,19 @@ def projector_staleness(run: xr.DataTree, *, memory: int = MEMORY) -> xr.Dataset
     InputError
         When either was not recorded.
     """
-    bases = _bases(run, "left")
+    bases, buffers = _bases(run, "left"), Buffers()
     parts = []
     for gradients in raw_gradients(run):
-        blocks = row_blocks(gradients, memory, whole=True)
-        own = bases.sel(matrix=blocks["matrix"].to_numpy()).isel(row=slice(blocks.sizes["row"]))
-        kept = da.blockwise(
-            _kept_shares, "mst", own.data, "smrk", blocks.data, "tmrc",
-            dtype=np.float64, concatenate=True, meta=np.empty((0, 0, 0)),
-        )  # fmt: skip
-        coords = {name: c for name, c in blocks.coords.items() if c.dims == ("matrix",)}
-        parts.append(xr.DataArray(kept, dims=("matrix", "step", "step_"), coords=coords))
-    together = xr.concat(parts, dim="matrix", coords="minimal", compat="override")
-    steps = run["spectra"]["step"].to_numpy()
-    together = together.assign_coords(step=steps, step_=steps)
-    together = together.sel(matrix=bases["matrix"].to_numpy())
+        own = bases.sel(matrix=gradients["matrix"].to_numpy())
+        own = own.isel(row=slice(gradients.sizes["row"]))
+        of_block = delayed(partial(_kept_shares, gradients, own, buffers), pure=False)
+        steps = gradients.sizes["step"]
+        shares = []
+        for matrices, (rows,) in matrix_blocks(gradients, memory, whole=True):
+            shape = (matrices.stop - matrices.start, steps, steps)
+            shares.append(da.from_delayed(of_block(matrices, rows), shape, dtype=np.float64))
+        parts.append(labelled(da.concatenate(shares), gradients))
+    together = in_order(parts, run)
     together.attrs = {"long_name": "share of a later gradient in an earlier subspace", "units": "1"}
     chance = subspaces.chance_overlap(bases.sizes["component"], bases["rows"])
     return xr.Dataset(
@@ -118,14 +128,18 @@ def projector_staleness(run: xr.DataTree, *, memory: int = MEMORY) -> xr.Dataset
     )
 
 
-def _kept_shares(bases: npt.NDArray[Any], gradients: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """(step, 1, row, component) and (step_, 1, row, col) to (1, step, step_)."""
-    shares = []
-    for gradient in gradients[:, 0]:
-        if gradient.dtype == np.uint16:
-            gradient = (gradient.astype(np.uint32) << 16).view(np.float32)
-        shares.append(subspaces.kept_energy(bases[:, 0], gradient[None]))
-    return np.stack(shares, axis=-1)[None]
+def _kept_shares(
+    gradients: xr.DataArray, bases: xr.DataArray, buffers: Buffers, matrices: slice, rows: slice
+) -> npt.NDArray[np.float64]:
+    """Shares (matrix, step, step_) of the gradients at step_ in the bases of step."""
+    projectors = bases[:, matrices].to_numpy()
+    with read_block(gradients, matrices, rows, buffers) as block, one_blas_thread:
+        shares = np.empty((len(block), len(projectors), len(projectors)))
+        for place, of_one in enumerate(block):
+            for step, gradient in enumerate(of_one):
+                values = from_bfloat16_bits(gradient) if gradient.dtype == np.uint16 else gradient
+                shares[place, :, step] = subspaces.kept_energy(projectors[:, place], values[None])
+    return shares
 
 
 def _bases(run: xr.DataTree, side: Side) -> xr.DataArray:
@@ -135,13 +149,13 @@ def _bases(run: xr.DataTree, side: Side) -> xr.DataArray:
         raise InputError(
             "this store holds no subspaces: record with `subspaces=8`, say (--record-subspaces 8)"
         )
-    stored = unread(run, f"subspaces/gradient_{side}")
-    return stored.chunk({"step": -1, "matrix": 1, _DIMS[side][0]: -1, "component": -1})
+    return unread(run, f"subspaces/gradient_{side}")
 
 
 def _pairwise(bases: xr.DataArray, function: Any, more: list[str]) -> xr.DataArray:
     """Apply a function of two bases to all pairs of snapshots, matrix by matrix, lazily."""
     (dim,) = {"row", "col"} & set(bases.dims)
+    blocks = bases.chunk({"step": -1, "matrix": 1, dim: -1, "component": -1})
     sizes = {"step_": bases.sizes["step"]}
 
     def of_all_pairs(block: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -151,7 +165,7 @@ def _pairwise(bases: xr.DataArray, function: Any, more: list[str]) -> xr.DataArr
 
     result = xr.apply_ufunc(
         of_all_pairs,
-        bases,
+        blocks,
         input_core_dims=[["step", dim, "component"]],
         output_core_dims=[["step", "step_", *more]],
         dask="parallelized",

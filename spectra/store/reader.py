@@ -59,21 +59,22 @@ def open_store(store: str | Path) -> xr.DataTree:
             committed = np.flatnonzero(dataset["train_step"].to_numpy() != UNSET)
             dataset = dataset.isel(train_step=committed)
         if name.startswith("gradients/"):
-            dataset["gradient"] = _from_bfloat16_bits(dataset["gradient"])
+            dataset["gradient"] = _widened(dataset["gradient"])
         groups[name] = dataset
     return xr.DataTree.from_dict(groups)
 
 
-def _from_bfloat16_bits(bits: xr.DataArray) -> xr.DataArray:
-    """The float32 values of bfloat16 bits, lazily."""
-
-    def widen(block: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
-        return (block.astype(np.uint32) << 16).view(np.float32)
-
+def _widened(bits: xr.DataArray) -> xr.DataArray:
+    """The float32 values of an array of bfloat16 bits, lazily."""
     values = xr.apply_ufunc(
-        widen, bits, dask="parallelized", output_dtypes=[np.float32], keep_attrs=True
+        from_bfloat16_bits, bits, dask="parallelized", output_dtypes=[np.float32], keep_attrs=True
     )
     return cast(xr.DataArray, values)
+
+
+def from_bfloat16_bits(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
+    """The float32 values of bfloat16 bits: the upper half of their own."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def check_schema(store: str | Path) -> None:

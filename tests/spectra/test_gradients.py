@@ -95,38 +95,55 @@ def test_a_tree_without_an_address_is_used_as_it_is(raw_store):
     )
 
 
-def test_every_stored_gradient_is_read_once(raw_store, monkeypatch):
-    """Byte ranges of the gradients' files never overlap, but for the shards' indices."""
-    read = []
+@pytest.mark.parametrize("together", [True, False])
+def test_every_stored_gradient_is_read_once(raw_store, monkeypatch, together):
+    """All matrices of a file at once, or each by itself: no byte but the files' indices twice."""
+    if not together:
+        monkeypatch.setattr(gradients, "BLOCK_BYTES", 1)
+    whole, parts = [], []
     get = LocalStore.get
 
     async def counted(self, key, prototype, byte_range=None):
         value = await get(self, key, prototype, byte_range)
-        if "gradients/" in key and "/c/" in key and value is not None:
-            read.append((key, byte_range, len(value)))
+        if "/gradient/c/" in key and key.startswith("gradients/") and value is not None:
+            if byte_range is None:
+                whole.append(key)
+            elif hasattr(
+                byte_range, "start"
+            ):  # the index is asked for by its distance from the end
+                parts.append((key, byte_range.start, byte_range.end))
         return value
 
     monkeypatch.setattr(LocalStore, "get", counted)
     spectra.cosine_similarity(spectra.open(raw_store), "exact").compute()
-    data = [(key, r.start, r.end) for key, r, _ in read if hasattr(r, "start")]
-    assert len(data) == len(set(data))
+    files = list(raw_store.glob("gradients/*/gradient/c/*/*/*/*"))
+    read = whole + [key for key, _, _ in parts]
+    assert {str(raw_store / key) for key in read} == {str(file) for file in files}
+    assert len(whole) == len(set(whole))
+    assert not set(whole) & {key for key, _, _ in parts}
+    assert len(parts) == len(set(parts))
     snapshots, matrices = 4, 14
-    assert len(data) == snapshots * matrices
+    assert len(parts) == (0 if together else snapshots * matrices)
 
 
 def test_memory_bounds_what_is_read_at_a_time(raw_store):
     run = spectra.open(raw_store)
     with pytest.raises(InputError, match="raise `memory`, or choose fewer snapshots"):
         spectra.cosine_similarity(run, "exact", memory=1000)
-    stored = xr.DataArray(
-        np.zeros((10, 2, 64, 100), np.uint16), dims=("step", "matrix", "row", "col")
-    )
+    zeros = np.zeros((10, 5, 64, 100), np.uint16)
+    stored = xr.DataArray(zeros, dims=("step", "matrix", "row", "col"))
     stored.encoding["chunks"] = (1, 1, 8, 100)
-    row_bytes = 10 * 100 * 2 * gradients.COPIES * gradients.threads()
-    for memory in (8 * row_bytes, 17 * row_bytes, 1 << 40):
-        blocks = gradients.row_blocks(stored, memory).chunks[2]
-        assert max(blocks) * row_bytes <= memory
-        assert all(rows % 8 == 0 for rows in blocks)
+    row_bytes = 10 * 100 * 2
+    for rows in (8, 17, 64, 200, 10_000):
+        covered = np.zeros((5, 64), int)
+        for matrices, cuts in gradients.matrix_blocks(
+            stored, rows * row_bytes * gradients.threads()
+        ):
+            for cut in cuts:
+                covered[matrices, cut] += 1
+                assert (matrices.stop - matrices.start) * (cut.stop - cut.start) <= rows
+                assert cut.start % 8 == 0
+        assert (covered == 1).all()
 
 
 @pytest.mark.parametrize("rows", [32_000, 11_008, 4096, 768, 7])
@@ -156,7 +173,7 @@ def test_chunks_of_rows_hold_what_was_written(tmp_path, monkeypatch):
     written = floats_of(bits_of(x))
     np.testing.assert_array_equal(run["gradients/24x16"]["gradient"].values[:, 0], written)
     # memory for eight rows at a time: three blocks whose products are added
-    memory = 3 * 8 * 16 * 2 * gradients.COPIES * gradients.threads()
+    memory = 3 * 8 * 16 * 2 * gradients.threads()
     found = spectra.cosine_similarity(run, memory=memory).values[0]
     expected = cosine_similarity(written.reshape(3, -1))
     np.testing.assert_allclose(found, expected, atol=1e-6)
