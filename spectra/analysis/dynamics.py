@@ -36,7 +36,7 @@ def gradient_dynamics(
     method
         How cosines are computed, as in `spectra.cosine_similarity`.
     cosine
-        Cosines computed before, in place of that.
+        Cosines computed before, in place of that; of these matrices and steps at least.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def gradient_dynamics(
     left_out: dict[str, str] = {}
     if cosine is not None or {"sketches", "gradients"} & set(run.children):
         given = cosine_similarity(run, method) if cosine is None else cosine
-        given = given.compute().sel(matrix=spectra["matrix"].to_numpy())
+        given = given.compute().sel(matrix=spectra["matrix"].to_numpy(), step=steps, step_=steps)
         found |= _of_cosines(given, steps, level)
     else:
         left_out["cosines"] = "neither sketches nor raw gradients were recorded"
@@ -80,7 +80,7 @@ def gradient_dynamics(
             found["update_to_weight"] = (("step", "matrix"), update / weight)
     else:
         left_out["update_to_weight"] = "spectra of update and weight were not both recorded"
-    dataset = xr.Dataset(found, coords=spectra.drop_dims("index").coords)
+    dataset = xr.Dataset(found, coords=spectra.drop_dims("index", errors="ignore").coords)
     for name, text in _OVER_STEPS.items():
         if name in dataset:
             dataset[name].attrs = {"long_name": text, "units": "1"}

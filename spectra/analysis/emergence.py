@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from scipy.stats import rankdata
 
 from data.errors import InputError
 from spectra.analysis.dynamics import gradient_dynamics
@@ -15,7 +16,7 @@ from spectra.metrics.spectrum import relative
 CAUSES = {
     "turning": "how much gradients turn between snapshots, over all of training",
     "late_turning": "how much they turn in the second half",
-    "gradient_low_rank": "1 - effective rank of the gradient over full rank, mean over training",
+    "gradient_low_rank": "1 - effective rank of the gradient over full rank, mean over the steps",
 }
 OUTCOMES = {
     "low_rank": "1 - effective rank of the final weight over full rank",
@@ -84,7 +85,7 @@ def emergence(
     values = {
         "turning": moves["turning"].to_numpy(),
         "late_turning": moves["late_turning"].to_numpy(),
-        "gradient_low_rank": 1 - np.nanmean(moves["effective_rank"].to_numpy(), axis=0) / full,
+        "gradient_low_rank": 1 - _mean_over_steps(moves["effective_rank"]) / full,
         "low_rank": 1 - last / full,
         "reduction": _reduction(weight[1], full, threshold),
         "rank_loss": 1 - last / first,
@@ -126,6 +127,16 @@ def emergence(
     )
 
 
+def _mean_over_steps(values: xr.DataArray) -> Any:
+    """(step, matrix) to (matrix,), each snapshot weighted by the steps around it."""
+    ordered = values.transpose("step", "matrix").to_numpy()
+    weights = np.gradient(values["step"].to_numpy().astype(np.float64))[:, None]
+    there = np.isfinite(ordered)
+    total = np.where(there, weights, 0.0).sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(there, weights * ordered, 0.0).sum(axis=0) / total
+
+
 def _reduction(spectra: Any, full: Any, threshold: float) -> Any:
     """Share of min-max normalised singular values under the threshold; 0 where all are equal."""
     r = relative(spectra)
@@ -133,8 +144,9 @@ def _reduction(spectra: Any, full: Any, threshold: float) -> Any:
     there = index < full[:, None]
     least = np.where(there, r, np.inf).min(axis=-1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
-        normalised = (r - least) / (1 - least)
-    return ((normalised < threshold) & there).sum(axis=-1) / full
+        normalised = np.where(least < r[..., :1], (r - least) / (r[..., :1] - least), 1.0)
+        removed = ((normalised < threshold) & there).sum(axis=-1) / full
+    return np.where(np.isnan(r[..., 0]), np.nan, removed)
 
 
 def _ranked_within(values: Any, roles: Any) -> Any:
@@ -144,5 +156,5 @@ def _ranked_within(values: Any, roles: Any) -> Any:
         mine = (roles == role) & np.isfinite(values)
         count = mine.sum()
         if count > 1:
-            ranked[mine] = (values[mine].argsort().argsort() + 0.5) / count
+            ranked[mine] = (rankdata(values[mine]) - 0.5) / count
     return ranked

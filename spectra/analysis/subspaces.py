@@ -41,7 +41,8 @@ def subspace_overlap(run: xr.DataTree, side: Side = "left") -> xr.Dataset:
     Returns
     -------
     `overlap` (matrix, step, step\_), :math:`\|U_s^TU_t\|_F^2/k` in [0, 1], and `chance` (matrix),
-    k/d: what unrelated subspaces have.
+    k/d: what unrelated subspaces have. k counts the directions that a gradient has: fewer than were
+    recorded where its rank is lower, and for `chance` the most of any snapshot.
 
     Raises
     ------
@@ -51,13 +52,7 @@ def subspace_overlap(run: xr.DataTree, side: Side = "left") -> xr.Dataset:
     bases = _bases(run, side)
     overlap = _pairwise(bases, subspaces.subspace_overlap, [])
     overlap.attrs = {"long_name": "overlap of leading subspaces", "units": "1"}
-    chance = subspaces.chance_overlap(bases.sizes["component"], bases[_DIMS[side][1]])
-    return xr.Dataset(
-        {
-            "overlap": overlap,
-            "chance": ("matrix", chance, {"long_name": "overlap by chance", "units": "1"}),
-        }
-    )
+    return xr.Dataset({"overlap": overlap, "chance": _chance(bases, side)})
 
 
 def principal_angles(run: xr.DataTree, side: Side = "left") -> xr.DataArray:
@@ -85,8 +80,9 @@ def principal_angles(run: xr.DataTree, side: Side = "left") -> xr.DataArray:
 def projector_staleness(run: xr.DataTree, *, memory: int = MEMORY) -> xr.Dataset:
     r"""How much of a later gradient an earlier gradient's leading subspace still holds.
 
-    What a projector that is renewed only now and then, as GaLore's, keeps of the gradient: with the
-    recorded left singular vectors :math:`P_s` of step s, :math:`\|P_s^TG_t\|_F^2/\|G_t\|_F^2`.
+    What a projector that is renewed only now and then keeps of the gradient: with the recorded left
+    singular vectors :math:`P_s` of step s, :math:`\|P_s^TG_t\|_F^2/\|G_t\|_F^2`. (GaLore projects
+    so where rows ≤ cols, and on the right otherwise.)
 
     Parameters
     ----------
@@ -119,13 +115,7 @@ def projector_staleness(run: xr.DataTree, *, memory: int = MEMORY) -> xr.Dataset
         parts.append(labelled(da.concatenate(shares), gradients))
     together = in_order(parts, run)
     together.attrs = {"long_name": "share of a later gradient in an earlier subspace", "units": "1"}
-    chance = subspaces.chance_overlap(bases.sizes["component"], bases["rows"])
-    return xr.Dataset(
-        {
-            "kept": together,
-            "chance": ("matrix", chance, {"long_name": "share by chance", "units": "1"}),
-        }
-    )
+    return xr.Dataset({"kept": together, "chance": _chance(bases, "left")})
 
 
 def _kept_shares(
@@ -152,10 +142,30 @@ def _bases(run: xr.DataTree, side: Side) -> xr.DataArray:
     return unread(run, f"subspaces/gradient_{side}")
 
 
+def _chance(bases: xr.DataArray, side: Side) -> xr.DataArray:
+    """k/d for each matrix, k the most directions that any snapshot's gradient has."""
+    dim, sides = _DIMS[side]
+    counts = xr.apply_ufunc(
+        subspaces.directions,
+        _blocks(bases),
+        input_core_dims=[[dim, "component"]],
+        dask="parallelized",
+        output_dtypes=[np.int64],
+    )
+    chance = subspaces.chance_overlap(counts.max("step").to_numpy(), bases[sides])
+    described = {"long_name": "the same of unrelated subspaces", "units": "1"}
+    coords = {name: c for name, c in bases.coords.items() if c.dims == ("matrix",)}
+    return xr.DataArray(chance, dims="matrix", coords=coords, attrs=described)
+
+
+def _blocks(bases: xr.DataArray) -> xr.DataArray:
+    (dim,) = {"row", "col"} & set(bases.dims)
+    return bases.chunk({"step": -1, "matrix": 1, dim: -1, "component": -1})
+
+
 def _pairwise(bases: xr.DataArray, function: Any, more: list[str]) -> xr.DataArray:
     """Apply a function of two bases to all pairs of snapshots, matrix by matrix, lazily."""
     (dim,) = {"row", "col"} & set(bases.dims)
-    blocks = bases.chunk({"step": -1, "matrix": 1, dim: -1, "component": -1})
     sizes = {"step_": bases.sizes["step"]}
 
     def of_all_pairs(block: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
@@ -165,7 +175,7 @@ def _pairwise(bases: xr.DataArray, function: Any, more: list[str]) -> xr.DataArr
 
     result = xr.apply_ufunc(
         of_all_pairs,
-        blocks,
+        _blocks(bases),
         input_core_dims=[["step", dim, "component"]],
         output_core_dims=[["step", "step_", *more]],
         dask="parallelized",

@@ -159,10 +159,7 @@ data.claim.forEach((drawn, i) => plot(`claim-${i}`, drawn));
 document.getElementById("claim-section").hidden = !data.claim.length;
 if (data.loss) plot("loss", data.loss);
 else document.getElementById("loss-section").hidden = true;
-if (data.left_out) {
-  document.getElementById("note").textContent =
-    `To keep this file small it shows ${data.steps.length} snapshots, evenly spaced; ${data.left_out} more are in the store.`;
-}
+document.getElementById("note").textContent = data.notes.join(" ");
 for (const id of ["scale", "norm"]) {
   document.getElementById(id).addEventListener("change", (event) => {
     view[id] = event.target.value;

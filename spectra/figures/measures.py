@@ -15,14 +15,14 @@ def measure_lines(
     steps: npt.NDArray[np.int64],
     *,
     title: str,
-    subtitle: str = "median over layers, with the range of the middle half",
+    subtitle: str = "median over matrices, with the range of the middle half",
 ) -> go.Figure:
     """A measure over training, a line for each role.
 
     Parameters
     ----------
     values
-        By role (step, layer); NaN leaves a gap.
+        By role (step, matrix); NaN leaves a gap.
     steps
         (step,) training steps.
     title

@@ -40,7 +40,8 @@ def normalised_spectra(
     rows = -(-len(spectra) // COLUMNS)
     figure = make_subplots(
         rows, min(COLUMNS, len(spectra)), shared_xaxes="all", shared_yaxes="all",
-        subplot_titles=list(spectra), vertical_spacing=0.12, horizontal_spacing=0.03,
+        subplot_titles=list(spectra), horizontal_spacing=0.03,
+        vertical_spacing=min(0.12, 0.4 / rows),
     )  # fmt: skip
     deepest = max(int(np.max(found, initial=0)) for found in layers.values())
     for place, (role, values) in enumerate(spectra.items()):

@@ -5,7 +5,7 @@ A rows x cols matrix of independent entries of variance :math:`\sigma^2` has eig
 m ≤ n its sides; the largest fluctuates around it by the Tracy-Widom law. Eigenvalues are those of
 :math:`XX^T` as it is, not over n, so that they compare with `x_min` and `spectral_norm` squared.
 
-A zero matrix has edge 0, no spikes and no soft rank (NaN). Where at least half of the singular
+A zero matrix has edge 0, no spikes and no soft rank (NaN). Where more than half of the singular
 values are zero or rounding, the noise is zero: the edge is 0 and every other value is a spike.
 """
 
@@ -99,8 +99,9 @@ def mp_spikes(spectra: Any, rows: Side, cols: Side, level: float = LEVEL) -> Flo
 def mp_soft_rank(spectra: Any, rows: Side, cols: Side) -> Floats:
     r"""Bulk edge over the largest eigenvalue, :math:`\lambda_+/\lambda_{max}`.
 
-    About 1 for pure noise, near 0 where one direction dominates (Martin and Mahoney 2021, section
-    3). Parameters as for `noise_scale`.
+    About 1 for pure noise, near 0 where one direction dominates, over 1 for a spectrum flatter than
+    noise, at most :math:`(1+\sqrt\beta)^2/\mu_\beta`, 6.1 for squares (Martin and Mahoney 2021,
+    section 3). Parameters as for `noise_scale`.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         return mp_edge(spectra, rows, cols) / np.square(largest(spectra))
@@ -167,15 +168,6 @@ def random_spectrum(rows: int, cols: int, seed: int = 0) -> Floats:
     return np.asarray(np.sqrt(values.clip(min=0.0))[::-1])
 
 
-def tracy_widom_quantile(share: float) -> float:
-    r"""Quantile of the Tracy-Widom law for real matrices (β = 1).
-
-    From a gamma law shifted to its first three moments, right to 0.005 between 0.01 and 0.999
-    (Chiani, Journal of Multivariate Analysis 129, 2014).
-    """
-    return float(gamma.ppf(share, _TW_SHAPE, scale=_TW_SCALE)) - _TW_SHIFT
-
-
 def marchenko_pastur_median(beta: float) -> float:
     r"""Median of the Marchenko-Pastur law for variance 1 and :math:`0<\beta\le 1`."""
     centre, half = 1 + beta, 2 * np.sqrt(beta)
@@ -211,7 +203,7 @@ def _spike_factor(m: float, n: float, level: float) -> float:
 
     def excess(factor: float) -> float:
         standard = (factor * (1 + bias + spread * nodes) - centre) / width
-        return float(weights @ _tracy_widom_survival(standard)) - level
+        return float(weights @ tracy_widom_survival(standard)) - level
 
     return float(brentq(excess, centre - 5 * width, 3 * centre + 30 * width))
 
@@ -236,8 +228,13 @@ def _simulated_spike_factor(m: int, n: int, level: float) -> float:
     return float(np.sort(np.concatenate(found))[-exceeding]) * (1 + 1e-9)
 
 
-def _tracy_widom_survival(x: Floats) -> Floats:
-    return np.asarray(gamma.sf(x + _TW_SHIFT, _TW_SHAPE, scale=_TW_SCALE))
+def tracy_widom_survival(x: Any) -> Floats:
+    r"""Probability that the Tracy-Widom law for real matrices (β = 1) exceeds x.
+
+    From a gamma law shifted to its first three moments; quantiles are right to 0.01 between 0.01
+    and 0.99 (Chiani, Journal of Multivariate Analysis 129, 2014).
+    """
+    return np.asarray(gamma.sf(as_floats(x) + _TW_SHIFT, _TW_SHAPE, scale=_TW_SCALE))
 
 
 @functools.cache

@@ -42,6 +42,8 @@ def rank_correlation(
         In [-1, 1]; NaN where fewer than 5 pairs are there or one side is constant. `pairs` is how
         many were used.
     """
+    if replicas < 1:
+        raise ValueError(f"an interval needs at least one replica, not {replicas}")
     x, y = as_floats(x), as_floats(y)
     both = np.isfinite(x) & np.isfinite(y)
     x, y = x[both], y[both]

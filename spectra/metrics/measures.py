@@ -101,7 +101,7 @@ _BULK: dict[str, tuple[Measure, Callable[[Any, Side, Side], Floats]]] = {
         bulk.mp_edge,
     ),
     "spike_threshold": (
-        Measure("eigenvalue that pure noise exceeds with probability 0.01", "weight^2", True),
+        Measure("eigenvalue that the largest of pure noise hardly ever exceeds", "weight^2", True),
         bulk.spike_threshold,
     ),
     "mp_spikes": (Measure("eigenvalues above the spike threshold"), bulk.mp_spikes),

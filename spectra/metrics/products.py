@@ -59,4 +59,5 @@ def _scales(vectors: npt.NDArray[Any]) -> Floats:
     extreme = finite & (largest > 0) & ((largest > SAFE) | (largest < 1 / SAFE))
     _, exponent = np.frexp(np.where(finite, largest, 1.0))
     scales = np.where(extreme, np.ldexp(1.0, -exponent), 1.0)
-    return np.where(finite, scales, np.nan)
+    # vectors under 2^-120 lose digits to their own format; a larger factor would overflow
+    return np.where(finite, np.minimum(scales, 2.0**120), np.nan)

@@ -25,7 +25,7 @@ def subspace_overlap(one: Any, other: Any) -> Floats:
         smaller number of columns that are there.
     """
     u, v = as_floats(one), as_floats(other)
-    k = np.minimum(_directions(u), _directions(v))
+    k = np.minimum(directions(u), directions(v))
     inner = np.nan_to_num(u).swapaxes(-2, -1) @ np.nan_to_num(v)
     with np.errstate(invalid="ignore", divide="ignore"):
         overlap = np.square(inner).sum(axis=(-2, -1)) / k
@@ -33,7 +33,10 @@ def subspace_overlap(one: Any, other: Any) -> Floats:
 
 
 def chance_overlap(k: Any, side: Any) -> Floats:
-    r"""Expected overlap of a subspace with an independent uniform one: k/d for side d."""
+    r"""Expected overlap of a subspace with an independent uniform one: k/d for side d.
+
+    Of subspaces of different sizes, k is the larger.
+    """
     return as_floats(k) / as_floats(side)
 
 
@@ -46,13 +49,20 @@ def principal_angles(one: Any, other: Any) -> Floats:
     Parameters
     ----------
     one, other
-        Bases (..., side, k), their leading axes to be broadcast against each other.
+        Bases (..., side, k), their leading axes to be broadcast against each other; of different
+        k, the smaller counts.
     """
     u, v = np.nan_to_num(as_floats(one)), np.nan_to_num(as_floats(other))
-    k = np.minimum(_directions(as_floats(one)), _directions(as_floats(other)))
+    k, of_other = directions(as_floats(one)), directions(as_floats(other))
+    k = np.minimum(k, of_other)
     inner = u.swapaxes(-2, -1) @ v
     cosines = np.linalg.svd(inner, compute_uv=False)
-    sines = np.linalg.svd(v - u @ inner, compute_uv=False)[..., ::-1]
+    count = cosines.shape[-1]
+    # ascending, without the zeros of directions that `other` does not have
+    sines = np.linalg.svd(v - u @ inner, compute_uv=False)
+    last = np.broadcast_to(of_other[..., None], (*sines.shape[:-1], 1)) - 1
+    places = np.clip(last - np.arange(count), 0, sines.shape[-1] - 1)
+    sines = np.take_along_axis(sines, places, axis=-1)
     angles = np.where(
         np.square(cosines) >= 0.5,
         np.arcsin(np.clip(sines, 0.0, 1.0)),
@@ -80,8 +90,9 @@ def kept_energy(basis: Any, matrix: Any) -> Floats:
     projected = np.nan_to_num(p).swapaxes(-2, -1) @ g
     with np.errstate(invalid="ignore", divide="ignore"):
         share = np.square(projected).sum(axis=(-2, -1)) / np.square(g).sum(axis=(-2, -1))
-    return np.where(_directions(p) > 0, np.minimum(share, 1.0), np.nan)
+    return np.where(directions(p) > 0, np.minimum(share, 1.0), np.nan)
 
 
-def _directions(basis: Floats) -> Any:
-    return (~np.isnan(basis).all(axis=-2)).sum(axis=-1)
+def directions(basis: Any) -> Any:
+    """How many columns of a basis (..., side, k) are there."""
+    return (~np.isnan(as_floats(basis)).all(axis=-2)).sum(axis=-1)

@@ -114,6 +114,8 @@ def power_law(
     x = x.reshape(-1, width)
     if x_min is not None:
         starts = np.broadcast_to(np.asarray(x_min, np.float64), shape).reshape(-1)
+        if (starts <= 0).any():
+            raise ValueError("a power law starts above 0: x_min is positive")
         fits = _in_parallel(lambda part: _fit_from(sample(x[part]), starts[part], ks), len(x))
     else:
         fits = _in_parallel(lambda part: _fit(sample(x[part]), ks, min_tail), len(x))
@@ -203,12 +205,10 @@ def _fit(s: Sample, ks: Convention, min_tail: int) -> tuple[Floats, ...]:
     width = s.logs.shape[1]
     while len(rows):
         bounds = distances(rows, tails, grid)
-        if grid < width:  # bounds from below: look at the most promising of each sample in full
-            promising = _first_least(rows, bounds)
+        promising = _first_least(rows, bounds)
+        in_full = bounds[promising]
+        if grid < width:  # these were bounds from below
             in_full = distances(rows[promising], tails[promising], width)
-        else:
-            promising = _first_least(rows, bounds)
-            in_full = bounds[promising]
         _keep_better(best, chosen, rows[promising], tails[promising], in_full)
         if grid >= width:
             break

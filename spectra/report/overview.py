@@ -8,7 +8,6 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 import xarray as xr
 
-from data.errors import InputError
 from spectra.analysis.dynamics import gradient_dynamics
 from spectra.analysis.emergence import THRESHOLD, emergence
 from spectra.analysis.table import metrics_table
@@ -40,7 +39,7 @@ def plotly_template() -> Drawn:
     return drawn
 
 
-def measure_figures(table: xr.Dataset, dynamics: xr.Dataset | None) -> Drawn:
+def measure_figures(table: xr.Dataset | None, dynamics: xr.Dataset | None) -> Drawn:
     """By what was measured and measure: a name, lines over training, and a map of the last state.
 
     Parameters
@@ -51,10 +50,11 @@ def measure_figures(table: xr.Dataset, dynamics: xr.Dataset | None) -> Drawn:
         Of `gradient_dynamics`.
     """
     found: Drawn = {}
-    for kind in table["kind"].to_numpy().tolist():
-        of_kind = table.sel(kind=kind)
-        if of_kind["spectral_norm"].notnull().any():
-            found[kind] = {name: _both(of_kind[name]) for name in SHOWN}
+    if table is not None:
+        for kind in table["kind"].to_numpy().tolist():
+            of_kind = table.sel(kind=kind)
+            if of_kind["spectral_norm"].notnull().any():
+                found[kind] = {name: _both(of_kind[name]) for name in SHOWN}
     if dynamics is not None:
         present = {name: _both(dynamics[name]) for name in DYNAMICS if name in dynamics}
         present |= {name: {"name": _label(dynamics[name]), "map": _map(dynamics[name])}
@@ -66,10 +66,14 @@ def measure_figures(table: xr.Dataset, dynamics: xr.Dataset | None) -> Drawn:
 
 def run_dynamics(run: xr.DataTree, cosine: xr.DataArray | None) -> xr.Dataset | None:
     """The dynamics of a run; None of one with a single snapshot."""
-    try:
-        return gradient_dynamics(run, cosine=cosine)
-    except InputError:
+    if run["spectra"].sizes["step"] < 2:
         return None
+    return gradient_dynamics(without_gradients(run) if cosine is None else run, cosine=cosine)
+
+
+def without_gradients(run: xr.DataTree) -> xr.DataTree:
+    """What a run holds beside sketches and raw gradients."""
+    return xr.DataTree.from_dict({"spectra": run["spectra"].to_dataset()})
 
 
 def figure_four(spectra: xr.Dataset, threshold: float = THRESHOLD) -> Drawn | None:
@@ -113,10 +117,10 @@ def tail_figures(spectra: xr.Dataset, table: xr.Dataset) -> list[Drawn]:
 
 def claim_figures(run: xr.DataTree, cosine: xr.DataArray | None) -> list[Drawn]:
     """Emergence as two figures; none of a store that does not hold what it needs."""
-    try:
-        found = emergence(run, cosine=cosine)
-    except InputError:
+    spectra = run["spectra"].to_dataset()
+    if cosine is None or not {"weight", "gradient"} <= set(spectra) or spectra.sizes["step"] < 2:
         return []
+    found = emergence(run, cosine=cosine)
     cause, outcome = "turning", "rank_loss"
     whole = found.sel(group="all", cause=cause, outcome=outcome)
     if not np.isfinite(whole["correlation"]):

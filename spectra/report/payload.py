@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from data.errors import InputError
 from spectra.analysis.similarity import cosine_similarity
 from spectra.analysis.subspaces import subspace_overlap
+from spectra.analysis.tails import kinds_of
 from spectra.figures.dynamics import (
     FIRST_VALUES,
     cosine_heatmap,
@@ -44,56 +46,66 @@ def payload(run: xr.DataTree) -> Payload:
     """Everything that the page's script draws from."""
     spectra = run["spectra"].to_dataset()
     kinds = [kind for kind in SPECTRA if kind in spectra]
-    has_cosine = "sketches" in run.children
+    cosine, notes = _cosines(run)
     has_overlap = "subspaces" in run.children
-    squares = has_cosine + has_overlap
-    rows = _thinned(spectra.sizes["step"], _bytes_per_matrix(spectra, kinds, squares))
-    steps = spectra["step"].to_numpy()[rows]
-    names = spectra["matrix"].to_numpy().tolist()
+    squares = (cosine is not None) + has_overlap
+    shown = _thinned(spectra.sizes["step"], _bytes_per_matrix(spectra, kinds, squares))
+    steps = spectra["step"].to_numpy()[shown]
     arrays: dict[str, Any] = {}
     for kind in kinds:
-        values = spectra[kind].isel(step=rows, index=slice(FIRST_VALUES)).to_numpy()
-        arrays[kind] = [encode_logarithms(values[:, i]) for i in range(len(names))]
-    error = None
-    if has_cosine:
-        cosine = cosine_similarity(run)
-        error = cosine.attrs["standard_error"]
-        matrix_first = cosine.isel(step=rows, step_=rows).transpose("matrix", ...).to_numpy()
-        arrays["cosine"] = [encode_cosines(c) for c in matrix_first]
-    table = measured(run, rows)
-    cosines = cosine.compute() if has_cosine else None
-    tails = tail_figures(spectra, table)
+        values = spectra[kind].isel(step=shown, index=slice(FIRST_VALUES)).to_numpy()
+        arrays[kind] = [encode_logarithms(of_one) for of_one in values.swapaxes(0, 1)]
+    if cosine is not None:
+        of_shown = cosine.isel(step=shown, step_=shown).transpose("matrix", ...)
+        arrays["cosine"] = [encode_cosines(of_one) for of_one in of_shown.to_numpy()]
     chance = None
     if has_overlap:
-        overlap = subspace_overlap(run).isel(step=rows, step_=rows).compute()
-        arrays["overlap"] = [encode_cosines(o) for o in overlap.overlap.to_numpy()]
+        overlap = subspace_overlap(run).isel(step=shown, step_=shown).compute()
+        arrays["overlap"] = [encode_cosines(of_one) for of_one in overlap.overlap.to_numpy()]
         chance = overlap.chance.to_numpy().tolist()
+    if left_out := spectra.sizes["step"] - len(shown):
+        notes.append(
+            f"To keep this file small it shows {len(shown)} snapshots, evenly spaced; {left_out} "
+            "more are in the store."
+        )
+    table = measured(run, shown) if kinds_of(run) else None
     return {
         "matrices": [
             {
                 "name": str(name),
                 "layer": int(layer),
                 "role": str(role),
-                "shape": [int(r), int(c)],
+                "shape": [int(rows), int(cols)],
             }
-            for name, layer, role, r, c in zip(
+            for name, layer, role, rows, cols in zip(
                 *(spectra[v].to_numpy() for v in ("matrix", "layer", "role", "rows", "cols")),
                 strict=True,
             )
         ],
         "chosen": default_matrices(spectra),
         "steps": steps.tolist(),
-        "left_out": spectra.sizes["step"] - len(rows),
+        "left_out": left_out,
+        "notes": notes,
         "arrays": arrays,
-        "templates": _templates(steps, kinds, error, chance),
+        "templates": _templates(steps, kinds, cosine, chance),
         "chance": chance,
-        "tails": tails,
+        "tails": [] if table is None else tail_figures(spectra, table),
         "template": plotly_template(),
         "loss": _loss_figure(run),
-        "measures": measure_figures(table, run_dynamics(run, cosines)),
+        "measures": measure_figures(table, run_dynamics(run, cosine)),
         "figure4": figure_four(spectra),
-        "claim": claim_figures(run, cosines),
+        "claim": claim_figures(run, cosine),
     }
+
+
+def _cosines(run: xr.DataTree) -> tuple[xr.DataArray | None, list[str]]:
+    """The cosines, computed once, or None; and why there are none though there could be."""
+    if not {"sketches", "gradients"} & set(run.children):
+        return None, []
+    try:
+        return cosine_similarity(run).compute(), []
+    except InputError as error:
+        return None, [f"Cosines of the gradients are left out: {error}."]
 
 
 def default_matrices(spectra: xr.Dataset) -> list[str]:
@@ -114,7 +126,7 @@ def default_matrices(spectra: xr.Dataset) -> list[str]:
 
 def _bytes_per_matrix(spectra: xr.Dataset, kinds: list[str], squares: int) -> tuple[int, int, int]:
     """Matrices, and their bytes as linear and quadratic coefficients in the number of snapshots."""
-    values = min(FIRST_VALUES, spectra.sizes["index"])
+    values = min(FIRST_VALUES, spectra.sizes.get("index", 0))
     return spectra.sizes["matrix"], 2 * values * len(kinds), 2 * squares
 
 
@@ -130,15 +142,16 @@ def _thinned(count: int, coefficients: tuple[int, int, int]) -> npt.NDArray[np.i
 def _templates(
     steps: npt.NDArray[np.int64],
     kinds: list[str],
-    standard_error: float | None,
+    cosine: xr.DataArray | None,
     chance: list[float] | None,
 ) -> Payload:
     """Each figure once, without data; the page's script fills in a matrix."""
     empty = np.zeros((len(steps), 1))
     figures = {kind: spectrum_heatmap(empty, steps, title="") for kind in kinds}
-    if standard_error is not None:
+    if cosine is not None:
         square = np.zeros((len(steps), len(steps)))
-        figures["cosine"] = cosine_heatmap(square, steps, title="", standard_error=standard_error)
+        error = cosine.attrs.get("standard_error")
+        figures["cosine"] = cosine_heatmap(square, steps, title="", standard_error=error)
     if chance is not None:
         square = np.zeros((len(steps), len(steps)))
         figures["overlap"] = overlap_heatmap(square, steps, title="", chance=0.0)

@@ -99,8 +99,13 @@ def test_known_constants():
     threshold = bulk.optimal_rank(np.r_[2.859, 2.857, np.ones(997)], 999, 999)
     assert threshold == 1
     assert bulk.optimal_rank(s, 1001, 1001) == 0
-    assert bulk.tracy_widom_quantile(0.95) == pytest.approx(0.9793, abs=0.005)
-    assert bulk.tracy_widom_quantile(0.99) == pytest.approx(2.0234, abs=0.015)
+    assert bulk.tracy_widom_survival(0.9793) == pytest.approx(0.05, rel=0.01)
+    assert bulk.tracy_widom_survival(2.0234) == pytest.approx(0.01, rel=0.03)
+
+
+def test_a_spectrum_flatter_than_noise_has_a_soft_rank_over_one():
+    most = 4 / bulk.marchenko_pastur_median(1.0)
+    assert bulk.mp_soft_rank(np.ones(64), 64, 64) == pytest.approx(most)
 
 
 def test_the_random_matrix_is_seeded():

@@ -7,6 +7,7 @@ from scipy.stats import spearmanr
 
 import spectra
 from data.errors import InputError
+from spectra.analysis.emergence import _ranked_within as ranked_within
 from spectra.metrics import dynamics
 from spectra.metrics.correlation import rank_correlation
 from spectra.metrics.ranks import effective_rank, frobenius_norm, rank_one_residual
@@ -132,6 +133,29 @@ def test_where_there_is_no_relation_the_interval_holds_zero():
     found = spectra.emergence(run, cosine=cosine).sel(group="all", cause="turning")
     assert (found.low < 0).all()
     assert (found.high > 0).all()
+
+
+def test_equal_values_share_a_rank_within_their_role():
+    ranked = ranked_within(np.array([2.0, 2, 2, 5, np.nan]), np.array(["q"] * 5, dtype=object))
+    np.testing.assert_array_equal(ranked, [0.375, 0.375, 0.375, 0.875, np.nan])
+
+
+def test_a_missing_final_weight_is_no_full_rank():
+    run, cosine = planted(1)
+    data = run["spectra"].to_dataset()
+    data["weight"][1, 4] = np.nan
+    data["weight"][1, 5] = 0
+    broken = xr.DataTree.from_dict({"spectra": data})
+    found = spectra.emergence(broken, cosine=cosine)
+    assert np.isnan(found.reduction[4])
+    assert found.reduction[5] == 0
+    assert found["pairs"].sel(group="all", cause="turning", outcome="reduction") == 29
+
+
+def test_cosines_of_other_steps_are_refused():
+    run, cosine = planted(1)
+    with pytest.raises(KeyError):
+        spectra.gradient_dynamics(run, cosine=cosine.assign_coords(step=[1, 2], step_=[1, 2]))
 
 
 def test_a_run_without_gradients_has_no_emergence(store):

@@ -27,6 +27,13 @@ def test_normalised_spectra_run_from_one_to_zero_in_a_panel_for_each_role():
     assert "0.2" in figure.layout.title.subtitle.text
 
 
+def test_any_number_of_roles_has_room():
+    roles = [f"role{i}" for i in range(45)]
+    spectra = {role: np.array([[2.0, 1, 0]]) for role in roles}
+    figure = normalised_spectra(spectra, {role: np.array([0]) for role in roles}, threshold=0.1)
+    assert len(figure.data) == 45
+
+
 def test_a_tail_is_drawn_with_its_fit_and_edges():
     values = np.array([8.0, 4, 2, 1, 0.5, 0, np.nan])
     figure = tail_fit(

@@ -40,7 +40,7 @@ def test_products_are_those_of_the_vectors(components):
     np.testing.assert_allclose(inner_products(x), x @ x.T, rtol=1e-12, atol=1e-12 * scale)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
+@pytest.mark.parametrize("scale", [1e-38, 1e-30, 1e-12, 1e12, 1e30])
 def test_squares_that_leave_float32_are_kept(scale):
     x = np.random.default_rng(0).standard_normal((3, 100))
     bits = np.stack([bits_of(x[0] * scale), bits_of(x[1]), bits_of(x[2] * scale)])
@@ -206,6 +206,11 @@ def test_a_cluster_gives_the_same(raw_store):
         assert gradients.threads() == 2
         there = spectra.cosine_similarity(run, "exact").compute()
     np.testing.assert_array_equal(there, here)
+
+
+def test_a_selection_that_drops_a_dimension_is_refused(raw_store):
+    with pytest.raises(InputError, match="by lists or slices"):
+        spectra.cosine_similarity(spectra.open(raw_store).isel(step=-1))
 
 
 def test_a_store_without_raw_gradients_says_so(store):

@@ -43,7 +43,7 @@ READERS = {".csv": pd.read_csv, ".parquet": pd.read_parquet, ".json": pd.read_js
 
 def test_the_columns_that_scripts_rely_on_are_there(store):
     table = spectra.metrics_table(spectra.open(store))
-    assert set(FIXED.split()) <= set(table.data_vars)
+    assert set(FIXED) <= set(table.data_vars)
     assert table.sizes == {"step": 4, "matrix": 14, "kind": 3}
     assert table["kind"].values.tolist() == ["weight", "gradient", "update"]
     for name, variable in table.data_vars.items():
@@ -97,7 +97,7 @@ def test_the_text_names_what_is_left_out_and_why(store, capsys):
     assert cli.main(["metrics", str(store), "--bootstrap", "5"]) == 0
     text = capsys.readouterr().out
     assert "left out: 14 spectra, update: no recorded step led to this state" in text
-    assert "weight at step 7: medians over layers" in text
+    assert "weight at step 7: medians over matrices" in text
     assert "power" in text  # how many tails are power laws
 
 
@@ -115,6 +115,7 @@ def test_weightwatchers_columns(store, tmp_path):
         (["--bootstrap", "-1"], "--bootstrap takes a number of replicas"),
         (["--compat", "powerlaw"], "compat"),
         (["--compat", "weightwatcher", "--kinds", "update"], "weightwatcher measures weights"),
+        (["--compat", "weightwatcher", "--bootstrap", "9"], "weightwatcher tests no fits"),
     ],
 )
 def test_wrong_input_is_one_line(store, capsys, arguments, message):

@@ -235,6 +235,43 @@ def test_a_store_of_weights_alone_is_reported_without_what_it_lacks(tmp_path):
     assert "<main>" in report_html(spectra.open(path), name="a")
 
 
+def test_a_store_of_sketches_alone_is_reported(tmp_path):
+    path, matrices = tmp_path / "a.zarr", llama_matrices(2, size=24)
+    layout = Layout(matrices, 2, None, Contents((), sketch=16))
+    writer = StoreWriter.create(path, layout, {"kind": "run"})
+    draw = np.random.default_rng(0)
+    for step in range(2):
+        sketches = draw.standard_normal((len(matrices), 16), np.float32)
+        writer.write_snapshot(step, {"sketches/gradient": sketches})
+    data = payload(spectra.open(path))
+    assert list(data["measures"]) == ["gradients over time"]
+    assert len(data["arrays"]["cosine"]) == len(matrices)
+    with pytest.raises(InputError, match="nothing to measure"):
+        spectra.metrics_table(spectra.open(path))
+
+
+def test_raw_gradients_alone_give_exact_cosines(raw_store):
+    run = spectra.open(raw_store)
+    del run["sketches"]
+    data = payload(run)
+    exact = spectra.cosine_similarity(run, "exact").values[0]
+    number = codes(data["arrays"]["cosine"][0]).astype(float)
+    np.testing.assert_allclose((number - 1) / 65534 * 2 - 1, exact, atol=1e-4)
+    assert "exact" in data["templates"]["cosine"]["layout"]["title"]["subtitle"]["text"]
+
+
+def test_what_memory_does_not_allow_is_named_in_the_page(raw_store, monkeypatch):
+    monkeypatch.setattr("spectra.report.payload.cosine_similarity", too_large)
+    data = payload(spectra.open(raw_store))
+    assert data["notes"] == ["Cosines of the gradients are left out: raise `memory`."]
+    assert "cosine" not in data["arrays"]
+    assert "effective_rank_decay" in data["measures"]["gradients over time"]
+
+
+def too_large(run):
+    raise InputError("raise `memory`")
+
+
 @pytest.mark.browser
 def test_the_page_fits_a_phone(store, tmp_path, browser):
     write_report(store, tmp_path / "report.html")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
@@ -16,6 +17,8 @@ from spectra.metrics.subspaces import (
     principal_angles,
     subspace_overlap,
 )
+from spectra.recording.start import record
+from tests.small import random_batch, small_llama, train
 
 
 def basis(side, k, seed):
@@ -60,6 +63,17 @@ def test_directions_that_are_not_there_do_not_count():
     assert subspace_overlap(u, v) == 1
     np.testing.assert_array_equal(principal_angles(u, v), [0, 0, np.nan])
     assert np.isnan(subspace_overlap(u, np.full((5, 3), np.nan)))
+
+
+def test_angles_do_not_depend_on_which_side_lacks_a_direction():
+    u, v = basis(10, 3, 0), basis(10, 3, 1)
+    lacking = v.copy()
+    lacking[:, 2] = np.nan
+    expected = np.sort(subspace_angles(u, v[:, :2]))
+    np.testing.assert_allclose(principal_angles(u, lacking)[:2], expected)
+    np.testing.assert_allclose(principal_angles(lacking, u)[:2], expected)
+    np.testing.assert_allclose(principal_angles(u, v[:, :2]), expected)
+    assert np.isnan(principal_angles(u, lacking)[2])
 
 
 def test_what_a_projector_keeps():
@@ -108,3 +122,21 @@ def test_what_was_not_recorded_is_named(store):
         spectra.subspace_overlap(run)
     with pytest.raises(InputError, match="left or right"):
         spectra.subspace_overlap(run, "top")
+
+
+def test_chance_counts_the_directions_that_gradients_have(tmp_path):
+    """A probe batch of two windows of two tokens leaves gradients of low rank."""
+    model = small_llama()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    probe = random_batch(0, windows=1, length=3)
+    path = tmp_path / "low.zarr"
+    with record(model, optimizer, path, probe=probe, every=1, steps=2, subspaces=4) as recorder:
+        train(model, optimizer, 2, recorder=recorder)
+    run = spectra.open(path)
+    name = "model.layers.1.mlp.down_proj"
+    bases = run["subspaces"]["gradient_left"].sel(matrix=name).values
+    present = (~np.isnan(bases).all(axis=1)).sum(axis=1).max()
+    assert present < 4
+    found = spectra.subspace_overlap(run).sel(matrix=name)
+    assert found.chance == present / 32
+    assert found.overlap.values.diagonal() == pytest.approx(1)
