@@ -1,6 +1,7 @@
 """The figures of a report that are not of one matrix: measures, figure 4, and the paper's claim."""
 
 import json
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -176,18 +177,23 @@ def _lines(values: xr.DataArray) -> Drawn:
 
 
 def _map(values: xr.DataArray) -> Drawn:
-    layers = sorted(set(values["layer"].to_numpy().tolist()))
-    roles = list(dict.fromkeys(values["role"].to_numpy().tolist()))
-    grid = np.full((len(layers), len(roles)), np.nan)
-    data = _rounded(values.to_numpy())
+    layer_of, role_of = (values[name].to_numpy() for name in ("layer", "role"))
+    layers = sorted(set(layer_of.tolist()))
+    roles = list(dict.fromkeys(role_of.tolist()))
     # several matrices may share a place, as a layer's experts do
-    for row, layer in enumerate(layers):
-        for column, role in enumerate(roles):
-            here = ((values["layer"] == layer) & (values["role"] == role)).to_numpy()
-            if np.isfinite(data[here]).any():
-                grid[row, column] = np.nanmedian(data[here])
+    places: dict[tuple[int, str], list[float]] = defaultdict(list)
+    for layer, role, value in zip(layer_of, role_of, _rounded(values.to_numpy()), strict=True):
+        places[int(layer), str(role)].append(float(value))
+    grid = np.array(
+        [[_median(places.get((layer, role), [])) for role in roles] for layer in layers]
+    )
     subtitle = "at the last snapshot" if "step" in values.coords else "over the run"
     return bare(layer_role_heatmap(grid, layers, roles, title=_label(values), subtitle=subtitle))
+
+
+def _median(values: list[float]) -> float:
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.median(finite)) if finite else np.nan
 
 
 def _rounded(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

@@ -37,6 +37,8 @@ PAYLOAD_BYTES = 2_400_000
 """Of array data, before base64 adds a third. Of the 10 MB, plotly's script takes about 4.9 MB, and
 the figures of measures and tails up to 1.7 MB."""
 LOSS_POINTS = 4_000
+MEASURED = 25
+"""Snapshots at which measures are drawn: fits of all of a large model's spectra take minutes."""
 SPECTRA = ("gradient", "weight")
 
 Payload = dict[str, Any]
@@ -68,7 +70,12 @@ def payload(run: xr.DataTree) -> Payload:
             f"To keep this file small it shows {len(shown)} snapshots, evenly spaced; {left_out} "
             "more are in the store."
         )
-    table = measured(run, shown) if kinds_of(run) else None
+    table = None
+    if kinds_of(run):
+        few = shown[_evenly(len(shown), MEASURED)]
+        table = measured(run, few)
+        if len(few) < len(shown):
+            notes.append(f"Measures are drawn at {len(few)} of the snapshots, evenly spaced.")
     return {
         "matrices": [
             {
@@ -136,7 +143,12 @@ def _thinned(count: int, coefficients: tuple[int, int, int]) -> npt.NDArray[np.i
     kept = count
     while kept > 2 and matrices * (linear * kept + quadratic * kept**2) > PAYLOAD_BYTES:
         kept -= 1
-    return np.unique(np.linspace(0, count - 1, kept).round().astype(np.int64))
+    return _evenly(count, kept)
+
+
+def _evenly(count: int, kept: int) -> npt.NDArray[np.int64]:
+    """At most so many of the numbers under `count`, with the first and the last."""
+    return np.unique(np.linspace(0, count - 1, min(kept, count)).round().astype(np.int64))
 
 
 def _templates(
@@ -165,9 +177,7 @@ def _loss_figure(run: xr.DataTree) -> Payload | None:
     if "train" not in run.children or not np.isfinite(run["train"]["loss"]).any():
         return None
     train = run["train"].to_dataset().compute()
-    rows = np.unique(
-        np.linspace(0, train.sizes["train_step"] - 1, LOSS_POINTS).round().astype(np.int64)
-    )
+    rows = _evenly(train.sizes["train_step"], LOSS_POINTS)
     evaluated = np.flatnonzero(np.isfinite(train["validation_loss"].to_numpy()))
     train = train.isel(train_step=np.union1d(rows, evaluated))
     figure = loss_curve(
