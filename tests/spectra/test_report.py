@@ -19,7 +19,6 @@ from spectra.report.payload import PAYLOAD_BYTES, default_matrices, payload
 from spectra.store.layout import Contents, Layout
 from spectra.store.writer import StoreWriter
 
-
 DRAWN_STEP_BYTES = 20_000
 """What one more snapshot of measures adds to a page, at the most."""
 
