@@ -57,13 +57,12 @@ def normalised_spectra(
                 hovertemplate=f"{role}, layer {int(layer)}<br>%{{x:.0%}} of the ranks<br>"
                 "normalised value %{y:.3f}<extra></extra>",
             )  # fmt: skip
-    subtitle = f"a line a layer, the first dark; dashed: threshold {threshold:g}"
+    subtitle = f"over the share of the ranks; the first layer dark; dashed: threshold {threshold:g}"
     styled(figure, title=title, subtitle=subtitle, height=90 + 190 * rows)
     figure.update_layout(margin={"t": 74})
     figure.update_annotations(font={"size": 12, "color": INK})
     figure.add_hline(y=threshold, line={"color": SECOND, "width": 1.2, "dash": "dash"})
-    figure.update_xaxes(tickformat=".0%", range=[0, 1], dtick=0.5)
-    figure.update_xaxes(title="share of the ranks", row=rows)
+    figure.update_xaxes(tickformat=".0%", range=[0, 1], tickvals=[0, 0.5])
     figure.update_yaxes(range=[0, 1])
     return figure
 
