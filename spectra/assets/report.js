@@ -7,6 +7,7 @@ const view = { chosen: new Set(data.chosen), scale: "linear", norm: "raw" };
 const squares = new Set(["cosine", "overlap"]); // in [-1, 1], over pairs of snapshots
 
 function plot(target, { data: traces, layout }) {
+  target.style.minHeight = `${layout.height}px`; // a figure that is resized does not hold its place
   Plotly.newPlot(target, traces, { ...layout, template: data.template }, config);
 }
 
@@ -153,11 +154,11 @@ kinds.addEventListener("change", drawMeasures);
 measure.addEventListener("change", drawMeasure);
 if (Object.keys(data.measures).length) drawMeasures();
 else document.getElementById("measures-section").hidden = true;
-if (data.figure4) plot("figure4", data.figure4);
+if (data.figure4) plot(document.getElementById("figure4"), data.figure4);
 else document.getElementById("figure4-section").hidden = true;
-data.claim.forEach((drawn, i) => plot(`claim-${i}`, drawn));
+data.claim.forEach((drawn, i) => plot(document.getElementById(`claim-${i}`), drawn));
 document.getElementById("claim-section").hidden = !data.claim.length;
-if (data.loss) plot("loss", data.loss);
+if (data.loss) plot(document.getElementById("loss"), data.loss);
 else document.getElementById("loss-section").hidden = true;
 document.getElementById("note").textContent = data.notes.join(" ");
 for (const id of ["scale", "norm"]) {

@@ -222,6 +222,12 @@ def test_the_page_draws_measures_tails_overlaps_and_the_claim(raw_store, tmp_pat
     assert page.locator("#measure-lines").is_hidden()
     assert page.locator("#figure4 .scatterlayer .trace").count() == 14
     assert page.locator("#claim-0 .point").count() == 14
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.wait_for_function("document.documentElement.scrollWidth <= 390")
+    heights = page.locator(".pair > div:not([hidden])").evaluate_all(
+        "panels => panels.map(panel => panel.offsetHeight - panel._fullLayout.height)"
+    )
+    assert min(heights) >= 0  # none lies over the next
     assert errors == []
     page.close()
 
