@@ -13,7 +13,7 @@ from pyarrow import csv, parquet
 from data.errors import InputError
 from spectra.analysis.tails import attributes, kinds_of, stacked
 from spectra.analysis.weightwatcher import weightwatcher_table
-from spectra.metrics.measures import measures
+from spectra.metrics.measures import Progress, measures
 from spectra.metrics.weightwatcher import FEWEST
 from spectra.store.durable import write_file
 from spectra.store.schema import Status
@@ -33,6 +33,7 @@ def metrics_table(
     seed: int = 0,
     level: float = 0.01,
     compat: str | None = None,
+    progress: Progress | None = None,
 ) -> xr.Dataset:
     """Every measure of every spectrum of a run or a scan.
 
@@ -52,6 +53,8 @@ def metrics_table(
     compat
         ``weightwatcher`` gives the columns of WeightWatcher 0.7.7 instead, of the weights, as it
         computes them.
+    progress
+        Called with the spectra done and all of them, as it goes.
 
     Returns
     -------
@@ -84,7 +87,15 @@ def metrics_table(
         return weightwatcher_table(stacked(run, ["weight"]))
     spectra = stacked(run, chosen)
     rows, cols = (spectra[side].to_numpy()[:, None] for side in ("rows", "cols"))
-    values = measures(spectra.to_numpy(), rows, cols, replicas=replicas, seed=seed, level=level)
+    values = measures(
+        spectra.to_numpy(),
+        rows,
+        cols,
+        replicas=replicas,
+        seed=seed,
+        level=level,
+        progress=progress,
+    )
     table = xr.Dataset(
         {name: (spectra.dims[:-1], value, attributes(name)) for name, value in values.items()},
         coords=spectra.coords,
@@ -151,8 +162,7 @@ def write_table(table: xr.Dataset, out: Path) -> int:
     InputError
         For another ending, or a file that cannot be written.
     """
-    if out.suffix not in FORMATS:
-        raise InputError(f"a table ends in {', '.join(FORMATS)}, not in {out.suffix!r}")
+    require_format(out)
     arrow = pa.table({name: _arrow(values) for name, values in columns(table).items()})
     sink = pa.BufferOutputStream()
     if out.suffix == ".json":
@@ -167,6 +177,12 @@ def write_table(table: xr.Dataset, out: Path) -> int:
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror or error}") from error
     return int(arrow.num_rows)
+
+
+def require_format(out: Path) -> None:
+    """Require the name of a file that a table can be written to."""
+    if out.suffix not in FORMATS:
+        raise InputError(f"a table ends in {', '.join(FORMATS)}, not in {out.suffix!r}")
 
 
 def _arrow(values: Any) -> pa.Array:

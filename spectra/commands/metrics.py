@@ -15,6 +15,7 @@ import tyro
 import xarray as xr
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 
 from data.errors import InputError
@@ -22,6 +23,7 @@ from spectra.analysis.table import (
     columns,
     metrics_table,
     recorded,
+    require_format,
     unrecorded_reasons,
     write_table,
 )
@@ -61,19 +63,24 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, arguments, command="metrics", description=__doc__)
     if options.bootstrap < 0:
         raise InputError(f"--bootstrap takes a number of replicas, not {options.bootstrap}")
+    if options.out is not None:
+        require_format(options.out)
     run = open_store(options.store)
     if run["spectra"].sizes["step"] == 0:
         raise InputError("the store has no snapshot yet: the first one is taken at the first step")
     if options.last:
         run = run.isel(step=[-1], missing_dims="ignore")
     kinds = None if options.kinds is None else [k.strip() for k in options.kinds.split(",")]
-    with Console(stderr=True).status("measuring"):
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("measuring", total=None)
         table = metrics_table(
             run,
             kinds=kinds,
             replicas=options.bootstrap,
             seed=options.seed,
             compat=options.compat,
+            progress=lambda done, count: bar.update(task, completed=done, total=count),
         )
     if options.out is not None:
         write_table(table, options.out)

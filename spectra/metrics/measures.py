@@ -16,8 +16,11 @@ from spectra.metrics import bulk, goodness, ranks, tails
 from spectra.metrics.spectrum import Floats, Side, as_floats, eigenvalues, largest
 
 Table = dict[str, npt.NDArray[Any]]
+Progress = Callable[[int, int], None]
 BLOCK = 256
 """Spectra at a time: bounds memory, and is what one core works on."""
+TESTED_BLOCK = 16
+"""The same with a bootstrap, which takes long: so that progress is seen."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,14 @@ MEASURES: dict[str, Measure] = {
 
 
 def measures(
-    spectra: Any, rows: Side, cols: Side, *, replicas: int = 0, seed: int = 0, level: float = 0.01
+    spectra: Any,
+    rows: Side,
+    cols: Side,
+    *,
+    replicas: int = 0,
+    seed: int = 0,
+    level: float = bulk.LEVEL,
+    progress: Progress | None = None,
 ) -> Table:
     """Every measure of every spectrum.
 
@@ -144,6 +154,8 @@ def measures(
         Of the bootstrap and of the random matrix.
     level
         Share of pure-noise matrices that may show a spike.
+    progress
+        Called with the spectra done and all of them, as it goes.
 
     Returns
     -------
@@ -155,13 +167,19 @@ def measures(
     m = np.broadcast_to(rows, shape).reshape(-1)
     n = np.broadcast_to(cols, shape).reshape(-1)
 
+    size = TESTED_BLOCK if replicas else BLOCK
+
     def part(start: int) -> Table:
-        block = slice(start, start + BLOCK)
+        block = slice(start, start + size)
         return _measured(flat[block], m[block], n[block], replicas, seed, level)
 
-    starts = range(0, max(len(flat), 1), BLOCK)
+    starts = range(0, max(len(flat), 1), size)
+    parts = []
     with ThreadPoolExecutor(max(1, min(len(starts), os.cpu_count() or 1))) as pool:
-        parts = list(pool.map(part, starts))
+        for start, table in zip(starts, pool.map(part, starts), strict=True):
+            parts.append(table)
+            if progress:
+                progress(min(start + size, len(flat)), len(flat))
     return {
         name: np.concatenate([table[name] for table in parts]).reshape(shape) for name in parts[0]
     }

@@ -152,3 +152,10 @@ def test_what_the_store_keeps_in_float32_is_enough():
     exact, stored = measures(s, 200, 300), measures(s.astype(np.float32), 200, 300)
     for name in exact:
         np.testing.assert_allclose(stored[name], exact[name], rtol=1e-5, err_msg=name)
+
+
+def test_progress_ends_with_everything_done():
+    seen = []
+    s = np.ones((40, 3))
+    measures(s, 3, 3, replicas=1, progress=lambda *counts: seen.append(counts))
+    assert seen == [(16, 40), (32, 40), (40, 40)]
