@@ -168,6 +168,7 @@ def random_spectrum(rows: int, cols: int, seed: int = 0) -> Floats:
     return np.asarray(np.sqrt(values.clip(min=0.0))[::-1])
 
 
+@functools.cache
 def marchenko_pastur_median(beta: float) -> float:
     r"""Median of the Marchenko-Pastur law for variance 1 and :math:`0<\beta\le 1`."""
     centre, half = 1 + beta, 2 * np.sqrt(beta)
@@ -191,7 +192,7 @@ def _spike_factor(m: float, n: float, level: float) -> float:
     if m < ASYMPTOTIC:
         return _simulated_spike_factor(int(m), int(n), level)
     beta = m / n
-    median = _cached_median(beta)
+    median = marchenko_pastur_median(beta)
     density = _marchenko_pastur_density(median, beta)
     spread = np.sqrt(np.log(m) + 0.4) / (np.pi * m * density * median)
     bias = -0.45 * beta / m
@@ -237,11 +238,6 @@ def tracy_widom_survival(x: Any) -> Floats:
     return np.asarray(gamma.sf(as_floats(x) + _TW_SHIFT, _TW_SHAPE, scale=_TW_SCALE))
 
 
-@functools.cache
-def _cached_median(beta: float) -> float:
-    return marchenko_pastur_median(beta)
-
-
 @functools.lru_cache(maxsize=64)
 def _random_eigenvalues(rows: int, cols: int, seed: int) -> Floats:
     return np.square(random_spectrum(rows, cols, seed))
@@ -249,7 +245,9 @@ def _random_eigenvalues(rows: int, cols: int, seed: int) -> Floats:
 
 def _medians(beta: Floats) -> Floats:
     distinct, places = np.unique(beta, return_inverse=True)
-    return np.array([_cached_median(float(b)) for b in distinct])[places].reshape(beta.shape)
+    return np.array([marchenko_pastur_median(float(b)) for b in distinct])[places].reshape(
+        beta.shape
+    )
 
 
 def _sides(spectra: Any, rows: Side, cols: Side) -> tuple[Floats, Floats]:

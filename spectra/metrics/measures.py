@@ -94,25 +94,34 @@ _COMPARISONS = {
     )
     for field, described in (("ratio", "normalised"), ("p", "its p-value"))
 }
-_BULK: dict[str, tuple[Measure, Callable[[Any, Side, Side], Floats]]] = {
+_BULK: dict[str, tuple[Measure, Callable[[Any, Side, Side, float, int], Floats]]] = {
     "noise_scale": (
         Measure("standard deviation of the entries' noise, from the median", "weight", True),
-        bulk.noise_scale,
+        lambda s, m, n, level, seed: bulk.noise_scale(s, m, n),
     ),
     "mp_edge": (
         Measure("upper edge of the Marchenko-Pastur bulk", "weight^2", True),
-        bulk.mp_edge,
+        lambda s, m, n, level, seed: bulk.mp_edge(s, m, n),
     ),
     "spike_threshold": (
         Measure("eigenvalue that the largest of pure noise hardly ever exceeds", "weight^2", True),
-        bulk.spike_threshold,
+        lambda s, m, n, level, seed: bulk.spike_threshold(s, m, n, level),
     ),
-    "mp_spikes": (Measure("eigenvalues above the spike threshold"), bulk.mp_spikes),
-    "mp_soft_rank": (Measure("bulk edge over the largest eigenvalue"), bulk.mp_soft_rank),
-    "optimal_rank": (Measure("Gavish and Donoho's rank"), bulk.optimal_rank),
+    "mp_spikes": (
+        Measure("eigenvalues above the spike threshold"),
+        lambda s, m, n, level, seed: bulk.mp_spikes(s, m, n, level),
+    ),
+    "mp_soft_rank": (
+        Measure("bulk edge over the largest eigenvalue"),
+        lambda s, m, n, level, seed: bulk.mp_soft_rank(s, m, n),
+    ),
+    "optimal_rank": (
+        Measure("Gavish and Donoho's rank"),
+        lambda s, m, n, level, seed: bulk.optimal_rank(s, m, n),
+    ),
     "random_distance": (
         Measure("Jensen-Shannon distance from the eigenvalues of a random matrix"),
-        bulk.random_distance,
+        lambda s, m, n, level, seed: bulk.random_distance(s, m, n, seed),
     ),
 }
 _TESTS = {
@@ -200,13 +209,7 @@ def _measured(
     table["log_alpha_norm"] = tails.log_alpha_norm(fit.alpha, s)
     for name, ratio in ratios.items():
         table |= {f"{name}_ratio": ratio.normalised, f"{name}_p": ratio.p_value}
-    for name, (_, function) in _BULK.items():
-        options: dict[str, Any] = {}
-        if name in ("spike_threshold", "mp_spikes"):
-            options["level"] = level
-        if name == "random_distance":
-            options["seed"] = seed
-        table[name] = function(s, m, n, **options)
+    table |= {name: function(s, m, n, level, seed) for name, (_, function) in _BULK.items()}
     if replicas:
         test = goodness.bootstrap(values, fit, replicas=replicas, seed=seed)
         table |= {"alpha_error": test.alpha_error, "p_value": test.p_value}

@@ -1,7 +1,7 @@
 r"""WeightWatcher 0.7.7's columns, computed as it computes them, for numbers that compare with it.
 
 Kept apart from our own measures because several of its conventions depend on the matrix' scale or
-are calibrated on nothing; docs/measures.md says which, and the tests show each:
+are calibrated on nothing (docs/measures.md):
 
 - eigenvalues up to 1e-5 are dropped before the fit, so a matrix times 0.001 has another α;
 - the entropy adds 1e-10 to every probability and divides by the logarithm of the numerical rank;

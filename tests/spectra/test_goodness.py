@@ -32,12 +32,10 @@ def test_p_values_of_true_power_laws_are_spread_evenly():
     assert 0.35 < np.median(p) < 0.7
 
 
-def test_p_values_of_other_laws_are_small():
-    draw = np.random.default_rng(1)
-    bulk = np.linalg.svd(draw.standard_normal((3, 300, 400)), compute_uv=False) ** 2
-    fit = power_law(bulk, x_min=np.median(bulk, axis=-1))
-    again = fit._replace(x_min=fit.x_min)
-    assert (goodness.bootstrap(bulk, again, replicas=50).p_value < 0.1).all()
+def test_p_values_of_another_law_are_mostly_small():
+    x = np.random.default_rng(1).random((20, 2000))
+    p = goodness.bootstrap(x, power_law(x), replicas=50).p_value
+    assert (p < 0.1).mean() > 0.6
 
 
 def test_the_bootstraps_error_counts_the_search_for_x_min():

@@ -128,6 +128,14 @@ def test_its_powers_overflow_and_ours_do_not():
     assert np.isfinite(ours["log_alpha_norm"])
 
 
+def test_under_twenty_values_it_fits_another_estimator():
+    s = np.sqrt(np.sort(np.random.default_rng(0).pareto(1.5, 15) + 1)[::-1])
+    theirs, ours = columns(s, 15, 20), measures(s, 15, 20, replicas=5)
+    assert theirs["num_pl_spikes"] >= 8
+    assert theirs["alpha"] != pytest.approx(float(ours["alpha"]), rel=0.01)
+    assert ours["verdict"] == "too few values"
+
+
 def test_small_matrices_are_skipped_as_it_does():
     assert np.isnan(columns(np.arange(7, 0, -1.0), 7, 9)["alpha"])
     assert np.isfinite(columns(np.arange(8, 0, -1.0), 8, 9)["alpha"])
