@@ -21,8 +21,8 @@ from dask.delayed import delayed
 
 from data.errors import InputError
 from spectra.analysis.stored import unread
-from spectra.linalg import one_blas_thread
 from spectra.metrics.products import inner_products
+from spectra.threads import one_blas_thread
 
 MEMORY = 1 << 30
 """Bytes that the gradients being worked on may take, on one machine."""

@@ -20,9 +20,9 @@ from spectra.analysis.gradients import (
     read_block,
 )
 from spectra.analysis.stored import unread
-from spectra.linalg import one_blas_thread
 from spectra.metrics import subspaces
 from spectra.store.reader import from_bfloat16_bits
+from spectra.threads import one_blas_thread
 
 Side = Literal["left", "right"]
 _DIMS = {"left": ("row", "rows"), "right": ("col", "cols")}

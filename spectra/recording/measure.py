@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from spectra.linalg import leading_subspaces, map_matrices, singular_values_of_many
+from spectra.linalg import leading_subspaces, singular_values_of_many
 from spectra.recording.sketch import CountSketch
 from spectra.recording.timings import Timings
 from spectra.store.layout import Contents, Layout
 from spectra.store.schema import Status
+from spectra.threads import map_matrices
 
 Array = npt.NDArray[np.generic]
 Arrays = dict[str, Array]

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import InputError
+from spectra.gram import eigenvalues, rounded_gram
 from spectra.linalg import leading_subspaces, singular_values, singular_values_of_many
 
 SHAPES = [(1, 1), (1, 7), (64, 64), (48, 200), (200, 48)]
@@ -153,3 +154,55 @@ def test_subspaces_of_what_spans_nothing_are_nan():
         assert np.isnan(np.concatenate(leading_subspaces(broken, 2))).all()
     with pytest.raises(InputError, match="no 5 leading singular vectors"):
         leading_subspaces(torch.ones(4, 6), 5)
+
+
+SPECTRA = {
+    "bulk": None,
+    "power law": np.arange(1, 1025) ** -0.7,
+    "two levels": np.where(np.arange(1024) < 512, 1.0, 0.0101),
+    "even": np.linspace(1, 0.01, 1024),
+}
+
+
+def large(kind, dtype, length=1024):
+    if SPECTRA[kind] is None:
+        matrix = torch.from_numpy(np.random.default_rng(3).standard_normal((1024, length)))
+    else:
+        matrix = with_spectrum(SPECTRA[kind], 1024, length)
+    return (matrix * 1e-30).to(dtype)
+
+
+@pytest.mark.parametrize("kind", SPECTRA)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_mixed_precision_keeps_its_promise(kind, dtype):
+    matrix = large(kind, dtype)
+    exact = torch.linalg.svdvals(matrix.double())
+    values = singular_values(matrix, method="mixed")
+    above = exact > 1e-2 * exact[0]
+    torch.testing.assert_close(values[above], exact[above], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("kind", SPECTRA)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_estimated_rounding_covers_the_true_one(kind, dtype):
+    matrix = large(kind, dtype, 1500).T
+    product, rounding, exponent = rounded_gram(matrix)
+    found = eigenvalues(product)
+    exact = torch.linalg.svdvals(matrix.double()).numpy()
+    values = np.ldexp(np.sqrt(found[::-1].clip(min=0)), exponent)
+    above = exact > 1e-2 * exact[0]
+    assert np.abs(values / exact - 1)[above].max() <= rounding.error(found, 1e-2)
+
+
+def test_a_spectrum_that_float32_products_would_spoil_is_recognised():
+    product, rounding, _ = rounded_gram(large("two levels", torch.float32))
+    assert rounding.error(eigenvalues(product), 1e-2) > 1e-4
+
+
+def test_mixed_precision_of_nothing_to_lose():
+    zero = torch.zeros(1024, 1100)
+    assert torch.equal(singular_values(zero, method="mixed"), torch.zeros(1024).double())
+    zero[3, 4] = -2.0
+    assert singular_values(zero, method="mixed")[0] == 2.0
+    zero[5, 5] = torch.nan
+    assert singular_values(zero, method="mixed").isnan().all()

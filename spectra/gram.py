@@ -1,0 +1,156 @@
+r"""The smaller Gram matrix of a large matrix, in bounded memory, and its eigenvalues.
+
+Half the time of an exact decomposition goes into forming :math:`XX^T`. In float32 that takes half
+as long as in float64, and what it loses is known: the products of a block of columns are summed in
+float32, the blocks in float64. The loss is sampled on entries that are formed exactly as well, and
+turned into an error of every eigenvalue; whoever needs less error forms it in float64.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from numpy.linalg import eigvalsh
+
+BLOCK = 512
+"""Columns whose products are summed in float32, and the side of a tile that fits a core's cache."""
+WIDE_BLOCK = 2048
+"""Columns at a time in float64: 67 MB of a matrix with 4096 rows."""
+SAMPLED = 32
+TWO_STAGE = 2560
+"""Side from which MKL, inside of torch, has eigenvalues before OpenBLAS, inside of numpy, has."""
+
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What a Gram matrix lost to float32."""
+
+    entry: float
+    """Root mean square error of an entry off the diagonal; the diagonal is exact."""
+
+    def error(self, eigenvalues: Doubles, floor: float) -> float:
+        r"""Largest relative error of the singular values above `floor` times the largest.
+
+        Parameters
+        ----------
+        eigenvalues
+            (side,) of the Gram matrix, ascending.
+        floor
+            Share of the largest singular value.
+
+        Notes
+        -----
+        Rounding is a symmetric matrix of independent entries of size e. An eigenvalue that keeps
+        its distance moves by its first-order term, of standard deviation √2·e; the m eigenvalues
+        within a window mix, and move by up to the norm 2e√m of the part of it that they see. Each
+        eigenvalue's window is the least that holds no more eigenvalues than were counted for it;
+        a singular value errs by half the relative error of its eigenvalue.
+        """
+        if self.entry == 0 or eigenvalues[-1] <= 0:
+            return 0.0
+        above = eigenvalues[eigenvalues >= floor**2 * eigenvalues[-1]]
+        inside = np.ones(len(above))
+        while True:
+            window = self.entry * (4 + 2 * np.sqrt(inside))
+            first = np.searchsorted(eigenvalues, above - window, side="left")
+            last = np.searchsorted(eigenvalues, above + window, side="right")
+            if not (last - first > inside).any():
+                return float((window / (2 * above)).max())
+            inside = np.maximum(inside, last - first)
+
+
+def gram(matrix: torch.Tensor) -> Doubles:
+    """Gram matrix over the smaller side, in float64: (side, side).
+
+    Parameters
+    ----------
+    matrix
+        (rows, cols) on the CPU, finite, of any floating dtype.
+    """
+    side, length = min(matrix.shape), max(matrix.shape)
+    total = np.zeros((side, side))
+    product = np.empty((side, side)) if length > WIDE_BLOCK else total
+    for block in _blocks(matrix, WIDE_BLOCK, torch.float64, 0):
+        np.matmul(block, block.T, out=product)
+        if product is not total:
+            total += product
+    return total
+
+
+def rounded_gram(matrix: torch.Tensor) -> tuple[Doubles, Rounding, int]:
+    """Lower half of the Gram matrix over the smaller side from float32 products.
+
+    Parameters
+    ----------
+    matrix
+        As `gram` takes it.
+
+    Returns
+    -------
+    The Gram matrix (side, side) of the matrix times 2^-exponent, what it lost, and that exponent,
+    which makes the largest entry less than 1.
+    """
+    side = min(matrix.shape)
+    _, exponent = np.frexp(float(torch.stack(torch.aminmax(matrix)).float().abs().max()))
+    total = np.zeros((side, side))
+    diagonal = np.zeros(side)
+    pairs = np.random.default_rng(0).permutation(side)[: 2 * SAMPLED].reshape(2, -1)
+    exact = np.zeros((pairs.shape[1],) * 2)
+    tile = np.empty((BLOCK, BLOCK), np.float32)
+    for block in _blocks(matrix, BLOCK, torch.float32, int(exponent)):
+        diagonal += np.square(block).sum(axis=1, dtype=np.float64)
+        one, other = (block[chosen].astype(np.float64) for chosen in pairs)
+        exact += one @ other.T
+        for i in range(0, side, BLOCK):
+            left = block[i : i + BLOCK]
+            for j in range(0, i + 1, BLOCK):
+                right = block[j : j + BLOCK]
+                part = tile[: len(left), : len(right)]
+                np.matmul(left, right.T, out=part)
+                total[i : i + BLOCK, j : j + BLOCK] += part
+    np.fill_diagonal(total, diagonal)
+    return total, _rounding(total, exact, pairs), int(exponent)
+
+
+def eigenvalues(symmetric: Doubles) -> Doubles:
+    """Eigenvalues of a symmetric matrix of which the lower half is read: (side,), ascending."""
+    if len(symmetric) >= TWO_STAGE and torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
+        return np.asarray(torch.linalg.eigvalsh(torch.from_numpy(symmetric), UPLO="L"))
+    return np.asarray(eigvalsh(symmetric, UPLO="L"))
+
+
+def _rounding(total: Doubles, exact: Doubles, pairs: npt.NDArray[np.int64]) -> Rounding:
+    low, high = np.minimum(*np.ix_(*pairs)), np.maximum(*np.ix_(*pairs))
+    lengths = np.sqrt(np.diag(total))
+    scale = np.outer(lengths[pairs[0]], lengths[pairs[1]])
+    there = scale > 0
+    if not there.any():
+        return Rounding(0.0)
+    relative = (total[high, low] - exact)[there] / scale[there]
+    typical = np.sqrt(np.square(np.diag(total)).mean())
+    return Rounding(float(np.sqrt(np.square(relative).mean()) * typical))
+
+
+def _blocks(
+    matrix: torch.Tensor, width: int, dtype: torch.dtype, exponent: int
+) -> Iterator[npt.NDArray[np.floating]]:
+    """Blocks (side, width) along the longer side, times 2^-exponent, in one buffer."""
+    wide = matrix.shape[0] <= matrix.shape[1]
+    side, length = min(matrix.shape), max(matrix.shape)
+    # laid out as the matrix is, so that copying runs along memory
+    width = min(width, length)
+    buffer = torch.empty((side, width) if wide else (width, side), dtype=dtype)
+    for start in range(0, length, width):
+        if wide:
+            block = buffer[:, : min(width, length - start)]
+            block.copy_(matrix[:, start : start + width])
+        else:
+            block = buffer[: min(width, length - start)]
+            block.copy_(matrix[start : start + width])
+        if exponent:
+            block.mul_(2.0**-exponent)
+        yield (block if wide else block.T).numpy()

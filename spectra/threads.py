@@ -1,0 +1,76 @@
+"""How many cores a decomposition uses: one matrix a core beats one matrix on all cores."""
+
+import contextlib
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import torch
+from threadpoolctl import ThreadpoolController
+
+T = TypeVar("T")
+
+
+class _OneThread:
+    """Keeps BLAS to one thread while anyone is inside, in any thread, and puts it back after."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._limits: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._limits = _blas().limit(limits=1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._limits.restore_original_limits()
+
+
+one_blas_thread = _OneThread()
+"""``with one_blas_thread:``, around work that several threads do side by side."""
+
+
+@functools.cache
+def _blas() -> ThreadpoolController:
+    """The BLAS libraries of this process; finding them takes milliseconds."""
+    return ThreadpoolController()
+
+
+def available_cores() -> int:
+    """Cores for this process; under torchrun, its share of them."""
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1))
+
+
+def map_matrices(
+    function: Callable[[torch.Tensor], T], matrices: Sequence[torch.Tensor]
+) -> list[T]:
+    """Apply a function to matrices on the CPU, one matrix a core, in their order."""
+    workers = max(1, min(available_cores(), len(matrices)))
+    with one_blas_thread, ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(function, matrices))
+
+
+@contextlib.contextmanager
+def single_threaded_workers(count: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool whose threads keep torch, too, to one core; the caller's setting comes back after."""
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, "matrix", initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        with one_blas_thread:
+            yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        # torch's setting is its thread's, but that of MKL beneath it is the process'
+        torch.set_num_threads(threads)
