@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 ROLES = {f"{role}_proj": role for role in ("q", "k", "v", "o", "gate", "up", "down")}
+ROLES |= {"wq": "q", "wk": "k", "wv": "v", "wo": "o", "w1": "gate", "w3": "up", "w2": "down"}
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _BLOCK_INDEX = re.compile(r"\.(\d+)\.")
 

@@ -1,0 +1,1 @@
+"""Checkpoints, wherever they lie: their matrices one at a time, without holding the rest."""

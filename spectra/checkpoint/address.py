@@ -1,0 +1,184 @@
+"""Where checkpoints lie: what a user may type for one, or for a series of them."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+
+from data.errors import InputError
+from spectra.checkpoint.folder import Folder, reading
+from spectra.checkpoint.shards import INDICES, SUFFIXES, WHOLE
+
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_LAST_NUMBER = re.compile(r"(\d+)(?=\D*$)")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Address:
+    """One checkpoint."""
+
+    place: str
+    """A folder, a file, a URL, or a hub name."""
+    revision: str | None = None
+    """Branch, tag or commit on a hub."""
+
+    def __str__(self) -> str:
+        return self.place if self.revision is None else f"{self.place}@{self.revision}"
+
+    @property
+    def name(self) -> str:
+        """What a model is called by it: a hub name, or the last part of a path."""
+        if self.is_hub_name or "://" in self.place:
+            return self.place.rstrip("/")
+        return Path(self.place).resolve().name
+
+    @property
+    def is_hub_name(self) -> bool:
+        """Whether it can only be a name on a hub."""
+        return "://" not in self.place and not Path(self.place).exists()
+
+    @property
+    def step(self) -> int | None:
+        """The last number in the revision or the name: ``step1000``, ``checkpoint-500``."""
+        text = self.revision or Path(self.place).name
+        if _COMMIT.fullmatch(text):
+            return None
+        match = _LAST_NUMBER.search(text)
+        return int(match[1]) if match else None
+
+
+def addresses(places: Sequence[str]) -> list[Address]:
+    """The checkpoints that a user named, a series taken apart.
+
+    Parameters
+    ----------
+    places
+        Paths, URLs and hub names; ``NAME@rev1,rev2,…`` is one checkpoint for each revision, a
+        folder of folders with a number in their names one for each of these, by number.
+
+    Raises
+    ------
+    InputError
+        When a path does not exist and is no hub name.
+    """
+    found = [address for place in places for address in _of_one(place)]
+    if not found:
+        raise InputError("no checkpoint named")
+    return found
+
+
+def steps_of(series: Sequence[Address]) -> list[int]:
+    """The step of every checkpoint in a series: its number, or its position where they have none.
+
+    Raises
+    ------
+    InputError
+        When two have the same number.
+    """
+    steps = [address.step for address in series]
+    if len(series) == 1:
+        return [0 if Path(series[0].place).suffix else steps[0] or 0]
+    if any(step is None for step in steps):
+        return list(range(len(series)))
+    known = [step for step in steps if step is not None]
+    for number, step in enumerate(known):
+        if step in known[:number]:
+            first = series[known.index(step)]
+            raise InputError(f"{first} and {series[number]} both are step {step}")
+    return known
+
+
+def open_folder(address: Address) -> tuple[Folder, str | None]:
+    """The files at an address, and the commit that a hub's revision stands for now.
+
+    Raises
+    ------
+    InputError
+        When it cannot be reached.
+    """
+    if address.is_hub_name:
+        return _hub(address)
+    path = address.place
+    if "://" not in path:
+        path = str(Path(path).resolve())
+    with reading(address.place):
+        system, root = fsspec.core.url_to_fs(path)
+        single = root.endswith(SUFFIXES) and not system.isdir(root)
+    if single:
+        parent, _, name = root.rpartition("/")
+        return Folder(system, parent, only=name), None
+    return Folder(system, root), None
+
+
+def _of_one(place: str) -> Iterator[Address]:
+    if "://" in place:
+        yield Address(place)
+    elif Path(place).is_dir():
+        yield from _of_folder(Path(place))
+    elif Path(place).exists():
+        if not place.endswith(SUFFIXES):
+            raise InputError(
+                f"{place} is no checkpoint: expected a folder, or a file ending in "
+                f"{', '.join(SUFFIXES)}"
+            )
+        yield Address(place)
+    else:
+        name, _, revisions = place.partition("@")
+        if not _HUB_NAME.fullmatch(name) or name.endswith(SUFFIXES):
+            raise InputError(f"no checkpoint at {place}: neither a path nor a hub's owner/name")
+        for revision in revisions.split(",") if revisions else [None]:
+            yield Address(name, revision.strip() if revision else None)
+
+
+def _of_folder(folder: Path) -> Iterator[Address]:
+    if _holds_weights(folder):
+        yield Address(str(folder))
+        return
+    inner = [p for p in folder.iterdir() if p.is_dir() and _holds_weights(p)]
+    numbered = [p for p in inner if Address(str(p)).step is not None]
+    if not numbered:
+        raise InputError(
+            f"{folder} holds no checkpoint: no {', '.join(SUFFIXES)} files, and no folders of "
+            "such with a step in their names"
+        )
+    for path in sorted(numbered, key=lambda p: Address(str(p)).step or 0):
+        yield Address(str(path))
+
+
+def _holds_weights(folder: Path) -> bool:
+    named = (*INDICES, *WHOLE)
+    safe = any(p.suffix in (".safetensors", ".gguf", ".bin") for p in folder.iterdir())
+    return safe or any((folder / name).exists() for name in named)
+
+
+def _hub(address: Address) -> tuple[Folder, str]:
+    from huggingface_hub import HfApi, HfFileSystem
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    name = address.place
+    try:
+        commit = HfApi().model_info(name, revision=address.revision).sha
+    except GatedRepoError as error:
+        raise InputError(f"{name} asks for a licence: accept it, then `hf auth login`") from error
+    except RevisionNotFoundError as error:
+        raise InputError(f"{name} has no revision {address.revision!r} on the hub") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise InputError(
+            f"no checkpoint at {name}: neither a path nor a name on the hub"
+        ) from error
+    except Exception as error:  # of the network, or the HTTP library beneath
+        first = str(error).strip().splitlines()[:1]
+        raise InputError(
+            f"{name} is no path here, and the hub cannot be reached: "
+            f"{first[0] if first else type(error).__name__}"
+        ) from error
+    assert commit is not None
+    return Folder(HfFileSystem(), f"{name}@{commit}"), commit

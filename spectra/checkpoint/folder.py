@@ -1,0 +1,122 @@
+"""The files of a checkpoint: on this machine, on a hub, or at any address that fsspec reads.
+
+Files are read in ranges and never stored: of a checkpoint elsewhere, only what is asked for crosses
+the network.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import torch
+from fsspec.implementations.local import LocalFileSystem
+
+from data.errors import InputError
+
+
+class Folder:
+    """A folder of files, or a single file as a folder that holds it alone."""
+
+    def __init__(self, system: fsspec.AbstractFileSystem, root: str, only: str | None = None):
+        self._system = system
+        self._root = root.rstrip("/")
+        self._sizes = self._list(only)
+
+    @property
+    def local(self) -> Path | None:
+        """Its place on this machine; None elsewhere."""
+        return Path(self._root) if isinstance(self._system, LocalFileSystem) else None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the files, sorted."""
+        return sorted(self._sizes)
+
+    def size(self, name: str) -> int:
+        """Bytes of a file."""
+        return self._sizes[name]
+
+    def open(self, name: str) -> "RangedFile":
+        """A file to read ranges of."""
+        return RangedFile(self._system, f"{self._root}/{name}", name, self.size(name))
+
+    def text(self, name: str) -> str:
+        """A small file as text."""
+        with self.open(name) as file:
+            return bytes(file.read(0, file.size).numpy()).decode("utf-8", errors="replace")
+
+    def _list(self, only: str | None) -> dict[str, int]:
+        with reading(only or self._root):
+            if only is not None:
+                return {only: int(self._system.size(f"{self._root}/{only}") or 0)}
+            entries = self._system.ls(self._root, detail=True)
+        return {
+            entry["name"].rstrip("/").rpartition("/")[2]: int(entry["size"] or 0)
+            for entry in entries
+            if entry["type"] == "file"
+        }
+
+
+class RangedFile:
+    """A file that is read in ranges, by several threads if they like."""
+
+    def __init__(self, system: fsspec.AbstractFileSystem, path: str, name: str, size: int) -> None:
+        self.name = name
+        self.size = size
+        local = isinstance(system, LocalFileSystem)
+        # ranges are large, and none is read twice
+        options: dict[str, Any] = {} if local else {"cache_type": "none"}
+        with reading(name):
+            self.stream = system.open(path, "rb", **options)
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "RangedFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stream.close()
+
+    def read(self, offset: int, count: int) -> torch.Tensor:
+        """Bytes, as a uint8 tensor.
+
+        Raises
+        ------
+        InputError
+            When the file ends before, or the network fails.
+        """
+        buffer = np.empty(count, np.uint8)
+        view = buffer.data
+        done = 0
+        with self._lock, reading(self.name):
+            self.stream.seek(offset)
+            while done < count:
+                got = self.stream.readinto(view[done:])
+                if not got:
+                    raise InputError(
+                        f"{self.name} is truncated: it ends at byte {offset + done}, "
+                        f"{count - done} bytes too early"
+                    )
+                done += got
+        return torch.from_numpy(buffer)
+
+
+@contextlib.contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Say of which file it is that reading failed.
+
+    Raises
+    ------
+    InputError
+        For whatever the file system, the network or the hub's library raises.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # every file system has its own
+        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise InputError(f"cannot read {name}: {first or type(error).__name__}") from error

@@ -1,0 +1,124 @@
+"""A GGUF file: its tensors under the names that transformers gives them, dequantised one by one."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.errors import InputError
+from spectra.checkpoint.folder import RangedFile, reading
+from spectra.checkpoint.tensors import StoredTensor
+
+BLOCK_NAMES = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_qkv": "self_attn.qkv_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+    "ffn_gate_inp": "mlp.gate",
+    "ffn_gate_exps": "mlp.experts.gate_proj",
+    "ffn_up_exps": "mlp.experts.up_proj",
+    "ffn_down_exps": "mlp.experts.down_proj",
+    "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
+    "ffn_up_shexp": "mlp.shared_expert.up_proj",
+    "ffn_down_shexp": "mlp.shared_expert.down_proj",
+}
+"""llama.cpp's name of a block's layer: transformers' name."""
+STACKED = "_exps"
+CONFIG = {
+    "hidden_size": "embedding_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "num_experts": "expert_count",
+}
+
+
+class GgufFile:
+    """The tensors of one file, as float32."""
+
+    def __init__(self, path: Path) -> None:
+        gguf = _gguf()
+        with reading(path.name):
+            reader = gguf.GGUFReader(path)
+            self.config = _config(reader)
+        self._dequantize = gguf.quants.dequantize
+        size = path.stat().st_size
+        self._entries: dict[str, Any] = {}
+        self.tensors: dict[str, StoredTensor] = {}
+        for entry in reader.tensors:
+            name = transformers_name(entry.name)
+            shape = tuple(int(side) for side in reversed(entry.shape))
+            end = int(entry.data_offset) + int(entry.n_bytes)
+            problem = None
+            if end > size:
+                problem = f"{path.name} is truncated: {entry.name} ends at byte {end}"
+            self._entries[name] = entry
+            # whatever the file calls it, it is read as float32
+            self.tensors[name] = StoredTensor(name, shape, "F32", path.name, problem)
+        self.formats = sorted({entry.tensor_type.name for entry in reader.tensors})
+        self._file = RangedFile(_local(), str(path), path.name, size)
+
+    def read(self, name: str, first: int | None = None) -> torch.Tensor:
+        """See `TensorFile`."""
+        entry, shape = self._entries[name], self.tensors[name].shape
+        offset, count = int(entry.data_offset), int(entry.n_bytes)
+        if first is not None:
+            count //= shape[0]
+            offset, shape = offset + first * count, shape[1:]
+        rows = int(np.prod(shape[:-1], dtype=np.int64))
+        stored = self._file.read(offset, count).numpy().reshape(rows, -1)
+        values = self._dequantize(stored.view(entry.data.dtype), entry.tensor_type)
+        return torch.from_numpy(np.ascontiguousarray(values, np.float32).reshape(shape))
+
+
+def transformers_name(name: str) -> str:
+    """The name that transformers gives a tensor of llama.cpp's: ``model.layers.0.mlp.up_proj``."""
+    match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
+    if match is None:
+        return name
+    layer, part, kind = match.groups()
+    suffix = "" if part.endswith(STACKED) else f".{kind}"
+    return f"model.layers.{layer}.{BLOCK_NAMES.get(part, part)}{suffix}"
+
+
+def _config(reader: Any) -> dict[str, Any]:
+    """What the file says of the model, in the words of transformers' configurations."""
+    values = {name: _value(field) for name, field in reader.fields.items()}
+    architecture = values.get("general.architecture", "")
+    config = {
+        name: values[f"{architecture}.{key}"]
+        for name, key in CONFIG.items()
+        if isinstance(values.get(f"{architecture}.{key}"), int)
+    }
+    return {"model_type": architecture, "_name_or_path": values.get("general.name")} | config
+
+
+def _value(field: Any) -> Any:
+    try:
+        value = field.contents()
+    except Exception:  # of a type that this version of the package does not know
+        return None
+    return value if isinstance(value, int | float | str) else None
+
+
+def _gguf() -> Any:
+    try:
+        import gguf
+    except ImportError as error:
+        raise InputError(
+            "reading GGUF needs the extra `gguf`: pip install 'spectra-dynamics[gguf]'"
+        ) from error
+    return gguf
+
+
+def _local() -> Any:
+    from fsspec.implementations.local import LocalFileSystem
+
+    return LocalFileSystem()

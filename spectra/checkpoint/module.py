@@ -1,0 +1,46 @@
+"""A model in memory, read like a checkpoint."""
+
+from typing import Any
+
+import torch
+
+from spectra.checkpoint.parts import TRANSPOSING, Part, find_parts
+from spectra.checkpoint.tensors import NAMES, StoredTensor
+from spectra.matrices import Matrix, Skipped, find_matrices, full_tensor, unwrapped
+
+
+class ModuleTensors:
+    """The parameters of a model; layers are known by their class instead of by their names."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.model = unwrapped(model)
+        self.config: Any = getattr(self.model, "config", None)
+        self._weights, self._skipped = find_matrices(self.model)
+        self._by_name = {matrix.name: weight for matrix, weight in self._weights.items()}
+        self.tensors = {
+            f"{matrix.name}.weight": StoredTensor(
+                f"{matrix.name}.weight",
+                (matrix.rows, matrix.cols),
+                NAMES.get(weight.parameter.dtype, str(weight.parameter.dtype)),
+                "",
+            )
+            for matrix, weight in self._weights.items()
+        }
+
+    def parts(self) -> tuple[dict[Matrix, Part], list[Skipped]]:
+        """The matrices, with fused layers split as in a checkpoint on disk."""
+        config = self.config.to_dict() if hasattr(self.config, "to_dict") else {}
+        # what find_matrices gives is (rows, cols) already
+        straight = config | {"model_type": _straight(config.get("model_type"))}
+        found, skipped = find_parts(self.tensors, straight)
+        return found, skipped + self._skipped
+
+    def read(self, name: str, first: int | None = None) -> torch.Tensor:
+        """The weight of a layer; of a sharded model, every process must ask for it."""
+        weight = self._by_name[name.removesuffix(".weight")]
+        whole = weight.of(full_tensor(weight.parameter.detach()))
+        return whole if first is None else whole[first]
+
+
+def _straight(family: str | None) -> str | None:
+    return None if family in TRANSPOSING else family

@@ -1,0 +1,77 @@
+"""A safetensors file, read by ranges: its own library maps whole files, and local ones only."""
+
+import json
+from typing import Any
+
+import torch
+
+from data.errors import InputError
+from spectra.checkpoint.folder import RangedFile
+from spectra.checkpoint.tensors import FLOATS, StoredTensor, require_readable
+
+LARGEST_HEADER = 100_000_000
+"""Bytes, as the format's own library has it."""
+
+
+class SafetensorsFile:
+    """The tensors of one file; those beyond a truncated file's end say so."""
+
+    def __init__(self, file: RangedFile) -> None:
+        self._file = file
+        self._ranges: dict[str, tuple[int, int]] = {}
+        self.tensors: dict[str, StoredTensor] = {}
+        self.metadata: dict[str, str] = {}
+        for name, entry in self._header().items():
+            if name == "__metadata__":
+                self.metadata = dict(entry)
+            else:
+                self._add(name, entry)
+
+    def read(self, name: str, first: int | None = None) -> torch.Tensor:
+        """See `TensorFile`."""
+        tensor = self.tensors[name]
+        require_readable(tensor)
+        dtype = FLOATS[tensor.format]
+        start, end = self._ranges[name]
+        shape = tensor.shape
+        if first is not None:
+            size, shape = (end - start) // shape[0], shape[1:]
+            start, end = start + first * size, start + (first + 1) * size
+        return self._file.read(start, end - start).view(dtype).reshape(shape)
+
+    def _header(self) -> dict[str, Any]:
+        name, size = self._file.name, self._file.size
+        if size < 8:
+            raise InputError(f"{name} is truncated: it has {size} bytes, and not even a header")
+        length = int.from_bytes(bytes(self._file.read(0, 8).numpy()), "little")
+        if length > LARGEST_HEADER:
+            raise InputError(f"{name} is no safetensors file: it announces a header of {length} B")
+        if 8 + length > size:
+            raise InputError(f"{name} is truncated: it ends inside of its header")
+        try:
+            header = json.loads(bytes(self._file.read(8, length).numpy()))
+            if not isinstance(header, dict):
+                raise ValueError("the header is no JSON object")
+        except ValueError as error:
+            raise InputError(f"{name} is no safetensors file: {error}") from error
+        self._data = 8 + length
+        return header
+
+    def _add(self, name: str, entry: Any) -> None:
+        file = self._file
+        try:
+            shape = tuple(int(side) for side in entry["shape"])
+            start, end = (self._data + int(offset) for offset in entry["data_offsets"])
+            stored = str(entry["dtype"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{file.name}: the header's entry of {name} is malformed") from error
+        problem = None
+        dtype = FLOATS.get(stored)
+        if dtype is not None and end - start != torch.Size(shape).numel() * dtype.itemsize:
+            problem = f"{file.name}: {name} has {end - start} bytes, not what {shape} takes"
+        elif end > file.size:
+            problem = (
+                f"{file.name} is truncated: {name} ends at byte {end}, the file at {file.size}"
+            )
+        self._ranges[name] = start, end
+        self.tensors[name] = StoredTensor(name, shape, stored, file.name, problem)

@@ -1,0 +1,69 @@
+"""What every kind of file has in common: named tensors that are read one at a time."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from data.errors import InputError
+
+FLOATS = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+"""Stored formats that hold one number an entry."""
+NAMES = {dtype: name for name, dtype in FLOATS.items()}
+FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a checkpoint, not yet read."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: str
+    """As the file calls it: BF16, F8_E4M3, Q4_1, I32, …"""
+    file: str
+    problem: str | None = None
+    """Why it cannot be read."""
+
+    @property
+    def readable_as(self) -> torch.dtype | None:
+        """The floating dtype that it is read in; None where an entry is not a number by itself."""
+        return FLOATS.get(self.format)
+
+
+class TensorFile(Protocol):
+    """A file of a checkpoint."""
+
+    @property
+    def tensors(self) -> dict[str, StoredTensor]:
+        """Everything in it by name, read or not."""
+        ...
+
+    def read(self, name: str, first: int | None = None) -> torch.Tensor:
+        """A tensor, or one entry along its first dimension.
+
+        Raises
+        ------
+        InputError
+            When the file does not hold all of it.
+        """
+        ...
+
+
+def require_readable(tensor: StoredTensor) -> None:
+    """Require that a tensor can be read.
+
+    Raises
+    ------
+    InputError
+        With the reason why it cannot.
+    """
+    if tensor.problem:
+        raise InputError(tensor.problem)

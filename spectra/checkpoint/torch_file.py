@@ -1,0 +1,101 @@
+"""A file of torch's own format, tensors only, read by ranges.
+
+Nothing of it is ever executed (``weights_only``). The file's table of contents is read without the
+tensors, with where each lies; files from before torch 1.6 do not say that, and are read whole.
+"""
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from data.errors import InputError
+from spectra.checkpoint.folder import RangedFile, reading
+from spectra.checkpoint.tensors import NAMES, StoredTensor
+
+WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
+
+
+@dataclass(frozen=True)
+class _Place:
+    offset: int
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class TorchFile:
+    """The tensors of one file."""
+
+    def __init__(self, file: RangedFile) -> None:
+        self._file = file
+        self._places: dict[str, _Place] = {}
+        self._whole: dict[str, torch.Tensor] | None = None
+        self.tensors: dict[str, StoredTensor] = {}
+        with FakeTensorMode():
+            found = self._load()
+        for name, tensor in found.items():
+            stored = NAMES.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
+            shape = tuple(tensor.shape)
+            problem = None
+            offset = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
+            if offset is not None:
+                start = offset + tensor.storage_offset() * tensor.dtype.itemsize
+                self._places[name] = _Place(start, tensor.stride(), tensor.dtype)
+                problem = self._beyond(name, self._places[name], shape)
+            self.tensors[name] = StoredTensor(name, shape, stored, file.name, problem)
+
+    def read(self, name: str, first: int | None = None) -> torch.Tensor:
+        """See `TensorFile`."""
+        place, shape = self._places.get(name), self.tensors[name].shape
+        if place is None:
+            if self._whole is None:
+                self._whole = self._load()
+            whole = self._whole[name]
+            return whole if first is None else whole[first]
+        offset, stride = place.offset, place.stride
+        if first is not None:
+            offset += first * stride[0] * place.dtype.itemsize
+            shape, stride = shape[1:], stride[1:]
+        count = _extent(shape, stride)
+        values = self._file.read(offset, count * place.dtype.itemsize).view(place.dtype)
+        return values.as_strided(shape, stride)
+
+    def _beyond(self, name: str, place: _Place, shape: tuple[int, ...]) -> str | None:
+        end = place.offset + _extent(shape, place.stride) * place.dtype.itemsize
+        if end <= self._file.size:
+            return None
+        return f"{self._file.name} is truncated: {name} ends at byte {end}"
+
+    def _load(self) -> dict[str, torch.Tensor]:
+        self._file.stream.seek(0)
+        name = self._file.name
+        try:
+            with reading(name):
+                loaded: Any = torch.load(self._file.stream, map_location="cpu", weights_only=True)
+        except InputError as error:
+            if isinstance(error.__cause__, pickle.UnpicklingError):
+                raise InputError(
+                    f"{name} holds more than tensors and is not unpickled: "
+                    "save its weights as safetensors"
+                ) from error
+            if "PytorchStreamReader" in str(error) or isinstance(error.__cause__, EOFError):
+                raise InputError(f"{name} is truncated, or no file of torch's") from error
+            raise
+        while isinstance(loaded, Mapping):
+            inner = [key for key in WRAPPERS if isinstance(loaded.get(key), Mapping)]
+            if not inner:
+                break
+            loaded = loaded[inner[0]]
+        if not isinstance(loaded, Mapping):
+            raise InputError(f"{name} holds no named tensors")
+        return {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
+
+
+def _extent(shape: tuple[int, ...], stride: tuple[int, ...]) -> int:
+    """Entries from the first to the last, both included."""
+    if 0 in shape:
+        return 0
+    return 1 + sum((side - 1) * step for side, step in zip(shape, stride, strict=True))
