@@ -21,6 +21,10 @@ COMMANDS = {
     ),
     "pretrain": ("pretrain.command", "instrumented pretraining of a LLaMA-type model"),
     "report": ("spectra.commands.report", "all figures of a store in one file that opens offline"),
+    "scan": (
+        "spectra.commands.scan",
+        "spectra of every matrix of one or several checkpoints, in bounded memory",
+    ),
     "verify": ("spectra.commands.verify", "is a store whole?"),
 }
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -70,6 +71,14 @@ class Checkpoint:
         for matrix, part in self.matrices.items():
             together.setdefault((part.tensor, part.entry), []).append(matrix)
         return list(together.values())
+
+    @property
+    def format(self) -> str:
+        """How most matrices are stored: ``BF16``, ``F32``, …; BF16 for GGUF, which packs them."""
+        if "gguf_formats" in self.config:
+            return "BF16"
+        stored = Counter(self.source.tensors[part.tensor].format for part in self.matrices.values())
+        return stored.most_common(1)[0][0]
 
     def place(self, matrix: Matrix) -> str:
         """File and tensor of a matrix, for messages."""

@@ -28,6 +28,7 @@ TURNS = ("gpt_oss",)
 """Families whose stacked gate and up take turns instead of following each other."""
 INTERLEAVED = ("gpt_neox", "bloom", "falcon")
 """Families that keep a group's queries, their k and their v together."""
+UNKNOWN_SHAPE = "of unknown shape"
 QKV = ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "W_pack", "wqkv", "attn_qkv")
 QKV_PARTS = ("q_proj", "k_proj", "v_proj")
 GATE_UP_PARTS = ("gate_proj", "up_proj")
@@ -109,7 +110,7 @@ def _left_out(tensor: StoredTensor) -> str | None:
     if layer_of(path) is None:
         return "outside the transformer blocks"
     if tensor.problem and not tensor.shape:
-        return f"of unknown shape: {tensor.problem}"
+        return f"{UNKNOWN_SHAPE}: {tensor.problem}"
     stacked = sides == 3 and ("experts" in path or path.endswith("_linear"))
     if sides < 2 or not (name.endswith(".weight") or stacked):
         return "not the weight of a linear layer"

@@ -42,7 +42,7 @@ def describe(
         "kind": "run",
         "model": described,
         "config": attrs.get("config"),
-        "software": {"python": platform.python_version()} | _versions(),
+        "software": {"python": platform.python_version()} | software_versions(),
         "probe_sha256": probe_sha256(probe) if probe is not None else None,
         "probe_precision": probe_precision(inner) if probe is not None else None,
         "contents": contents.to_dict(),
@@ -53,7 +53,8 @@ def describe(
     }
 
 
-def _versions() -> dict[str, str]:
+def software_versions() -> dict[str, str]:
+    """Versions of the packages that a store's content depends on."""
     found = {}
     for package in SOFTWARE:
         try:

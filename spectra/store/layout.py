@@ -23,6 +23,8 @@ TRAIN_CHUNK = 4096
 SHARD_BYTES = 1 << 28
 """A shard is put together in memory; the arrays of large models get several for a snapshot."""
 CHUNK_BYTES = 1 << 22
+PIECE_BYTES = 1 << 20
+ERRORS = "standard errors of the singular values of the weight"
 DEFAULT_SPECTRA = ("weight", "gradient", "update")
 
 
@@ -39,6 +41,10 @@ class Contents:
     """The probe gradients themselves, in bfloat16."""
     subspaces: int = 0
     """Rank of the leading left and right singular subspaces of the probe gradient; 0 for none."""
+    source: bool = False
+    """Where each weight came from, as the hash of its bytes (scans)."""
+    errors: bool = False
+    """Standard errors of the weights' singular values (approximate scans)."""
 
     def __post_init__(self) -> None:
         if unknown := [kind for kind in self.spectra if kind not in SPECTRA]:
@@ -85,7 +91,9 @@ class Contents:
         return self.only([kind for kind in self.spectra if kind != "gradient"])
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"spectra": list(self.spectra)}
+        fields = dataclasses.asdict(self) | {"spectra": list(self.spectra)}
+        scans = ("source", "errors")
+        return {name: v for name, v in fields.items() if v or name not in scans}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> "Contents":
@@ -123,6 +131,8 @@ class Layout:
             "status": self._status(),
             "train": self._train(),
         }
+        if self.contents.source:
+            groups["source"] = self._source()
         if self.contents.sketch:
             groups["sketches"] = self._sketches()
         if self.contents.gradients:
@@ -199,10 +209,10 @@ class Layout:
                     (self.rows, count, width),
                     "float32",
                     np.nan,
-                    (1, count, width),
-                    attrs={"long_name": SPECTRA[name], **attrs},
+                    (1, self._matrices_in_chunk(width), width),
+                    attrs={"long_name": SPECTRA.get(name, ERRORS), **attrs},
                 )
-                for name in self.contents.spectra
+                for name in (*self.contents.spectra, *(("weight_error",) * self.contents.errors))
             ),
             self._step(),
         ]
@@ -231,6 +241,27 @@ class Layout:
             ),
             self._step(),
         ]
+
+    def _source(self) -> list[Variable]:
+        count = len(self.matrices)
+        return [
+            *_coordinates(range(count)),
+            Variable(
+                "sha256",
+                ("step", "matrix", "byte"),
+                (self.rows, count, 32),
+                "uint8",
+                0,
+                (1, count, 32),
+                attrs={"long_name": "SHA-256 of the weight's dtype, shape and bytes"},
+            ),
+            self._step(),
+        ]
+
+    def _matrices_in_chunk(self, width: int) -> int:
+        """All of them; in a scan, which is written as it goes on, as many as are 1 MB."""
+        count = len(self.matrices)
+        return min(count, max(1, PIECE_BYTES // (4 * width))) if self.contents.source else count
 
     def _sketches(self) -> list[Variable]:
         count, components = len(self.matrices), self.contents.sketch

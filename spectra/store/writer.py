@@ -146,6 +146,35 @@ class StoreWriter:
             self._array(path)[row] = step
         self._snapshots += 1
 
+    def write_piece(self, path: str, members: slice, values: npt.NDArray[Any]) -> None:
+        """Write some matrices of the row that is not announced yet."""
+        self._require_held()
+        self._reserve("step", self._snapshots + 1, BLOCK)
+        self._array(path)[self._snapshots, members] = values
+
+    def piece(self, path: str) -> npt.NDArray[Any]:
+        """What there is of an array in the row that is not announced yet."""
+        self._reserve("step", self._snapshots + 1, BLOCK)
+        return np.asarray(self._array(path)[self._snapshots])
+
+    def announce(self, step: int) -> None:
+        """Make the row that was written in pieces a snapshot."""
+        self._require_held()
+        for path in self.layout.step_arrays():
+            self._array(path)[self._snapshots] = step
+        self._snapshots += 1
+
+    def describe(self, attrs: Attributes) -> None:
+        """Set attributes of the store beside those that it has."""
+        self._require_held()
+        self._root.attrs.update(dict(attrs))
+        _consolidate(self._store)
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """The store's attributes."""
+        return dict(self._root.attrs)
+
     def write_train_rows(self, rows: Rows) -> None:
         """Append training steps; every row holds ``train_step`` and any of the schema's metrics."""
         if not rows:

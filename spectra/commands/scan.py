@@ -1,0 +1,150 @@
+"""Write the singular values of every matrix of one or several checkpoints into a store.
+
+A CHECKPOINT is a Hugging Face folder, a .safetensors, .bin or .gguf file, a URL, or a hub name, of
+which only the matrices are read, by ranges. NAME@rev1,rev2 and a folder of folders like step-1000
+become the snapshots of one store. Run again, the same command goes on where it was interrupted.
+"""
+
+import json
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from spectra.commands.options import parse
+from spectra.scanning.scan import Summary, run_scan
+
+QUIET_SECONDS = 30.0
+"""Between lines of progress where there is no terminal."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `spectra scan`."""
+
+    checkpoint: tyro.conf.Positional[tuple[str, ...]]
+    """What to scan; several become the snapshots of one store, ordered by the number in their
+    names."""
+    out: str
+    """The store to write, e.g. scan.zarr."""
+    approximate: bool = False
+    """Leading values and the spectral density, with error bars, in a fraction of the time."""
+    workers: int | None = None
+    """Decompose in so many processes instead of in the threads of this one."""
+    scheduler: str | None = None
+    """Address of a dask.distributed scheduler, e.g. tcp://host:8786, whose workers decompose; the
+    checkpoint must be at the same place for them."""
+    device: str | None = None
+    """cpu or cuda; cuda where there is one, by default."""
+    seed: int = 0
+    """Of the probes of an approximate scan."""
+    json: bool = False
+    """Print one JSON object on stdout instead of text."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    options = parse(Options, arguments, command="scan", description=__doc__)
+    console = Console(stderr=True)
+    started = time.perf_counter()
+    with Shown(console) as shown:
+        summary = run_scan(
+            options.checkpoint,
+            options.out,
+            approximate=options.approximate,
+            workers=options.workers,
+            scheduler=options.scheduler,
+            device=options.device,
+            seed=options.seed,
+            progress=shown.update,
+        )
+    seconds = time.perf_counter() - started
+    for line in summary.not_finite:
+        print(f"spectra scan: {line}", file=sys.stderr)
+    if options.json:
+        print(json.dumps(_report(summary, options, seconds)))
+    else:
+        _print(summary, options, seconds)
+    return 1 if summary.not_finite else 0
+
+
+class Shown:
+    """Progress on a terminal as a bar, elsewhere as a line now and then."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task: Any = None
+        self._started = self._said = time.monotonic()
+
+    def __enter__(self) -> "Shown":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def update(self, name: str, done: int, count: int) -> None:
+        """Show that so many matrices of a checkpoint are done."""
+        if self._console.is_terminal:
+            if self._task is None:
+                self._task = self._bar.add_task(name)
+            self._bar.update(self._task, description=name, completed=done, total=count)
+        elif time.monotonic() - self._said > QUIET_SECONDS or done == count:
+            self._said = time.monotonic()
+            minutes, seconds = divmod(int(self._said - self._started), 60)
+            line = f"{name}: {done} of {count} matrices, {minutes}:{seconds:02d}"
+            print(f"{line}, peak {peak_memory_bytes() / 1e9:.2f} GB", file=sys.stderr, flush=True)
+
+
+def peak_memory_bytes() -> int:
+    """The most memory that this process, and the largest that it started, had resident."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)) * unit
+
+
+def _report(summary: Summary, options: Options, seconds: float) -> dict[str, Any]:
+    return {
+        "store": options.out,
+        "snapshots": summary.snapshots,
+        "matrices": summary.matrices,
+        "decomposed": summary.decomposed,
+        "approximate": options.approximate,
+        "skipped": [{"name": name, "reason": reason} for name, reason in summary.skipped],
+        "not_finite": list(summary.not_finite),
+        "seconds": seconds,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+
+
+def _print(summary: Summary, options: Options, seconds: float) -> None:
+    for reason, count in Counter(reason for _, reason in summary.skipped).items():
+        names = [name for name, why in summary.skipped if why == reason]
+        more = f" and {count - 2} more" if count > 2 else ""
+        print(f"left out, {reason}: {', '.join(names[:2])}{more}")
+    what = "approximately, with error bars" if options.approximate else "exactly"
+    if not summary.decomposed:
+        print(f"{options.out} is complete: nothing to do")
+        return
+    print(
+        f"{summary.decomposed} matrices decomposed {what} in {seconds:.1f} s, "
+        f"peak memory {peak_memory_bytes() / 1e9:.2f} GB"
+    )
+    snapshots = "1 snapshot" if summary.snapshots == 1 else f"{summary.snapshots} snapshots"
+    print(f"wrote {options.out} ({snapshots} of {summary.matrices} matrices)")

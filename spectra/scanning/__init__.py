@@ -1,0 +1,1 @@
+"""Scans: the spectra of every matrix of finished checkpoints, as a store."""

@@ -1,0 +1,97 @@
+"""One matrix of a checkpoint, from its file to its singular values."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from data.errors import InputError
+from spectra.checkpoint.address import Address
+from spectra.checkpoint.checkpoint import Checkpoint, digest, open_checkpoint
+from spectra.density import approximate_singular_values
+from spectra.linalg import singular_values
+from spectra.matrices import Matrix
+from spectra.threads import one_blas_thread
+
+FLOAT64 = 8
+
+
+@dataclass(frozen=True)
+class How:
+    """How spectra are computed."""
+
+    approximate: bool = False
+    """From random probes, with error bars, instead of exactly."""
+    device: str = "cpu"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """What was found out about a matrix."""
+
+    matrix: Matrix
+    values: npt.NDArray[np.float64]
+    """(full_rank,), descending; NaN throughout where the weight is not finite."""
+    errors: npt.NDArray[np.float64] | None
+    """Their standard errors, where they are approximate."""
+    sha256: bytes
+    problem: str | None = None
+    """Why there are no values."""
+
+
+def decompose(matrix: Matrix, weight: torch.Tensor, how: How) -> Spectrum:
+    """The spectrum of a weight that was read."""
+    sha256 = digest(weight)
+    weight = weight.to(how.device)
+    errors = None
+    if how.approximate:
+        values, errors = approximate_singular_values(weight, seed=how.seed)
+    else:
+        values = singular_values(weight, method="mixed").cpu().numpy()
+    problem = None if np.isfinite(values).all() else "it holds a NaN or an infinity"
+    return Spectrum(matrix, values, errors, sha256, problem)
+
+
+def unread(matrix: Matrix, problem: str) -> Spectrum:
+    """What is known of a matrix that could not be read."""
+    return Spectrum(matrix, np.full(matrix.full_rank, np.nan), None, b"", problem)
+
+
+def weights(
+    checkpoint: Checkpoint, group: Sequence[Matrix]
+) -> Iterator[tuple[Matrix, torch.Tensor | str]]:
+    """The weights of matrices that lie in one tensor, or why each cannot be read."""
+    done = 0
+    try:
+        for matrix, weight in checkpoint.read_together(group):
+            yield matrix, weight
+            done += 1
+    except InputError as error:
+        for matrix in group[done:]:
+            yield matrix, str(error)
+
+
+def decompose_group(address: Address, group: Sequence[Matrix], how: How) -> list[Spectrum]:
+    """Read and decompose matrices that lie in one tensor, in whatever process this runs."""
+    checkpoint = _opened(address)
+    with one_blas_thread:
+        return [
+            unread(matrix, weight) if isinstance(weight, str) else decompose(matrix, weight, how)
+            for matrix, weight in weights(checkpoint, group)
+        ]
+
+
+def working_bytes(matrix: Matrix, how: How) -> int:
+    """Memory that the decomposition of a matrix takes, the weight included."""
+    side = matrix.full_rank
+    weight = matrix.rows * matrix.cols * 4
+    return weight if how.approximate else weight + 2 * side * side * FLOAT64
+
+
+@functools.lru_cache(maxsize=2)
+def _opened(address: Address) -> Checkpoint:
+    return open_checkpoint(address)

@@ -1,0 +1,117 @@
+"""Who decomposes: the threads of this process, or the processes of a dask cluster."""
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from typing import Any
+
+from data.errors import InputError
+from spectra.checkpoint.address import Address
+from spectra.checkpoint.checkpoint import Checkpoint
+from spectra.matrices import Matrix
+from spectra.scanning.decomposition import (
+    How,
+    Spectrum,
+    decompose,
+    decompose_group,
+    unread,
+    weights,
+    working_bytes,
+)
+from spectra.threads import available_cores, single_threaded_workers
+
+READ_AHEAD = 1
+"""Weights in memory beside those that are decomposed."""
+Groups = Sequence[Sequence[Matrix]]
+
+
+def in_threads(checkpoint: Checkpoint, groups: Groups, how: How) -> Iterator[Spectrum]:
+    """Spectra in the order in which they are done; one matrix a core, the next read meanwhile."""
+    if not groups:
+        return
+    largest = max(working_bytes(matrix, how) for group in groups for matrix in group)
+    count = max(1, min(available_cores(), _half_of_memory() // largest))
+    if how.device != "cpu":
+        count = 1  # the device does one at a time; the host reads ahead
+    places = threading.Semaphore(count + READ_AHEAD)
+    with single_threaded_workers(count) as pool:
+        pending: set[Future[Spectrum]] = set()
+        for group in groups:
+            reader = weights(checkpoint, group)
+            for _ in group:
+                # the place comes first: what is read is in memory
+                while not places.acquire(timeout=0.05):
+                    done, pending = wait(pending, timeout=0)
+                    yield from (future.result() for future in done)
+                matrix, weight = next(reader)
+                if isinstance(weight, str):
+                    places.release()
+                    yield unread(matrix, weight)
+                    continue
+                future = pool.submit(decompose, matrix, weight, how)
+                future.add_done_callback(lambda _: places.release())
+                pending.add(future)
+                del weight
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+
+
+def in_cluster(client: Any, address: Address, groups: Groups, how: How) -> Iterator[Spectrum]:
+    """Spectra in the order in which a dask cluster has them done.
+
+    Each process reads its matrices itself, so the checkpoint must be at the same address for all.
+    """
+    from distributed import as_completed
+
+    futures = [client.submit(decompose_group, address, list(g), how, pure=False) for g in groups]
+    try:
+        for future in as_completed(futures):
+            yield from future.result()
+    finally:
+        client.cancel(futures)
+
+
+@contextmanager
+def cluster(workers: int | None, scheduler: str | None) -> Iterator[Any]:
+    """A client of the cluster at an address, or of one of so many processes; None for neither.
+
+    Raises
+    ------
+    InputError
+        When nobody answers at the address.
+    """
+    if scheduler is None and workers is None:
+        yield None
+        return
+    from distributed import Client, LocalCluster
+
+    if scheduler is not None:
+        try:
+            client = Client(scheduler, timeout=10)
+        except (OSError, ValueError) as error:
+            raise InputError(f"no dask scheduler answers at {scheduler}: {error}") from error
+        with client:
+            yield client
+        return
+    with (
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            host="127.0.0.1",
+            memory_limit=0,
+        ) as local,
+        Client(local) as client,
+    ):
+        yield client
+
+
+def _half_of_memory() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (ValueError, OSError, AttributeError):  # not said on this system
+        return 4 << 30

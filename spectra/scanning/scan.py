@@ -1,0 +1,303 @@
+"""`scan`: checkpoints in, a store out.
+
+One pass over each checkpoint, a few matrices in memory at a time; a scan that was killed goes on
+with the matrices that are missing.
+"""
+
+import contextlib
+import dataclasses
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import xarray as xr
+
+from data.errors import InputError
+from spectra.checkpoint.address import Address, addresses, steps_of
+from spectra.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from spectra.checkpoint.parts import UNKNOWN_SHAPE
+from spectra.matrices import Matrix
+from spectra.recording.description import software_versions
+from spectra.scanning.decomposition import How
+from spectra.scanning.engines import cluster, in_cluster, in_threads
+from spectra.scanning.row import Row, of_missing
+from spectra.store.layout import Contents, Layout
+from spectra.store.location import Location, exists
+from spectra.store.reader import open_store
+from spectra.store.writer import StoreWriter
+
+Progress = Callable[[str, int, int], None]
+"""Called with the checkpoint's name, how many of its matrices are done, and how many there are."""
+Source = str | Path | torch.nn.Module
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a scan did."""
+
+    store: str
+    snapshots: int
+    matrices: int
+    decomposed: int
+    """Of these, in this call: the others were there already."""
+    skipped: tuple[tuple[str, str], ...]
+    """Tensors that are no matrices, with the reason."""
+    not_finite: tuple[str, ...]
+    """Matrices that hold a NaN or an infinity: file, tensor and matrix."""
+
+
+class IncompleteError(InputError):
+    """A checkpoint could not be read whole; what could is kept."""
+
+    def __init__(self, problems: Sequence[str], done: int, count: int) -> None:
+        self.problems = tuple(problems)
+        super().__init__(
+            "\n".join(problems)
+            + f"\n{done} of {count} matrices are done and kept: mend the checkpoint, then run the "
+            "same command again"
+        )
+
+
+def scan(
+    checkpoint: Source | Sequence[str | Path],
+    store: str | Path,
+    *,
+    approximate: bool = False,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    device: str | None = None,
+    seed: int = 0,
+    progress: Progress = lambda name, done, count: None,
+) -> xr.DataTree:
+    """Write the singular values of every matrix of one or several checkpoints into a store.
+
+    Parameters
+    ----------
+    checkpoint
+        A Hugging Face folder, a ``.safetensors``, ``.bin`` or ``.gguf`` file, a hub name, or a
+        model in memory. Several of the first become the snapshots of one store, as do the
+        revisions of ``NAME@rev1,rev2`` and the folders with a step in their names inside of a
+        folder.
+    store
+        Where to write; a scan that was interrupted, or more checkpoints of a series, go on there.
+    approximate
+        Leading values and quantiles of the spectral density, with error bars, in a fraction of the
+        time; the store says so.
+    workers
+        So many processes instead of the threads of this one.
+    scheduler
+        Address of a dask.distributed scheduler whose workers see the checkpoint at the same place.
+    device
+        Where to decompose; ``cuda`` where there is one, by default.
+    seed
+        Of the probes of an approximate scan.
+    progress
+        Called after every matrix.
+
+    Returns
+    -------
+    The store, opened: `spectra/weight` (step, matrix, index) has the singular values. Where the
+    weights are not float64 and sides are 1024 or more, values above 1 % of the largest have a
+    relative error under 1e-4, estimated for every matrix; else as `singular_values` says.
+
+    Raises
+    ------
+    InputError
+        When a checkpoint or the store is not as it should be; where a part of a checkpoint cannot
+        be read, after all of it that can is in the store.
+    """
+    run_scan(checkpoint, store, approximate=approximate, workers=workers, scheduler=scheduler,
+             device=device, seed=seed, progress=progress)  # fmt: skip
+    return open_store(store)
+
+
+def run_scan(
+    checkpoint: Source | Sequence[str | Path],
+    store: str | Path,
+    *,
+    approximate: bool = False,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    device: str | None = None,
+    seed: int = 0,
+    progress: Progress = lambda name, done, count: None,
+) -> Summary:
+    """As `scan`; says what was done."""
+    if workers is not None and workers < 1:
+        raise InputError(f"a scan needs at least 1 worker, not {workers}")
+    if isinstance(checkpoint, torch.nn.Module) and (workers or scheduler):
+        raise InputError("a model in memory is scanned by threads: leave workers and scheduler out")
+    how = How(approximate, _device(device), seed)
+    series = _series(checkpoint)
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(cluster(workers, scheduler))
+        first = open_checkpoint(series[0].source)
+        writer = _open_store(store, first, how, series)
+        stack.callback(writer.close)
+        done: list[tuple[int, Checkpoint]] = []
+        not_finite: list[str] = []
+        decomposed = 0
+        for planned in series[len(writer.steps) :]:
+            opened = first if planned is series[0] else open_checkpoint(planned.source)
+            _require_same_matrices(str(planned.source), opened, writer.layout.matrices)
+            row, count = _fill(writer, planned, opened, how, client, progress)
+            not_finite += [f"{opened.place(m)} holds a NaN or an infinity ({m.name} at step "
+                           f"{planned.step})" for m in row.not_finite()]  # fmt: skip
+            decomposed += count
+            done.append((planned.step, opened))
+        return Summary(
+            str(store),
+            len(writer.steps),
+            len(writer.layout.matrices),
+            decomposed,
+            tuple((s.name, s.reason) for s in first.skipped),
+            tuple(not_finite),
+        )
+
+
+@dataclass(frozen=True)
+class _Planned:
+    source: Address | torch.nn.Module
+    step: int
+
+    @property
+    def label(self) -> str:
+        return str(self.source) if isinstance(self.source, Address) else type(self.source).__name__
+
+
+def _series(checkpoint: Source | Sequence[str | Path]) -> list[_Planned]:
+    if isinstance(checkpoint, torch.nn.Module):
+        return [_Planned(checkpoint, 0)]
+    several = [checkpoint] if isinstance(checkpoint, str | Path) else list(checkpoint)
+    found = addresses([str(one) for one in several])
+    pairs = sorted(zip(steps_of(found), found, strict=True), key=lambda pair: pair[0])
+    return [_Planned(address, step) for step, address in pairs]
+
+
+def _fill(
+    writer: StoreWriter,
+    planned: _Planned,
+    checkpoint: Checkpoint,
+    how: How,
+    client: Any,
+    progress: Progress,
+) -> tuple[Row, int]:
+    """One snapshot; and how many matrices were missing."""
+    entry = {"checkpoint": planned.label, "revision": checkpoint.revision}
+    begun = writer.attrs.get("begun")
+    fresh = begun != {"step": planned.step, **entry}
+    row = Row(writer, fresh=fresh)
+    if fresh:
+        writer.describe({"begun": {"step": planned.step, **entry}})
+    missing = row.missing()
+    groups = of_missing(checkpoint.groups(), missing)
+    total = len(checkpoint.matrices)
+    done = total - len(missing)
+    progress(planned.label, done, total)
+    if client is not None and isinstance(planned.source, Address):
+        spectra = in_cluster(client, planned.source, groups, how)
+    else:
+        spectra = in_threads(checkpoint, groups, how)
+    problems = list(checkpoint.problems)
+    try:
+        for spectrum in spectra:
+            if not spectrum.sha256:
+                problems.append(str(spectrum.problem))
+                continue
+            row.add(spectrum)
+            done += 1
+            progress(planned.label, done, total)
+    finally:
+        row.flush()
+    if problems:
+        raise IncompleteError(list(dict.fromkeys(problems)), done, total)
+    checkpoints = dict(writer.attrs.get("checkpoints") or {})
+    checkpoints[str(planned.step)] = entry | {"sha256": row.sha256()}
+    writer.describe({"checkpoints": checkpoints})
+    writer.announce(planned.step)
+    return row, len(missing)
+
+
+def _open_store(
+    store: Location, checkpoint: Checkpoint, how: How, series: Sequence[_Planned]
+) -> StoreWriter:
+    contents = Contents(("weight",), sketch=0, source=True, errors=how.approximate)
+    layout = Layout(tuple(checkpoint.matrices), contents=contents)
+    attrs = _describe(checkpoint, contents, how)
+    if not exists(store):
+        unknown = [s for s in checkpoint.skipped if s.reason.startswith(UNKNOWN_SHAPE)]
+        if unknown:  # nobody knows what the store would look like
+            raise InputError("\n".join(checkpoint.problems))
+        return StoreWriter.create(store, layout, attrs)
+    if open_store(store).attrs.get("kind") != "scan":
+        raise InputError(f"{store} is a training run: write the scan to another store")
+    writer = StoreWriter.resume(store, layout, attrs, max(p.step for p in series))
+    try:
+        _require_same_series(store, writer, series)
+    except BaseException:
+        writer.close()
+        raise
+    return writer
+
+
+def _require_same_series(store: Location, writer: StoreWriter, series: Sequence[_Planned]) -> None:
+    held = writer.attrs.get("checkpoints") or {}
+    steps = writer.steps
+    if steps != [p.step for p in series][: len(steps)]:
+        raise InputError(
+            f"{store} holds steps {steps}, which is not how this series begins: "
+            "write to another store"
+        )
+    for planned in series[: len(steps)]:
+        was = held.get(str(planned.step), {}).get("checkpoint")
+        if was != planned.label:
+            raise InputError(
+                f"{store} holds {was} at step {planned.step}, not {planned.label}: "
+                "write to another store"
+            )
+
+
+def _require_same_matrices(name: str, checkpoint: Checkpoint, matrices: Sequence[Matrix]) -> None:
+    now, were = set(checkpoint.matrices), set(matrices)
+    if now == were:
+        return
+    differences = [f"without {m.name} of {m.rows} x {m.cols}" for m in were - now]
+    differences += [f"with {m.name} of {m.rows} x {m.cols}" for m in now - were]
+    raise InputError(
+        f"{name} has other matrices than the first checkpoint: {'; '.join(sorted(differences)[:6])}"
+    )
+
+
+def _describe(checkpoint: Checkpoint, contents: Contents, how: How) -> dict[str, Any]:
+    sizes = [matrix.rows * matrix.cols for matrix in checkpoint.matrices]
+    options = {"approximate": how.approximate} | ({"seed": how.seed} if how.approximate else {})
+    return {
+        "kind": "scan",
+        "model": {
+            "name": checkpoint.name,
+            "revision": checkpoint.revision,
+            "block_parameters": sum(sizes),
+            "format": checkpoint.format,
+            "config": dict(checkpoint.config),
+        },
+        "config": options,
+        "software": {"python": platform.python_version()} | software_versions(),
+        "probe_sha256": None,
+        "contents": contents.to_dict(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "skipped": [dataclasses.asdict(skipped) for skipped in checkpoint.skipped],
+    }
+
+
+def _device(asked: str | None) -> str:
+    if asked is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if asked.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError("there is no CUDA device here: leave the device out, or name cpu")
+    if not asked.startswith(("cuda", "cpu")):
+        raise InputError(f"no device {asked!r}: cpu or cuda")
+    return asked
