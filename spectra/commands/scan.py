@@ -112,11 +112,13 @@ class Shown:
             print(f"{line}, peak {peak_memory_bytes() / 1e9:.2f} GB", file=sys.stderr, flush=True)
 
 
-def peak_memory_bytes() -> int:
-    """The most memory that this process, and the largest that it started, had resident."""
+def peak_memory_bytes(*, children: bool = False) -> int:
+    """The most memory that this process had resident, or the largest that it started."""
     unit = 1 if sys.platform == "darwin" else 1024
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)) * unit
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if children:
+        peak = max(peak, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+    return int(peak) * unit
 
 
 def _report(summary: Summary, options: Options, seconds: float) -> dict[str, Any]:
@@ -129,7 +131,7 @@ def _report(summary: Summary, options: Options, seconds: float) -> dict[str, Any
         "skipped": [{"name": name, "reason": reason} for name, reason in summary.skipped],
         "not_finite": list(summary.not_finite),
         "seconds": seconds,
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes": peak_memory_bytes(children=options.workers is not None),
     }
 
 
@@ -144,7 +146,7 @@ def _print(summary: Summary, options: Options, seconds: float) -> None:
         return
     print(
         f"{summary.decomposed} matrices decomposed {what} in {seconds:.1f} s, "
-        f"peak memory {peak_memory_bytes() / 1e9:.2f} GB"
+        f"peak memory {peak_memory_bytes(children=options.workers is not None) / 1e9:.2f} GB"
     )
     snapshots = "1 snapshot" if summary.snapshots == 1 else f"{summary.snapshots} snapshots"
     print(f"wrote {options.out} ({snapshots} of {summary.matrices} matrices)")

@@ -1,0 +1,1 @@
+"""Allocation: which rank each matrix gets, and what that costs and loses."""

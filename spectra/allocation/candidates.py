@@ -1,0 +1,135 @@
+"""What an allocation knows of a checkpoint: its matrices, their spectra, what each rank loses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+
+from data.errors import InputError
+from spectra.matrices import Matrix
+
+Doubles = npt.NDArray[np.float64]
+Ranks = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A matrix that may be given less than its full rank."""
+
+    matrix: Matrix
+    values: Doubles
+    """(full_rank,) singular values, descending."""
+
+    @property
+    def full_rank(self) -> int:
+        return self.matrix.full_rank
+
+    @cached_property
+    def relative_errors(self) -> Doubles:
+        r"""What truncation loses: :math:`\|W - W_r\|_F / \|W\|_F` for r from 0: (full_rank + 1,).
+
+        The tail of the squared singular values (Eckart and Young 1936); 0 for a zero matrix.
+        """
+        energies = np.square(self.values / max(self.values[0], np.finfo(float).tiny))
+        tails = np.concatenate([np.cumsum(energies[::-1])[::-1], [0.0]])
+        found: Doubles = np.sqrt(tails / tails[0]) if tails[0] > 0 else np.zeros_like(tails)
+        return found
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The matrices of one snapshot, and what is known of the checkpoint."""
+
+    each: tuple[Candidate, ...]
+    model: dict[str, Any]
+    """Name, revision and sha256 of the checkpoint, as far as known."""
+    format: str = "BF16"
+    """How it is stored."""
+    approximate: bool = False
+    """Whether the spectra are."""
+    step: int = 0
+
+    @property
+    def names(self) -> list[str]:
+        return [candidate.matrix.name for candidate in self.each]
+
+    @cached_property
+    def full_ranks(self) -> Ranks:
+        """(matrix,)."""
+        return np.array([candidate.full_rank for candidate in self.each], np.int64)
+
+    @cached_property
+    def rows(self) -> Ranks:
+        """(matrix,)."""
+        return np.array([candidate.matrix.rows for candidate in self.each], np.int64)
+
+    @cached_property
+    def cols(self) -> Ranks:
+        """(matrix,)."""
+        return np.array([candidate.matrix.cols for candidate in self.each], np.int64)
+
+    def relative_errors(self, ranks: Ranks) -> Doubles:
+        """What truncation to these ranks loses of each matrix: (matrix,)."""
+        return np.array([c.relative_errors[r] for c, r in zip(self.each, ranks, strict=True)])
+
+
+def candidates_of(run: xr.DataTree, step: int | None = None) -> Candidates:
+    """The weights of a snapshot, as candidates.
+
+    Parameters
+    ----------
+    run
+        A run or a scan, as `spectra.open` gives it.
+    step
+        Which snapshot; the last by default.
+
+    Raises
+    ------
+    InputError
+        When it has no such snapshot, or no weights, or a matrix without finite ones.
+    """
+    spectra = run["spectra"].to_dataset()
+    if "weight" not in spectra:
+        raise InputError("the store holds no singular values of weights, which ranks come from")
+    steps = spectra["step"].to_numpy()
+    if not len(steps):
+        raise InputError("the store has no snapshot yet")
+    row = len(steps) - 1
+    if step is not None:
+        if step not in steps:
+            raise InputError(f"no snapshot at step {step}; there are {_listed(steps.tolist())}")
+        row = int(np.flatnonzero(steps == step)[0])
+    values = spectra["weight"].isel(step=row).to_numpy().astype(np.float64)
+    columns = [
+        spectra[name].to_numpy().tolist() for name in ("matrix", "layer", "role", "rows", "cols")
+    ]
+    matrices = [Matrix(*of_one) for of_one in zip(*columns, strict=True)]
+    spoilt = [m.name for m, v in zip(matrices, values, strict=True)
+              if not np.isfinite(v[: m.full_rank]).all()]  # fmt: skip
+    if spoilt:
+        raise InputError(
+            f"no ranks for {_listed(spoilt)}: the weights hold a NaN or an infinity, or were not "
+            "recorded"
+        )
+    each = tuple(Candidate(m, v[: m.full_rank]) for m, v in zip(matrices, values, strict=True))
+    attrs = run.attrs
+    model = attrs.get("model") or {}
+    known = (attrs.get("checkpoints") or {}).get(str(int(steps[row])), {})
+    described = {
+        "name": str(model.get("name", "")),
+        "revision": known.get("revision"),
+        "sha256": known.get("sha256"),
+    }
+    approximate = "weight_error" in spectra
+    return Candidates(
+        each, described, str(model.get("format", "BF16")), approximate, int(steps[row])
+    )
+
+
+def _listed(items: Sequence[object]) -> str:
+    more = f" and {len(items) - 3} more" if len(items) > 3 else ""
+    return ", ".join(map(str, items[:3])) + more

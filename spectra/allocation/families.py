@@ -1,0 +1,154 @@
+"""Neighbouring methods: ranks that grow together along one scale.
+
+Each gives every matrix a real-valued rank that rises with the scale t; ranks are those rounded. A
+target is met by the largest scale that stays within it, and what rounding leaves over is given to
+matrices one rank at a time, in the order of their names: the order in which they are handed over
+changes nothing.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.errors import InputError
+from spectra.allocation.candidates import Candidates, Doubles, Ranks
+from spectra.metrics.ranks import effective_rank
+from spectra.metrics.tails import power_law
+
+Measure = Callable[[Ranks], float]
+ALPHA_SPREAD = 0.3
+OWL_SPREAD = 0.08
+BISECTIONS = 80
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """Ranks along a scale from 0 to 1."""
+
+    wanted: Callable[[float], Doubles]
+    """Real-valued ranks at a scale: (matrix,), each rising with it."""
+    full_ranks: Ranks
+    names: list[str]
+
+    def ranks(self, scale: float) -> Ranks:
+        """Rounded, from 1 to the full rank."""
+        rounded = np.floor(self.wanted(scale) + 0.5).astype(np.int64)
+        return np.clip(rounded, 1, self.full_ranks)
+
+    def largest_within(self, measure: Measure, limit: float) -> Ranks | None:
+        """The largest ranks whose measure stays within a limit; None where none do.
+
+        Parameters
+        ----------
+        measure
+            Of ranks; rises with each of them.
+        limit
+            Not to be exceeded.
+        """
+        if measure(self.ranks(1.0)) <= limit:
+            return self.ranks(1.0)
+        if measure(self.ranks(0.0)) > limit:
+            return None
+        low, high = 0.0, 1.0
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            if measure(self.ranks(middle)) <= limit:
+                low = middle
+            else:
+                high = middle
+        ranks, above = self.ranks(low), self.ranks(high)
+        for i in sorted(np.flatnonzero(above > ranks), key=lambda i: self.names[i]):
+            more = ranks.copy()
+            more[i] += 1
+            if measure(more) > limit:
+                break
+            ranks = more
+        return ranks
+
+
+def uniform(candidates: Candidates) -> Family:
+    """The same fraction of every full rank."""
+    full = candidates.full_ranks
+    return Family(lambda t: np.asarray(t * full, np.float64), full, candidates.names)
+
+
+def d_rank(candidates: Candidates) -> Family:
+    r"""Ranks in proportion to :math:`\sqrt{\text{effective rank} / \text{cost}}`, up to full.
+
+    Source: D-Rank (layer-wise dynamic rank); the effective rank is that of Roy and Vetterli, the
+    cost of a rank the sum of the matrix' sides.
+    """
+    full = candidates.full_ranks
+    effective = np.array([float(effective_rank(c.values)) for c in candidates.each])
+    weights = np.sqrt(np.nan_to_num(effective, nan=1.0) / (candidates.rows + candidates.cols))
+    top = (full / weights).max()
+    return Family(lambda t: np.minimum(t * top * weights, full), full, candidates.names)
+
+
+def alpha(candidates: Candidates, spread: float = ALPHA_SPREAD) -> Family:
+    """AlphaPruning, on ranks: blocks with heavier tails lose less.
+
+    The mean power-law exponent of a block's matrices is mapped linearly to [1 - spread,
+    1 + spread], which scales what the block's matrices lose. Source: Lu et al. 2024.
+    """
+    layers = np.array([c.matrix.layer for c in candidates.each])
+    exponents = np.array([power_law(np.square(c.values)).alpha for c in candidates.each])
+    blocks = np.unique(layers)
+    means = np.array([_finite_mean(exponents[layers == block]) for block in blocks])
+    known = np.isfinite(means)
+    if not known.any():
+        raise InputError("no block has a power law to fit: choose another method")
+    means = np.where(known, means, means[known].mean())
+    place = _scaled(means) * 2 * spread + 1 - spread
+    return _removing(candidates, place[np.searchsorted(blocks, layers)])
+
+
+def owl(
+    candidates: Candidates, outliers: Mapping[int, float], spread: float = OWL_SPREAD
+) -> Family:
+    """OWL, on ranks: blocks with more outliers keep more.
+
+    Source: Yin et al. 2023: keep = 2·spread·(D - D_min)/(D_max - D_min), centred, plus 1 - s.
+
+    Parameters
+    ----------
+    candidates
+        The matrices.
+    outliers
+        By layer D, the share of entries with |W|·‖x‖ above 5 times the block's mean.
+    spread
+        OWL's λ.
+    """
+    layers = np.array([c.matrix.layer for c in candidates.each])
+    blocks = np.unique(layers)
+    if missing := sorted(set(blocks.tolist()) - set(outliers)):
+        raise InputError(f"no share of outliers for layer {missing[0]}")
+    shares = np.array([outliers[int(block)] for block in blocks])
+    keep = 2 * spread * _scaled(shares)
+    offset = (keep - keep.mean())[np.searchsorted(blocks, layers)]
+    full = candidates.full_ranks
+    low, high = -offset.max(), 1 - offset.min()
+    return Family(
+        lambda t: full * np.clip(low + t * (high - low) + offset, 0, 1), full, candidates.names
+    )
+
+
+def _removing(candidates: Candidates, shares: Doubles) -> Family:
+    """What is removed is in proportion to shares, up to everything."""
+    full = candidates.full_ranks
+    most = 1 / shares.min()
+    return Family(
+        lambda t: full * np.clip(1 - (1 - t) * most * shares, 0, 1), full, candidates.names
+    )
+
+
+def _scaled(values: Doubles) -> Doubles:
+    """Linearly to [0, 1]; one half where all are equal."""
+    spread = values.max() - values.min()
+    return (values - values.min()) / spread if spread > 0 else np.full_like(values, 0.5)
+
+
+def _finite_mean(values: Doubles) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else np.nan

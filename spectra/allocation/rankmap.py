@@ -1,0 +1,250 @@
+"""The rank map: every matrix' rank, with LRC or N-LRC, as one versioned JSON file."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from data.errors import InputError
+from spectra.allocation.costs import bytes_per_parameter, factored_parameters, require_storage
+from spectra.store.durable import write_file
+
+SCHEMA = "spectra.rankmap/1"
+Kind = Literal["LRC", "N-LRC"]
+LRC_FACTOR = 0.5
+TARGETS = ("err", "budget", "threshold")
+
+
+@dataclass(frozen=True)
+class Module:
+    """One matrix of a rank map."""
+
+    name: str
+    layer: int
+    role: str
+    rows: int
+    cols: int
+    full_rank: int
+    rank: int
+    """What the allocation asks for."""
+    kind: Kind
+    factored: bool
+    """Whether it is stored as factors, or whole."""
+    relative_error: float
+    r"""What the stored form loses: :math:`\|W - W_r\|_F / \|W\|_F`; 0 where it is whole."""
+    params_dense: int
+    params: int
+    """Parameters as stored."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The checkpoint that a map was made for."""
+
+    name: str = ""
+    revision: str | None = None
+    """Its commit on a hub."""
+    sha256: str | None = None
+    """Of its matrices' names and weights, as a scan computes it."""
+
+
+@dataclass(frozen=True)
+class RankMap:
+    """The rank of every matrix, and what that costs; validated when it is made.
+
+    Raises
+    ------
+    InputError
+        When ranks, kinds, costs and totals do not agree; all that is wrong in one message.
+    """
+
+    model: Model
+    method: str
+    threshold: float | None
+    """WeLore's cut on normalised singular values; None for methods without one."""
+    storage: str
+    err: float
+    """Removed ranks over all ranks, as the allocation asks for them."""
+    budget: float
+    """Fraction of block parameters that are stored."""
+    modules: tuple[Module, ...]
+    asked: Mapping[str, float | None] = field(default_factory=lambda: dict.fromkeys(TARGETS))
+    """The target: one of err, budget and threshold is given."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The method's settings."""
+    format: str = "BF16"
+    """How a parameter is stored, as safetensors calls it."""
+    approximate: bool = False
+    """Whether it was made from approximate spectra."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "modules", tuple(self.modules))
+        if faults := _faults(self):
+            more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
+            raise InputError(f"this is no valid rank map: {'; '.join(faults[:5])}{more}")
+
+    @property
+    def lrc(self) -> tuple[Module, ...]:
+        """The low-rank components."""
+        return tuple(module for module in self.modules if module.kind == "LRC")
+
+    @property
+    def nlrc(self) -> tuple[Module, ...]:
+        """The others."""
+        return tuple(module for module in self.modules if module.kind == "N-LRC")
+
+    @property
+    def parameters(self) -> int:
+        """Block parameters as stored."""
+        return sum(module.params for module in self.modules)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the block parameters as stored."""
+        return self.parameters * bytes_per_parameter(self.format)
+
+    @property
+    def err_stored(self) -> float:
+        """Removed ranks over all ranks, of what is stored: matrices left whole lose none."""
+        removed = sum(m.full_rank - m.rank for m in self.modules if m.factored)
+        return removed / sum(m.full_rank for m in self.modules)
+
+    @property
+    def ranks(self) -> dict[str, int]:
+        """Rank by name."""
+        return {module.name: module.rank for module in self.modules}
+
+    def __getitem__(self, name: str) -> Module:
+        return {module.name: module for module in self.modules}[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the JSON file has it."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        model, modules = fields.pop("model"), fields.pop("modules")
+        return (
+            {"schema": SCHEMA, "model": dataclasses.asdict(model)}
+            | fields
+            | {"asked": dict(self.asked), "options": dict(self.options)}
+            | {"modules": [dataclasses.asdict(module) for module in modules]}
+        )
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "RankMap":
+        """From what `to_dict` gave.
+
+        Raises
+        ------
+        InputError
+            When it is none of this schema.
+        """
+        schema = fields.get("schema") if isinstance(fields, Mapping) else None
+        if schema != SCHEMA:
+            raise InputError(f"this is no rank map: its schema is {schema!r}, not {SCHEMA!r}")
+        given = {name: value for name, value in fields.items() if name != "schema"}
+        try:
+            model = Model(**given.pop("model"))
+            modules = tuple(Module(**module) for module in given.pop("modules"))
+            return cls(model=model, modules=modules, **given)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"this is no rank map: {error}") from error
+
+    def to_json(self) -> str:
+        """As text; numbers are read back bit for bit."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write the JSON file, whole or not at all.
+
+        Raises
+        ------
+        InputError
+            When it cannot be written.
+        """
+        try:
+            write_file(Path(path).resolve(), self.to_json().encode())
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+    @classmethod
+    def load(cls, path: str | Path) -> "RankMap":
+        """Read a JSON file.
+
+        Raises
+        ------
+        InputError
+            When it is not there, or no valid rank map.
+        """
+        try:
+            fields = json.loads(Path(path).read_text())
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        except ValueError as error:
+            raise InputError(f"{path} is no JSON: {error}") from error
+        try:
+            return cls.from_dict(fields)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+
+def kind_of(rank: int, full_rank: int, factor: float = LRC_FACTOR) -> Kind:
+    """LRC where the rank is less than the factor times the full rank, else N-LRC."""
+    return "LRC" if rank < factor * full_rank else "N-LRC"
+
+
+def _faults(given: RankMap) -> list[str]:
+    """What is wrong with a map, a phrase each."""
+    try:
+        require_storage(given.storage)
+    except InputError as error:
+        return [str(error)]
+    if not given.modules:
+        return ["it has no modules"]
+    found = []
+    names = [module.name for module in given.modules]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        found.append(f"{twice[0]} is in it twice")
+    factor = float(given.options.get("lrc_factor", LRC_FACTOR))
+    for module in given.modules:
+        found += [f"{module.name}: {fault}" for fault in _module_faults(module, given, factor)]
+    if found:
+        return found
+    full = sum(module.full_rank for module in given.modules)
+    dense = sum(module.params_dense for module in given.modules)
+    reached = {
+        "err": sum(module.full_rank - module.rank for module in given.modules) / full,
+        "budget": given.parameters / dense,
+    }
+    for name, value in reached.items():
+        stated = getattr(given, name)
+        if not isinstance(stated, int | float) or not math.isclose(stated, value, abs_tol=1e-9):
+            found.append(f"it states {name} {stated}, its modules make {value:.9f}")
+    if set(given.asked) != set(TARGETS):
+        found.append(f"asked has {sorted(given.asked)}, not {sorted(TARGETS)}")
+    return found
+
+
+def _module_faults(module: Module, given: RankMap, factor: float) -> list[str]:
+    counts = (module.rows, module.cols, module.rank, module.full_rank, module.params)
+    if not all(type(count) is int and count > 0 for count in counts):
+        return ["its sides, ranks and parameters are not all positive integers"]
+    faults = []
+    if module.full_rank != min(module.rows, module.cols):
+        faults.append(f"a full rank of {module.full_rank} for {module.rows} x {module.cols}")
+    if module.rank > module.full_rank:
+        faults.append(f"rank {module.rank} is more than its full rank {module.full_rank}")
+    if module.kind != kind_of(module.rank, module.full_rank, factor):
+        faults.append(f"{module.kind} with rank {module.rank} of {module.full_rank}")
+    dense = module.rows * module.cols
+    factors = int(factored_parameters(module.rows, module.cols, module.rank, given.storage))
+    expected = factors if module.factored else dense
+    if module.params_dense != dense or module.params != expected:
+        faults.append(
+            f"{module.params} of {module.params_dense} parameters, not {expected} of {dense}"
+        )
+    error = cast("float | None", module.relative_error)
+    if not isinstance(error, int | float) or not 0 <= error <= 1 + 1e-6:
+        faults.append(f"a relative error of {error}")
+    return faults
