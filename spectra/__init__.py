@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from data.errors import InputError as InputError
+    from spectra.allocation.allocate import allocate as allocate
+    from spectra.allocation.rankmap import RankMap as RankMap
     from spectra.analysis.dynamics import gradient_dynamics as gradient_dynamics
     from spectra.analysis.emergence import emergence as emergence
     from spectra.analysis.similarity import cosine_similarity as cosine_similarity
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from spectra.recording.start import record as record
     from spectra.recording.trainer import TrainerCallback as TrainerCallback
     from spectra.report.page import write_report as write_report
+    from spectra.scanning.scan import scan as scan
     from spectra.store.reader import open_store
     from spectra.store.verify import verify as verify
 
@@ -41,6 +44,8 @@ except PackageNotFoundError:  # used from a folder, not installed
 
 _HOMES = {
     "InputError": "data.errors",
+    "RankMap": "spectra.allocation.rankmap",
+    "allocate": "spectra.allocation.allocate",
     "Matrix": "spectra.matrices",
     "Recorder": "spectra.recording.recorder",
     "TrainerCallback": "spectra.recording.trainer",
@@ -52,6 +57,7 @@ _HOMES = {
     "metrics_table": "spectra.analysis.table",
     "open": "spectra.store.reader:open_store",
     "record": "spectra.recording.start",
+    "scan": "spectra.scanning.scan",
     "singular_values": "spectra.linalg",
     "subspace_overlap": "spectra.analysis.subspaces",
     "verify": "spectra.store.verify",

@@ -15,10 +15,13 @@ import spectra
 from data.errors import InputError
 
 COMMANDS = {
+    "allocate": ("spectra.commands.allocate", "a rank map: the rank of every matrix"),
+    "export": ("spectra.commands.export", "a rank map in other tools' formats"),
     "metrics": (
         "spectra.commands.metrics",
         "ranks, heavy tails and bulk of every matrix and snapshot, as a table",
     ),
+    "path": ("spectra.commands.path", "what WeLore gives and costs at every ERR, stored"),
     "pretrain": ("pretrain.command", "instrumented pretraining of a LLaMA-type model"),
     "report": ("spectra.commands.report", "all figures of a store in one file that opens offline"),
     "scan": (

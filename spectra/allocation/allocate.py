@@ -1,7 +1,7 @@
 """`allocate`: a rank map that meets a target, by any of the methods."""
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +49,9 @@ def allocate(
         WeLore's cut on normalised singular values. One of these three is given.
     method
         ``welore``: the threshold that the target needs, exactly; ``welore-grid``: the nearest on
-        the paper's grid of 0.005. ``uniform``: the same fraction of every full rank. ``owl``,
-        ``alpha`` (AlphaPruning) and ``d-rank``: see `families`. ``budget``: least summed relative
-        truncation error, see `budget`.
+        the paper's grid of 0.005. ``uniform``: the same fraction of every full rank, or for a
+        budget of every matrix' parameters. ``owl``, ``alpha`` (AlphaPruning) and ``d-rank``: see
+        `families`. ``budget``: least summed relative truncation error, see `budget`.
     normalisation
         WeLore's: ``minmax``, as the reference has it, or ``max``.
     lrc_factor
@@ -117,7 +117,7 @@ class Maker:
         elif method == "budget":
             self._menus = Menus(candidates, storage=storage, align=align)
         else:
-            self._family = _family(candidates, method, outliers)
+            self._families = _families(candidates, method, storage, outliers)
             if outliers is not None:
                 self.options["outliers"] = {str(layer): float(d) for layer, d in outliers.items()}
 
@@ -200,15 +200,13 @@ class Maker:
         return value
 
     def _of_family(self, target: str, value: float) -> Ranks:
+        family = self._families[target]
         if target == "err":
-            found = self._family.largest_within(self._kept, 1 - value + 1e-12)
-            lowest = 1 - self._kept(self._family.ranks(0.0))
-            possible = f"0 to {lowest:.4f}"
+            found = family.largest_within(self._kept, 1 - value + 1e-12)
+            possible = f"0 to {1 - self._kept(family.ranks(0.0)):.4f}"
         else:
-            found = self._family.largest_within(
-                lambda ranks: self._share(self._aligned(ranks)), value
-            )
-            possible = f"{self._share(self._aligned(self._family.ranks(0.0))):.4f} to 1"
+            found = family.largest_within(lambda ranks: self._share(self._aligned(ranks)), value)
+            possible = f"{self._share(self._aligned(family.ranks(0.0))):.4f} to 1"
         if found is None or not 0 <= value <= 1:
             what = "an ERR" if target == "err" else "a budget"
             raise InputError(
@@ -227,18 +225,23 @@ class Maker:
         return self._menus.choose(self._menus.parameters_for(value)).ranks
 
 
-def _family(candidates: Candidates, method: str, outliers: Mapping[int, float] | None) -> Family:
+def _families(
+    candidates: Candidates, method: str, storage: str, outliers: Mapping[int, float] | None
+) -> Mapping[str, Family]:
+    """Ranks along a scale, by what the target is."""
+    if method == "uniform":
+        of_parameters = families.uniform_parameters(candidates, storage)
+        return {"err": families.uniform(candidates), "budget": of_parameters}
     if method == "owl":
         if outliers is None:
             raise InputError(
                 "owl needs the share of outliers of every layer, which takes activations: give "
                 "outliers="
             )
-        return families.owl(candidates, outliers)
-    made: Mapping[str, Callable[[Candidates], Family]] = {
-        "uniform": families.uniform, "alpha": families.alpha, "d-rank": families.d_rank,
-    }  # fmt: skip
-    return made[method](candidates)
+        family = families.owl(candidates, outliers)
+    else:
+        family = families.alpha(candidates) if method == "alpha" else families.d_rank(candidates)
+    return {"err": family, "budget": family}
 
 
 def _target(given: Mapping[str, float | None], method: str) -> tuple[str, float]:

@@ -73,6 +73,21 @@ def uniform(candidates: Candidates) -> Family:
     return Family(lambda t: np.asarray(t * full, np.float64), full, candidates.names)
 
 
+def uniform_parameters(candidates: Candidates, storage: str = "factors") -> Family:
+    """The same fraction of every matrix' parameters; whole at 1."""
+    full = candidates.full_ranks
+    dense, sides = candidates.rows * candidates.cols, candidates.rows + candidates.cols
+
+    def wanted(t: float) -> Doubles:
+        if t >= 1:
+            return full.astype(np.float64)
+        if storage == "pivoted":  # r(m + n - r) = t m n
+            return np.asarray((sides - np.sqrt(sides**2 - 4.0 * t * dense)) / 2, np.float64)
+        return np.asarray(t * dense / sides, np.float64)
+
+    return Family(wanted, full, candidates.names)
+
+
 def d_rank(candidates: Candidates) -> Family:
     r"""Ranks in proportion to :math:`\sqrt{\text{effective rank} / \text{cost}}`, up to full.
 

@@ -13,6 +13,7 @@ from spectra.checkpoint.shards import INDICES, SUFFIXES, WHOLE
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _LAST_NUMBER = re.compile(r"(\d+)(?=\D*$)")
+_STEP = re.compile(r"(step|checkpoint|ckpt|iter(ation)?)[-_=]?\d+", re.IGNORECASE)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -49,6 +50,11 @@ class Address:
         match = _LAST_NUMBER.search(text)
         return int(match[1]) if match else None
 
+    @property
+    def says_step(self) -> bool:
+        """Whether the number is called a step."""
+        return _STEP.search(self.revision or Path(self.place).name) is not None
+
 
 def addresses(places: Sequence[str]) -> list[Address]:
     """The checkpoints that a user named, a series taken apart.
@@ -79,8 +85,8 @@ def steps_of(series: Sequence[Address]) -> list[int]:
         When two have the same number.
     """
     steps = [address.step for address in series]
-    if len(series) == 1:
-        return [0 if Path(series[0].place).suffix else steps[0] or 0]
+    if len(series) == 1:  # a number alone may be the model's size
+        return [steps[0] or 0 if series[0].says_step else 0]
     if any(step is None for step in steps):
         return list(range(len(series)))
     known = [step for step in steps if step is not None]

@@ -8,7 +8,7 @@ when the service says so.
 import asyncio
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -168,7 +168,7 @@ class StoreWriter:
         """Set attributes of the store beside those that it has."""
         self._require_held()
         self._root.attrs.update(dict(attrs))
-        _consolidate(self._store)
+        consolidate(self._store)
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -210,13 +210,13 @@ class StoreWriter:
         size = -(-rows // block) * block
         for array in arrays:
             array.resize((max(size, array.shape[0]), *array.shape[1:]))
-        _consolidate(self._store)
+        consolidate(self._store)
 
     def _finish_growth(self) -> None:
         """Bring all arrays to one size after a kill in the middle of growing."""
         for dim in ("step", "train_step"):
             self._reserve(dim, max(a.shape[0] for a in self._arrays_along(dim)), 1)
-        _consolidate(self._store)
+        consolidate(self._store)
 
     def _committed(self, path: str) -> int:
         return int((np.asarray(self._array(path)[:]) != UNSET).sum())
@@ -243,7 +243,7 @@ def _new_store(layout: Layout, attrs: Attributes) -> MemoryStore:
             if variable.dims in (("matrix",), ("part",)):
                 kind = object if variable.dtype == "string" else np.int64
                 array[:] = np.asarray(layout.coordinate_values(group_name, variable.name), kind)
-    _consolidate(store)
+    consolidate(store)
     return store
 
 
@@ -267,6 +267,12 @@ def _create_array(group: zarr.Group, variable: Variable) -> zarr.Array[Any]:
 
 def _copy(new: MemoryStore, target: Store) -> None:
     """Copy a new store; its root, without which nobody takes it for a store, comes last."""
+    copy_keys(new, target, lambda key: key != "zarr.json")
+    copy_keys(new, target, lambda key: key == "zarr.json")
+
+
+def copy_keys(new: MemoryStore, target: Store, wanted: Callable[[str], bool]) -> None:
+    """Copy what lies under some keys."""
 
     async def copy(key: str) -> None:
         value = await new.get(key, default_buffer_prototype())
@@ -274,13 +280,13 @@ def _copy(new: MemoryStore, target: Store) -> None:
         await target.set(key, value)
 
     async def copy_all() -> None:
-        await asyncio.gather(*[copy(key) async for key in new.list() if key != "zarr.json"])
-        await copy("zarr.json")
+        await asyncio.gather(*[copy(key) async for key in new.list() if wanted(key)])
 
     sync(copy_all())
 
 
-def _consolidate(store: Store) -> None:
+def consolidate(store: Store) -> None:
+    """Write the metadata of all groups and arrays into the root's."""
     with warnings.catch_warnings():
         # written on purpose: without it, opening a store over a network reads every zarr.json
         warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)

@@ -1,0 +1,57 @@
+"""Does a rank map fit a checkpoint? Names, shapes, and on request the weights themselves."""
+
+from collections.abc import Iterator
+
+from data.errors import InputError
+from spectra.allocation.rankmap import RankMap
+from spectra.checkpoint.checkpoint import Checkpoint, combined_sha256, digest
+
+SHOWN = 6
+
+
+def require_fit(rank_map: RankMap, checkpoint: Checkpoint, *, weights: bool = True) -> None:
+    """Require that a map was made for a checkpoint.
+
+    Parameters
+    ----------
+    rank_map
+        The map.
+    checkpoint
+        The checkpoint.
+    weights
+        Compare the hash of all weights, too, which reads them.
+
+    Raises
+    ------
+    InputError
+        With the list of differences.
+    """
+    found = list(_differences(rank_map, checkpoint))
+    known = rank_map.model.sha256
+    if not found and weights and known is not None:
+        digests = {matrix.name: digest(checkpoint.read(matrix)) for matrix in checkpoint.matrices}
+        now = combined_sha256(digests)
+        if now != known:
+            found.append(
+                f"its weights have the hash {now[:12]}…, the map was made for {known[:12]}…"
+            )
+    if found:
+        more = f"\n  and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        lines = "".join(f"\n  {line}" for line in found[:SHOWN])
+        raise InputError(f"the rank map does not fit {checkpoint.name}:{lines}{more}")
+
+
+def _differences(rank_map: RankMap, checkpoint: Checkpoint) -> Iterator[str]:
+    held = {matrix.name: matrix for matrix in checkpoint.matrices}
+    named = {module.name: module for module in rank_map.modules}
+    for name in sorted(named.keys() - held.keys()):
+        yield f"{name} is in the map, and not in the checkpoint"
+    for name in sorted(held.keys() - named.keys()):
+        yield f"{name} is in the checkpoint, and not in the map"
+    for name in sorted(named.keys() & held.keys()):
+        module, matrix = named[name], held[name]
+        if (module.rows, module.cols) != (matrix.rows, matrix.cols):
+            yield (
+                f"{name} is {matrix.rows} x {matrix.cols} in the checkpoint, and "
+                f"{module.rows} x {module.cols} in the map"
+            )

@@ -1,0 +1,132 @@
+"""The compression path: what WeLore gives and costs at every ERR, to be browsed without computing.
+
+Stored beside the spectra, in the group ``path`` of the store; a slider reads rows of it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from data.errors import InputError
+from spectra.allocation.allocate import Maker
+from spectra.allocation.candidates import Candidates, candidates_of
+from spectra.allocation.costs import bytes_per_parameter
+from spectra.allocation.rankmap import LRC_FACTOR
+from spectra.store.derived import write_group
+from spectra.store.reader import open_store
+
+GROUP = "path"
+STEP = 0.005
+"""Between points of ERR, by default."""
+
+
+def compression_path(
+    candidates: Candidates,
+    *,
+    spacing: float = STEP,
+    normalisation: str = "minmax",
+    lrc_factor: float = LRC_FACTOR,
+    storage: str = "factors",
+) -> xr.Dataset:
+    """Rank maps at a fine grid of ERR, without their names.
+
+    Parameters
+    ----------
+    candidates
+        The matrices of a snapshot.
+    spacing
+        Of the grid.
+    normalisation, lrc_factor, storage
+        As `allocate` takes them.
+
+    Returns
+    -------
+    Over ``target`` (ERR asked): ``err`` reached, ``threshold``, ``budget``, ``parameters``,
+    ``bytes``, ``lrc``, and ``summed_error``; over (target, matrix) ``rank``, ``factored`` and
+    ``relative_error`` of what is stored.
+    """
+    if not 0.0005 <= spacing <= 0.5:
+        raise InputError(f"points of ERR are 0.0005 to 0.5 apart, not {spacing:g}")
+    maker = Maker(candidates, "welore", normalisation, lrc_factor, storage)
+    full = candidates.full_ranks
+    most = 1 - len(full) / full.sum()
+    targets = np.arange(0, most + spacing / 2, spacing).round(6)
+    targets = targets[targets <= most]
+    found = [maker.ranks("err", float(target)) for target in targets]
+    ranks = np.array([r for r, _ in found])
+    cuts = np.array([cut for _, cut in found])
+    factored = np.array([maker.factored(r) for r in ranks])
+    stored = np.array([maker.parameters(r) for r in ranks])
+    errors = np.stack([c.relative_errors[ranks[:, i]] for i, c in enumerate(candidates.each)], 1)
+    errors = np.where(factored, errors, 0.0)
+    low = (ranks < lrc_factor * full).sum(axis=1)
+    parameters = stored.sum(axis=1)
+    of_matrix = ("target", "matrix")
+    dataset = xr.Dataset(
+        {
+            "err": ("target", (full - ranks).sum(axis=1) / full.sum()),
+            "threshold": ("target", cuts),
+            "budget": ("target", parameters / float((candidates.rows * candidates.cols).sum())),
+            "parameters": ("target", parameters),
+            "bytes": ("target", parameters * bytes_per_parameter(candidates.format)),
+            "lrc": ("target", low),
+            "summed_error": ("target", errors.sum(axis=1)),
+            "rank": (of_matrix, ranks.astype(np.int32)),
+            "factored": (of_matrix, factored),
+            "relative_error": (of_matrix, errors.astype(np.float32)),
+        },
+        coords={"target": targets, **_matrix_coordinates(candidates)},
+        attrs={
+            "method": "welore",
+            "step": candidates.step,
+            "normalisation": normalisation,
+            "lrc_factor": lrc_factor,
+            "storage": storage,
+            "format": candidates.format,
+            "approximate": candidates.approximate,
+        },
+    )
+    for name, (long_name, units) in DESCRIBED.items():
+        dataset[name].attrs = {"long_name": long_name, "units": units}
+    return dataset
+
+
+DESCRIBED = {
+    "target": ("effective rank reduction asked for", "1"),
+    "err": ("effective rank reduction reached", "1"),
+    "threshold": ("cut on normalised singular values", "1"),
+    "budget": ("fraction of block parameters stored", "1"),
+    "parameters": ("block parameters stored", "1"),
+    "bytes": ("bytes of the block parameters stored", "byte"),
+    "lrc": ("low-rank components", "1"),
+    "summed_error": ("sum of the relative errors", "1"),
+    "rank": ("rank", "1"),
+    "factored": ("stored as factors", "1"),
+    "relative_error": ("relative truncation error of what is stored", "1"),
+}
+
+
+def write_path(store: str | Path, *, step: int | None = None, spacing: float = STEP) -> xr.Dataset:
+    """Compute the compression path of a store's snapshot, and store it beside the spectra.
+
+    Raises
+    ------
+    InputError
+        When there is no such store or snapshot.
+    """
+    path = compression_path(candidates_of(open_store(store), step), spacing=spacing)
+    write_group(store, GROUP, path)
+    return path
+
+
+def _matrix_coordinates(candidates: Candidates) -> dict[str, tuple[str, Any]]:
+    matrices = [candidate.matrix for candidate in candidates.each]
+    return {
+        "matrix": ("matrix", np.array([m.name for m in matrices], object)),
+        "layer": ("matrix", np.array([m.layer for m in matrices])),
+        "role": ("matrix", np.array([m.role for m in matrices], object)),
+        "rows": ("matrix", candidates.rows),
+        "cols": ("matrix", candidates.cols),
+    }

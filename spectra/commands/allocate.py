@@ -1,0 +1,123 @@
+"""Give every matrix of a scanned checkpoint, or of a run's last state, a rank.
+
+Name one target: --err, --budget, or --threshold. The map that is written to --out states all three,
+asked and reached; `spectra export` turns it into what other tools read.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from data.errors import InputError
+from spectra.allocation.allocate import allocate
+from spectra.allocation.rankmap import RankMap
+from spectra.commands.options import parse
+from spectra.exports.formats import to_table
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `spectra allocate`."""
+
+    store: tyro.conf.Positional[str]
+    """A scan or a run, e.g. scan.zarr."""
+    err: float | None = None
+    """Effective rank reduction to reach: removed ranks over all ranks, e.g. 0.5."""
+    budget: float | None = None
+    """Fraction of block parameters to stay within, e.g. 0.8."""
+    threshold: float | None = None
+    """WeLore's cut on normalised singular values, e.g. 0.175."""
+    out: Path | None = None
+    """The map to write; none by default, which prints it only."""
+    method: Literal["welore", "welore-grid", "uniform", "owl", "alpha", "d-rank", "budget"] = (
+        "welore"
+    )
+    """welore: one threshold, exactly the one that the target needs; welore-grid: the nearest of the
+    paper's grid; uniform: the same fraction everywhere; owl: blocks with outliers keep more; alpha:
+    AlphaPruning; d-rank: by effective rank and cost; budget: least summed truncation error."""
+    normalisation: Literal["minmax", "max"] = "minmax"
+    """Of singular values, for welore: from the least to the largest, or by the largest."""
+    lrc_factor: float = 0.5
+    """A matrix is an LRC when its rank is less than this times its full rank."""
+    storage: Literal["factors", "pivoted"] = "factors"
+    """What a factored matrix is stored as."""
+    align: int = 1
+    """Ranks of factored matrices are multiples of this, e.g. 8 or 16."""
+    outliers: Path | None = None
+    """For owl: a JSON file {layer: share of outliers}."""
+    step: int | None = None
+    """Which snapshot; the last by default."""
+    json: bool = False
+    """Print one JSON object on stdout instead of text."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    options = parse(Options, arguments, command="allocate", description=__doc__)
+    rank_map = allocate(
+        options.store,
+        err=options.err,
+        budget=options.budget,
+        threshold=options.threshold,
+        method=options.method,
+        normalisation=options.normalisation,
+        lrc_factor=options.lrc_factor,
+        storage=options.storage,
+        align=options.align,
+        outliers=None if options.outliers is None else _outliers(options.outliers),
+        step=options.step,
+    )
+    if options.out is not None:
+        rank_map.save(options.out)
+    if options.json:
+        print(json.dumps(_report(rank_map, options)))
+        return 0
+    print(to_table(rank_map))
+    _print_totals(rank_map)
+    if options.out is not None:
+        print(f"wrote {options.out}")
+    return 0
+
+
+def _report(rank_map: RankMap, options: Options) -> dict[str, Any]:
+    return {
+        "method": rank_map.method,
+        "err_asked": rank_map.asked["err"],
+        "budget_asked": rank_map.asked["budget"],
+        "threshold_asked": rank_map.asked["threshold"],
+        "err": rank_map.err,
+        "err_stored": rank_map.err_stored,
+        "budget": rank_map.budget,
+        "threshold": rank_map.threshold,
+        "lrc": len(rank_map.lrc),
+        "nlrc": len(rank_map.nlrc),
+        "parameters": rank_map.parameters,
+        "bytes": rank_map.bytes,
+        "approximate": rank_map.approximate,
+        "out": None if options.out is None else str(options.out),
+    }
+
+
+def _print_totals(rank_map: RankMap) -> None:
+    dense = sum(module.params_dense for module in rank_map.modules)
+    print(
+        f"{rank_map.parameters:,} of {dense:,} block parameters, {rank_map.bytes / 1e9:.3g} GB as "
+        f"{rank_map.format}; of the ranks, {rank_map.err:.2%} are removed by the map, "
+        f"{rank_map.err_stored:.2%} in what is stored, where N-LRCs stay whole"
+        if rank_map.method.startswith("welore")
+        else f"{rank_map.parameters:,} of {dense:,} block parameters, "
+        f"{rank_map.bytes / 1e9:.3g} GB as {rank_map.format}"
+    )
+
+
+def _outliers(path: Path) -> dict[int, float]:
+    try:
+        return {int(layer): float(share) for layer, share in json.loads(path.read_text()).items()}
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is no JSON object of layers and shares: {error}") from error

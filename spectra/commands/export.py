@@ -1,0 +1,42 @@
+"""Write a rank map in the format of another tool.
+
+json, csv and parquet have every matrix; peft is a LoRA adapter_config.json for the LRCs with their
+ranks; llm-compressor is the ignore list of a recipe that works on what stays whole; asvd holds
+truncation_ranks; ranks and ratios are {name: number}; table is for reading.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from spectra.allocation.rankmap import RankMap
+from spectra.commands.options import parse
+from spectra.exports.formats import FORMATS, export
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `spectra export`."""
+
+    map: tyro.conf.Positional[Path]
+    """A rank map, as `spectra allocate` writes it."""
+    format: Literal[
+        "json", "csv", "parquet", "peft", "llm-compressor", "asvd", "ranks", "ratios", "table"
+    ]
+    """What to write."""
+    out: Path | None = None
+    """The file to write; the map's name with the format's ending by default."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    options = parse(Options, arguments, command="export", description=__doc__)
+    rank_map = RankMap.load(options.map)
+    suffix = FORMATS[options.format].suffix
+    out = options.out or options.map.with_name(f"{options.map.stem}-{options.format}{suffix}")
+    export(rank_map, options.format, out)
+    print(f"wrote {out} ({FORMATS[options.format].summary})")
+    return 0

@@ -1,0 +1,63 @@
+"""Compute what WeLore gives and costs at every ERR, and store it beside the spectra.
+
+The group `path` of the store then has threshold, ranks, LRCs, parameters, bytes and predicted error
+of every matrix over a fine grid of ERR: for the dashboard's slider and the report's figures.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tyro
+import xarray as xr
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from spectra.allocation.path import STEP, write_path
+from spectra.commands.options import parse
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `spectra path`."""
+
+    store: tyro.conf.Positional[str]
+    """A scan or a run, e.g. scan.zarr."""
+    spacing: float = STEP
+    """Between points of ERR."""
+    step: int | None = None
+    """Which snapshot; the last by default."""
+    json: bool = False
+    """Print one JSON object on stdout instead of text."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    options = parse(Options, arguments, command="path", description=__doc__)
+    path = write_path(options.store, step=options.step, spacing=options.spacing)
+    if options.json:
+        names = ["target", *(name for name, array in path.items() if array.dims == ("target",))]
+        print(json.dumps({name: path[name].to_numpy().tolist() for name in names}))
+        return 0
+    _print(path)
+    print(f"wrote {options.store}, group path ({path.sizes['target']} points of ERR)")
+    return 0
+
+
+def _print(path: xr.Dataset) -> None:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1))
+    for name in ("ERR", "threshold", "LRC", "budget", "GB", "summed error"):
+        table.add_column(name, justify="right")
+    targets = path["target"].to_numpy()
+    for wanted in np.arange(0.1, 0.95, 0.1):
+        row = path.isel(target=int(np.abs(targets - wanted).argmin()))
+        table.add_row(
+            f"{float(row.err):.3f}", f"{float(row.threshold):.4f}", f"{int(row.lrc)}",
+            f"{float(row.budget):.4f}", f"{int(row.bytes) / 1e9:.3g}",
+            f"{float(row.summed_error):.3f}",
+        )  # fmt: skip
+    Console().print(table)
+    if path.attrs["approximate"]:
+        print("from approximate spectra")

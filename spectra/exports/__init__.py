@@ -1,0 +1,1 @@
+"""Rank maps in the formats of other tools."""

@@ -1,0 +1,171 @@
+"""One function a format, from a rank map to text or bytes."""
+
+import io
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from data.errors import InputError
+from spectra.allocation.rankmap import Module, RankMap
+from spectra.store.durable import write_file
+
+VLLM_LARGEST_RANK = 512
+
+
+def export(rank_map: RankMap, kind: str, path: str | Path) -> None:
+    """Write a rank map in one of `FORMATS`.
+
+    Raises
+    ------
+    InputError
+        When there is no such format, the map has nothing for it, or the file cannot be written.
+    """
+    if kind not in FORMATS:
+        raise InputError(f"no format {kind!r}; there are: {', '.join(FORMATS)}")
+    made = FORMATS[kind].make(rank_map)
+    content = made if isinstance(made, bytes) else made.encode()
+    try:
+        write_file(Path(path).resolve(), content)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def to_csv(rank_map: RankMap) -> str:
+    """A row a matrix, with a header."""
+    return str(_frame(rank_map).to_csv(index=False, lineterminator="\n"))
+
+
+def to_parquet(rank_map: RankMap) -> bytes:
+    """A row a matrix; the map's other fields are in the file's metadata, as JSON."""
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.Table.from_pandas(_frame(rank_map), preserve_index=False)
+    rest = {name: value for name, value in rank_map.to_dict().items() if name != "modules"}
+    table = table.replace_schema_metadata(
+        {**(table.schema.metadata or {}), b"spectra": json.dumps(rest).encode()}
+    )
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def to_peft(rank_map: RankMap) -> str:
+    """A PEFT ``adapter_config.json``: LoRA on the LRCs, each with its own rank.
+
+    Keys of ``rank_pattern`` and ``alpha_pattern`` are regular expressions there, so full names are
+    escaped; alpha is the rank, which scales the adapter by 1. Ranks are cut at 512, which is the
+    most that vLLM serves.
+    """
+    modules = rank_map.lrc
+    if not modules:
+        raise InputError("the map has no LRC, and adapters go on those: ask for a higher ERR")
+    ranks = {re.escape(m.name): min(m.rank, VLLM_LARGEST_RANK) for m in modules}
+    common = max(set(ranks.values()), key=list(ranks.values()).count)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": rank_map.model.name or None,
+        "revision": rank_map.model.revision,
+        "target_modules": [m.name for m in modules],
+        "r": common,
+        "lora_alpha": common,
+        "rank_pattern": ranks,
+        "alpha_pattern": ranks,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": False,
+    }
+    return _json(config)
+
+
+def to_llm_compressor(rank_map: RankMap) -> str:
+    """The ``ignore`` list of a recipe (YAML) that leaves LRCs and the head alone.
+
+    What is pruned or quantised then is what stayed whole.
+    """
+    ignored = ["lm_head", *(module.name for module in rank_map.lrc)]
+    return "ignore:\n" + "".join(f"  - {json.dumps(name)}\n" for name in ignored)
+
+
+def to_asvd(rank_map: RankMap) -> str:
+    """``truncation_ranks`` of an ASVD model's ``config.json``: the factored matrices."""
+    return _json({"truncation_ranks": {m.name: m.rank for m in rank_map.modules if m.factored}})
+
+
+def to_ranks(rank_map: RankMap) -> str:
+    """``{name: rank}``, of every matrix."""
+    return _json(rank_map.ranks)
+
+
+def to_ratios(rank_map: RankMap) -> str:
+    """``{name: fraction of parameters kept}``, of every matrix; 1 where it is whole."""
+    return _json({m.name: m.params / m.params_dense for m in rank_map.modules})
+
+
+def to_table(rank_map: RankMap) -> str:
+    """A table to read: layers down, roles across, the share of ranks kept; ``*`` marks LRCs."""
+    roles = list(dict.fromkeys(module.role for module in rank_map.modules))
+    cells: dict[tuple[int, str], list[Module]] = {}
+    for module in rank_map.modules:
+        cells.setdefault((module.layer, module.role), []).append(module)
+    lines = [_summary(rank_map), "", "rank as % of full rank; * LRC", ""]
+    lines.append(f"{'layer':>5}" + "".join(f"{role[:9]:>10}" for role in roles))
+    for layer in sorted({module.layer for module in rank_map.modules}):
+        row = [_cell(cells.get((layer, role), [])) for role in roles]
+        lines.append(f"{layer:>5}" + "".join(f"{cell:>10}" for cell in row))
+    return "\n".join(lines) + "\n"
+
+
+class Format:
+    """A format: how it is made, and what it is for."""
+
+    def __init__(self, make: Callable[[RankMap], str | bytes], summary: str, suffix: str) -> None:
+        self.make = make
+        self.summary = summary
+        self.suffix = suffix
+
+
+FORMATS: Mapping[str, Format] = {
+    "json": Format(RankMap.to_json, "the map itself", ".json"),
+    "csv": Format(to_csv, "a row a matrix", ".csv"),
+    "parquet": Format(to_parquet, "a row a matrix", ".parquet"),
+    "peft": Format(to_peft, "LoRA adapter_config.json, the LRCs with their ranks", ".json"),
+    "llm-compressor": Format(to_llm_compressor, "a recipe's ignore list: the LRCs", ".yaml"),
+    "asvd": Format(to_asvd, "truncation_ranks, as in ASVD's config.json", ".json"),
+    "ranks": Format(to_ranks, "{name: rank}", ".json"),
+    "ratios": Format(to_ratios, "{name: fraction of parameters kept}", ".json"),
+    "table": Format(to_table, "a table to read: layers by roles", ".txt"),
+}
+
+
+def _frame(rank_map: RankMap) -> Any:
+    import pandas
+
+    return pandas.DataFrame([asdict(module) for module in rank_map.modules])
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
+
+
+def _summary(rank_map: RankMap) -> str:
+    cut = "" if rank_map.threshold is None else f", threshold {rank_map.threshold:.4f}"
+    about = " (approximate spectra)" if rank_map.approximate else ""
+    return (
+        f"{rank_map.model.name or 'a checkpoint'}: {rank_map.method}{about}, "
+        f"ERR {rank_map.err:.4f}, budget {rank_map.budget:.4f}{cut}, "
+        f"{len(rank_map.lrc)} LRC and {len(rank_map.nlrc)} N-LRC"
+    )
+
+
+def _cell(modules: list[Module]) -> str:
+    if not modules:
+        return "-"
+    share = sum(m.rank for m in modules) / sum(m.full_rank for m in modules)
+    low = sum(module.kind == "LRC" for module in modules)
+    mark = "*" if low == len(modules) else f"({low})" if low else ""
+    return f"{100 * share:.0f}{mark or ' '}"
