@@ -156,6 +156,38 @@ if (Object.keys(data.measures).length) drawMeasures();
 else document.getElementById("measures-section").hidden = true;
 if (data.figure4) plot(document.getElementById("figure4"), data.figure4);
 else document.getElementById("figure4-section").hidden = true;
+
+// figures 4 and 6 at one point of the path
+function drawPoint() {
+  const path = data.compression, i = Number(err.value);
+  const full = path.full;
+  const removed = path.members.map((of) => of.map((m) => 1 - path.ranks[i][m] / full[m]));
+  Plotly.restyle("figure6", { y: removed });
+  Plotly.relayout("path", { "shapes[0].x0": path.err[i], "shapes[0].x1": path.err[i] });
+  if (data.figure4) {
+    const moved = {};
+    data.figure4.layout.shapes.forEach((_, s) => { moved[`shapes[${s}].y0`] = moved[`shapes[${s}].y1`] = path.threshold[i]; });
+    moved["title.subtitle.text"] = data.figure4.layout.title.subtitle.text.replace(/[0-9.e-]+$/, path.threshold[i].toFixed(4));
+    Plotly.relayout("figure4", moved);
+  }
+  const bytes = path.bytes[i], [unit, size] = bytes < 1e9 ? ["MB", 1e6] : ["GB", 1e9];
+  document.getElementById("err-says").textContent =
+    `${path.err[i].toFixed(3)} at threshold ${path.threshold[i].toFixed(4)}: ${path.lrc[i]} of ${full.length} matrices are LRC, ` +
+    `${(100 * path.budget[i]).toFixed(1)} % of the block parameters stay, ${(bytes / size).toPrecision(3)} ${unit} as ${path.format}`;
+}
+
+const err = document.getElementById("err");
+if (data.compression) {
+  const { figure: figure6, curves, target, first } = data.compression;
+  Object.assign(err, { max: target.length - 1, value: first });
+  const line = { type: "line", x0: 0, x1: 0, y0: 0, y1: 1, yref: "paper", line: { color: "#c2571a", width: 1.2, dash: "dash" } };
+  plot(document.getElementById("figure6"), figure6);
+  plot(document.getElementById("path"), { data: curves.data, layout: { ...curves.layout, shapes: [line] } });
+  err.addEventListener("input", drawPoint);
+  drawPoint();
+} else document.getElementById("compression-section").hidden = true;
+document.getElementById("figure2-section").hidden = !["cosine", "gradient", "overlap"].some((kind) => data.templates[kind]);
+document.getElementById("figure3-section").hidden = data.steps.length < 2;
 data.claim.forEach((drawn, i) => plot(document.getElementById(`claim-${i}`), drawn));
 document.getElementById("claim-section").hidden = !data.claim.length;
 if (data.loss) plot(document.getElementById("loss"), data.loss);

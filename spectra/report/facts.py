@@ -1,5 +1,8 @@
 """What run a report is of, in words."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import xarray as xr
 
@@ -16,9 +19,15 @@ def facts(run: xr.DataTree, name: str) -> dict[str, str]:
     if isinstance(config, dict) and config.get("data"):
         found["Data"] = str(config["data"])
     matrices = spectra.sizes["matrix"]
-    found["Recorded"] = (
-        f"{len(steps)} snapshots of {matrices} matrices, steps {steps[0]:,} to {steps[-1]:,}"
-    )
+    if attrs.get("kind") == "scan":
+        how = "approximately, with error bars" if "weight_error" in spectra else "exactly"
+        found["Scanned"] = f"{matrices} matrices, {how}"
+    if attrs.get("kind") != "scan" or len(steps) > 1:
+        found["Recorded"] = (
+            f"{len(steps)} snapshots of {matrices} matrices, steps {steps[0]:,} to {steps[-1]:,}"
+        )
+    if left_out := attrs.get("skipped") if attrs.get("kind") == "scan" else None:
+        found["Left out"] = _left_out(left_out)
     if "train" in run.children and run["train"].sizes["train_step"]:
         train = run["train"].to_dataset().compute()
         loss = train["loss"].to_numpy()
@@ -38,3 +47,8 @@ def facts(run: xr.DataTree, name: str) -> dict[str, str]:
     if probe := attrs.get("probe_sha256"):
         found["Probe batch"] = f"sha256 {probe[:16]}…"
     return found
+
+
+def _left_out(skipped: Sequence[Mapping[str, str]]) -> str:
+    counts = Counter(entry["reason"] for entry in skipped)
+    return "; ".join(f"{count} tensors {reason}" for reason, count in counts.items())

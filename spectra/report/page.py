@@ -72,7 +72,10 @@ def report_html(run: xr.DataTree, *, name: str) -> str:
 
 def _title(run: xr.DataTree, name: str) -> str:
     model = run.attrs.get("model") or {}
-    return f"{model.get('name', name)}: gradients and weights over training"
+    what = "gradients and weights over training"
+    if run.attrs.get("kind") == "scan":
+        what = "spectra of its weights"
+    return f"{model.get('name', name)}: {what}"
 
 
 def _facts_html(run: xr.DataTree, name: str) -> str:

@@ -21,6 +21,7 @@ from spectra.figures.dynamics import (
     spectrum_heatmap,
 )
 from spectra.figures.training import loss_curve
+from spectra.report.allocation import compression
 from spectra.report.encoding import encode_cosines, encode_logarithms
 from spectra.report.overview import (
     bare,
@@ -76,7 +77,15 @@ def payload(run: xr.DataTree) -> Payload:
         table = measured(run, few)
         if len(few) < len(shown):
             notes.append(f"Measures are drawn at {len(few)} of the snapshots, evenly spaced.")
+    ranks, reasons = compression(run)
+    notes += reasons
+    if "weight_error" in spectra:
+        notes.append(
+            "The singular values are approximate: leading values and quantiles of the spectral "
+            "density, with standard errors in the store."
+        )
     return {
+        "compression": ranks,
         "matrices": [
             {
                 "name": str(name),
