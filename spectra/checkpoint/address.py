@@ -72,7 +72,7 @@ def addresses(places: Sequence[str]) -> list[Address]:
     """
     found = [address for place in places for address in _of_one(place)]
     if not found:
-        raise InputError("no checkpoint named")
+        raise InputError("name a checkpoint: a folder, a file, or a hub's owner/name")
     return found
 
 

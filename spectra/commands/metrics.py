@@ -90,6 +90,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     _print_medians(table)
     rows, missing = int(recorded(table).sum()), sum(reasons.values())
+    if "approximate" in table.attrs:
+        print("measured on approximate spectra: of tails and single values, rough numbers only")
     for reason, count in reasons.items():
         print(f"left out: {count} spectra, {reason}")
     if options.out is not None:
@@ -107,6 +109,7 @@ def _report(options: Options, table: xr.Dataset, reasons: dict[str, int]) -> dic
         "out": None if options.out is None else str(options.out),
         "rows": [{name: _plain(value) for name, value in row.items()} for row in rows],
         "left_out": reasons,
+        "approximate": "approximate" in table.attrs,
     }
 
 

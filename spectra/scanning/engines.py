@@ -24,6 +24,7 @@ from spectra.threads import available_cores, single_threaded_workers
 
 READ_AHEAD = 1
 """Weights in memory beside those that are decomposed."""
+SCHEDULER_SECONDS = 10
 Groups = Sequence[Sequence[Matrix]]
 
 
@@ -44,7 +45,7 @@ def in_threads(checkpoint: Checkpoint, groups: Groups, how: How) -> Iterator[Spe
                 # the place comes first: what is read is in memory
                 while not places.acquire(timeout=0.05):
                     done, pending = wait(pending, timeout=0)
-                    yield from (future.result() for future in done)
+                    yield from _results(done)
                 matrix, weight = next(reader)
                 if isinstance(weight, str):
                     places.release()
@@ -56,7 +57,16 @@ def in_threads(checkpoint: Checkpoint, groups: Groups, how: How) -> Iterator[Spe
                 del weight
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
+            yield from _results(done)
+
+
+def _results(done: set[Future[Spectrum]]) -> Iterator[Spectrum]:
+    """What is done; a failure is raised after all that is not one."""
+    failed = [future for future in done if future.exception() is not None]
+    for future in done - set(failed):
+        yield future.result()
+    for future in failed:
+        future.result()
 
 
 def in_cluster(client: Any, address: Address, groups: Groups, how: How) -> Iterator[Spectrum]:
@@ -90,7 +100,7 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Any]:
 
     if scheduler is not None:
         try:
-            client = Client(scheduler, timeout=10)
+            client = Client(scheduler, timeout=SCHEDULER_SECONDS)
         except (OSError, ValueError) as error:
             raise InputError(f"no dask scheduler answers at {scheduler}: {error}") from error
         with client:

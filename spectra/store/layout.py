@@ -200,6 +200,9 @@ class Layout:
             "padding": "NaN beyond min(rows, cols)",
             "floor": "values below about 1e-8 of the first are rounding",
         }
+        if self.contents.errors:
+            del attrs["floor"]
+            attrs["approximate"] = "from random probes; standard errors in weight_error"
         return [
             *_coordinates(range(count)),
             *(

@@ -34,6 +34,7 @@ ROLES = {
     "opt": {"q", "k", "v", "out_proj", "fc1", "fc2"},
     "mixtral": LLAMA_ROLES,
     "qwen3_moe": LLAMA_ROLES,
+    "phi3": {"qkv_proj", "o", "gate_up_proj", "down"},
     "gpt_oss": LLAMA_ROLES,
 }
 

@@ -1,0 +1,342 @@
+"""Checkpoints of every format give the same matrices, one at a time."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from data.errors import InputError
+from spectra.checkpoint.address import Address, addresses, steps_of
+from spectra.checkpoint.checkpoint import combined_sha256, digest, open_checkpoint
+from spectra.checkpoint.parts import find_parts, scaled
+from spectra.checkpoint.tensors import StoredTensor
+from tests.small import SIZES, small_model
+from tests.spectra.checkpoints import as_torch_file, edit_config, rewritten, saved, sharded
+
+Q = "model.layers.0.self_attn.q_proj"
+
+
+def read_all(checkpoint):
+    return {matrix.name: checkpoint.read(matrix) for matrix in checkpoint.matrices}
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name, weight in one.items():
+        assert torch.equal(weight, other[name]), name
+
+
+def of(checkpoint, name):
+    return next(matrix for matrix in checkpoint.matrices if matrix.name == name)
+
+
+@pytest.mark.parametrize("family", [name for name in SIZES if name != "mixtral"])
+def test_a_checkpoint_on_disk_has_the_matrices_of_the_model(tmp_path, family):
+    model = saved(tmp_path, family)
+    on_disk, in_memory = open_checkpoint(tmp_path), open_checkpoint(model)
+    assert list(on_disk.matrices) == list(in_memory.matrices)
+    assert_same(read_all(on_disk), read_all(in_memory))
+    held = {part.tensor for part in on_disk.matrices.values()} | {s.name for s in on_disk.skipped}
+    assert held == set(on_disk.source.tensors)  # nothing is left out in silence
+
+
+def test_mixtral_on_disk_has_a_matrix_for_every_expert(tmp_path):
+    model = saved(tmp_path, "mixtral")
+    on_disk, in_memory = open_checkpoint(tmp_path), open_checkpoint(model)
+    assert len(on_disk.matrices) == len(in_memory.matrices) == 2 * (4 + 3 * 4)
+    values = read_all(on_disk)
+    for mine, theirs in (("w1", "gate_proj"), ("w3", "up_proj"), ("w2", "down_proj")):
+        name = f"model.layers.1.mlp.experts.2.{theirs}"
+        expert = in_memory.read(of(in_memory, name))
+        assert torch.equal(values[f"model.layers.1.block_sparse_moe.experts.2.{mine}"], expert)
+    roles = {matrix.role for matrix in on_disk.matrices}
+    assert roles == {"q", "k", "v", "o", "gate", "up", "down"}
+    assert "routes tokens to experts" in {s.reason for s in on_disk.skipped}
+
+
+def test_fused_queries_keys_and_values_are_what_the_model_computes_with(tmp_path):
+    model = saved(tmp_path, "gpt_neox")
+    attention = model.gpt_neox.layers[0].attention
+    values = read_all(open_checkpoint(tmp_path))
+    hidden = torch.randn(1, 1, 32)
+    fused = attention.query_key_value(hidden) - attention.query_key_value.bias
+    q, k, v = fused.view(1, 1, 4, 3 * 8).transpose(1, 2).chunk(3, dim=-1)  # as transformers does
+    for role, expected in (("q", q), ("k", k), ("v", v)):
+        weight = values[f"gpt_neox.layers.0.attention.{role}_proj"]
+        mine = (hidden @ weight.T).view(1, 1, 4, 8).transpose(1, 2)
+        torch.testing.assert_close(mine, expected)
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_files_of_torch_give_the_same(tmp_path, new):
+    saved(tmp_path)
+    expected = read_all(open_checkpoint(tmp_path))
+    as_torch_file(tmp_path, _use_new_zipfile_serialization=new)
+    assert_same(read_all(open_checkpoint(tmp_path)), expected)
+
+
+def test_a_wrapped_state_and_transposed_storage_are_read(tmp_path):
+    weight = torch.arange(12.0).reshape(3, 4)
+    state = {"model.layers.0.a.weight": weight.T, "model.layers.0.b.weight": weight[1:]}
+    torch.save({"state_dict": state, "step": 3}, tmp_path / "x.bin")
+    values = read_all(open_checkpoint(tmp_path / "x.bin"))
+    assert_same(values, {name.removesuffix(".weight"): value for name, value in state.items()})
+
+
+def test_nothing_is_unpickled(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "touched"), "w"))
+
+    torch.save({"model.layers.0.a.weight": Evil()}, tmp_path / "x.bin")
+    with pytest.raises(InputError, match="more than tensors and is not unpickled"):
+        open_checkpoint(tmp_path / "x.bin")
+    (tmp_path / "y.bin").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(InputError, match=r"y\.bin"):
+        open_checkpoint(tmp_path / "y.bin")
+    assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e5m2]
+)
+def test_every_floating_format_is_read_as_it_is(tmp_path, dtype):
+    weight = torch.randn(6, 5).to(dtype)
+    save_file({"model.layers.0.a.weight": weight}, tmp_path / "x.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "x.safetensors")
+    (value,) = read_all(checkpoint).values()
+    assert value.dtype == dtype
+    assert torch.equal(value.double(), weight.double())
+
+
+@pytest.mark.parametrize("scales", ["one", "rows", "blocks"])
+def test_float8_is_multiplied_by_its_scales(tmp_path, scales):
+    weight = torch.randn(200, 130).to(torch.float8_e4m3fn)
+    name = "model.layers.0.a.weight"
+    scale = {"one": torch.tensor(0.5), "rows": torch.rand(200, 1), "blocks": torch.rand(2, 2)}[
+        scales
+    ]
+    suffix = "_scale_inv" if scales == "blocks" else "_scale"
+    save_file({name: weight, name + suffix: scale}, tmp_path / "x.safetensors")
+    checkpoint = open_checkpoint(tmp_path / "x.safetensors")
+    (value,) = read_all(checkpoint).values()
+    whole = scale
+    if scales == "blocks":
+        whole = scale[torch.arange(200) // 128][:, torch.arange(130) // 128]
+    torch.testing.assert_close(value, weight.float() * whole)
+    assert [s.reason for s in checkpoint.skipped] == ["scales of a quantised weight"]
+
+
+def test_scales_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="scales of"):
+        scaled(torch.zeros(4, 4).to(torch.float8_e4m3fn), torch.ones(3, 2), {})
+
+
+def test_stacked_experts_are_read_one_by_one(tmp_path):
+    saved(tmp_path, "gpt_oss")
+    checkpoint = open_checkpoint(tmp_path)
+    tensor = load_file(tmp_path / "model.safetensors")["model.layers.1.mlp.experts.gate_up_proj"]
+    gate = checkpoint.read(of(checkpoint, "model.layers.1.mlp.experts.3.gate_proj"))
+    assert torch.equal(gate, tensor[3, :, 0::2].T)
+    part = checkpoint.matrices[of(checkpoint, "model.layers.1.mlp.experts.3.gate_proj")]
+    assert checkpoint.source.read(part.tensor, part.entry).shape == tensor.shape[1:]
+
+
+def test_quantised_and_other_tensors_are_left_out_with_their_reason():
+    tensors = [
+        StoredTensor("model.layers.0.a.weight", (4, 4), "I32", ""),
+        StoredTensor("model.layers.0.norm.weight", (4,), "F32", ""),
+        StoredTensor("model.layers.0.conv.weight", (4, 4, 3), "F32", ""),
+        StoredTensor("model.embed_tokens.weight", (9, 4), "F32", ""),
+        StoredTensor("model.layers.0.mlp.gate.weight", (4, 4), "F32", ""),
+        StoredTensor("model.layers.0.A_log", (4, 4), "F32", ""),
+    ]
+    found, skipped = find_parts({t.name: t for t in tensors}, {})
+    assert not found
+    assert [s.reason for s in skipped] == [
+        "quantised (I32)",
+        "not the weight of a linear layer",
+        "3-dimensional, and no stack of experts",
+        "outside the transformer blocks",
+        "routes tokens to experts",
+        "not the weight of a linear layer",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("config", "rows", "expected"),
+    [
+        ({"num_attention_heads": 4, "num_key_value_heads": 2}, 64, (32, 16, 16)),
+        ({"model_type": "falcon", "num_attention_heads": 4, "multi_query": True}, 48, (32, 8, 8)),
+        ({"model_type": "gpt_bigcode", "n_head": 4, "multi_query": True}, 48, (32, 8, 8)),
+        ({}, 48, None),
+        ({"num_attention_heads": 5}, 64, None),
+    ],
+)
+def test_fused_projections_are_split_where_the_configuration_explains_them(config, rows, expected):
+    tensor = StoredTensor("h.0.attn.query_key_value.weight", (rows, 8), "F32", "")
+    found, _ = find_parts({tensor.name: tensor}, config)
+    sizes = {matrix.role: matrix.rows for matrix in found}
+    if expected is None:
+        assert sizes == {"query_key_value": rows}
+    else:
+        assert sizes == dict(zip("qkv", expected, strict=True))
+
+
+def test_a_gguf_file_is_read_under_the_names_of_transformers(tmp_path):
+    gguf = pytest.importorskip("gguf")
+    path = tmp_path / "small.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("small")
+    writer.add_head_count(2)
+    draw = np.random.default_rng(0)
+    shapes = {"attn_q": (32, 64), "ffn_down": (64, 96), "ffn_up_exps": (2, 96, 64)}
+    weights = {name: draw.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    for name, weight in weights.items():
+        kinds = gguf.GGMLQuantizationType
+        kind = kinds.F16 if name == "ffn_down" else kinds.Q8_0
+        packed = gguf.quants.quantize(weight, kind)
+        writer.add_tensor(f"blk.0.{name}.weight", packed, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    values = read_all(open_checkpoint(path))
+    assert list(values) == [
+        "model.layers.0.self_attn.q_proj",
+        "model.layers.0.mlp.down_proj",
+        "model.layers.0.mlp.experts.0.up_proj",
+        "model.layers.0.mlp.experts.1.up_proj",
+    ]
+    expected = [weights["attn_q"], weights["ffn_down"], *weights["ffn_up_exps"]]
+    for value, weight in zip(values.values(), expected, strict=True):
+        np.testing.assert_allclose(value.numpy(), weight, atol=0.02)
+
+
+def test_gguf_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "gguf", None)
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    with pytest.raises(InputError, match=r"pip install 'spectra-dynamics\[gguf\]'"):
+        open_checkpoint(tmp_path / "x.gguf")
+
+
+def test_the_hash_is_of_the_weights_not_of_the_files(tmp_path):
+    saved(tmp_path / "one")
+    sharded(tmp_path / "three")
+
+    def hashed(folder):
+        return combined_sha256({n: digest(w) for n, w in read_all(open_checkpoint(folder)).items()})
+
+    before = hashed(tmp_path / "one")
+    assert hashed(tmp_path / "three") == before
+    rewritten(tmp_path / "one", lambda tensors: tensors["lm_head.weight"].zero_())
+    assert hashed(tmp_path / "one") == before  # no matrix of a block
+    rewritten(tmp_path / "one", lambda tensors: tensors[f"{Q}.weight"][0].add_(1e-3))
+    assert hashed(tmp_path / "one") != before
+
+
+# what is wrong with a checkpoint is said by file and tensor
+
+
+def test_a_missing_shard_is_named_and_its_matrices_are_known(tmp_path):
+    sharded(tmp_path)
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    checkpoint = open_checkpoint(tmp_path)
+    assert len(checkpoint.matrices) == 14  # shapes are those of the other layer
+    (problem,) = checkpoint.problems
+    assert problem.startswith("model-00002-of-00003.safetensors is missing")
+    lost = [m for m, p in checkpoint.matrices.items()
+            if "00002" in checkpoint.source.tensors[p.tensor].file]  # fmt: skip
+    assert lost
+    with pytest.raises(InputError, match=r"00002-of-00003\.safetensors is missing, with model"):
+        checkpoint.read(lost[0])
+
+
+def test_a_truncated_shard_costs_what_lies_beyond_its_end(tmp_path):
+    sharded(tmp_path)
+    shard = tmp_path / "model-00001-of-00003.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    checkpoint = open_checkpoint(tmp_path)
+    assert len(checkpoint.problems) == 1
+    assert checkpoint.problems[0].startswith("model-00001-of-00003.safetensors is truncated: ")
+    shard.write_bytes(shard.read_bytes()[:20])
+    assert "ends inside of its header" in open_checkpoint(tmp_path).problems[0]
+
+
+def test_an_index_that_disagrees_with_the_shards_is_told(tmp_path):
+    sharded(tmp_path)
+    path = tmp_path / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    file = index["weight_map"].pop(f"{Q}.weight")
+    other = "model.layers.1.self_attn.q_proj.weight"
+    wrong = next(f for f in set(index["weight_map"].values()) if f != index["weight_map"][other])
+    index["weight_map"][other] = wrong
+    path.write_text(json.dumps(index))
+    problems = "\n".join(open_checkpoint(tmp_path).problems)
+    assert f"{file}: {Q}.weight is not in model.safetensors.index.json" in problems
+    assert f"{wrong}: {other} is not in it, though" in problems
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "not even a header"),
+        (b"\xff" * 64, "no safetensors file"),
+        (b"\x08\0\0\0\0\0\0\0not json", "no safetensors file"),
+    ],
+)
+def test_files_that_are_none(tmp_path, content, message):
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        open_checkpoint(tmp_path)
+
+
+def test_folders_and_files_that_hold_no_checkpoint(tmp_path):
+    with pytest.raises(InputError, match=r"no checkpoint at .*nowhere"):
+        addresses([str(tmp_path / "nowhere")])
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        addresses([str(tmp_path)])
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(InputError, match="is no checkpoint"):
+        addresses([str(tmp_path / "notes.txt")])
+    save_file({"embed.weight": torch.zeros(3, 3)}, tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match="no matrix of a linear layer inside"):
+        open_checkpoint(tmp_path)
+    edit = tmp_path / "config.json"
+    edit.write_text("{")
+    with pytest.raises(InputError, match=r"config\.json is damaged"):
+        open_checkpoint(tmp_path)
+
+
+def test_series_are_ordered_by_their_steps(tmp_path):
+    for step in (1000, 20, 300):
+        saved(tmp_path / f"step-{step}")
+    series = addresses([str(tmp_path)])
+    assert steps_of(series) == [20, 300, 1000]
+    revisions = addresses(["EleutherAI/pythia-70m@step1,step1000"])
+    assert [a.revision for a in revisions] == ["step1", "step1000"]
+    assert steps_of(revisions) == [1, 1000]
+    assert steps_of([Address("org/name-7b")]) == [0]  # its size is no step
+    assert steps_of([Address("org/name", "main"), Address("org/name", "v")]) == [0, 1]
+    with pytest.raises(InputError, match="both are step 5"):
+        steps_of([Address("org/a-5"), Address("org/b-5")])
+
+
+def test_a_model_in_memory_needs_no_file():
+    model = small_model("llama")
+    checkpoint = open_checkpoint(torch.compile(model))
+    assert torch.equal(
+        checkpoint.read(of(checkpoint, Q)), model.model.layers[0].self_attn.q_proj.weight
+    )
+
+
+def test_gate_and_up_of_phi_are_halves(tmp_path):
+    saved(tmp_path, "phi3")
+    edit_config(tmp_path, model_type="phi3")
+    tensor = load_file(tmp_path / "model.safetensors")["model.layers.0.mlp.gate_up_proj.weight"]
+    values = read_all(open_checkpoint(tmp_path))
+    assert torch.equal(values["model.layers.0.mlp.gate_proj"], tensor[:48])
+    assert torch.equal(values["model.layers.0.mlp.up_proj"], tensor[48:])

@@ -1,0 +1,385 @@
+"""Scans: every matrix of a checkpoint, exactly, whatever interrupts them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from safetensors.torch import load_file, save_file
+
+import spectra
+from data.errors import InputError
+from spectra.cli import main
+from spectra.density import EXACT_SIDE, approximate_singular_values
+from spectra.scanning import engines, scan
+from spectra.scanning.row import Row
+from spectra.scanning.scan import IncompleteError, run_scan
+from tests.small import small_llama
+from tests.spectra.checkpoints import rewritten, saved, sharded
+
+Q = "model.layers.0.self_attn.q_proj"
+
+
+def weights(run):
+    return run["spectra"].weight.isel(step=-1).to_numpy()
+
+
+def test_a_scan_has_the_singular_values_of_every_matrix(tmp_path):
+    saved(tmp_path / "model")
+    run = spectra.scan(tmp_path / "model", tmp_path / "a.zarr")
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    assert run.attrs["kind"] == "scan"
+    assert run["spectra"].sizes["matrix"] == 14
+    for i, name in enumerate(run["spectra"].matrix.to_numpy()):
+        exact = torch.linalg.svdvals(tensors[f"{name}.weight"].double()).numpy()
+        np.testing.assert_allclose(weights(run)[i, : len(exact)], exact, rtol=1e-6)
+        assert np.isnan(weights(run)[i, len(exact) :]).all()
+    assert spectra.verify(tmp_path / "a.zarr").whole
+
+
+def test_plain_xarray_reads_a_scan_without_a_warning(tmp_path, recwarn):
+    saved(tmp_path / "model")
+    spectra.scan(tmp_path / "model", tmp_path / "a.zarr")
+    recwarn.clear()
+    tree = xr.open_datatree(tmp_path / "a.zarr", engine="zarr")
+    assert tree["spectra"].weight.dims == ("step", "matrix", "index")
+    assert not recwarn.list
+
+
+def test_everything_that_reads_a_run_reads_a_scan(tmp_path, shared):
+    run = spectra.scan(shared / "data" / "checkpoints" / "stories260K", tmp_path / "a.zarr")
+    assert spectra.metrics_table(run).stable_rank.notnull().all()
+    spectra.write_report(tmp_path / "a.zarr", tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text()
+    assert "stories260K: spectra of its weights" in page
+    assert "10 tensors not the weight of a linear layer" in page
+
+
+def test_a_model_in_memory_and_its_checkpoint_give_the_same(tmp_path):
+    model = saved(tmp_path / "model")
+    one = spectra.scan(model, tmp_path / "a.zarr")
+    other = spectra.scan(tmp_path / "model", tmp_path / "b.zarr")
+    np.testing.assert_array_equal(weights(one), weights(other))
+    hashes = [next(iter(run.attrs["checkpoints"].values()))["sha256"] for run in (one, other)]
+    assert hashes[0] == hashes[1]
+
+
+def test_a_folder_of_steps_becomes_one_store(tmp_path):
+    for step in (300, 20):
+        saved(tmp_path / "run" / f"step-{step}", seed=step)
+    run = spectra.scan(tmp_path / "run", tmp_path / "a.zarr")
+    assert run["spectra"].step.to_numpy().tolist() == [20, 300]
+    one = spectra.scan(tmp_path / "run" / "step-20", tmp_path / "b.zarr")
+    np.testing.assert_array_equal(run["spectra"].weight[0], one["spectra"].weight[0])
+    assert one["spectra"].step.to_numpy().tolist() == [20]
+
+
+def test_checkpoints_of_other_shapes_are_no_series(tmp_path):
+    saved(tmp_path / "run" / "step-1")
+    saved(tmp_path / "run" / "step-2", intermediate_size=64)
+    with pytest.raises(InputError, match=r"other matrices than the first.*: with model.*64"):
+        spectra.scan(tmp_path / "run", tmp_path / "a.zarr")
+    assert spectra.open(tmp_path / "a.zarr")["spectra"].step.to_numpy().tolist() == [1]
+
+
+def test_a_store_of_something_else_is_not_touched(tmp_path, store):
+    saved(tmp_path / "model")
+    with pytest.raises(InputError, match="is a training run"):
+        spectra.scan(tmp_path / "model", store)
+    spectra.scan(tmp_path / "model", tmp_path / "a.zarr")
+    saved(tmp_path / "other", seed=1)
+    with pytest.raises(InputError, match=r"holds .*model at step 0, not .*other"):
+        spectra.scan(tmp_path / "other", tmp_path / "a.zarr")
+
+
+# what interrupts a scan costs no matrix that was done
+
+
+class StopError(Exception):
+    pass
+
+
+def test_an_interrupted_scan_goes_on_with_what_is_missing(tmp_path, monkeypatch):
+    sharded(tmp_path / "model")
+    calls = []
+    decompose = engines.decompose
+
+    def counted(matrix, weight, how):
+        calls.append(matrix.name)
+        if len(calls) == 6:
+            raise StopError
+        return decompose(matrix, weight, how)
+
+    monkeypatch.setattr(engines, "decompose", counted)
+    monkeypatch.setattr(engines, "available_cores", lambda: 1)
+    with pytest.raises(StopError):
+        run_scan(tmp_path / "model", tmp_path / "a.zarr")
+    assert spectra.open(tmp_path / "a.zarr")["spectra"].sizes["step"] == 0
+    first = calls[:5]
+    calls[:] = [""] * 100
+    summary = run_scan(tmp_path / "model", tmp_path / "a.zarr")
+    again = [name for name in calls if name]
+    assert summary.decomposed == len(again) == 9
+    assert not set(first) & set(again)
+    whole = spectra.scan(tmp_path / "model", tmp_path / "b.zarr")
+    np.testing.assert_array_equal(weights(spectra.open(tmp_path / "a.zarr")), weights(whole))
+    assert run_scan(tmp_path / "model", tmp_path / "a.zarr").decomposed == 0
+
+
+KILLED = """
+import sys, time
+from spectra.scanning import engines
+from spectra.scanning.row import Row
+from spectra.scanning.scan import run_scan
+decompose, add = engines.decompose, Row.add
+def slow(matrix, weight, how):
+    time.sleep(0.2)
+    return decompose(matrix, weight, how)
+def told(row, spectrum):
+    add(row, spectrum)
+    row.flush()
+    print(spectrum.matrix.name, flush=True)
+engines.decompose, Row.add = slow, told
+run_scan(sys.argv[1], sys.argv[2])
+"""
+
+
+def test_a_killed_scan_keeps_every_matrix_that_was_written(tmp_path):
+    sharded(tmp_path / "model")
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "model"), str(tmp_path / "a.zarr")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        done = [process.stdout.readline().strip() for _ in range(5)]
+        process.kill()
+    assert all(done)
+    seen = []
+    summary = run_scan(
+        tmp_path / "model", tmp_path / "a.zarr", progress=lambda _, n, of: seen.append(n)
+    )
+    assert seen[0] >= 5
+    assert summary.decomposed <= 9
+    whole = spectra.scan(tmp_path / "model", tmp_path / "b.zarr")
+    np.testing.assert_array_equal(weights(spectra.open(tmp_path / "a.zarr")), weights(whole))
+    assert spectra.verify(tmp_path / "a.zarr").whole
+
+
+def test_ctrl_c_says_so_and_leaves_a_store_to_go_on_with(tmp_path):
+    sharded(tmp_path / "model")
+    script = KILLED.replace("run_scan(sys.argv[1], sys.argv[2])", "").replace(
+        "from spectra.scanning.scan import run_scan", "from spectra.cli import main"
+    ) + "sys.exit(main(['scan', sys.argv[1], '--out', sys.argv[2]]))"  # fmt: skip
+    command = [sys.executable, "-c", script, str(tmp_path / "model"), str(tmp_path / "a.zarr")]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "spectra scan: interrupted" in errors
+    assert "Traceback" not in errors
+    assert run_scan(tmp_path / "model", tmp_path / "a.zarr").decomposed < 14
+
+
+def test_a_missing_shard_keeps_the_others_and_comes_in_later(tmp_path, capsys):
+    sharded(tmp_path / "model")
+    shard = tmp_path / "model" / "model-00002-of-00003.safetensors"
+    content = shard.read_bytes()
+    shard.unlink()
+    arguments = ["scan", str(tmp_path / "model"), "--out", str(tmp_path / "a.zarr")]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "model-00002-of-00003.safetensors is missing" in said
+    assert "of 14 matrices are done and kept" in said
+    with pytest.raises(IncompleteError) as caught:
+        run_scan(tmp_path / "model", tmp_path / "a.zarr")
+    assert any(Q in p or "model.layers" in p for p in caught.value.problems)
+    shard.write_bytes(content)
+    assert main(arguments) == 0
+    whole = spectra.scan(tmp_path / "model", tmp_path / "b.zarr")
+    np.testing.assert_array_equal(weights(spectra.open(tmp_path / "a.zarr")), weights(whole))
+
+
+def test_a_truncated_file_keeps_what_lies_before_its_end(tmp_path):
+    saved(tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:-5000])
+    with pytest.raises(IncompleteError) as caught:
+        run_scan(tmp_path / "model", tmp_path / "a.zarr")
+    assert all("model.safetensors is truncated: " in p for p in caught.value.problems)
+    file.write_bytes(content)
+    summary = run_scan(tmp_path / "model", tmp_path / "a.zarr")
+    assert 0 < summary.decomposed < 14
+
+
+def test_weights_that_are_not_finite_are_named_and_the_rest_is_there(tmp_path, capsys):
+    saved(tmp_path / "model")
+    rewritten(tmp_path / "model", lambda tensors: tensors[f"{Q}.weight"][3].fill_(torch.nan))
+    arguments = ["scan", str(tmp_path / "model"), "--out", str(tmp_path / "a.zarr")]
+    assert main(arguments) == 1
+    said = capsys.readouterr().err
+    assert f"model.safetensors: {Q}.weight holds a NaN or an infinity" in said
+    run = spectra.open(tmp_path / "a.zarr")
+    missing = np.isnan(weights(run)).all(axis=1)
+    assert run["spectra"].matrix.to_numpy()[missing].tolist() == [Q]
+    assert spectra.verify(tmp_path / "a.zarr").whole
+    with pytest.raises(InputError, match=f"no ranks for {Q}"):
+        spectra.allocate(run, err=0.5)
+    spectra.write_report(tmp_path / "a.zarr", tmp_path / "a.html")
+
+
+# processes, machines, approximation
+
+
+@pytest.mark.parametrize("how", ["workers", "scheduler"])
+def test_processes_of_a_cluster_give_the_same_bit_for_bit(tmp_path, how):
+    sharded(tmp_path / "model")
+    here = spectra.scan(tmp_path / "model", tmp_path / "a.zarr")
+    if how == "workers":
+        there = spectra.scan(tmp_path / "model", tmp_path / "b.zarr", workers=2)
+    else:
+        from distributed import LocalCluster
+
+        with LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+        ) as cluster:
+            address = cluster.scheduler_address
+            there = spectra.scan(tmp_path / "model", tmp_path / "b.zarr", scheduler=address)
+    np.testing.assert_array_equal(weights(here), weights(there))
+
+
+def test_a_scheduler_that_does_not_answer(tmp_path, monkeypatch):
+    monkeypatch.setattr(engines, "SCHEDULER_SECONDS", 1)
+    saved(tmp_path / "model")
+    with pytest.raises(InputError, match="no dask scheduler answers at tcp://127"):
+        spectra.scan(tmp_path / "model", tmp_path / "a.zarr", scheduler="tcp://127.0.0.1:9")
+
+
+def test_only_a_few_weights_are_in_memory_at_a_time(tmp_path, monkeypatch):
+    tensors = {f"model.layers.{i}.a.weight": torch.randn(64, 64) for i in range(30)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    alive, most = set(), []
+    decompose = engines.decompose
+
+    def slow(matrix, weight, how):
+        time.sleep(0.02)
+        found = decompose(matrix, weight, how)
+        alive.discard(matrix.name)
+        return found
+
+    read = scan.Checkpoint.read_together
+
+    def watched(self, group):
+        for matrix, weight in read(self, group):
+            alive.add(matrix.name)
+            most.append(len(alive))
+            yield matrix, weight
+
+    monkeypatch.setattr(engines, "decompose", slow)
+    monkeypatch.setattr(scan.Checkpoint, "read_together", watched)
+    monkeypatch.setattr(engines, "available_cores", lambda: 2)
+    run_scan(tmp_path / "x.safetensors", tmp_path / "a.zarr")
+    assert max(most) <= 2 + engines.READ_AHEAD
+
+
+def test_an_approximate_scan_is_marked_as_such(tmp_path, capsys):
+    torch.manual_seed(0)
+    tensors = {f"model.layers.{i}.a.weight": torch.randn(600, 700) for i in range(2)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    place = tmp_path / "a.zarr"
+    assert (
+        main(["scan", str(tmp_path / "x.safetensors"), "--out", str(place), "--approximate"]) == 0
+    )
+    assert "approximately, with error bars" in capsys.readouterr().out
+    run = spectra.open(place)
+    assert (run["spectra"].weight_error > 0).all()
+    assert run["spectra"].weight.attrs["approximate"]
+    made = spectra.allocate(run, err=0.5)
+    assert made.approximate
+    spectra.write_report(place, tmp_path / "a.html")
+    page = (tmp_path / "a.html").read_text()
+    assert "approximately, with error bars" in page
+    assert "The singular values are approximate" in page
+    assert main(["allocate", str(place), "--err", "0.5"]) == 0
+    assert "approximate spectra" in capsys.readouterr().out
+    assert spectra.metrics_table(run).attrs["approximate"]
+
+
+@pytest.mark.parametrize("kind", ["bulk", "power law"])
+def test_approximate_values_lie_within_their_error_bars(kind):
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((700, 900))
+    if kind == "power law":
+        u, _, vt = np.linalg.svd(x, full_matrices=False)
+        x = u * np.arange(1, 701) ** -0.7 @ vt
+    exact = np.linalg.svd(x, compute_uv=False)
+    values, errors = approximate_singular_values(torch.from_numpy(x))
+    assert (np.diff(values) <= 1e-12).all()
+    assert (np.abs(values - exact) < 2 * errors + 1e-6 * exact[0]).mean() > 0.8
+    assert np.abs(values - exact).max() < 0.05 * exact[0]
+    np.testing.assert_allclose(values[:3], exact[:3], rtol=1e-2)
+    again, _ = approximate_singular_values(torch.from_numpy(x), seed=0)
+    np.testing.assert_array_equal(again, values)
+
+
+def test_approximation_of_small_and_of_strange_matrices():
+    small = torch.randn(EXACT_SIDE, 600)
+    values, errors = approximate_singular_values(small)
+    np.testing.assert_allclose(values, torch.linalg.svdvals(small.double()), rtol=1e-9)
+    assert not errors.any()
+    assert not approximate_singular_values(torch.zeros(600, 600))[0].any()
+    spoilt = torch.randn(600, 600)
+    spoilt[0, 0] = torch.inf
+    assert np.isnan(approximate_singular_values(spoilt)[0]).all()
+
+
+# the command
+
+
+def test_the_command_prints_one_json_object(tmp_path, capsys):
+    saved(tmp_path / "model")
+    assert main(["scan", str(tmp_path / "model"), "--out", str(tmp_path / "a.zarr"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["matrices"] == 14
+    assert {"name", "reason"} == set(found["skipped"][0])
+    assert found["seconds"] > 0
+    assert found["peak_memory_bytes"] > 1e7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "x.zarr"], "name a checkpoint"),
+        (["nowhere/at/all", "--out", "x.zarr"], "no checkpoint at nowhere/at/all"),
+        (["MODEL", "--out", "x.zarr", "--workers", "0"], "at least 1 worker"),
+        (["MODEL", "--out", "x.zarr", "--device", "tpu"], "no device 'tpu'"),
+        (["MODEL"], "required"),
+    ],
+)
+def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    saved(tmp_path / "model")
+    given = [str(tmp_path / "model") if a == "MODEL" else a for a in arguments]
+    assert main(["scan", *given]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert message in said[-1]
+    assert not os.path.exists("x.zarr")  # noqa: PTH110
+
+
+def test_a_scan_of_many_experts_writes_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr("spectra.store.layout.PIECE_BYTES", 4 * 64 * 4)
+    saved(tmp_path / "model", "qwen3_moe")
+    flushed = []
+    flush = Row.flush
+    monkeypatch.setattr(Row, "flush", lambda row: (flushed.append(1), flush(row)))
+    run = spectra.scan(tmp_path / "model", tmp_path / "a.zarr")
+    assert run["spectra"].weight.encoding["chunks"][1] < run["spectra"].sizes["matrix"]
+    model = spectra.scan(small_llama(), tmp_path / "b.zarr")
+    assert np.isfinite(weights(run)[:, 0]).all()
+    assert np.isfinite(weights(model)[:, 0]).all()
+    assert flushed
