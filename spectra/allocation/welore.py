@@ -45,7 +45,8 @@ class Thresholds:
         ascending = [normalised(c, normalisation)[::-1] for c in candidates.each]
         self._ascending = ascending
         values, counts = np.unique(np.concatenate(ascending), return_counts=True)
-        steps = GRID if grid else np.concatenate([[0.0], values])
+        # between two values, so that rounding in either moves no rank
+        steps = GRID if grid else np.concatenate([[0.0], (values[1:] + values[:-1]) / 2])
         self.steps: Doubles = steps.astype(np.float64)
         """Every threshold that is tried, ascending; below and at the first, nothing is removed."""
         below = np.concatenate([[0], np.cumsum(counts)])
