@@ -171,6 +171,7 @@ class Maker:
             self.options,
             self.candidates.format,
             self.candidates.approximate,
+            self.candidates.fused,
         )
 
     def _in_factors(self, ranks: Ranks) -> Ranks:

@@ -1,7 +1,7 @@
 """What an allocation knows of a checkpoint: its matrices, their spectra, what each rank loses."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -52,6 +52,8 @@ class Candidates:
     approximate: bool = False
     """Whether the spectra are."""
     step: int = 0
+    fused: dict[str, list[str]] = field(default_factory=dict)
+    """Layers of the model that hold several of the matrices."""
 
     @property
     def names(self) -> list[str]:
@@ -126,7 +128,12 @@ def candidates_of(run: xr.DataTree, step: int | None = None) -> Candidates:
     }
     approximate = "weight_error" in spectra
     return Candidates(
-        each, described, str(model.get("format", "BF16")), approximate, int(steps[row])
+        each,
+        described,
+        str(model.get("format", "BF16")),
+        approximate,
+        int(steps[row]),
+        dict(attrs.get("fused") or {}),
     )
 
 

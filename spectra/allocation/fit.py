@@ -32,9 +32,7 @@ def require_fit(rank_map: RankMap, checkpoint: Checkpoint, *, weights: bool = Tr
         digests = {matrix.name: digest(checkpoint.read(matrix)) for matrix in checkpoint.matrices}
         now = combined_sha256(digests)
         if now != known:
-            found.append(
-                f"its weights have the hash {now[:12]}…, the map was made for {known[:12]}…"
-            )
+            found.append(f"its weights hash to {now[:12]}…, the map was made for {known[:12]}…")
     if found:
         more = f"\n  and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
         lines = "".join(f"\n  {line}" for line in found[:SHOWN])

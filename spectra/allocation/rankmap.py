@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -79,6 +79,8 @@ class RankMap:
     """How a parameter is stored, as safetensors calls it."""
     approximate: bool = False
     """Whether it was made from approximate spectra."""
+    fused: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Layers of the model that hold several of the matrices, with their names."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "modules", tuple(self.modules))
@@ -128,6 +130,7 @@ class RankMap:
             {"schema": SCHEMA, "model": dataclasses.asdict(model)}
             | fields
             | {"asked": dict(self.asked), "options": dict(self.options)}
+            | {"fused": {layer: list(names) for layer, names in self.fused.items()}}
             | {"modules": [dataclasses.asdict(module) for module in modules]}
         )
 

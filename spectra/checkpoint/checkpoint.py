@@ -80,6 +80,15 @@ class Checkpoint:
         stored = Counter(self.source.tensors[part.tensor].format for part in self.matrices.values())
         return stored.most_common(1)[0][0]
 
+    @property
+    def fused(self) -> dict[str, list[str]]:
+        """Layers that hold several matrices, with these; stacks of experts are not among them."""
+        together: dict[str, list[str]] = {}
+        for matrix, part in self.matrices.items():
+            if part.entry is None and part.rows:
+                together.setdefault(part.tensor.removesuffix(".weight"), []).append(matrix.name)
+        return together
+
     def place(self, matrix: Matrix) -> str:
         """File and tensor of a matrix, for messages."""
         tensor = self.source.tensors[self.matrices[matrix].tensor]

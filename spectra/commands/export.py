@@ -14,7 +14,7 @@ import tyro
 
 from spectra.allocation.rankmap import RankMap
 from spectra.commands.options import parse
-from spectra.exports.formats import FORMATS, export
+from spectra.exports.formats import FORMATS, export, left_out
 
 
 @dataclass(frozen=True)
@@ -38,5 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     suffix = FORMATS[options.format].suffix
     out = options.out or options.map.with_name(f"{options.map.stem}-{options.format}{suffix}")
     export(rank_map, options.format, out)
+    for skipped in left_out(rank_map, options.format):
+        print(f"left out: {skipped.name}, {skipped.reason}")
     print(f"wrote {out} ({FORMATS[options.format].summary})")
     return 0

@@ -10,9 +10,11 @@ from typing import Any
 
 from data.errors import InputError
 from spectra.allocation.rankmap import Module, RankMap
+from spectra.matrices import Skipped
 from spectra.store.durable import write_file
 
 VLLM_LARGEST_RANK = 512
+_EXPERT = re.compile(r"\.experts\.\d+\.")
 
 
 def export(rank_map: RankMap, kind: str, path: str | Path) -> None:
@@ -58,19 +60,19 @@ def to_peft(rank_map: RankMap) -> str:
 
     Keys of ``rank_pattern`` and ``alpha_pattern`` are regular expressions there, so full names are
     escaped; alpha is the rank, which scales the adapter by 1. Ranks are cut at 512, which is the
-    most that vLLM serves.
+    most that vLLM serves. A layer that fuses several LRCs gets the largest of their ranks.
     """
-    modules = rank_map.lrc
-    if not modules:
+    layers, _ = _adapted(rank_map)
+    if not layers:
         raise InputError("the map has no LRC, and adapters go on those: ask for a higher ERR")
-    ranks = {re.escape(m.name): min(m.rank, VLLM_LARGEST_RANK) for m in modules}
+    ranks = {re.escape(name): min(rank, VLLM_LARGEST_RANK) for name, rank in layers.items()}
     common = max(set(ranks.values()), key=list(ranks.values()).count)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": rank_map.model.name or None,
         "revision": rank_map.model.revision,
-        "target_modules": [m.name for m in modules],
+        "target_modules": list(layers),
         "r": common,
         "lora_alpha": common,
         "rank_pattern": ranks,
@@ -82,12 +84,37 @@ def to_peft(rank_map: RankMap) -> str:
     return _json(config)
 
 
+def left_out(rank_map: RankMap, kind: str) -> list[Skipped]:
+    """LRCs that a format cannot express, with the reason."""
+    return _adapted(rank_map)[1] if kind == "peft" else []
+
+
+def _adapted(rank_map: RankMap) -> tuple[dict[str, int], list[Skipped]]:
+    """Ranks by layer of the model, and the LRCs that no layer stands for."""
+    ranks = {module.name: module.rank for module in rank_map.lrc}
+    found: dict[str, int] = {}
+    skipped = []
+    parts = {name: layer for layer, names in rank_map.fused.items() for name in names}
+    for name, rank in ranks.items():
+        layer = parts.get(name, name)
+        if any(part not in ranks for part in rank_map.fused.get(layer, ())):
+            skipped.append(Skipped(name, f"fused with N-LRCs in {layer}"))
+        elif _EXPERT.search(name):
+            skipped.append(Skipped(name, "one of a stack of experts, which is no layer"))
+        else:
+            found[layer] = max(rank, found.get(layer, 0))
+    return found, skipped
+
+
 def to_llm_compressor(rank_map: RankMap) -> str:
     """The ``ignore`` list of a recipe (YAML) that leaves LRCs and the head alone.
 
     What is pruned or quantised then is what stayed whole.
     """
-    ignored = ["lm_head", *(module.name for module in rank_map.lrc)]
+    low = {module.name for module in rank_map.lrc}
+    fused = [layer for layer, names in rank_map.fused.items() if low & set(names)]
+    parts = {name for names in rank_map.fused.values() for name in names}
+    ignored = ["lm_head", *fused, *(m.name for m in rank_map.lrc if m.name not in parts)]
     return "ignore:\n" + "".join(f"  - {json.dumps(name)}\n" for name in ignored)
 
 
