@@ -14,6 +14,7 @@ import tyro
 
 from data.errors import InputError
 from spectra.allocation.allocate import allocate
+from spectra.allocation.outliers import outliers_on_text
 from spectra.allocation.rankmap import RankMap
 from spectra.commands.options import parse
 from spectra.exports.formats import to_table
@@ -48,7 +49,12 @@ class Options:
     align: int = 1
     """Ranks of factored matrices are multiples of this, e.g. 8 or 16."""
     outliers: Path | None = None
-    """For owl: a JSON file {layer: share of outliers}."""
+    """For owl: a JSON file {layer: share of outliers}; or name the next two instead."""
+    checkpoint: str | None = None
+    """For owl: the model whose outliers are counted, a Hugging Face folder or hub name."""
+    calibration: str | None = None
+    """For owl: the text that they are counted on, e.g. pydocs or a file; 16 windows of 512
+    tokens."""
     step: int | None = None
     """Which snapshot; the last by default."""
     json: bool = False
@@ -68,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
         lrc_factor=options.lrc_factor,
         storage=options.storage,
         align=options.align,
-        outliers=None if options.outliers is None else _outliers(options.outliers),
+        outliers=_outliers(options),
         step=options.step,
     )
     if options.out is not None:
@@ -114,10 +120,18 @@ def _print_totals(rank_map: RankMap) -> None:
     )
 
 
-def _outliers(path: Path) -> dict[int, float]:
-    try:
-        return {int(layer): float(share) for layer, share in json.loads(path.read_text()).items()}
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no JSON object of layers and shares: {error}") from error
+def _outliers(options: Options) -> dict[int, float] | None:
+    path = options.outliers
+    if path is not None:
+        try:
+            read = json.loads(path.read_text())
+            return {int(layer): float(share) for layer, share in read.items()}
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        except (ValueError, TypeError, AttributeError) as error:
+            raise InputError(f"{path} is no JSON object of layers and shares: {error}") from error
+    if options.method != "owl":
+        return None
+    if options.checkpoint is None or options.calibration is None:
+        raise InputError("owl counts outliers: name --checkpoint and --calibration, or --outliers")
+    return outliers_on_text(options.checkpoint, options.calibration, windows=16, length=512)

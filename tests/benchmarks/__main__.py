@@ -10,7 +10,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-BENCHMARKS = ("decomposition", "recording", "corpus", "measures", "power_law", "cosine")
+BENCHMARKS = (
+    "decomposition", "recording", "corpus", "measures", "power_law", "cosine", "scan", "allocation",
+)  # fmt: skip
 RESULTS = Path(__file__).parent / "results"
 
 

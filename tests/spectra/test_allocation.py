@@ -15,9 +15,11 @@ from spectra.allocation.allocate import METHODS, Maker, allocate
 from spectra.allocation.budget import Menus
 from spectra.allocation.candidates import Candidate, Candidates, candidates_of
 from spectra.allocation.costs import break_even, factored_parameters
+from spectra.allocation.outliers import outlier_shares
 from spectra.allocation.welore import GRID, normalised
 from spectra.cli import main
 from spectra.matrices import Matrix
+from tests.small import random_batch, small_llama
 from tests.smollm import smollm
 
 OUTLIERS = {layer: 0.01 * (layer % 7) for layer in range(64)}
@@ -226,6 +228,45 @@ def test_owl_keeps_more_where_there_are_more_outliers():
         allocate(given, err=0.5, method="owl")
     with pytest.raises(InputError, match="for layer 2"):
         allocate(given, err=0.5, method="owl", outliers={0: 0.1, 1: 0.2})
+
+
+def test_outliers_are_counted_by_weights_and_activations():
+    model = small_llama()
+    tokens = random_batch(0)
+    inputs = {}
+    name = "model.layers.0.mlp.down_proj"
+    hook = model.get_submodule(name).register_forward_pre_hook(
+        lambda _, given: inputs.update(x=given[0].detach())
+    )
+    model(input_ids=tokens)
+    hook.remove()
+    model.train()
+    shares = outlier_shares(model, tokens.split(2))
+    assert model.training
+    assert set(shares) == {0, 1}
+    assert all(0 < share < 0.2 for share in shares.values())
+    # a block of one matrix, by hand
+    only = torch.nn.Module()
+    only.layers = torch.nn.ModuleList([torch.nn.ModuleDict({"a": model.get_submodule(name)})])
+    only.forward = lambda input_ids: only.layers[0]["a"](inputs["x"][input_ids])
+    (share,) = outlier_shares(only, torch.arange(4).split(1)).values()
+    norms = inputs["x"].reshape(-1, 48).norm(dim=0)
+    scores = model.get_submodule(name).weight.detach().abs() * norms
+    assert share == pytest.approx((scores > 5 * scores.mean()).double().mean().item())
+
+
+def test_owl_on_a_checkpoint_and_text(tmp_path, shared, capsys):
+    checkpoint = str(shared / "data" / "checkpoints" / "stories260K")
+    text = str(shared / "data" / "text" / "wikitext2-valid.txt")
+    assert main(["scan", checkpoint, "--out", str(tmp_path / "a.zarr")]) == 0
+    owl = ["allocate", str(tmp_path / "a.zarr"), "--err", "0.5", "--method", "owl"]
+    assert main(owl) == 2
+    assert "name --checkpoint and --calibration" in capsys.readouterr().err
+    assert main([*owl, "--checkpoint", checkpoint, "--calibration", text]) == 0
+    (tmp_path / "short.txt").write_text("Once upon a time.")
+    short = ["--checkpoint", checkpoint, "--calibration", str(tmp_path / "short.txt")]
+    assert main([*owl, *short]) == 2
+    assert "no window of 512" in capsys.readouterr().err
 
 
 def test_d_rank_is_in_proportion_to_effective_rank_and_cost():

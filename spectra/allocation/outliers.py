@@ -1,0 +1,120 @@
+"""Outliers of a block, which OWL allocates by: they take the model and some text."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.calibration import calibration_windows
+from data.errors import InputError
+from data.sources import open_source
+from data.tokenizer import load_tokenizer
+from spectra.matrices import Matrix, find_matrices, unwrapped
+
+MULTIPLE = 5.0
+"""OWL's M."""
+
+
+def outlier_shares(
+    model: torch.nn.Module, batches: Iterable[torch.Tensor], *, multiple: float = MULTIPLE
+) -> dict[int, float]:
+    r"""Share of outliers in every block, by layer.
+
+    An entry is an outlier where :math:`|W_{ij}| \|x_j\|_2` is more than `multiple` times the mean
+    of that over the block's matrices; :math:`\|x_j\|` runs over all tokens of the batches. Source:
+    Yin et al. 2023, "Outlier Weighed Layerwise Sparsity". Stacked experts, which are no layers of
+    their own, are left out.
+
+    Parameters
+    ----------
+    model
+        A causal language model; in evaluation mode while this runs.
+    batches
+        (sequences, length) token ids each.
+    multiple
+        How far above the mean an outlier is.
+    """
+    inner = unwrapped(model)
+    layers = {
+        matrix: module
+        for matrix in find_matrices(inner)[0]
+        if isinstance(module := _module(inner, matrix.name), torch.nn.Linear)
+    }
+    squares = {matrix: torch.zeros(matrix.cols, dtype=torch.float64) for matrix in layers}
+    hooks = [
+        module.register_forward_pre_hook(_adding(squares, matrix))
+        for matrix, module in layers.items()
+    ]
+    training = inner.training
+    device = next(inner.parameters()).device
+    try:
+        inner.eval()
+        with torch.no_grad():
+            for batch in batches:
+                inner(input_ids=batch.to(device))
+    finally:
+        inner.train(training)
+        for hook in hooks:
+            hook.remove()
+    return _shares(layers, squares, multiple)
+
+
+def outliers_on_text(checkpoint: str, data: str, *, windows: int, length: int) -> dict[int, float]:
+    """As `outlier_shares`, of a Hugging Face checkpoint on the first windows of a corpus.
+
+    Raises
+    ------
+    InputError
+        When the model, its tokenizer or the corpus cannot be opened.
+    """
+    from transformers import AutoModelForCausalLM
+
+    tokens = calibration_windows(
+        open_source(data), load_tokenizer(checkpoint), windows=windows, length=length
+    )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"cannot load the model {Path(checkpoint)}: {reason}") from error
+    return outlier_shares(model, [window[None] for window in torch.from_numpy(tokens)])
+
+
+def _module(model: torch.nn.Module, name: str) -> torch.nn.Module | None:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        return None
+
+
+def _adding(squares: dict[Matrix, torch.Tensor], matrix: Matrix) -> Any:
+    """A hook that adds the squared norms of a layer's inputs, by feature."""
+
+    def add(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        tokens = inputs[0].detach().reshape(-1, matrix.cols)
+        squares[matrix] += tokens.double().square().sum(dim=0).cpu()
+
+    return add
+
+
+def _shares(
+    layers: dict[Matrix, torch.nn.Linear], squares: dict[Matrix, torch.Tensor], multiple: float
+) -> dict[int, float]:
+    blocks: dict[int, list[Matrix]] = defaultdict(list)
+    for matrix in layers:
+        blocks[matrix.layer].append(matrix)
+    found = {}
+    for layer, matrices in sorted(blocks.items()):
+        entries = sum(matrix.rows * matrix.cols for matrix in matrices)
+        total = sum(float(_scores(layers[m], squares[m]).sum()) for m in matrices)
+        limit = multiple * total / entries
+        above = sum(int((_scores(layers[m], squares[m]) > limit).sum()) for m in matrices)
+        found[layer] = above / entries
+    return found
+
+
+def _scores(layer: torch.nn.Linear, squares: torch.Tensor) -> torch.Tensor:
+    norms = squares.sqrt().to(layer.weight.device)
+    return layer.weight.detach().double().abs() * norms
