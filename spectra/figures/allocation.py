@@ -41,12 +41,9 @@ def rank_reduction(
             marker={"color": role_color(role, number), "size": 6 if alone else 4},
             hovertemplate=f"{role}, layer %{{x}}<br>%{{y:.1%}} of the ranks<extra></extra>",
         )  # fmt: skip
-    styled(figure, title=title, subtitle=subtitle, height=380)
+    said = f"{subtitle}; " if subtitle else ""
+    styled(figure, title=title, subtitle=f"{said}above the dashed line: LRC", height=380)
     figure.add_hline(y=1 - lrc_factor, line={"color": INK, "width": 1.2, "dash": "dash"})
-    figure.add_annotation(
-        x=1, y=1 - lrc_factor, xref="paper", text="LRC above", showarrow=False,
-        xanchor="right", yanchor="bottom", font={"size": 11, "color": MUTED},
-    )  # fmt: skip
     figure.update_layout(legend=legend_at_right())
     figure.update_xaxes(title="layer", tickformat="d")
     figure.update_yaxes(title="ranks removed", tickformat=".0%", range=[-0.02, 1.02])

@@ -21,7 +21,8 @@ def facts(run: xr.DataTree, name: str) -> dict[str, str]:
     matrices = spectra.sizes["matrix"]
     if attrs.get("kind") == "scan":
         how = "approximately, with error bars" if "weight_error" in spectra else "exactly"
-        found["Scanned"] = f"{matrices} matrices, {how}"
+        stored = (model.get("config") or {}).get("gguf_formats") or [model.get("format", "")]
+        found["Scanned"] = f"{matrices} matrices, {how}, from {', '.join(stored)}"
     if attrs.get("kind") != "scan" or len(steps) > 1:
         found["Recorded"] = (
             f"{len(steps)} snapshots of {matrices} matrices, steps {steps[0]:,} to {steps[-1]:,}"

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from spectra.figures.allocation import path_curves, rank_reduction
 from spectra.figures.dynamics import overlap_heatmap
 from spectra.figures.emergence import correlation_forest, emergence_scatter
 from spectra.figures.measures import layer_role_heatmap, measure_lines
@@ -111,3 +112,23 @@ def test_correlations_that_do_not_exist_are_left_out():
 def test_roles_keep_their_colours():
     assert role_color("q", 5) == ROLES["q"]
     assert role_color("experts", 0) != role_color("dense", 1)
+
+
+def test_rank_reduction_has_a_line_for_each_role_and_the_lrc_line():
+    figure = rank_reduction(
+        {"q": np.array([0.9, 0.8]), "up": np.array([0.1, 0.2, 0.3])},
+        {"q": np.array([0, 1]), "up": np.array([0, 0, 1])},
+        lrc_factor=0.4,
+    )
+    lines, points = figure.data
+    assert lines.mode == "lines+markers"
+    assert points.mode == "markers"  # experts share a layer
+    assert points.y.tolist() == [0.1, 0.2, 0.3]
+    assert figure.layout.shapes[0].y0 == 0.6
+
+
+def test_the_path_is_drawn_over_err():
+    err = np.array([0.0, 0.5])
+    figure = path_curves(err, np.array([1, 0.8]), np.array([0, 0.1]), np.array([0, 0.4]))
+    assert figure.data[0].name == "parameters stored"
+    assert all(trace.x.tolist() == [0, 0.5] for trace in figure.data)

@@ -10,6 +10,7 @@ from playwright.sync_api import sync_playwright
 
 import spectra
 from data.errors import InputError
+from spectra.allocation.path import write_path
 from spectra.figures.dynamics import cosine_heatmap, spectrum_heatmap
 from spectra.figures.training import loss_curve
 from spectra.matrices import Matrix
@@ -184,9 +185,9 @@ def test_the_page_draws_the_recorded_data_for_any_matrix(store, tmp_path, browse
     page.get_by_label("Colours").select_option("log")
     assert np.nanmax(np.array(drawn(page, "weight", 5)[0]["z"], float)) == 0
     page.get_by_title("all of layer 0").click()
-    assert page.get_by_role("status").inner_text() == "10 of 14 chosen"
+    assert page.locator("#count").inner_text() == "10 of 14 chosen"
     page.get_by_role("button", name="The paper's choice").click()
-    assert page.get_by_role("status").inner_text() == "4 of 14 chosen"
+    assert page.locator("#count").inner_text() == "4 of 14 chosen"
     assert page.locator("#loss .scatterlayer .trace").count() == 2
     assert errors == []
     assert all(url.startswith(("file:", "data:", "blob:")) for url in requests)
@@ -295,3 +296,40 @@ def test_the_page_fits_a_phone(store, tmp_path, browser):
 
 def test_the_payload_is_plain_json(store):
     assert json.loads(json.dumps(payload(spectra.open(store)), allow_nan=False))["left_out"] == 0
+
+
+@pytest.mark.browser
+def test_the_slider_moves_figures_four_and_six_along_the_path(shared, tmp_path, browser):
+    run = spectra.scan(shared / "data" / "checkpoints" / "stories260K", tmp_path / "a.zarr")
+    write_report(tmp_path / "a.zarr", tmp_path / "report.html")
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    errors = []
+    page.on("pageerror", lambda error: errors.append(error))
+    page.goto(f"file://{tmp_path / 'report.html'}")
+    slider = page.locator("#err")
+    for err in (0.5, 0.25, 0.8):
+        slider.evaluate("(s, v) => { s.value = v; s.dispatchEvent(new Event('input')); }",
+                        round(err * 100))  # fmt: skip
+        made = spectra.allocate(run, err=err)
+        drawn = page.evaluate("document.getElementById('figure6').data.map(t => t.y)")
+        expected = {role: [1 - m.rank / m.full_rank for m in made.modules if m.role == role]
+                    for role in ("q", "k", "v", "o", "gate", "up", "down")}  # fmt: skip
+        np.testing.assert_allclose(drawn, list(expected.values()))
+        (cut,) = set(page.evaluate(
+            "document.getElementById('figure4').layout.shapes.map(s => s.y0)"
+        ))  # fmt: skip
+        assert cut == made.threshold
+        said = page.locator("#err-says").text_content()
+        assert f"{len(made.lrc)} of 35 matrices are LRC" in said
+        assert f"{100 * made.budget:.1f} %" in said
+    for hidden in ("figure2-section", "figure3-section", "claim-section", "loss-section"):
+        assert not page.locator(f"#{hidden}").is_visible()
+    assert not errors
+
+
+def test_a_stored_path_is_what_the_page_shows(store):
+    write_path(store, spacing=0.1)
+    run = spectra.open(store)
+    shown = payload(run)["compression"]
+    assert shown["target"] == run["path"].target.to_numpy().tolist()
+    assert shown["ranks"] == run["path"]["rank"].to_numpy().tolist()
