@@ -41,6 +41,10 @@ class Address:
         """Whether it can only be a name on a hub."""
         return "://" not in self.place and not Path(self.place).exists()
 
+    def resolved(self) -> "Address":
+        """The same with the whole path, for processes that run in other folders."""
+        return Address(str(Path(self.place).resolve()), self.revision)
+
     @property
     def step(self) -> int | None:
         """The last number in the revision or the name: ``step1000``, ``checkpoint-500``."""

@@ -75,9 +75,14 @@ def weights(
             yield matrix, str(error)
 
 
-def decompose_group(address: Address, group: Sequence[Matrix], how: How) -> list[Spectrum]:
-    """Read and decompose matrices that lie in one tensor, in whatever process this runs."""
-    checkpoint = _opened(address)
+def decompose_group(
+    address: Address, group: Sequence[Matrix], how: How, scan: str
+) -> list[Spectrum]:
+    """Read and decompose matrices that lie in one tensor, in whatever process this runs.
+
+    A process opens the checkpoint once for a scan, which has a name of its own for that.
+    """
+    checkpoint = _opened(address, scan)
     with one_blas_thread:
         return [
             unread(matrix, weight) if isinstance(weight, str) else decompose(matrix, weight, how)
@@ -93,5 +98,5 @@ def working_bytes(matrix: Matrix, how: How) -> int:
 
 
 @functools.lru_cache(maxsize=2)
-def _opened(address: Address) -> Checkpoint:
+def _opened(address: Address, scan: str) -> Checkpoint:
     return open_checkpoint(address)

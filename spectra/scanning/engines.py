@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from typing import Any
+from uuid import uuid4
 
 from data.errors import InputError
 from spectra.checkpoint.address import Address
@@ -76,7 +77,12 @@ def in_cluster(client: Any, address: Address, groups: Groups, how: How) -> Itera
     """
     from distributed import as_completed
 
-    futures = [client.submit(decompose_group, address, list(g), how, pure=False) for g in groups]
+    name = uuid4().hex
+    place = address if address.is_hub_name or "://" in address.place else address.resolved()
+    futures = [
+        client.submit(decompose_group, place, list(group), how, name, pure=False)
+        for group in groups
+    ]
     try:
         for future in as_completed(futures):
             yield from future.result()
