@@ -20,6 +20,8 @@ PROBES = 16
 STEPS = 20
 COARSER = 4
 """Steps fewer, for the error that the number of steps causes."""
+ROUNDING = 1e-6
+"""Least error, over the largest value: products are formed in float32."""
 CONVERGED = 1e-2
 """Residual over value under which a singular value counts as found."""
 
@@ -53,18 +55,20 @@ def approximate_singular_values(
     if side <= EXACT_SIDE:
         values = singular_values(matrix).cpu().numpy()
         return values, np.where(np.isfinite(values), 0.0, np.nan)
-    x = matrix.detach().float()
+    x = matrix.detach()
+    x = x if x.is_floating_point() and x.element_size() >= 4 else x.float()
     largest = float(x.abs().max())
     if not np.isfinite(largest) or largest == 0:
         values = np.full(side, largest * 0.0)
         return values, values.copy()
-    x = (x if x.shape[0] <= x.shape[1] else x.T) / largest
+    x = ((x if x.shape[0] <= x.shape[1] else x.T) / largest).float()
     projected, last = _block_lanczos(x, torch.Generator().manual_seed(seed), probes, steps)
     values, spread = _spectrum(projected, last, side, probes)
     fewer = probes * (steps - COARSER)
     coupling = projected[fewer : fewer + probes, fewer - probes : fewer]
     coarse, _ = _spectrum(projected[:fewer, :fewer], coupling, side, probes)
     errors = np.where(spread[1], spread[0], np.hypot(spread[0], values - coarse))
+    errors = np.maximum(errors, ROUNDING * values[0])
     return values * largest, errors * largest
 
 
@@ -92,8 +96,11 @@ def _block_lanczos(
         done = basis[:, : here.stop]
         for _ in range(2):  # once is not enough in float32
             new -= done @ (done.T @ new)
-        block, triangle = torch.linalg.qr(new)
-        upper = triangle.double().cpu()
+        block, first = torch.linalg.qr(new)
+        # where little is new, its directions are rounding, which leans on what was before
+        block -= done @ (done.T @ block)
+        block, second = torch.linalg.qr(block)
+        upper = (second @ first).double().cpu()
         if step < steps - 1:
             after = slice(here.stop, here.stop + probes)
             projected[after, here], projected[here, after] = upper, upper.T

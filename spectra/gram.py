@@ -19,6 +19,8 @@ BLOCK = 512
 WIDE_BLOCK = 2048
 """Columns at a time in float64: 67 MB of a matrix with 4096 rows."""
 SAMPLED = 32
+UNIT = 2.0**-24
+"""Of float32's rounding."""
 TWO_STAGE = 2560
 """Side from which MKL, inside of torch, has eigenvalues before OpenBLAS, inside of numpy, has."""
 
@@ -30,7 +32,9 @@ class Rounding:
     """What a Gram matrix lost to float32."""
 
     entry: float
-    """Root mean square error of an entry off the diagonal; the diagonal is exact."""
+    """Root mean square error of an entry off the diagonal; the diagonal is formed in float64."""
+    largest: float = 0.0
+    """What a single entry may err by, where few of them carry much."""
 
     def error(self, eigenvalues: Doubles, floor: float) -> float:
         r"""Largest relative error of the singular values above `floor` times the largest.
@@ -47,15 +51,16 @@ class Rounding:
         Rounding is a symmetric matrix of independent entries of size e. An eigenvalue that keeps
         its distance moves by its first-order term, of standard deviation √2·e; the m eigenvalues
         within a window mix, and move by up to the norm 2e√m of the part of it that they see. Each
-        eigenvalue's window is the least that holds no more eigenvalues than were counted for it;
-        a singular value errs by half the relative error of its eigenvalue.
+        eigenvalue's window is the least that holds no more eigenvalues than were counted for it.
+        Entries that stand out, of sparse or correlated rows, add the rounding of the largest. A
+        singular value errs by half the relative error of its eigenvalue.
         """
-        if self.entry == 0 or eigenvalues[-1] <= 0:
+        if eigenvalues[-1] <= 0:
             return 0.0
         above = eigenvalues[eigenvalues >= floor**2 * eigenvalues[-1]]
         inside = np.ones(len(above))
         while True:
-            window = self.entry * (4 + 2 * np.sqrt(inside))
+            window = self.entry * (4 + 2 * np.sqrt(inside)) + self.largest
             first = np.searchsorted(eigenvalues, above - window, side="left")
             last = np.searchsorted(eigenvalues, above + window, side="right")
             if not (last - first > inside).any():
@@ -102,7 +107,9 @@ def rounded_gram(matrix: torch.Tensor) -> tuple[Doubles, Rounding, int]:
     exact = np.zeros((pairs.shape[1],) * 2)
     tile = np.empty((BLOCK, BLOCK), np.float32)
     for block in _blocks(matrix, BLOCK, torch.float32, int(exponent)):
-        diagonal += np.square(block).sum(axis=1, dtype=np.float64)
+        for i in range(0, side, BLOCK):
+            rows = block[i : i + BLOCK].astype(np.float64)
+            diagonal[i : i + BLOCK] += np.einsum("ij,ij->i", rows, rows)
         one, other = (block[chosen].astype(np.float64) for chosen in pairs)
         exact += one @ other.T
         for i in range(0, side, BLOCK):
@@ -112,8 +119,10 @@ def rounded_gram(matrix: torch.Tensor) -> tuple[Doubles, Rounding, int]:
                 part = tile[: len(left), : len(right)]
                 np.matmul(left, right.T, out=part)
                 total[i : i + BLOCK, j : j + BLOCK] += part
+    np.fill_diagonal(total, 0.0)
+    largest = max(float(np.abs(total[i : i + BLOCK]).max()) for i in range(0, side, BLOCK))
     np.fill_diagonal(total, diagonal)
-    return total, _rounding(total, exact, pairs), int(exponent)
+    return total, _rounding(total, exact, pairs, 2 * UNIT * largest), int(exponent)
 
 
 def eigenvalues(symmetric: Doubles) -> Doubles:
@@ -123,16 +132,18 @@ def eigenvalues(symmetric: Doubles) -> Doubles:
     return np.asarray(eigvalsh(symmetric, UPLO="L"))
 
 
-def _rounding(total: Doubles, exact: Doubles, pairs: npt.NDArray[np.int64]) -> Rounding:
+def _rounding(
+    total: Doubles, exact: Doubles, pairs: npt.NDArray[np.int64], largest: float
+) -> Rounding:
     low, high = np.minimum(*np.ix_(*pairs)), np.maximum(*np.ix_(*pairs))
     lengths = np.sqrt(np.diag(total))
     scale = np.outer(lengths[pairs[0]], lengths[pairs[1]])
     there = scale > 0
     if not there.any():
-        return Rounding(0.0)
+        return Rounding(0.0, largest)
     relative = (total[high, low] - exact)[there] / scale[there]
     typical = np.sqrt(np.square(np.diag(total)).mean())
-    return Rounding(float(np.sqrt(np.square(relative).mean()) * typical))
+    return Rounding(float(np.sqrt(np.square(relative).mean()) * typical), largest)
 
 
 def _blocks(
@@ -151,6 +162,6 @@ def _blocks(
         else:
             block = buffer[: min(width, length - start)]
             block.copy_(matrix[start : start + width])
-        if exponent:
-            block.mul_(2.0**-exponent)
+        if exponent:  # in two steps, as one power may be beyond what there is
+            block.mul_(2.0 ** (-exponent // 2)).mul_(2.0 ** (-exponent - -exponent // 2))
         yield (block if wide else block.T).numpy()

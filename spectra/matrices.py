@@ -177,13 +177,18 @@ def _all_matrices(model: "torch.nn.Module") -> tuple[dict[Matrix, Weight], list[
             path = name.removesuffix(".weight")
             matrix = Matrix(path, layer, role_of(path), *shape)
             matrices[matrix] = Weight(parameter, transposed=conv1d)
-        elif layer is not None and parameter.ndim == 3 and hasattr(owner, "is_transposed"):
+        elif layer is not None and parameter.ndim == 3 and _is_stack(owner):
             for path, weight in _experts(name, parameter, owner):
                 shape = weight.value.shape
                 matrices[Matrix(path, layer, role_of(path), *shape)] = weight
         else:
             skipped.append(Skipped(name, "not the weight of a linear layer"))
     return matrices, skipped
+
+
+def _is_stack(owner: "torch.nn.Module") -> bool:
+    """Whether a module holds experts; the one that does not say how is Llama 4's."""
+    return hasattr(owner, "is_transposed") or type(owner).__name__ == "Llama4TextExperts"
 
 
 def _experts(
@@ -195,7 +200,7 @@ def _experts(
     up follow each other or take turns (``integrations/moe.py``).
     """
     folder, last = name.rsplit(".", 1)
-    transposed = bool(getattr(owner, "is_transposed", False))
+    transposed = bool(getattr(owner, "is_transposed", True))
     out = parameter.shape[2 if transposed else 1]
     parts = {last: slice(None)}
     if last == "gate_up_proj":

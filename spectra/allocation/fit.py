@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from data.errors import InputError
 from spectra.allocation.rankmap import RankMap
-from spectra.checkpoint.checkpoint import Checkpoint, combined_sha256, digest
+from spectra.checkpoint.checkpoint import Checkpoint
 
 SHOWN = 6
 
@@ -29,8 +29,7 @@ def require_fit(rank_map: RankMap, checkpoint: Checkpoint, *, weights: bool = Tr
     found = list(_differences(rank_map, checkpoint))
     known = rank_map.model.sha256
     if not found and weights and known is not None:
-        digests = {matrix.name: digest(checkpoint.read(matrix)) for matrix in checkpoint.matrices}
-        now = combined_sha256(digests)
+        now = checkpoint.sha256()
         if now != known:
             found.append(f"its weights hash to {now[:12]}…, the map was made for {known[:12]}…")
     if found:

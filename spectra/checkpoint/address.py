@@ -9,7 +9,7 @@ import fsspec
 
 from data.errors import InputError
 from spectra.checkpoint.folder import Folder, reading
-from spectra.checkpoint.shards import INDICES, SUFFIXES, WHOLE
+from spectra.checkpoint.shards import INDICES, SUFFIXES, WHOLE, is_weights
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _LAST_NUMBER = re.compile(r"(\d+)(?=\D*$)")
@@ -51,7 +51,8 @@ class Address:
         text = self.revision or Path(self.place).name
         if _COMMIT.fullmatch(text):
             return None
-        match = _LAST_NUMBER.search(text)
+        named = list(_STEP.finditer(text))
+        match = _LAST_NUMBER.search(named[-1][0] if named else text)
         return int(match[1]) if match else None
 
     @property
@@ -160,8 +161,9 @@ def _of_folder(folder: Path) -> Iterator[Address]:
 
 def _holds_weights(folder: Path) -> bool:
     named = (*INDICES, *WHOLE)
-    safe = any(p.suffix in (".safetensors", ".gguf", ".bin") for p in folder.iterdir())
-    return safe or any((folder / name).exists() for name in named)
+    loose = (".safetensors", ".gguf", ".bin")
+    found = any(is_weights(p.name) and p.suffix in loose for p in folder.iterdir())
+    return found or any((folder / name).exists() for name in named)
 
 
 def _hub(address: Address) -> tuple[Folder, str]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -13,7 +13,7 @@ from data.errors import InputError
 from spectra.checkpoint.address import Address, addresses, open_folder
 from spectra.checkpoint.gguf_file import GgufFile
 from spectra.checkpoint.module import ModuleTensors
-from spectra.checkpoint.parts import Part, find_parts, scaled
+from spectra.checkpoint.parts import UNKNOWN_SHAPE, Part, find_parts, scaled
 from spectra.checkpoint.shards import open_shards
 from spectra.checkpoint.tensors import FLOAT8, StoredTensor
 from spectra.matrices import Matrix, Skipped
@@ -46,6 +46,10 @@ class Checkpoint:
     problems: tuple[str, ...]
     """What cannot be read, a line each, naming file and tensor."""
     source: Tensors
+    complete: bool = True
+    """Whether all matrices are known: not where a shard without an index is missing."""
+    files: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Of every file that is whole, what tells it from one that took its place."""
 
     def read(self, matrix: Matrix) -> torch.Tensor:
         """The weight: (rows, cols), in the dtype that it is stored in; float8 as float32.
@@ -89,6 +93,10 @@ class Checkpoint:
                 together.setdefault(part.tensor.removesuffix(".weight"), []).append(matrix.name)
         return together
 
+    def sha256(self) -> str:
+        """One hash of all matrices, which are read for it; see `combined_sha256`."""
+        return combined_sha256({m.name: digest(self.read(m)) for m in self.matrices})
+
     def place(self, matrix: Matrix) -> str:
         """File and tensor of a matrix, for messages."""
         tensor = self.source.tensors[self.matrices[matrix].tensor]
@@ -98,7 +106,11 @@ class Checkpoint:
         if part.scale is None or tensor.dtype not in FLOAT8:
             return part.of(tensor)
         try:
-            whole = scaled(tensor, self.source.read(part.scale, part.entry), self.config)
+            stored = self.source.tensors[part.scale].shape
+            stacked = part.entry is not None and len(stored) > 0
+            count = self.source.tensors[part.tensor].shape[0]
+            entry = part.entry if stacked and stored[0] == count else None
+            whole = scaled(tensor, self.source.read(part.scale, entry), self.config)
         except (ValueError, RuntimeError) as error:
             raise InputError(f"{part.tensor} does not fit its scales: {error}") from error
         return part.of(whole)
@@ -139,7 +151,9 @@ def open_checkpoint(checkpoint: "str | Address | torch.nn.Module | Checkpoint") 
     if "config.json" in folder.names:
         try:
             config = json.loads(folder.text("config.json"))
-        except ValueError as error:
+            if not isinstance(config, dict):
+                raise ValueError("it holds no JSON object")
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{address}: config.json is damaged: {error}") from error
     for file in source.files.values():
         if isinstance(file, GgufFile):
@@ -148,7 +162,15 @@ def open_checkpoint(checkpoint: "str | Address | torch.nn.Module | Checkpoint") 
     if not matrices:
         raise InputError(_nothing(str(address), skipped))
     return Checkpoint(
-        address.name, commit, config, matrices, tuple(skipped), source.problems, source
+        address.name,
+        commit,
+        config,
+        matrices,
+        tuple(skipped),
+        source.problems,
+        source,
+        source.complete and not any(s.reason.startswith(UNKNOWN_SHAPE) for s in skipped),
+        {name: folder.fingerprint(name) for name in source.whole_files},
     )
 
 

@@ -97,7 +97,11 @@ def _config(reader: Any) -> dict[str, Any]:
         for name, key in CONFIG.items()
         if isinstance(values.get(f"{architecture}.{key}"), int)
     }
-    return {"model_type": architecture, "_name_or_path": values.get("general.name")} | config
+    # its layers are laid out by the converter, not as the family of that name has them
+    return {
+        "model_type": f"gguf:{architecture}",
+        "_name_or_path": values.get("general.name"),
+    } | config
 
 
 def _value(field: Any) -> Any:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from spectra.checkpoint.parts import TRANSPOSING, Part, find_parts
+from spectra.checkpoint.parts import Part, find_parts
 from spectra.checkpoint.tensors import NAMES, StoredTensor
 from spectra.matrices import Matrix, Skipped, find_matrices, full_tensor, unwrapped
 
@@ -31,8 +31,7 @@ class ModuleTensors:
         """The matrices, with fused layers split as in a checkpoint on disk."""
         config = self.config.to_dict() if hasattr(self.config, "to_dict") else {}
         # what find_matrices gives is (rows, cols) already
-        straight = config | {"model_type": _straight(config.get("model_type"))}
-        found, skipped = find_parts(self.tensors, straight)
+        found, skipped = find_parts(self.tensors, config, upright=True)
         return found, skipped + self._skipped
 
     def read(self, name: str, first: int | None = None) -> torch.Tensor:
@@ -40,7 +39,3 @@ class ModuleTensors:
         weight = self._by_name[name.removesuffix(".weight")]
         whole = weight.of(full_tensor(weight.parameter.detach()))
         return whole if first is None else whole[first]
-
-
-def _straight(family: str | None) -> str | None:
-    return None if family in TRANSPOSING else family

@@ -26,10 +26,25 @@ TRANSPOSING = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 TRANSPOSED_EXPERTS = ("gpt_oss", "llama4", "llama4_text")
 TURNS = ("gpt_oss",)
 """Families whose stacked gate and up take turns instead of following each other."""
-INTERLEAVED = ("gpt_neox", "bloom", "falcon")
-"""Families that keep a group's queries, their k and their v together."""
+TOGETHER = {
+    ("query_key_value", family)
+    for family in ("gpt_neox", "gpt_neox_japanese", "bloom", "falcon", "persimmon")
+} | {("wqkv", "internlm2")}
+"""Layers that keep a group's queries, their k and their v together."""
+IN_TURN = {
+    ("c_attn", "gpt2"), ("c_attn", "imagegpt"), ("c_attn", "decision_transformer"),
+    ("c_attn", "qwen"), ("Wqkv", "mpt"), ("Wqkv", "dbrx"), ("W_pack", "baichuan"),
+}  # fmt: skip
+"""Layers that hold all of q, then all of k, then all of v."""
+MULTI_QUERY = {("c_attn", "gpt_bigcode"): "multi_query",
+               ("query_key_value", "chatglm"): "multi_query_attention"}  # fmt: skip
+"""Layers that do so where the configuration sets this, and keep heads together elsewhere."""
+OTHERWISE = ("codegen", "openelm")
+"""Families whose ``qkv_proj`` is laid out in other ways; elsewhere it holds q, k and v in turn."""
+GRANITE_NAMES = {"input_linear": "gate_up_proj", "output_linear": "down_proj"}
+GRANITE = ("granitemoe", "granitemoeshared", "granitemoehybrid")
+EMBEDDINGS = re.compile(r"relative_attention_bias|embed|position")
 UNKNOWN_SHAPE = "of unknown shape"
-QKV = ("qkv_proj", "query_key_value", "c_attn", "Wqkv", "W_pack", "wqkv", "attn_qkv")
 QKV_PARTS = ("q_proj", "k_proj", "v_proj")
 GATE_UP_PARTS = ("gate_proj", "up_proj")
 
@@ -58,7 +73,7 @@ class Part:
 
 
 def find_parts(
-    tensors: Mapping[str, StoredTensor], config: Config
+    tensors: Mapping[str, StoredTensor], config: Config, *, upright: bool = False
 ) -> tuple[dict[Matrix, Part], list[Skipped]]:
     """Find the matrices among a checkpoint's tensors, in the order of layers.
 
@@ -68,12 +83,15 @@ def find_parts(
         By name.
     config
         The model's configuration, as ``config.json`` has it; {} where there is none.
+    upright
+        Whether all tensors are (outputs, inputs), whatever the family's custom.
 
     Returns
     -------
     Matrices with their places, and every other tensor with the reason why it is left out.
     """
-    config = config.get("text_config") or config
+    inner = config.get("text_config")
+    config = inner if isinstance(inner, Mapping) else config
     found: dict[Matrix, Part] = {}
     skipped = []
     for name, tensor in tensors.items():
@@ -85,7 +103,7 @@ def find_parts(
         layer = layer_of(path)
         assert layer is not None
         scale = next((s for s in (f"{name}_scale_inv", f"{name}_scale") if s in tensors), None)
-        for part_path, rows, cols, part in _parts(path, tensor, config, scale):
+        for part_path, rows, cols, part in _parts(path, tensor, config, scale, upright):
             found[Matrix(part_path, layer, role_of(part_path), rows, cols)] = part
     return {matrix: found[matrix] for matrix in sorted(found, key=_place)}, skipped
 
@@ -120,17 +138,21 @@ def _left_out(tensor: StoredTensor) -> str | None:
         return f"quantised ({tensor.format})"
     if ROUTERS.search(path):
         return "routes tokens to experts"
+    if EMBEDDINGS.search(path.rpartition(".")[2]):
+        return "an embedding"
     if 0 in tensor.shape:
         return "empty"
     return None
 
 
 def _parts(
-    path: str, tensor: StoredTensor, config: Config, scale: str | None
+    path: str, tensor: StoredTensor, config: Config, scale: str | None, upright: bool
 ) -> Iterator[tuple[str, int, int, Part]]:
     """Path, rows, cols and place of every matrix in a tensor."""
     folder, last = path.rsplit(".", 1)
-    transposed = _is_transposed(tensor, last, config)
+    if last in ("input_linear", "output_linear") and config.get("model_type") in GRANITE:
+        folder, last = f"{folder}.experts", GRANITE_NAMES[last]
+    transposed = not upright and _is_transposed(tensor, last, config)
     outputs, inputs = tensor.shape[-2:]
     if transposed:
         outputs, inputs = inputs, outputs
@@ -153,32 +175,39 @@ def _is_transposed(tensor: StoredTensor, last: str, config: Config) -> bool:
     # (experts, outputs, inputs) is the custom; the model's width tells where it is not kept
     width = config.get("hidden_size")
     one, other = tensor.shape[1:]
-    return one != other and (one if last != "down_proj" else other) == width
+    outputs = {"down_proj": other, "gate_proj": one, "up_proj": one, "gate_up_proj": one}
+    return one != other and last in outputs and outputs[last] == width
 
 
 def _split(last: str, outputs: int, config: Config) -> Iterator[tuple[str, Rows]]:
     """The outputs of each matrix in a fused layer; nothing where it is not fused."""
-    if last in ("gate_up_proj", "input_linear") and outputs % 2 == 0:
+    if last == "gate_up_proj" and outputs % 2 == 0:
         half = outputs // 2
         if config.get("model_type") in TURNS:
             yield from zip(GATE_UP_PARTS, (((0, outputs, 2),), ((1, outputs, 2),)), strict=True)
         else:
             yield from zip(GATE_UP_PARTS, (((0, half, 1),), ((half, outputs, 1),)), strict=True)
-    elif last in QKV and (rows := _qkv_rows(last, outputs, config)) is not None:
+    elif (rows := _qkv_rows(last, outputs, config)) is not None:
         yield from zip(QKV_PARTS, rows, strict=True)
 
 
 def _qkv_rows(last: str, outputs: int, config: Config) -> tuple[Rows, Rows, Rows] | None:
-    """Rows of q, k and v; None where the configuration does not explain their number."""
+    """Rows of q, k and v; None where the layer is none, or nobody knows how it is laid out."""
+    family = str(config.get("model_type"))
+    together, in_turn = (last, family) in TOGETHER, (last, family) in IN_TURN
+    if switch := MULTI_QUERY.get((last, family)):
+        in_turn = bool(config.get(switch))
+        together = not in_turn
+    if last == "qkv_proj" and family not in OTHERWISE:
+        in_turn = True
     heads = config.get("num_attention_heads") or config.get("n_head") or config.get("n_heads")
-    if not isinstance(heads, int) or heads < 1:
+    if not (together or in_turn) or not isinstance(heads, int) or heads < 1:
         return None
-    family = config.get("model_type")
     shared = _shared_heads(heads, config)
     size, rest = divmod(outputs, heads + 2 * shared)
-    if rest:
+    if rest or heads % shared:
         return None
-    if family in INTERLEAVED or last == "wqkv":
+    if together:
         return _grouped_rows(shared, heads // shared, size)
     ends = (heads * size, (heads + shared) * size, outputs)
     return ((0, ends[0], 1),), ((ends[0], ends[1], 1),), ((ends[1], ends[2], 1),)
@@ -213,7 +242,7 @@ def scaled(weight: torch.Tensor, scale: torch.Tensor, config: Config) -> torch.T
     weight
         (rows, cols) of float8.
     scale
-        One number, one a row as (rows,) or (rows, 1), or one a block: (rows / b, cols / c), with
+        One number; one a row, (rows,) or (rows, 1); or one a block: (rows / b, cols / c), with
         the block's sides from the configuration, 128 by default.
     config
         The model's configuration.
@@ -222,7 +251,7 @@ def scaled(weight: torch.Tensor, scale: torch.Tensor, config: Config) -> torch.T
     if scale.numel() == 1:
         return values * scale.reshape(())
     rows, cols = values.shape
-    if scale.ndim < 2 or scale.shape[-1] == 1:
+    if scale.numel() == rows and (scale.ndim == 1 or scale.shape[-1] == 1):
         return values * scale.reshape(rows, 1)
     sides = (config.get("quantization_config") or {}).get("weight_block_size") or (128, 128)
     fitting = tuple(math.ceil(n / side) for n, side in zip((rows, cols), sides, strict=True))

@@ -20,17 +20,14 @@ class SafetensorsFile:
         self._file = file
         self._ranges: dict[str, tuple[int, int]] = {}
         self.tensors: dict[str, StoredTensor] = {}
-        self.metadata: dict[str, str] = {}
         for name, entry in self._header().items():
-            if name == "__metadata__":
-                self.metadata = dict(entry)
-            else:
+            if name != "__metadata__":
                 self._add(name, entry)
 
     def read(self, name: str, first: int | None = None) -> torch.Tensor:
         """See `TensorFile`."""
         tensor = self.tensors[name]
-        require_readable(tensor)
+        require_readable(tensor, first)
         dtype = FLOATS[tensor.format]
         start, end = self._ranges[name]
         shape = tensor.shape
@@ -52,7 +49,7 @@ class SafetensorsFile:
             header = json.loads(bytes(self._file.read(8, length).numpy()))
             if not isinstance(header, dict):
                 raise ValueError("the header is no JSON object")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{name} is no safetensors file: {error}") from error
         self._data = 8 + length
         return header
@@ -63,6 +60,8 @@ class SafetensorsFile:
             shape = tuple(int(side) for side in entry["shape"])
             start, end = (self._data + int(offset) for offset in entry["data_offsets"])
             stored = str(entry["dtype"])
+            if min(shape, default=0) < 0 or not self._data <= start <= end:
+                raise ValueError("sides or offsets below zero")
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{file.name}: the header's entry of {name} is malformed") from error
         problem = None

@@ -24,6 +24,7 @@ from spectra.checkpoint.torch_file import TorchFile
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 WHOLE = ("model.safetensors", "pytorch_model.bin")
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+_OTHER_STATE = re.compile(r"training|optimizer|scheduler|scaler|rng_state|random_states")
 _NUMBER = re.compile(r"\.\d+(?=\.)")
 
 
@@ -34,6 +35,14 @@ class Shards:
     tensors: dict[str, StoredTensor]
     problems: tuple[str, ...] = ()
     files: dict[str, TensorFile] = field(default_factory=dict)
+    complete: bool = True
+    """Whether the names of all tensors are known."""
+
+    @property
+    def whole_files(self) -> list[str]:
+        """Files all of whose tensors can be read."""
+        broken = {tensor.file for tensor in self.tensors.values() if tensor.problem}
+        return [name for name in self.files if name not in broken]
 
     def read(self, name: str, first: int | None = None) -> torch.Tensor:
         """A tensor, or one entry along its first dimension.
@@ -44,8 +53,13 @@ class Shards:
             When it cannot be read.
         """
         tensor = self.tensors[name]
-        require_readable(tensor)
+        require_readable(tensor, first)
         return self.files[tensor.file].read(name, first)
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file's name is one of weights, not of a trainer's other states."""
+    return name.endswith(SUFFIXES) and not _OTHER_STATE.match(name)
 
 
 def open_shards(folder: Folder) -> Shards:
@@ -60,7 +74,7 @@ def open_shards(folder: Folder) -> Shards:
     if index is not None:
         return _indexed(folder, index)
     names = [name for name in WHOLE if name in folder.names]
-    candidates = names[:1] or [name for name in folder.names if name.endswith(SUFFIXES)]
+    candidates = names[:1] or [name for name in folder.names if is_weights(name)]
     if not names:
         for suffix in SUFFIXES:  # one format, the safest
             of_one = [name for name in candidates if name.endswith(suffix)]
@@ -96,7 +110,8 @@ def _unindexed(folder: Folder, names: list[str]) -> Shards:
     if not shards.files:
         raise InputError("; ".join(problems))
     problems += [tensor.problem for tensor in shards.tensors.values() if tensor.problem]
-    return dataclasses.replace(shards, problems=tuple(problems))
+    complete = len(shards.files) == len(names) and not list(_missing_numbers(names))
+    return dataclasses.replace(shards, problems=tuple(problems), complete=complete)
 
 
 def _indexed(folder: Folder, index: str) -> Shards:

@@ -14,6 +14,7 @@ FLOATS = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
 }
 """Stored formats that hold one number an entry."""
 NAMES = {dtype: name for name, dtype in FLOATS.items()}
@@ -57,7 +58,7 @@ class TensorFile(Protocol):
         ...
 
 
-def require_readable(tensor: StoredTensor) -> None:
+def require_readable(tensor: StoredTensor, first: int | None = None) -> None:
     """Require that a tensor can be read.
 
     Raises
@@ -67,3 +68,9 @@ def require_readable(tensor: StoredTensor) -> None:
     """
     if tensor.problem:
         raise InputError(tensor.problem)
+    if tensor.readable_as is None:
+        raise InputError(
+            f"{tensor.file}: {tensor.name} is stored as {tensor.format}, not as floats"
+        )
+    if first is not None and not 0 <= first < tensor.shape[0]:
+        raise InputError(f"{tensor.file}: {tensor.name} has no entry {first}")

@@ -66,13 +66,13 @@ def main(arguments: Sequence[str]) -> int:
             progress=shown.update,
         )
     seconds = time.perf_counter() - started
-    for line in summary.not_finite:
+    for line in (*summary.problems, *summary.not_finite):
         print(f"spectra scan: {line}", file=sys.stderr)
     if options.json:
         print(json.dumps(_report(summary, options, seconds)))
     else:
         _print(summary, options, seconds)
-    return 1 if summary.not_finite else 0
+    return 1 if summary.not_finite or summary.problems else 0
 
 
 class Shown:
@@ -130,6 +130,7 @@ def _report(summary: Summary, options: Options, seconds: float) -> dict[str, Any
         "approximate": options.approximate,
         "skipped": [{"name": name, "reason": reason} for name, reason in summary.skipped],
         "not_finite": list(summary.not_finite),
+        "problems": list(summary.problems),
         "seconds": seconds,
         "peak_memory_bytes": peak_memory_bytes(children=options.workers is not None),
     }

@@ -7,7 +7,7 @@ with the matrices that are missing.
 import contextlib
 import dataclasses
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,6 @@ import xarray as xr
 from data.errors import InputError
 from spectra.checkpoint.address import Address, addresses, steps_of
 from spectra.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from spectra.checkpoint.parts import UNKNOWN_SHAPE
 from spectra.matrices import Matrix
 from spectra.recording.description import software_versions
 from spectra.scanning.decomposition import How
@@ -33,6 +32,8 @@ from spectra.store.writer import StoreWriter
 Progress = Callable[[str, int, int], None]
 """Called with the checkpoint's name, how many of its matrices are done, and how many there are."""
 Source = str | Path | torch.nn.Module
+FOREVER = 1 << 62
+"""Later than any step: a scan never takes a snapshot back."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class Summary:
     skipped: tuple[tuple[str, str], ...]
     """Tensors that are no matrices, with the reason."""
     not_finite: tuple[str, ...]
-    """Matrices that hold a NaN or an infinity: file, tensor and matrix."""
+    """Matrices that hold a NaN or an infinity, with their steps."""
+    problems: tuple[str, ...] = ()
+    """What is wrong with the checkpoints beside their matrices, which are all there."""
 
 
 class IncompleteError(InputError):
@@ -136,26 +139,23 @@ def run_scan(
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(cluster(workers, scheduler))
         first = open_checkpoint(series[0].source)
-        writer = _open_store(store, first, how, series)
+        writer = _open_store(store, first, how)
         stack.callback(writer.close)
-        done: list[tuple[int, Checkpoint]] = []
-        not_finite: list[str] = []
         decomposed = 0
-        for planned in series[len(writer.steps) :]:
+        problems: list[str] = []
+        for planned in _remaining(store, writer, series):
             opened = first if planned is series[0] else open_checkpoint(planned.source)
-            _require_same_matrices(str(planned.source), opened, writer.layout.matrices)
-            row, count = _fill(writer, planned, opened, how, client, progress)
-            not_finite += [f"{opened.place(m)} holds a NaN or an infinity ({m.name} at step "
-                           f"{planned.step})" for m in row.not_finite()]  # fmt: skip
-            decomposed += count
-            done.append((planned.step, opened))
+            _require_same_matrices(planned.label, opened, writer.layout.matrices)
+            decomposed += _fill(writer, planned, opened, how, client, progress)
+            problems += opened.problems
         return Summary(
             str(store),
             len(writer.steps),
             len(writer.layout.matrices),
             decomposed,
             tuple((s.name, s.reason) for s in first.skipped),
-            tuple(not_finite),
+            tuple(_not_finite(store)),
+            tuple(problems),
         )
 
 
@@ -166,7 +166,11 @@ class _Planned:
 
     @property
     def label(self) -> str:
-        return str(self.source) if isinstance(self.source, Address) else type(self.source).__name__
+        """What the store calls it, from wherever it is named."""
+        if not isinstance(self.source, Address):
+            return type(self.source).__name__
+        remote = self.source.is_hub_name or "://" in self.source.place
+        return str(self.source if remote else self.source.resolved())
 
 
 def _series(checkpoint: Source | Sequence[str | Path]) -> list[_Planned]:
@@ -185,14 +189,12 @@ def _fill(
     how: How,
     client: Any,
     progress: Progress,
-) -> tuple[Row, int]:
-    """One snapshot; and how many matrices were missing."""
-    entry = {"checkpoint": planned.label, "revision": checkpoint.revision}
-    begun = writer.attrs.get("begun")
-    fresh = begun != {"step": planned.step, **entry}
-    row = Row(writer, fresh=fresh)
-    if fresh:
-        writer.describe({"begun": {"step": planned.step, **entry}})
+) -> int:
+    """One snapshot; says how many of its matrices were missing."""
+    identity = _identity(planned, checkpoint)
+    begun = writer.attrs.get("begun") or {}
+    row = Row(writer, fresh=not _continues(begun, planned, identity))
+    writer.describe({"begun": {"step": planned.step} | identity})
     missing = row.missing()
     groups = of_missing(checkpoint.groups(), missing)
     total = len(checkpoint.matrices)
@@ -202,63 +204,107 @@ def _fill(
         spectra = in_cluster(client, planned.source, groups, how)
     else:
         spectra = in_threads(checkpoint, groups, how)
-    problems = list(checkpoint.problems)
+    unreadable: list[str] = []
     try:
         for spectrum in spectra:
             if not spectrum.sha256:
-                problems.append(str(spectrum.problem))
+                unreadable.append(str(spectrum.problem))
                 continue
             row.add(spectrum)
             done += 1
             progress(planned.label, done, total)
     finally:
         row.flush()
-    if problems:
-        raise IncompleteError(list(dict.fromkeys(problems)), done, total)
+    if unreadable:
+        raise IncompleteError(list(dict.fromkeys([*checkpoint.problems, *unreadable])), done, total)
     checkpoints = dict(writer.attrs.get("checkpoints") or {})
-    checkpoints[str(planned.step)] = entry | {"sha256": row.sha256()}
+    spoilt = [f"{checkpoint.place(m)} holds a NaN or an infinity" for m in row.not_finite()]
+    found = {"sha256": row.sha256(), "not_finite": spoilt}
+    checkpoints[str(planned.step)] = identity | found
     writer.describe({"checkpoints": checkpoints})
     writer.announce(planned.step)
-    return row, len(missing)
+    return len(missing)
 
 
-def _open_store(
-    store: Location, checkpoint: Checkpoint, how: How, series: Sequence[_Planned]
-) -> StoreWriter:
+def _identity(planned: _Planned, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Which checkpoint it is: where it lies, its commit, and its files as they are now."""
+    files = {name: list(found) for name, found in checkpoint.files.items()}
+    return {"checkpoint": planned.label, "revision": checkpoint.revision, "files": files}
+
+
+def _continues(begun: dict[str, Any], planned: _Planned, identity: dict[str, Any]) -> bool:
+    """Whether the row that was begun is of this checkpoint: no file that was whole has changed."""
+    same = all(begun.get(name) == identity[name] for name in ("checkpoint", "revision"))
+    was, now = begun.get("files") or {}, identity["files"]
+    return (
+        same
+        and isinstance(planned.source, Address)  # a model in memory may have been trained since
+        and begun.get("step") == planned.step
+        and all(now.get(name) == found for name, found in was.items())
+    )
+
+
+def _open_store(store: Location, checkpoint: Checkpoint, how: How) -> StoreWriter:
+    if not checkpoint.complete:  # nobody knows what the store would look like
+        raise InputError("\n".join(checkpoint.problems))
     contents = Contents(("weight",), sketch=0, source=True, errors=how.approximate)
     layout = Layout(tuple(checkpoint.matrices), contents=contents)
     attrs = _describe(checkpoint, contents, how)
-    if not exists(store):
-        unknown = [s for s in checkpoint.skipped if s.reason.startswith(UNKNOWN_SHAPE)]
-        if unknown:  # nobody knows what the store would look like
-            raise InputError("\n".join(checkpoint.problems))
-        return StoreWriter.create(store, layout, attrs)
-    if open_store(store).attrs.get("kind") != "scan":
-        raise InputError(f"{store} is a training run: write the scan to another store")
-    writer = StoreWriter.resume(store, layout, attrs, max(p.step for p in series))
     try:
-        _require_same_series(store, writer, series)
-    except BaseException:
-        writer.close()
+        if not exists(store):
+            return StoreWriter.create(store, layout, attrs)
+        if open_store(store).attrs.get("kind") != "scan":
+            raise InputError(f"{store} is a training run: write the scan to another store")
+        return StoreWriter.resume(store, layout, attrs, step=FOREVER)
+    except InputError:
         raise
-    return writer
+    except Exception as error:  # of the file system, or of what fsspec reaches
+        first = str(error).strip().splitlines()[:1]
+        raise InputError(f"cannot write {store}: {first[0] if first else error!r}") from error
 
 
-def _require_same_series(store: Location, writer: StoreWriter, series: Sequence[_Planned]) -> None:
+def _remaining(store: Location, writer: StoreWriter, series: Sequence[_Planned]) -> list[_Planned]:
+    """What of a series the store does not hold yet.
+
+    Raises
+    ------
+    InputError
+        When it holds something else at one of the steps, or later steps than those that are new.
+    """
     held = writer.attrs.get("checkpoints") or {}
-    steps = writer.steps
-    if steps != [p.step for p in series][: len(steps)]:
+    new = [planned for planned in series if planned.step not in writer.steps]
+    for planned in series:
+        if planned not in new:
+            _require_same_checkpoint(store, held.get(str(planned.step), {}), planned)
+    if new and writer.steps and new[0].step < writer.steps[-1]:
         raise InputError(
-            f"{store} holds steps {steps}, which is not how this series begins: "
-            "write to another store"
+            f"{store} holds step {writer.steps[-1]} already, and snapshots are written in order: "
+            f"write a series with step {new[0].step} to another store"
         )
-    for planned in series[: len(steps)]:
-        was = held.get(str(planned.step), {}).get("checkpoint")
-        if was != planned.label:
-            raise InputError(
-                f"{store} holds {was} at step {planned.step}, not {planned.label}: "
-                "write to another store"
-            )
+    return new
+
+
+def _require_same_checkpoint(store: Location, held: dict[str, Any], planned: _Planned) -> None:
+    """Require that a snapshot is of a checkpoint: by place and files, else by its weights."""
+    opened = open_checkpoint(planned.source)
+    identity = _identity(planned, opened)
+    remote = isinstance(planned.source, Address) and opened.revision is not None
+    if isinstance(planned.source, Address) and all(
+        held.get(name) == value for name, value in identity.items()
+    ):
+        return
+    if not remote and not opened.problems and held.get("sha256") == opened.sha256():
+        return
+    was = str(Address(str(held.get("checkpoint")), held.get("revision")))
+    now = str(Address(planned.label, opened.revision))
+    what = f"{was} as it was then" if was == now else f"{was}, not {now},"
+    raise InputError(f"{store} holds {what} at step {planned.step}: write to another store")
+
+
+def _not_finite(store: Location) -> Iterator[str]:
+    """Matrices of any snapshot that hold a NaN or an infinity: file and tensor, and the step."""
+    for step, held in (open_store(store).attrs.get("checkpoints") or {}).items():
+        yield from (f"{line} (step {step})" for line in held.get("not_finite", ()))
 
 
 def _require_same_matrices(name: str, checkpoint: Checkpoint, matrices: Sequence[Matrix]) -> None:
@@ -297,8 +343,12 @@ def _describe(checkpoint: Checkpoint, contents: Contents, how: How) -> dict[str,
 def _device(asked: str | None) -> str:
     if asked is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if asked.startswith("cuda") and not torch.cuda.is_available():
-        raise InputError("there is no CUDA device here: leave the device out, or name cpu")
-    if not asked.startswith(("cuda", "cpu")):
+    try:
+        kind = torch.device(asked).type
+    except RuntimeError:
+        kind = ""
+    if kind not in ("cpu", "cuda"):
         raise InputError(f"no device {asked!r}: cpu or cuda")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError("there is no CUDA device here: leave the device out, or name cpu")
     return asked

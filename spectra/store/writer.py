@@ -6,11 +6,13 @@ when the service says so.
 """
 
 import asyncio
+import json
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +46,7 @@ class StoreWriter:
         self.lock = lock
         self._store = zarr_store(location)
         self._root = zarr.open_group(self._store, mode="r+", use_consolidated=False)
+        self._attrs = dict(self._root.attrs)
         self._snapshots = self._committed("spectra/step")
         self._train_rows = self._committed("train/train_step")
 
@@ -68,13 +71,15 @@ class StoreWriter:
             _copy(new, zarr_store(location))
             return cls(location, layout, None)
         # the store gets its name once it is whole, so an interrupted creation leaves no half store
-        partial = path.with_name(f".{path.name}.partial")
+        partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         try:
             _copy(new, DurableStore(partial))
             partial.rename(path)
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(partial, ignore_errors=True)
+            if isinstance(error, OSError) and path.exists():
+                raise InputError(f"another process has just made {location}: resume it") from error
             raise
         sync_folder(path.parent)
         return cls(location, layout, _lock(path))
@@ -167,13 +172,13 @@ class StoreWriter:
     def describe(self, attrs: Attributes) -> None:
         """Set attributes of the store beside those that it has."""
         self._require_held()
-        self._root.attrs.update(dict(attrs))
-        consolidate(self._store)
+        self._attrs = self._attrs | dict(attrs)
+        replace_attributes(self._store, self._attrs)
 
     @property
     def attrs(self) -> dict[str, Any]:
         """The store's attributes."""
-        return dict(self._root.attrs)
+        return dict(self._attrs)
 
     def write_train_rows(self, rows: Rows) -> None:
         """Append training steps; every row holds ``train_step`` and any of the schema's metrics."""
@@ -285,6 +290,19 @@ def copy_keys(new: MemoryStore, target: Store, wanted: Callable[[str], bool]) ->
     sync(copy_all())
 
 
+def replace_attributes(store: Store, attrs: Attributes) -> None:
+    """Change the root's attributes in one write, which leaves the other metadata as it is."""
+
+    async def replace() -> None:
+        found = await store.get("zarr.json", default_buffer_prototype())
+        assert found is not None
+        metadata = json.loads(found.to_bytes()) | {"attributes": dict(attrs)}
+        content = default_buffer_prototype().buffer.from_bytes(json.dumps(metadata).encode())
+        await store.set("zarr.json", content)
+
+    sync(replace())
+
+
 def consolidate(store: Store) -> None:
     """Write the metadata of all groups and arrays into the root's."""
     with warnings.catch_warnings():
@@ -302,9 +320,9 @@ def _options(attrs: Attributes) -> dict[str, Any]:
 
 def _require_same(location: Location, root: zarr.Group, layout: Layout, attrs: Attributes) -> None:
     was, now = _options(root.attrs), _options(attrs)
-    for name in now:
-        if was.get(name) != now[name]:
-            different = f"another {name}: {was.get(name)}, not {now[name]}"
+    for name in sorted(now | was):
+        if was.get(name, False) != now.get(name, False):
+            different = f"another {name}: {was.get(name)}, not {now.get(name)}"
             raise InputError(
                 f"{location} was recorded with {different}; resume with the same options, or write "
                 "to another store"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from data.errors import InputError
 from spectra.checkpoint.address import Address, addresses, steps_of
@@ -130,6 +131,26 @@ def test_float8_is_multiplied_by_its_scales(tmp_path, scales):
     assert [s.reason for s in checkpoint.skipped] == ["scales of a quantised weight"]
 
 
+def test_scales_of_a_stack_belong_to_its_entries_or_to_all_of_it(tmp_path):
+    weight = torch.randn(3, 8, 6).to(torch.float8_e4m3fn)
+    name = "model.layers.0.mlp.experts.up_proj"
+    for scale in (torch.tensor([0.5, 2.0, 4.0]), torch.tensor([0.5]), torch.tensor(0.5)):
+        tensors = {name: weight, f"{name}_scale": scale, "zz": torch.full((9,), 7.0)}
+        save_file(tensors, tmp_path / "x.safetensors")
+        values = read_all(open_checkpoint(tmp_path / "x.safetensors"))
+        whole = scale.reshape(-1, 1, 1) if scale.ndim else scale
+        expected = weight.float() * whole
+        for entry, value in enumerate(values.values()):
+            torch.testing.assert_close(value, expected[entry])
+
+
+def test_blocks_that_are_wider_than_the_weight(tmp_path):
+    weight = torch.randn(256, 100).to(torch.float8_e4m3fn)
+    value = scaled(weight, torch.tensor([[2.0], [3.0]]), {})
+    torch.testing.assert_close(value[:128], 2 * weight[:128].float())
+    torch.testing.assert_close(value[128:], 3 * weight[128:].float())
+
+
 def test_scales_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="scales of"):
         scaled(torch.zeros(4, 4).to(torch.float8_e4m3fn), torch.ones(3, 2), {})
@@ -166,24 +187,106 @@ def test_quantised_and_other_tensors_are_left_out_with_their_reason():
     ]
 
 
+GROUPS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+FOUR = {"num_attention_heads": 4}
+
+
 @pytest.mark.parametrize(
-    ("config", "rows", "expected"),
+    ("layer", "config", "rows", "expected"),
     [
-        ({"num_attention_heads": 4, "num_key_value_heads": 2}, 64, (32, 16, 16)),
-        ({"model_type": "falcon", "num_attention_heads": 4, "multi_query": True}, 48, (32, 8, 8)),
-        ({"model_type": "gpt_bigcode", "n_head": 4, "multi_query": True}, 48, (32, 8, 8)),
-        ({}, 48, None),
-        ({"num_attention_heads": 5}, 64, None),
+        ("qkv_proj", GROUPS, 64, (32, 16, 16)),
+        ("qkv_proj", GROUPS | {"model_type": "codegen"}, 64, None),
+        ("query_key_value", FOUR | {"model_type": "falcon", "multi_query": True}, 48, (32, 8, 8)),
+        ("query_key_value", FOUR | {"model_type": "persimmon"}, 48, (16, 16, 16)),
+        ("query_key_value", FOUR | {"model_type": "unheard_of"}, 48, None),
+        ("c_attn", {"model_type": "gpt_bigcode", "n_head": 4, "multi_query": True}, 48, (32, 8, 8)),
+        ("c_attn", {"model_type": "gpt_bigcode", "n_head": 4}, 48, (16, 16, 16)),
+        ("Wqkv", {"model_type": "mpt", "n_heads": 4}, 48, (16, 16, 16)),
+        ("qkv_proj", {}, 48, None),
+        ("qkv_proj", {"num_attention_heads": 5}, 64, None),
     ],
 )
-def test_fused_projections_are_split_where_the_configuration_explains_them(config, rows, expected):
-    tensor = StoredTensor("h.0.attn.query_key_value.weight", (rows, 8), "F32", "")
+def test_fused_projections_are_split_where_their_layout_is_known(layer, config, rows, expected):
+    tensor = StoredTensor(f"h.0.attn.{layer}.weight", (rows, 8), "F32", "")
     found, _ = find_parts({tensor.name: tensor}, config)
     sizes = {matrix.role: matrix.rows for matrix in found}
     if expected is None:
-        assert sizes == {"query_key_value": rows}
+        assert sizes == {layer: rows}
     else:
         assert sizes == dict(zip("qkv", expected, strict=True))
+
+
+@pytest.mark.parametrize("family", ["bloom", "falcon", "gpt_bigcode", "persimmon", "mpt"])
+def test_splits_are_what_the_models_own_attention_computes_with(family):
+    """A query that only q's rows see: zeroing them makes attention uniform."""
+    names = {"mpt": {"d_model": 32, "n_heads": 4, "n_layers": 1, "max_seq_len": 64}}
+    common = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "n_head": 4}
+    common |= {"n_embd": 32, "n_layer": 1, "intermediate_size": 48, "n_inner": 48}
+    common |= {"multi_query": False} if family == "gpt_bigcode" else {}
+    sizes = names.get(family, common) | {"vocab_size": 64, "pad_token_id": 2}
+    config = AutoConfig.for_model(family, attn_implementation="eager", **sizes)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    checkpoint = open_checkpoint(model)
+    parts = {matrix.role: part for matrix, part in checkpoint.matrices.items() if part.rows}
+    assert set(parts) == {"q", "k", "v"}
+    weight = model.get_parameter(f"{next(iter(checkpoint.fused))}.weight")
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.zeros_(parameter)
+    tokens = torch.arange(3, 11)[None]
+    layer = f"{next(iter(checkpoint.fused))}".rpartition(".")[0]
+    seen = {}
+    model.get_submodule(layer).register_forward_hook(lambda *given: seen.update(out=given[2][0]))
+
+    def without(role):
+        kept = weight.detach().clone()
+        with torch.no_grad():
+            for first, last, step in parts[role].rows:
+                weight[first:last:step] = 0
+            model(input_ids=tokens)
+            weight.copy_(kept)
+        return seen["out"].clone()
+
+    with torch.no_grad():
+        model(input_ids=tokens)
+    out = seen["out"].clone()
+    # without q or without k all scores are 0 (plus position): the same output; without v, none
+    torch.testing.assert_close(without("q"), without("k"))
+    assert not torch.allclose(without("q"), out, atol=1e-6)
+    residual = without("v")
+    shift = residual - residual[:, :1]
+    assert shift.abs().max() < 1e-5 or torch.allclose(residual, _input_of(model, layer, tokens))
+
+
+def _input_of(model, layer, tokens):
+    """What bloom and falcon add to attention's output: the residual they are given."""
+    seen = {}
+
+    def note(_, arguments, named):
+        seen["residual"] = named.get("residual", arguments[1] if len(arguments) > 1 else None)
+
+    hook = model.get_submodule(layer).register_forward_pre_hook(note, with_kwargs=True)
+    with torch.no_grad():
+        model(input_ids=tokens)
+    hook.remove()
+    return seen["residual"]
+
+
+def test_granites_experts_have_the_names_that_they_have_in_memory():
+    home = "model.layers.0.block_sparse_moe"
+    tensors = [
+        StoredTensor(f"{home}.input_linear.weight", (2, 96, 32), "F32", ""),
+        StoredTensor(f"{home}.output_linear.weight", (2, 32, 48), "F32", ""),
+    ]
+    config = {"model_type": "granitemoe", "hidden_size": 32}
+    found, _ = find_parts({tensor.name: tensor for tensor in tensors}, config)
+    experts = f"{home}.experts"
+    assert {m.name: (m.rows, m.cols) for m in found if ".1." in m.name} == {
+        f"{experts}.1.gate_proj": (48, 32),
+        f"{experts}.1.up_proj": (48, 32),
+        f"{experts}.1.down_proj": (32, 48),
+    }
 
 
 def test_a_gguf_file_is_read_under_the_names_of_transformers(tmp_path):
@@ -294,6 +397,39 @@ def test_files_that_are_none(tmp_path, content, message):
         open_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"dtype": "F32", "shape": [2, 2], "data_offsets": [-8, 8]},
+        {"dtype": "F32", "shape": [-2, -2], "data_offsets": [0, 16]},
+        {"dtype": "F32", "shape": [2, 2]},
+        [],
+    ],
+)
+def test_a_header_that_lies_is_refused(tmp_path, entry):
+    header = json.dumps({"model.layers.0.a.weight": entry}).encode()
+    content = len(header).to_bytes(8, "little") + header + b"\0" * 64
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=r"entry of model.layers.0.a.weight is malformed"):
+        open_checkpoint(tmp_path / "x.safetensors")
+
+
+def test_links_of_a_hubs_cache_are_files(tmp_path):
+    saved(tmp_path / "blobs")
+    (tmp_path / "snapshot").mkdir()
+    for path in (tmp_path / "blobs").iterdir():
+        (tmp_path / "snapshot" / path.name).symlink_to(path)
+    assert len(open_checkpoint(tmp_path / "snapshot").matrices) == 14
+
+
+def test_a_trainers_folder_is_a_series_and_its_other_states_are_no_weights(tmp_path):
+    torch.save({"x": torch.zeros(2)}, tmp_path / "training_args.bin")
+    saved(tmp_path / "checkpoint-10")
+    (tmp_path / "checkpoint-10" / "optimizer.bin").write_bytes(b"x")
+    assert [a.step for a in addresses([str(tmp_path)])] == [10]
+    assert len(open_checkpoint(tmp_path / "checkpoint-10").matrices) == 14
+
+
 def test_folders_and_files_that_hold_no_checkpoint(tmp_path):
     with pytest.raises(InputError, match=r"no checkpoint at .*nowhere"):
         addresses([str(tmp_path / "nowhere")])
@@ -320,6 +456,8 @@ def test_series_are_ordered_by_their_steps(tmp_path):
     assert [a.revision for a in revisions] == ["step1", "step1000"]
     assert steps_of(revisions) == [1, 1000]
     assert steps_of([Address("org/name-7b")]) == [0]  # its size is no step
+    olmo = [Address("org/olmo", f"step{n}000-tokens{4 * n}B") for n in (1, 2, 10)]
+    assert steps_of(olmo) == [1000, 2000, 10000]
     assert steps_of([Address("org/name", "main"), Address("org/name", "v")]) == [0, 1]
     with pytest.raises(InputError, match="both are step 5"):
         steps_of([Address("org/a-5"), Address("org/b-5")])

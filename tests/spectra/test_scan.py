@@ -20,10 +20,15 @@ from spectra.density import EXACT_SIDE, approximate_singular_values
 from spectra.scanning import engines, scan
 from spectra.scanning.row import Row
 from spectra.scanning.scan import IncompleteError, run_scan
+from spectra.store.durable import DurableStore
 from tests.small import small_llama
 from tests.spectra.checkpoints import rewritten, saved, sharded
 
 Q = "model.layers.0.self_attn.q_proj"
+
+
+class StopError(Exception):
+    pass
 
 
 def weights(run):
@@ -94,15 +99,110 @@ def test_a_store_of_something_else_is_not_touched(tmp_path, store):
         spectra.scan(tmp_path / "model", store)
     spectra.scan(tmp_path / "model", tmp_path / "a.zarr")
     saved(tmp_path / "other", seed=1)
-    with pytest.raises(InputError, match=r"holds .*model at step 0, not .*other"):
+    with pytest.raises(InputError, match=r"holds .*model, not .*other, at step 0"):
         spectra.scan(tmp_path / "other", tmp_path / "a.zarr")
 
 
+def test_a_series_is_never_cut_short(tmp_path):
+    for step in (1, 5, 9):
+        saved(tmp_path / "run" / f"step-{step}", seed=step)
+    run = [str(tmp_path / "run" / f"step-{step}") for step in (1, 5, 9)]
+    spectra.scan([run[0], run[2]], tmp_path / "a.zarr")
+    assert run_scan(run[0], tmp_path / "a.zarr").decomposed == 0  # it is there
+    with pytest.raises(InputError, match="holds step 9 already"):
+        run_scan(run, tmp_path / "a.zarr")
+    saved(tmp_path / "other", seed=1)
+    with pytest.raises(InputError, match="holds step 9 already"):
+        run_scan(tmp_path / "other", tmp_path / "a.zarr")
+    assert spectra.open(tmp_path / "a.zarr")["spectra"].step.to_numpy().tolist() == [1, 9]
+
+
+def test_a_checkpoint_is_known_by_its_weights_not_by_its_name(tmp_path, monkeypatch):
+    saved(tmp_path / "model")
+    spectra.scan(tmp_path / "model", tmp_path / "a.zarr")
+    monkeypatch.chdir(tmp_path)
+    assert run_scan("model", "a.zarr").decomposed == 0  # by another path
+    (tmp_path / "model").rename(tmp_path / "moved")
+    assert run_scan("moved", "a.zarr").decomposed == 0
+    saved(tmp_path / "moved", seed=3)
+    with pytest.raises(InputError, match="at step 0: write to another store"):
+        run_scan("moved", "a.zarr")
+    model = small_llama()
+    spectra.scan(model, tmp_path / "b.zarr")
+    assert run_scan(model, tmp_path / "b.zarr").decomposed == 0
+    with pytest.raises(InputError, match="holds LlamaForCausalLM as it was then"):
+        run_scan(small_llama(seed=1), tmp_path / "b.zarr")
+
+
+def test_an_exact_scan_and_an_approximate_one_do_not_mix(tmp_path):
+    saved(tmp_path / "model")
+    spectra.scan(tmp_path / "model", tmp_path / "a.zarr", approximate=True)
+    with pytest.raises(InputError, match="another errors"):
+        run_scan(tmp_path / "model", tmp_path / "a.zarr")
+
+
+def test_a_file_that_changed_in_between_is_scanned_anew(tmp_path, monkeypatch):
+    saved(tmp_path / "model")
+    decompose, calls = engines.decompose, []
+
+    def counted(matrix, weight, how):
+        calls.append(matrix.name)
+        if len(calls) == 6:
+            raise StopError
+        return decompose(matrix, weight, how)
+
+    monkeypatch.setattr(engines, "decompose", counted)
+    with pytest.raises(StopError):
+        run_scan(tmp_path / "model", tmp_path / "a.zarr")
+    saved(tmp_path / "model", seed=1)
+    assert run_scan(tmp_path / "model", tmp_path / "a.zarr").decomposed == 14
+    whole = spectra.scan(tmp_path / "model", tmp_path / "b.zarr")
+    np.testing.assert_array_equal(weights(spectra.open(tmp_path / "a.zarr")), weights(whole))
+
+
+def test_what_is_wrong_beside_the_matrices_is_told_and_costs_none(tmp_path, capsys):
+    sharded(tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    index["weight_map"]["score.weight"] = "model-00001-of-00003.safetensors"
+    path.write_text(json.dumps(index))
+    arguments = ["scan", str(tmp_path / "model"), "--out", str(tmp_path / "a.zarr")]
+    assert main(arguments) == 1
+    assert "score.weight is not in it, though" in capsys.readouterr().err
+    assert spectra.allocate(spectra.open(tmp_path / "a.zarr"), err=0.5).err == 0.5
+
+
+def test_a_missing_shard_without_an_index_makes_no_store(tmp_path, capsys):
+    sharded(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors.index.json").unlink()
+    shard = tmp_path / "model" / "model-00002-of-00003.safetensors"
+    content = shard.read_bytes()
+    shard.unlink()
+    arguments = ["scan", str(tmp_path / "model"), "--out", str(tmp_path / "a.zarr")]
+    assert main(arguments) == 2
+    assert "model-00002-of-00003.safetensors is missing" in capsys.readouterr().err
+    assert not (tmp_path / "a.zarr").exists()
+    shard.write_bytes(content)
+    assert main(arguments) == 0
+
+
+def test_a_store_is_whole_after_every_single_write(tmp_path, monkeypatch):
+    saved(tmp_path / "model")
+    place, seen = tmp_path / "a.zarr", []
+    put = DurableStore.set_sync
+
+    def watched(self, key, value):
+        put(self, key, value)
+        if place.exists():
+            seen.append((key, spectra.verify(place).problems))
+
+    monkeypatch.setattr(DurableStore, "set_sync", watched)
+    spectra.scan(tmp_path / "model", place)
+    assert len(seen) > 5
+    assert not [entry for entry in seen if entry[1]]
+
+
 # what interrupts a scan costs no matrix that was done
-
-
-class StopError(Exception):
-    pass
 
 
 def test_an_interrupted_scan_goes_on_with_what_is_missing(tmp_path, monkeypatch):
@@ -224,6 +324,8 @@ def test_weights_that_are_not_finite_are_named_and_the_rest_is_there(tmp_path, c
     assert main(arguments) == 1
     said = capsys.readouterr().err
     assert f"model.safetensors: {Q}.weight holds a NaN or an infinity" in said
+    assert main(arguments) == 1  # nothing to do, but it still is as it is
+    assert "holds a NaN" in capsys.readouterr().err
     run = spectra.open(tmp_path / "a.zarr")
     missing = np.isnan(weights(run)).all(axis=1)
     assert run["spectra"].matrix.to_numpy()[missing].tolist() == [Q]
@@ -358,6 +460,7 @@ def test_the_command_prints_one_json_object(tmp_path, capsys):
         (["nowhere/at/all", "--out", "x.zarr"], "no checkpoint at nowhere/at/all"),
         (["MODEL", "--out", "x.zarr", "--workers", "0"], "at least 1 worker"),
         (["MODEL", "--out", "x.zarr", "--device", "tpu"], "no device 'tpu'"),
+        (["MODEL", "--out", "model/config.json/x.zarr"], "cannot write model/config.json/x.zarr"),
         (["MODEL"], "required"),
     ],
 )

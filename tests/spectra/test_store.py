@@ -16,7 +16,7 @@ from spectra.matrices import Matrix
 from spectra.store.layout import Contents, Layout
 from spectra.store.schedule import Schedule
 from spectra.store.verify import verify
-from spectra.store.writer import StoreWriter, _consolidate
+from spectra.store.writer import StoreWriter, consolidate
 
 MATRICES = (Matrix("model.layers.0.a", 0, "a", 4, 6), Matrix("model.layers.1.a", 1, "a", 3, 9))
 LAYOUT = Layout(MATRICES, snapshots=4, train_steps=10, contents=Contents(sketch=8))
@@ -132,7 +132,7 @@ def test_resuming_unsets_later_rows(tmp_path):
 def test_an_interrupted_creation_leaves_no_store(tmp_path, monkeypatch):
     path = tmp_path / "a.zarr"
     with monkeypatch.context() as patch:
-        patch.setattr("spectra.store.writer._consolidate", lambda store: 1 / 0)
+        patch.setattr("spectra.store.writer.consolidate", lambda store: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             written(path)
     assert not path.exists()
@@ -252,7 +252,7 @@ def test_a_kill_while_arrays_grow_costs_nothing(tmp_path, monkeypatch, allowed):
 
     with monkeypatch.context() as patch:
         patch.setattr(zarr.Array, "resize", stopping(zarr.Array.resize))
-        patch.setattr("spectra.store.writer._consolidate", stopping(_consolidate))
+        patch.setattr("spectra.store.writer.consolidate", stopping(consolidate))
         try:
             writer.write_snapshot(4, snapshot())
         except InterruptedError:
