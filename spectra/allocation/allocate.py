@@ -67,8 +67,9 @@ def allocate(
 
     Returns
     -------
-    A map that states target, threshold, ERR and budget. Only LRCs are factored by ``welore``; by
-    the others, every matrix whose factors have fewer parameters.
+    A map that states target, threshold, ERR and budget. Factored are, by ``welore``, the LRCs; by
+    the others, all matrices; where factors have fewer parameters, which those of LRCs always have
+    unless the rule's factor is above a half.
 
     Raises
     ------
@@ -126,6 +127,11 @@ class Maker:
         """Whether the method has a threshold."""
         return self.method.startswith("welore")
 
+    @property
+    def largest_err(self) -> float:
+        """What the largest threshold removes."""
+        return self._thresholds.largest_err
+
     def ranks(self, target: str, value: float) -> tuple[Ranks, float | None]:
         """Ranks that meet a target, and the threshold behind them."""
         if self.thresholded:
@@ -138,9 +144,8 @@ class Maker:
     def factored(self, ranks: Ranks) -> "np.ndarray[tuple[int, ...], np.dtype[np.bool_]]":
         """Which matrices are stored as factors: (matrix,)."""
         full = self.candidates.full_ranks
-        if self.thresholded:
-            return ranks < self.lrc_factor * full
-        return (ranks < full) & (self._in_factors(ranks) < self.dense)
+        low = ranks < (self.lrc_factor * full if self.thresholded else full)
+        return low & (self._in_factors(ranks) < self.dense)
 
     def parameters(self, ranks: Ranks) -> Ranks:
         """Parameters of each matrix as stored: (matrix,)."""

@@ -89,6 +89,7 @@ class Menus:
             for c in candidates.each
         ]
         self._names = candidates.names
+        self._full = int(candidates.full_ranks.sum())
         self._rank_of_name = np.argsort(np.argsort(np.array(self._names)))
         self.dense = int((candidates.rows * candidates.cols).sum())
         self.least = sum(int(menu.costs[0]) for menu in self.each)
@@ -123,7 +124,7 @@ class Menus:
         """
         steps = self._steps
         taken = steps.state == State.OPEN
-        full = sum(int(menu.ranks[-1]) for menu in self.each)
+        full = self._full
         first = sum(int(menu.ranks[0]) for menu in self.each)
         kept = np.concatenate([[first], first + np.cumsum(steps.ranks[taken])])
         removed = 1 - kept / full

@@ -96,7 +96,8 @@ def d_rank(candidates: Candidates) -> Family:
     """
     full = candidates.full_ranks
     effective = np.array([float(effective_rank(c.values)) for c in candidates.each])
-    weights = np.sqrt(np.nan_to_num(effective, nan=1.0) / (candidates.rows + candidates.cols))
+    effective = np.maximum(np.nan_to_num(effective, nan=1.0), 1.0)  # of a zero matrix, too
+    weights = np.sqrt(effective / (candidates.rows + candidates.cols))
     top = (full / weights).max()
     return Family(lambda t: np.minimum(t * top * weights, full), full, candidates.names)
 
@@ -140,6 +141,8 @@ def owl(
     if missing := sorted(set(blocks.tolist()) - set(outliers)):
         raise InputError(f"no share of outliers for layer {missing[0]}")
     shares = np.array([outliers[int(block)] for block in blocks])
+    if not ((shares >= 0) & (shares <= 1)).all():
+        raise InputError(f"shares of outliers are from 0 to 1, not {shares.tolist()}")
     keep = 2 * spread * _scaled(shares)
     offset = (keep - keep.mean())[np.searchsorted(blocks, layers)]
     full = candidates.full_ranks

@@ -51,7 +51,7 @@ def compression_path(
         raise InputError(f"points of ERR are 0.0005 to 0.5 apart, not {spacing:g}")
     maker = Maker(candidates, "welore", normalisation, lrc_factor, storage)
     full = candidates.full_ranks
-    most = 1 - len(full) / full.sum()
+    most = maker.largest_err
     targets = np.arange(0, most + spacing / 2, spacing).round(6)
     targets = targets[targets <= most]
     found = [maker.ranks("err", float(target)) for target in targets]

@@ -205,7 +205,8 @@ def _faults(given: RankMap) -> list[str]:
         return [str(error)]
     if not given.modules:
         return ["it has no modules"]
-    found = []
+    if found := _type_faults(given):
+        return found
     names = [module.name for module in given.modules]
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
         found.append(f"{twice[0]} is in it twice")
@@ -227,6 +228,35 @@ def _faults(given: RankMap) -> list[str]:
     if set(given.asked) != set(TARGETS):
         found.append(f"asked has {sorted(given.asked)}, not {sorted(TARGETS)}")
     return found
+
+
+def _type_faults(given: RankMap) -> list[str]:
+    """Fields that are not of their type; the schema file says the same."""
+    number = (int, float)
+    checks: list[tuple[str, Any, Any]] = [
+        ("method", given.method, str),
+        ("threshold", given.threshold, (*number, type(None))),
+        ("err", given.err, number),
+        ("budget", given.budget, number),
+        ("asked", given.asked, Mapping),
+        ("options", given.options, Mapping),
+        ("format", given.format, str),
+        ("approximate", given.approximate, bool),
+        ("fused", given.fused, Mapping),
+        ("the model's name", given.model.name, str),
+        ("the model's revision", given.model.revision, (str, type(None))),
+        ("the model's sha256", given.model.sha256, (str, type(None))),
+    ]
+    if isinstance(given.options, Mapping):
+        checks.append(("lrc_factor", given.options.get("lrc_factor", LRC_FACTOR), number))
+    for module in given.modules:
+        checks += [(f"a {name}", getattr(module, name), str) for name in ("name", "role")]
+        checks += [("a layer", module.layer, int), ("factored", module.factored, bool)]
+    return [
+        f"{name} is {value!r}"
+        for name, value, kind in checks
+        if not isinstance(value, kind) or (kind == number and isinstance(value, bool))
+    ]
 
 
 def _module_faults(module: Module, given: RankMap, factor: float) -> list[str]:

@@ -53,6 +53,11 @@ class Thresholds:
         self.removed: Ranks = below[np.searchsorted(values, self.steps, side="left")]
         """Values below each of these, over all matrices."""
 
+    @property
+    def largest_err(self) -> float:
+        """The ERR of the largest threshold."""
+        return float(self.removed[-1] / self._full.sum())
+
     def ranks(self, threshold: float) -> Ranks:
         """(matrix,): #{normalised value >= threshold}, at least 1."""
         below = [np.searchsorted(values, threshold, side="left") for values in self._ascending]
@@ -64,7 +69,7 @@ class Thresholds:
         The exact one is an order statistic of all normalised values together.
         """
         share = self.removed / self._full.sum()
-        largest = float(share[-1])
+        largest = self.largest_err
         half_a_rank = 0.5 / self._full.sum()
         if not 0 <= err <= largest + half_a_rank:
             raise InputError(

@@ -144,7 +144,10 @@ def columns(table: xr.Dataset) -> dict[str, Any]:
     found = {}
     for name in (*IDENTITY, *table.data_vars):
         found[str(name)] = table[name].broadcast_like(rows).transpose(*rows.dims).to_numpy()
-    return {name: values.reshape(-1)[flat] for name, values in found.items()}
+    chosen = {name: values.reshape(-1)[flat] for name, values in found.items()}
+    if "approximate" in table.attrs:
+        chosen["approximate"] = np.ones(int(flat.sum()), bool)
+    return chosen
 
 
 def to_pandas(table: xr.Dataset) -> "pd.DataFrame":

@@ -40,5 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     export(rank_map, options.format, out)
     for skipped in left_out(rank_map, options.format):
         print(f"left out: {skipped.name}, {skipped.reason}")
+    if rank_map.approximate:
+        print("the map was made from approximate spectra")
     print(f"wrote {out} ({FORMATS[options.format].summary})")
     return 0

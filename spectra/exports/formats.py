@@ -172,7 +172,8 @@ FORMATS: Mapping[str, Format] = {
 def _frame(rank_map: RankMap) -> Any:
     import pandas
 
-    return pandas.DataFrame([asdict(module) for module in rank_map.modules])
+    marked = {"approximate": True} if rank_map.approximate else {}
+    return pandas.DataFrame([asdict(module) | marked for module in rank_map.modules])
 
 
 def _json(content: Mapping[str, Any]) -> str:

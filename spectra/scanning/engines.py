@@ -1,5 +1,6 @@
 """Who decomposes: the threads of this process, or the processes of a dask cluster."""
 
+import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,7 @@ from spectra.threads import available_cores, single_threaded_workers
 READ_AHEAD = 1
 """Weights in memory beside those that are decomposed."""
 SCHEDULER_SECONDS = 10
+IGNORE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)"
 Groups = Sequence[Sequence[Matrix]]
 
 
@@ -119,6 +121,8 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Any]:
             processes=True,
             dashboard_address=None,
             host="127.0.0.1",
+            silence_logs=logging.CRITICAL,
+            preload=IGNORE_INTERRUPTS,  # Ctrl-C is for the process that started them
             memory_limit=0,
         ) as local,
         Client(local) as client,

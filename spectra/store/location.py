@@ -40,7 +40,7 @@ def zarr_store(store: Location) -> Store:
     """The zarr store at a place, to write to."""
     path = local_path(store)
     if path is not None:
-        return DurableStore(path)
+        return DurableStore(path.absolute())
     _file_system(str(store))
     return FsspecStore.from_url(str(store), read_only=False)
 

@@ -71,6 +71,7 @@ class StoreWriter:
             _copy(new, zarr_store(location))
             return cls(location, layout, None)
         # the store gets its name once it is whole, so an interrupted creation leaves no half store
+        path = path.absolute()
         partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         try:
@@ -285,7 +286,11 @@ def copy_keys(new: MemoryStore, target: Store, wanted: Callable[[str], bool]) ->
         await target.set(key, value)
 
     async def copy_all() -> None:
-        await asyncio.gather(*[copy(key) async for key in new.list() if wanted(key)])
+        copies = [copy(key) async for key in new.list() if wanted(key)]
+        # none goes on in the background when another has failed
+        for failure in await asyncio.gather(*copies, return_exceptions=True):
+            if failure is not None:
+                raise failure
 
     sync(copy_all())
 

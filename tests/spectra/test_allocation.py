@@ -16,6 +16,7 @@ from spectra.allocation.budget import Menus
 from spectra.allocation.candidates import Candidate, Candidates, candidates_of
 from spectra.allocation.costs import break_even, factored_parameters
 from spectra.allocation.outliers import outlier_shares
+from spectra.allocation.path import compression_path
 from spectra.allocation.welore import GRID, normalised
 from spectra.cli import main
 from spectra.matrices import Matrix
@@ -328,6 +329,27 @@ def test_targets_and_methods_that_make_no_sense(stories):
     ]:
         with pytest.raises(InputError, match=message):
             allocate(stories, **options)
+
+
+def test_matrices_of_zeros_and_of_low_rank_have_maps():
+    low = np.concatenate([np.arange(8, 0, -1.0), np.zeros(24)])
+    given_ = candidates([(32, 32)] * 8, [low] * 6 + [np.zeros(32), np.ones(32)])
+    for method in METHODS:
+        for target in ({"err": 0.5}, {"budget": 0.6}):
+            made = allocate(given_, method=method, **target, **options_of(method))
+            if method in ("uniform", "owl", "d-rank"):
+                assert made.err == pytest.approx(target.get("err", made.err), abs=0.005)
+            assert made.budget <= target.get("budget", 1)
+    path = compression_path(given_, spacing=0.05)
+    assert path.sizes["target"] > 10
+    assert (path["rank"].isel(matrix=7) == 32).all()
+
+
+def test_an_lrc_is_never_stored_as_more_than_it_was(stories):
+    made = allocate(stories, budget=0.9, lrc_factor=0.95)
+    assert made.budget <= 0.9
+    assert all(m.params <= m.params_dense for m in made.modules)
+    assert allocate(stories, budget=1.0, lrc_factor=0.95).threshold == 0.0
 
 
 # the least error under a budget

@@ -206,3 +206,28 @@ def test_mixed_precision_of_nothing_to_lose():
     assert singular_values(zero, method="mixed")[0] == 2.0
     zero[5, 5] = torch.nan
     assert singular_values(zero, method="mixed").isnan().all()
+
+
+@pytest.mark.parametrize("kind", ["pairs", "blocks", "duplicates"])
+def test_rounding_of_few_large_entries_is_not_overlooked(kind):
+    draw = np.random.default_rng(4)
+    if kind == "duplicates":  # rows that are nearly one and the same
+        matrix = draw.standard_normal((1, 1024)) + 0.0105 * draw.standard_normal((1024, 1024))
+    else:
+        side = 2 if kind == "pairs" else 4
+        matrix = np.zeros((1024, 1024))
+        for i in range(0, 1024, side):
+            block = with_spectrum(np.geomspace(1, 1 / 95, side), side, side, seed=i).numpy()
+            matrix[i : i + side, i : i + side] = block
+        matrix = matrix[draw.permutation(1024)]
+    exact = np.linalg.svd(np.float32(matrix).astype(np.float64), compute_uv=False)
+    values = singular_values(torch.from_numpy(matrix).float(), method="mixed").numpy()
+    above = exact > 1e-2 * exact[0]
+    np.testing.assert_allclose(values[above], exact[above], rtol=1e-4)
+
+
+def test_the_smallest_numbers_of_float32_are_scaled():
+    matrix = torch.randn(1024, 1024) * 1e-42
+    values, exact = (singular_values(matrix, method=m) for m in ("mixed", "gram"))
+    above = exact > 1e-2 * exact[0]
+    torch.testing.assert_close(values[above], exact[above], rtol=1e-4, atol=0)

@@ -94,6 +94,12 @@ def test_a_map_cannot_be_changed(scanned):
         (lambda m: m["modules"][0].update(kind="HRC"), "HRC with rank"),
         (lambda m: m["modules"][0].update(params=1), "1 of 1024 parameters, not"),
         (lambda m: m["modules"][0].update(relative_error=-1), "a relative error of -1"),
+        (lambda m: m["modules"][0].update(role=None), "a role is None"),
+        (lambda m: m["modules"][0].update(name=3), "a name is 3"),
+        (lambda m: m.update(threshold="high"), "threshold is 'high'"),
+        (lambda m: m.update(approximate="no"), "approximate is 'no'"),
+        (lambda m: m.update(fused=[1]), "fused is [1]"),
+        (lambda m: m["options"].update(lrc_factor="x"), "lrc_factor is 'x'"),
         (lambda m: m["modules"][0].update(full_rank=31), "a full rank of 31"),
     ],
 )

@@ -429,6 +429,25 @@ def test_approximate_values_lie_within_their_error_bars(kind):
     np.testing.assert_array_equal(again, values)
 
 
+@pytest.mark.parametrize("kind", ["rank one", "rank five", "square", "exponential"])
+@pytest.mark.parametrize("scale", [1e-60, 1.0, 1e60])
+def test_approximation_of_spectra_that_fall_fast(kind, scale):
+    index = np.arange(700)
+    exact = {
+        "rank one": np.where(index < 1, 1.0, 0.0),
+        "rank five": np.where(index < 5, 5.0 - index, 0.0),
+        "square": (index + 1.0) ** -2,
+        "exponential": np.exp(-index / 3),
+    }[kind]
+    draw = np.random.default_rng(0)
+    u, _ = np.linalg.qr(draw.standard_normal((700, 700)))
+    v, _ = np.linalg.qr(draw.standard_normal((900, 700)))
+    values, errors = approximate_singular_values(torch.from_numpy(scale * (u * exact) @ v.T))
+    np.testing.assert_allclose(values[:3] / scale, exact[:3], atol=2e-3 * exact[0])
+    assert np.square(values / scale).sum() == pytest.approx(np.square(exact).sum(), rel=5e-3)
+    assert (np.abs(values / scale - exact) <= 3 * errors / scale + 1e-3 * exact[0]).mean() > 0.9
+
+
 def test_approximation_of_small_and_of_strange_matrices():
     small = torch.randn(EXACT_SIDE, 600)
     values, errors = approximate_singular_values(small)
