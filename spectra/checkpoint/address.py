@@ -117,7 +117,8 @@ def open_folder(address: Address) -> tuple[Folder, str | None]:
         path = str(Path(path).resolve())
     with reading(address.place):
         system, root = fsspec.core.url_to_fs(path)
-        single = root.endswith(SUFFIXES) and not system.isdir(root)
+        # elsewhere, asking whether it is a folder may fetch all of it
+        single = root.endswith(SUFFIXES) and not ("://" not in path and system.isdir(root))
     if single:
         parent, _, name = root.rpartition("/")
         return Folder(system, parent, only=name), None

@@ -76,9 +76,9 @@ class RangedFile:
     def __init__(self, system: fsspec.AbstractFileSystem, path: str, name: str, size: int) -> None:
         self.name = name
         self.size = size
-        local = isinstance(system, LocalFileSystem)
+        self.local = isinstance(system, LocalFileSystem)
         # ranges are large, and none is read twice
-        options: dict[str, Any] = {} if local else {"cache_type": "none"}
+        options: dict[str, Any] = {} if self.local else {"cache_type": "none"}
         with reading(name):
             self.stream = system.open(path, "rb", **options)
         self._lock = threading.Lock()

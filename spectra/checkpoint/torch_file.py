@@ -81,7 +81,10 @@ class TorchFile:
                     f"{name} holds more than tensors and is not unpickled: "
                     "save its weights as safetensors"
                 ) from error
-            if "PytorchStreamReader" in str(error) or isinstance(error.__cause__, EOFError):
+            # a file that ends early fails in as many ways as it has places to end
+            if self._file.local and isinstance(
+                error.__cause__, OSError | EOFError | RuntimeError | ValueError
+            ):
                 raise InputError(f"{name} is truncated, or no file of torch's") from error
             raise
         while isinstance(loaded, Mapping):

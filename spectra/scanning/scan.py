@@ -146,7 +146,11 @@ def run_scan(
         for planned in _remaining(store, writer, series):
             opened = first if planned is series[0] else open_checkpoint(planned.source)
             _require_same_matrices(planned.label, opened, writer.layout.matrices)
-            decomposed += _fill(writer, planned, opened, how, client, progress)
+            try:
+                decomposed += _fill(writer, planned, opened, how, client, progress)
+            except OSError as error:  # a full disk, say
+                why = error.strerror or str(error)
+                raise InputError(f"cannot write {store}: {why}; what was done is kept") from error
             problems += opened.problems
         return Summary(
             str(store),

@@ -79,6 +79,23 @@ def test_files_of_torch_give_the_same(tmp_path, new):
     assert_same(read_all(open_checkpoint(tmp_path)), expected)
 
 
+def test_shards_of_torch_under_an_index_give_the_same(tmp_path):
+    sharded(tmp_path)
+    expected = read_all(open_checkpoint(tmp_path))
+    for path in sorted(tmp_path.glob("*.safetensors")):
+        torch.save(load_file(path), path.with_suffix(".bin"))
+        path.unlink()
+    index = tmp_path / "model.safetensors.index.json"
+    text = index.read_text().replace(".safetensors", ".bin")
+    (tmp_path / "pytorch_model.bin.index.json").write_text(text)
+    index.unlink()
+    assert_same(read_all(open_checkpoint(tmp_path)), expected)
+    shard = tmp_path / "model-00002-of-00003.bin"
+    shard.write_bytes(shard.read_bytes()[:-200])
+    (problem,) = open_checkpoint(tmp_path).problems[:1]
+    assert problem == "model-00002-of-00003.bin is truncated, or no file of torch's"
+
+
 def test_a_wrapped_state_and_transposed_storage_are_read(tmp_path):
     weight = torch.arange(12.0).reshape(3, 4)
     state = {"model.layers.0.a.weight": weight.T, "model.layers.0.b.weight": weight[1:]}

@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from spectra.checkpoint.checkpoint import open_checkpoint
 from tests.data.hub_server import hub
 from tests.spectra.checkpoints import as_torch_file, saved, sharded
 
@@ -87,3 +89,16 @@ def test_a_name_that_is_not_there_and_a_hub_that_is_not(tmp_path):
         assert said == "no checkpoint at org/other: neither a path nor a name on the hub"
     said = scan("http://127.0.0.1:9", tmp_path / "home", "org/small", tmp_path / "a.zarr")
     assert said.startswith("org/small is no path here, and the hub cannot be reached")
+
+
+def test_a_file_behind_a_url_is_read_by_ranges(tmp_path):
+    saved(tmp_path / "local")
+    content = files_of(tmp_path / "local")
+    with hub("org/small", content, models=True) as (endpoint, requests):
+        checkpoint = open_checkpoint(f"{endpoint}/org/small/resolve/main/model.safetensors")
+        first = next(iter(checkpoint.matrices))
+        weight = checkpoint.read(first)
+        assert not any(r.startswith("GET") and " bytes=" not in r for r in requests)
+    here = open_checkpoint(tmp_path / "local")
+    assert torch.equal(weight, here.read(first))
+    assert len(checkpoint.matrices) == 14

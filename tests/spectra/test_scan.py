@@ -268,6 +268,26 @@ def test_a_killed_scan_keeps_every_matrix_that_was_written(tmp_path):
     assert spectra.verify(tmp_path / "a.zarr").whole
 
 
+def test_a_full_disk_is_one_line_and_costs_what_was_not_written(tmp_path, monkeypatch, capsys):
+    saved(tmp_path / "model")
+    monkeypatch.setattr("spectra.scanning.row.SECONDS", -1.0)
+    put, count = DurableStore.set_sync, []
+
+    def full(self, key, value):
+        if key.startswith("status/code/c"):
+            count.append(key)
+        if len(count) > 4:
+            raise OSError(28, "No space left on device")
+        put(self, key, value)
+
+    monkeypatch.setattr(DurableStore, "set_sync", full)
+    arguments = ["scan", str(tmp_path / "model"), "--out", str(tmp_path / "a.zarr")]
+    assert main(arguments) == 2
+    assert "No space left on device; what was done is kept" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert 0 < run_scan(tmp_path / "model", tmp_path / "a.zarr").decomposed < 14
+
+
 def test_ctrl_c_says_so_and_leaves_a_store_to_go_on_with(tmp_path):
     sharded(tmp_path / "model")
     script = KILLED.replace("run_scan(sys.argv[1], sys.argv[2])", "").replace(
