@@ -46,7 +46,9 @@ def in_threads(checkpoint: Checkpoint, groups: Groups, how: How) -> Iterator[Spe
             reader = weights(checkpoint, group)
             for _ in group:
                 # the place comes first: what is read is in memory
-                while not places.acquire(timeout=0.05):
+                there = False
+                while not there:
+                    there = places.acquire(timeout=0.05)
                     done, pending = wait(pending, timeout=0)
                     yield from _results(done)
                 matrix, weight = next(reader)

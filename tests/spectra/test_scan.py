@@ -409,6 +409,26 @@ def test_only_a_few_weights_are_in_memory_at_a_time(tmp_path, monkeypatch):
     assert max(most) <= 2 + engines.READ_AHEAD
 
 
+def test_what_is_done_is_handed_on_while_the_next_are_decomposed(tmp_path, monkeypatch):
+    tensors = {f"model.layers.{i}.a.weight": torch.randn(64, 64) for i in range(60)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    decompose, decomposed = engines.decompose, []
+
+    def counted(matrix, weight, how):
+        decomposed.append(matrix.name)
+        return decompose(matrix, weight, how)
+
+    monkeypatch.setattr(engines, "decompose", counted)
+    monkeypatch.setattr(engines, "available_cores", lambda: 2)
+    ahead = []
+    run_scan(
+        tmp_path / "x.safetensors",
+        tmp_path / "a.zarr",
+        progress=lambda _, done, count: ahead.append(len(decomposed) - done),
+    )
+    assert max(ahead) <= 2 * (2 + engines.READ_AHEAD)
+
+
 def test_an_approximate_scan_is_marked_as_such(tmp_path, capsys):
     torch.manual_seed(0)
     tensors = {f"model.layers.{i}.a.weight": torch.randn(600, 700) for i in range(2)}
