@@ -16,6 +16,7 @@ from data.errors import InputError
 
 COMMANDS = {
     "allocate": ("spectra.commands.allocate", "a rank map: the rank of every matrix"),
+    "dashboard": ("dashboard.command", "every store and map below a folder, live, in a browser"),
     "export": ("spectra.commands.export", "a rank map in other tools' formats"),
     "metrics": (
         "spectra.commands.metrics",

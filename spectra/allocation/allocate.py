@@ -127,11 +127,6 @@ class Maker:
         """Whether the method has a threshold."""
         return self.method.startswith("welore")
 
-    @property
-    def largest_err(self) -> float:
-        """What the largest threshold removes."""
-        return self._thresholds.largest_err
-
     def ranks(self, target: str, value: float) -> tuple[Ranks, float | None]:
         """Ranks that meet a target, and the threshold behind them."""
         if self.thresholded:
@@ -257,9 +252,22 @@ def _target(given: Mapping[str, float | None], method: str) -> tuple[str, float]
     target, value = named[0]
     if not np.isfinite(value):
         raise InputError(f"{target} is a number, not {value}")
+    require_target(target, method)
+    return target, value
+
+
+def require_target(target: str, method: str) -> None:
+    """Require a target that the method knows.
+
+    Raises
+    ------
+    InputError
+        With those that it does.
+    """
+    if target not in TARGETS:
+        raise InputError(f"no target {target!r}; there are: {', '.join(TARGETS)}")
     if target == "threshold" and not method.startswith("welore"):
         raise InputError(f"a threshold is WeLore's; for {method}, name an ERR or a budget")
-    return target, value
 
 
 def _candidates(run: xr.DataTree | str | Path, step: int | None) -> Candidates:

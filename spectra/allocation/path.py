@@ -1,17 +1,18 @@
-"""The compression path: what WeLore gives and costs at every ERR, to be browsed without computing.
+"""The compression path: what a method gives and costs at every target, for sliders and curves.
 
-Stored beside the spectra, in the group ``path`` of the store; a slider reads rows of it.
+WeLore's over ERR can be stored beside the spectra, in the group ``path`` of the store.
 """
 
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import xarray as xr
 
 from data.errors import InputError
-from spectra.allocation.allocate import Maker
-from spectra.allocation.candidates import Candidates, candidates_of
+from spectra.allocation.allocate import Maker, require_target
+from spectra.allocation.candidates import Candidates, Ranks, candidates_of
 from spectra.allocation.costs import bytes_per_parameter
 from spectra.allocation.rankmap import LRC_FACTOR
 from spectra.store.derived import write_group
@@ -25,38 +26,45 @@ STEP = 0.005
 def compression_path(
     candidates: Candidates,
     *,
+    target: str = "err",
+    method: str = "welore",
     spacing: float = STEP,
     normalisation: str = "minmax",
     lrc_factor: float = LRC_FACTOR,
     storage: str = "factors",
 ) -> xr.Dataset:
-    """Rank maps at a fine grid of ERR, without their names.
+    """Rank maps at a fine grid of targets, without their names.
 
     Parameters
     ----------
     candidates
         The matrices of a snapshot.
+    target
+        What the grid is of: ``err``, ``budget`` or ``threshold``.
     spacing
-        Of the grid.
-    normalisation, lrc_factor, storage
+        Of the grid, over [0, 1]; what cannot be reached is left out.
+    method, normalisation, lrc_factor, storage
         As `allocate` takes them.
 
     Returns
     -------
-    Over ``target`` (ERR asked): ``err`` reached, ``threshold``, ``budget``, ``parameters``,
-    ``bytes``, ``lrc``, and ``summed_error``; over (target, matrix) ``rank``, ``factored`` and
-    ``relative_error`` of what is stored.
+    Over ``target`` (what is asked): ``err`` reached, ``threshold`` (NaN for methods without one),
+    ``budget``, ``parameters``, ``bytes``, ``lrc``, and ``summed_error``; over (target, matrix)
+    ``rank``, ``factored`` and ``relative_error`` of what is stored.
+
+    Raises
+    ------
+    InputError
+        When no point of the grid can be reached, or method and target do not go together.
     """
     if not 0.0005 <= spacing <= 0.5:
         raise InputError(f"points of ERR are 0.0005 to 0.5 apart, not {spacing:g}")
-    maker = Maker(candidates, "welore", normalisation, lrc_factor, storage)
+    require_target(target, method)
+    maker = Maker(candidates, method, normalisation, lrc_factor, storage)
     full = candidates.full_ranks
-    most = maker.largest_err
-    targets = np.arange(0, most + spacing / 2, spacing).round(6)
-    targets = targets[targets <= most]
-    found = [maker.ranks("err", float(target)) for target in targets]
+    targets, found = _reachable(maker, target, np.arange(0, 1 + spacing / 2, spacing).round(6))
     ranks = np.array([r for r, _ in found])
-    cuts = np.array([cut for _, cut in found])
+    cuts = np.array([np.nan if cut is None else cut for _, cut in found])
     factored = np.array([maker.factored(r) for r in ranks])
     stored = np.array([maker.parameters(r) for r in ranks])
     errors = np.stack([c.relative_errors[ranks[:, i]] for i, c in enumerate(candidates.each)], 1)
@@ -79,7 +87,8 @@ def compression_path(
         },
         coords={"target": targets, **_matrix_coordinates(candidates)},
         attrs={
-            "method": "welore",
+            "method": method,
+            "target": target,
             "step": candidates.step,
             "normalisation": normalisation,
             "lrc_factor": lrc_factor,
@@ -93,8 +102,24 @@ def compression_path(
     return dataset
 
 
+def _reachable(
+    maker: Maker, target: str, grid: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], list[tuple[Ranks, float | None]]]:
+    """The targets that can be reached, with ranks and threshold of each."""
+    found, reached, reason = [], [], InputError("there is no target")
+    for value in grid:
+        try:
+            found.append(maker.ranks(target, float(value)))
+            reached.append(float(value))
+        except InputError as error:
+            reason = error
+    if not found:
+        raise reason
+    return np.array(reached), found
+
+
 DESCRIBED = {
-    "target": ("effective rank reduction asked for", "1"),
+    "target": ("what is asked for", "1"),
     "err": ("effective rank reduction reached", "1"),
     "threshold": ("cut on normalised singular values", "1"),
     "budget": ("fraction of block parameters stored", "1"),

@@ -1,13 +1,67 @@
 """Rank maps: what each matrix loses (the paper's figure 6), and the path of compression."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from spectra.figures.theme import ACCENT, INK, MUTED, SECOND, legend_at_right, role_color, styled
+from spectra.figures.measures import on_layers_and_roles
+from spectra.figures.theme import (
+    ACCENT,
+    INK,
+    MUTED,
+    SECOND,
+    SEQUENTIAL,
+    colorbar,
+    legend_at_right,
+    role_color,
+    styled,
+)
+
+LRC_MARK = "●"
+
+
+def rank_map(
+    shares: npt.NDArray[Any],
+    labels: Sequence[Sequence[str]],
+    layers: Sequence[int],
+    roles: Sequence[str],
+    *,
+    title: str,
+    subtitle: str = f"colour: share of the ranks kept; {LRC_MARK} LRC",
+) -> go.Figure:
+    """Which rank every matrix gets: layers from top to bottom, roles from left to right.
+
+    Parameters
+    ----------
+    shares
+        (layer, role) of ranks kept, in [0, 1]; NaN leaves a gap.
+    labels
+        (layer, role) what a cell says: its rank, with `LRC_MARK` if it is one.
+    layers, roles
+        Their names.
+    title, subtitle
+        Above the figure.
+    """
+    figure = go.Figure(
+        go.Heatmap(
+            z=shares,
+            text=labels,
+            x=list(roles),
+            y=list(layers),
+            zmin=0,
+            zmax=1,
+            colorscale=SEQUENTIAL,
+            colorbar={**colorbar(), "tickformat": ".0%"},
+            xgap=1,
+            ygap=1,
+            texttemplate="%{text}",
+            hovertemplate="layer %{y}, %{x}<br>rank %{text}<br>%{z:.1%} kept<extra></extra>",
+        )
+    )
+    return on_layers_and_roles(figure, layers, title=title, subtitle=subtitle, numbers=True)
 
 
 def rank_reduction(
@@ -92,4 +146,69 @@ def path_curves(
     figure.update_layout(margin={"t": 74})
     figure.update_xaxes(title="effective rank reduction", range=[0, 1])
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
+    return figure
+
+
+def memory_curve(
+    err: npt.NDArray[Any], stored: npt.NDArray[Any], *, dense: float, subtitle: str = ""
+) -> go.Figure:
+    """Bytes of the block parameters at every ERR, beside those of the whole matrices.
+
+    Parameters
+    ----------
+    err, stored
+        (target,) effective rank reduction, and bytes.
+    dense
+        Bytes without compression.
+    subtitle
+        Below the title.
+    """
+    size, unit = (1e9, "GB") if dense >= 1e9 else (1e6, "MB")
+    figure = go.Figure(
+        go.Scatter(
+            x=err, y=stored / size, mode="lines", name="stored",
+            line={"color": ACCENT, "width": 1.8},
+            hovertemplate=f"ERR %{{x:.3f}}<br>%{{y:.3g}} {unit}<extra></extra>",
+        )
+    )  # fmt: skip
+    styled(figure, title="Memory of the blocks", subtitle=subtitle, height=320)
+    figure.add_hline(y=dense / size, line={"color": MUTED, "width": 1.2, "dash": "dot"})
+    figure.update_layout(showlegend=False)
+    figure.update_xaxes(title="effective rank reduction", range=[0, 1])
+    figure.update_yaxes(title=unit, rangemode="tozero")
+    return figure
+
+
+def perplexity_points(
+    err: npt.NDArray[Any],
+    perplexity: npt.NDArray[Any],
+    labels: Sequence[str],
+    *,
+    subtitle: str = "",
+) -> go.Figure:
+    """Measured perplexity of compressed checkpoints, a line for each way to compress.
+
+    Parameters
+    ----------
+    err, perplexity
+        (evaluation,).
+    labels
+        (evaluation,) how each was compressed; equal ones are joined by a line.
+    subtitle
+        Below the title.
+    """
+    figure = go.Figure()
+    of = np.array(list(labels), dtype=object)
+    for number, label in enumerate(dict.fromkeys(labels)):
+        mine = np.flatnonzero(of == label)
+        mine = mine[np.argsort(err[mine], kind="stable")]
+        figure.add_scatter(
+            x=err[mine], y=perplexity[mine], name=label, mode="lines+markers",
+            line={"color": role_color("", number), "width": 1.6}, marker={"size": 7},
+            hovertemplate=f"{label}<br>ERR %{{x:.3f}}<br>perplexity %{{y:.2f}}<extra></extra>",
+        )  # fmt: skip
+    styled(figure, title="Measured perplexity", subtitle=subtitle, height=320)
+    figure.update_layout(legend=legend_at_right(), showlegend=True)
+    figure.update_xaxes(title="effective rank reduction", range=[0, 1])
+    figure.update_yaxes(title="perplexity", type="log")
     return figure

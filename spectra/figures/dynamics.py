@@ -93,6 +93,8 @@ def spectrum_heatmap(
     *,
     title: str,
     values: int = FIRST_VALUES,
+    scale: str = "linear",
+    norm: str = "raw",
 ) -> go.Figure:
     """Leading singular values at every snapshot, a row each (figure 2, row 2, and figure 3).
 
@@ -106,20 +108,37 @@ def spectrum_heatmap(
         The matrix.
     values
         How many of the leading values to show.
+    scale
+        ``linear``, or ``log``: colours follow the logarithm.
+    norm
+        ``raw``, or ``first``: over the largest value of each snapshot.
     """
-    shown = spectra[:, :values]
+    shown = coloured(spectra[:, :values], scale, norm)
+    logarithmic = scale == "log"
+    said = "log₁₀ of singular value" if logarithmic else "singular value"
     figure = go.Figure(
         go.Heatmap(
             z=shown,
             x=np.arange(1, shown.shape[1] + 1),
             y=steps,
             colorscale=SEQUENTIAL,
-            zmin=0,
+            zmin=None if logarithmic else 0,
             colorbar=colorbar(),
-            hovertemplate="step %{y}, value no. %{x}<br>%{z:.4g}<extra></extra>",
+            hovertemplate=f"step %{{y}}, value no. %{{x}}<br>{said} %{{z:.4g}}<extra></extra>",
         )
     )
-    styled(figure, title=title, subtitle="singular value", height=250)
+    subtitle = f"{said} over the largest" if norm == "first" else said
+    styled(figure, title=title, subtitle=subtitle, height=250)
     figure.update_xaxes(title="singular value no.")
     figure.update_yaxes(title="step", autorange="reversed")
     return figure
+
+
+def coloured(spectra: npt.NDArray[Any], scale: str, norm: str) -> npt.NDArray[Any]:
+    """What colours of `spectrum_heatmap` stand for: (step, index)."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if norm == "first":
+            spectra = np.where(spectra[:, :1] > 0, spectra / spectra[:, :1], np.nan)
+        if scale == "log":
+            spectra = np.where(spectra > 0, np.log10(spectra), np.nan)
+    return spectra

@@ -1,5 +1,6 @@
 """One measure at a time: over training by role, and over the model by layer and role."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from spectra.figures.theme import SEQUENTIAL, colorbar, legend_at_right, role_color, styled
+from spectra.figures.theme import (
+    DIVERGING,
+    SEQUENTIAL,
+    colorbar,
+    legend_at_right,
+    role_color,
+    styled,
+)
 
 
 def measure_lines(
@@ -52,6 +60,26 @@ def measure_lines(
     return figure
 
 
+def layer_role_grid(
+    values: npt.NDArray[Any], layer_of: npt.NDArray[Any], role_of: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.float64], list[int], list[str]]:
+    """(matrix,) values as (layer, role), with the names of both.
+
+    Several matrices may share a place, as a layer's experts do: it gets their median. NaN where
+    there is none.
+    """
+    layers, roles = sorted(set(layer_of.tolist())), list(dict.fromkeys(role_of.tolist()))
+    places: dict[tuple[int, str], list[float]] = defaultdict(list)
+    for layer, role, value in zip(layer_of, role_of, values, strict=True):
+        if np.isfinite(value):
+            places[int(layer), str(role)].append(float(value))
+    grid = [
+        [float(np.median(places.get((layer, role), [np.nan]))) for role in roles]
+        for layer in layers
+    ]
+    return np.array(grid).reshape(len(layers), len(roles)), layers, roles
+
+
 def layer_role_heatmap(
     values: npt.NDArray[Any],
     layers: Sequence[int],
@@ -59,6 +87,7 @@ def layer_role_heatmap(
     *,
     title: str,
     subtitle: str = "",
+    numbers: bool = False,
 ) -> go.Figure:
     """A measure of every matrix: layers from top to bottom, roles from left to right.
 
@@ -72,6 +101,8 @@ def layer_role_heatmap(
         The measure.
     subtitle
         Below it.
+    numbers
+        Whether the cells say their values.
     """
     figure = go.Figure(
         go.Heatmap(
@@ -82,13 +113,73 @@ def layer_role_heatmap(
             colorbar=colorbar(),
             xgap=1,
             ygap=1,
+            texttemplate="%{z:.3~g}" if numbers else None,
             hovertemplate="layer %{y}, %{x}<br>%{z:.4g}<extra></extra>",
         )
     )
-    styled(figure, title=title, subtitle=subtitle, height=max(330, 90 + 14 * len(layers)))
-    figure.update_xaxes(type="category", showgrid=False)
+    return on_layers_and_roles(figure, layers, title=title, subtitle=subtitle, numbers=numbers)
+
+
+def difference_heatmap(
+    differences: npt.NDArray[Any],
+    layers: Sequence[int],
+    roles: Sequence[str],
+    *,
+    title: str,
+    subtitle: str = "",
+) -> go.Figure:
+    """How a measure differs between two snapshots: colours are centred at no difference.
+
+    Parameters
+    ----------
+    differences
+        (layer, role); NaN leaves a gap.
+    layers, roles
+        Their names.
+    title
+        The measure.
+    subtitle
+        Below it.
+    """
+    finite = np.abs(differences[np.isfinite(differences)])
+    most = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
+    figure = go.Figure(
+        go.Heatmap(
+            z=differences,
+            x=list(roles),
+            y=list(layers),
+            zmin=-most,
+            zmax=most,
+            colorscale=DIVERGING,
+            colorbar=colorbar(),
+            xgap=1,
+            ygap=1,
+            texttemplate="%{z:+.3~g}",
+            hovertemplate="layer %{y}, %{x}<br>difference %{z:+.4g}<extra></extra>",
+        )
+    )
+    return on_layers_and_roles(figure, layers, title=title, subtitle=subtitle, numbers=True)
+
+
+def map_height(layers: int, numbers: bool = False) -> int:
+    """Pixels of a figure with so many layers."""
+    return max(330, 92 + (19 if numbers else 14) * layers)
+
+
+def on_layers_and_roles(
+    figure: go.Figure,
+    layers: Sequence[int],
+    *,
+    title: str,
+    subtitle: str = "",
+    numbers: bool = False,
+) -> go.Figure:
+    """The common look of figures with layers down and roles across."""
+    styled(figure, title=title, subtitle=subtitle, height=map_height(len(layers), numbers))
+    figure.update_traces(textfont={"size": 10})
+    figure.update_xaxes(type="category", showgrid=False, ticks="")
     figure.update_yaxes(
-        title="layer", autorange="reversed", showgrid=False, tickformat="d",
+        title="layer", autorange="reversed", showgrid=False, tickformat="d", ticks="",
         tickvals=list(layers)[:: max(1, len(layers) // 8)],
     )  # fmt: skip
     return figure

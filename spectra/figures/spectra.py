@@ -1,6 +1,7 @@
 """Spectra themselves: the paper's figure 4, and tails with what is fitted to them."""
 
 from collections.abc import Mapping
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,43 @@ def normalised_spectra(
     figure.add_hline(y=threshold, line={"color": SECOND, "width": 1.2, "dash": "dash"})
     figure.update_xaxes(tickformat=".0%", range=[0, 1], tickvals=[0, 0.5])
     figure.update_yaxes(range=[0, 1])
+    return figure
+
+
+def spectra_lines(
+    spectra: Mapping[str, npt.NDArray[Any]],
+    *,
+    title: str,
+    subtitle: str = "",
+    logarithmic: bool = True,
+) -> go.Figure:
+    """Some spectra of one matrix beside each other.
+
+    Parameters
+    ----------
+    spectra
+        By name (index,): singular values, descending, NaN beyond a matrix' own.
+    title, subtitle
+        Above the figure.
+    logarithmic
+        Whether values are on a logarithmic axis.
+    """
+    figure = go.Figure()
+    for color, (name, values) in zip(cycle((ACCENT, SECOND, MUTED)), spectra.items(), strict=False):
+        there = np.flatnonzero(np.isfinite(values))
+        figure.add_scatter(
+            x=there + 1, y=values[there], name=name, mode="lines",
+            line={"color": color, "width": 1.6},
+            hovertemplate=f"{name}<br>value no. %{{x}}<br>%{{y:.4g}}<extra></extra>",
+        )  # fmt: skip
+    styled(figure, title=title, subtitle=subtitle, height=290)
+    figure.update_layout(
+        showlegend=True, legend={"y": 0, "x": 0, "xanchor": "left", "yanchor": "bottom",
+                                 "orientation": "v", "bgcolor": "rgba(255,255,255,0)"},
+    )  # fmt: skip
+    figure.update_xaxes(title="singular value no.")
+    if logarithmic:
+        figure.update_yaxes(type="log", exponentformat="power", nticks=6)
     return figure
 
 

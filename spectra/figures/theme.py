@@ -1,5 +1,6 @@
 """How every figure looks: one type scale, one palette, colours that mean the same everywhere."""
 
+from textwrap import wrap
 from typing import Any
 
 import plotly.graph_objects as go
@@ -45,13 +46,25 @@ def styled(figure: go.Figure, *, title: str, height: int, subtitle: str = "") ->
         },
         font={"family": FONT, "size": 11, "color": MUTED},
         height=height,
-        margin={"l": 46, "r": 8, "t": 54, "b": 38},
+        margin={"l": 46, "r": 8, "t": 54 if title or subtitle else 30, "b": 38},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         legend={"orientation": "h", "y": 1.02, "x": 1, "xanchor": "right", "yanchor": "bottom"},
     )
     figure.update_xaxes(**_axis())
     figure.update_yaxes(**_axis())
+    return figure
+
+
+def empty(reason: str, *, height: int = 250) -> go.Figure:
+    """A figure without data that says why."""
+    figure = styled(go.Figure(), title="", height=height)
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    figure.add_annotation(
+        text="<br>".join(wrap(reason, 44)), showarrow=False, x=0.5, y=0.5, xref="paper",
+        yref="paper", font={"size": 12.5, "color": MUTED},
+    )  # fmt: skip
     return figure
 
 

@@ -1,12 +1,13 @@
 """Loss over training."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from spectra.figures.theme import ACCENT, SECOND, styled
+from spectra.figures.theme import ACCENT, SECOND, legend_at_right, role_color, styled
 
 
 def loss_curve(
@@ -49,6 +50,35 @@ def loss_curve(
             hovertemplate="step %{x}<br>validation loss %{y:.4f}<extra></extra>",
         )
     styled(figure, title=title, height=280)
+    figure.update_xaxes(title="step")
+    figure.update_yaxes(title="loss (nats)")
+    return figure
+
+
+def loss_curves(
+    losses: Mapping[str, tuple[npt.NDArray[np.int64], npt.NDArray[Any]]],
+    *,
+    title: str = "Training loss",
+    subtitle: str = "",
+) -> go.Figure:
+    """Training losses of several runs.
+
+    Parameters
+    ----------
+    losses
+        By run (train_step,) numbers of the steps, and (train_step,) losses in nats.
+    title, subtitle
+        Above the figure.
+    """
+    figure = go.Figure()
+    for number, (name, (steps, loss)) in enumerate(losses.items()):
+        color = (ACCENT, SECOND)[number] if number < 2 else role_color("", number)
+        figure.add_scatter(
+            x=steps, y=loss, name=name, mode="lines", line={"color": color, "width": 1.3},
+            hovertemplate=f"{name}<br>step %{{x}}<br>loss %{{y:.4f}}<extra></extra>",
+        )  # fmt: skip
+    styled(figure, title=title, subtitle=subtitle, height=300)
+    figure.update_layout(showlegend=True, legend=legend_at_right())
     figure.update_xaxes(title="step")
     figure.update_yaxes(title="loss (nats)")
     return figure

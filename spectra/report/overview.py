@@ -1,7 +1,6 @@
 """The figures of a report that are not of one matrix: measures, figure 4, and the paper's claim."""
 
 import json
-from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from spectra.analysis.dynamics import gradient_dynamics
 from spectra.analysis.emergence import THRESHOLD, emergence
 from spectra.analysis.table import metrics_table
 from spectra.figures.emergence import correlation_forest, emergence_scatter
-from spectra.figures.measures import layer_role_heatmap, measure_lines
+from spectra.figures.measures import layer_role_grid, layer_role_heatmap, measure_lines
 from spectra.figures.spectra import normalised_spectra, tail_fit
 from spectra.metrics.goodness import ENOUGH, Verdict
 
@@ -178,22 +177,9 @@ def _lines(values: xr.DataArray) -> Drawn:
 
 def _map(values: xr.DataArray) -> Drawn:
     layer_of, role_of = (values[name].to_numpy() for name in ("layer", "role"))
-    layers = sorted(set(layer_of.tolist()))
-    roles = list(dict.fromkeys(role_of.tolist()))
-    # several matrices may share a place, as a layer's experts do
-    places: dict[tuple[int, str], list[float]] = defaultdict(list)
-    for layer, role, value in zip(layer_of, role_of, _rounded(values.to_numpy()), strict=True):
-        places[int(layer), str(role)].append(float(value))
-    grid = np.array(
-        [[_median(places.get((layer, role), [])) for role in roles] for layer in layers]
-    )
+    grid, layers, roles = layer_role_grid(_rounded(values.to_numpy()), layer_of, role_of)
     subtitle = "at the last snapshot" if "step" in values.coords else "over the run"
     return bare(layer_role_heatmap(grid, layers, roles, title=_label(values), subtitle=subtitle))
-
-
-def _median(values: list[float]) -> float:
-    finite = [value for value in values if np.isfinite(value)]
-    return float(np.median(finite)) if finite else np.nan
 
 
 def _rounded(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

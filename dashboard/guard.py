@@ -1,0 +1,101 @@
+"""Who may ask: pages of this server alone, and with a token where other machines reach it.
+
+A page of another site can make a browser ask a server on the same machine; such requests name that
+site in their Host (after its name was pointed here) or in their Origin, and are refused.
+"""
+
+import hmac
+import ipaddress
+from collections.abc import Collection
+from typing import Any
+from urllib.parse import urlsplit
+
+from flask import Flask, Response, redirect, request
+
+COOKIE = "spectra_token"
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "SAMEORIGIN",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def guard(server: Flask, hosts: Collection[str], token: str | None) -> None:
+    """Refuse requests for other hosts, and where there is a token those without it.
+
+    Parameters
+    ----------
+    server
+        What answers requests.
+    hosts
+        Names that requests may be for, beside those of loopback. With a token also any IP address:
+        a page cannot make a browser send the token there.
+    token
+        Given once as ``?token=``, then kept in a cookie.
+    """
+    allowed = {*LOOPBACK, *(host.lower() for host in hosts)}
+
+    def known(host: str | None) -> bool:
+        return host is not None and (host in allowed or (token is not None and _is_ip(host)))
+
+    @server.before_request
+    def check() -> Any:
+        if not known(_host(request.host)):
+            return _refusal(400, "This server answers requests for its own address only.")
+        origin = request.headers.get("Origin")
+        if origin and not known(urlsplit(origin).hostname):
+            return _refusal(400, "This server answers its own pages only.")
+        if token is None:
+            return None
+        given = request.args.get("token")
+        if given is not None and hmac.compare_digest(given.encode(), token.encode()):
+            rest = {name: values for name, values in request.args.lists() if name != "token"}
+            answer = redirect(_address(request.path, rest))
+            answer.set_cookie(COOKIE, token, httponly=True, samesite="Strict", path="/")
+            return answer
+        kept = request.cookies.get(COOKIE, "")
+        if hmac.compare_digest(kept.encode(), token.encode()):
+            return None
+        return _refusal(401, "Open the address that `spectra dashboard` printed: it has a token.")
+
+    @server.after_request
+    def harden(answer: Response) -> Response:
+        for name, value in HEADERS.items():
+            answer.headers.setdefault(name, value)
+        return answer
+
+
+def _address(path: str, query: dict[str, list[str]]) -> str:
+    from urllib.parse import quote, urlencode
+
+    # one slash, so that the address stays on this server
+    return "/" + quote(path.lstrip("/")) + (f"?{urlencode(query, doseq=True)}" if query else "")
+
+
+def _host(given: str) -> str | None:
+    try:
+        return (urlsplit(f"//{given}").hostname or "").lower()
+    except ValueError:
+        return None
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _refusal(status: int, reason: str) -> Response:
+    return Response(reason + "\n", status=status, mimetype="text/plain")

@@ -1,0 +1,90 @@
+"""Serving the dashboard: on loopback, unless told otherwise and then with a token."""
+
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+
+from dashboard.access.library import Library
+from dashboard.guard import is_loopback
+from data.errors import InputError
+
+THREADS = 8
+
+
+def serve(
+    library: Library,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8050,
+    allow: tuple[str, ...] = (),
+    said: Callable[[str], None] = print,
+) -> None:
+    """Serve until Ctrl-C.
+
+    Parameters
+    ----------
+    library
+        Stores and maps.
+    host, port
+        Where to listen; port 0 takes one that is free.
+    allow
+        Further names that the server is reached by, as behind a proxy.
+    said
+        Called with the lines for the terminal.
+
+    Raises
+    ------
+    InputError
+        When it cannot listen there.
+    """
+    from waitress.server import create_server
+
+    from dashboard.app import make_app
+
+    listening = _listen(host, port)
+    port = listening.getsockname()[1]
+    token = None if is_loopback(host) else secrets.token_urlsafe(24)
+    app = make_app(library, hosts=(host, *allow), token=token)
+    server = create_server(
+        app.server,
+        sockets=[listening],
+        threads=THREADS,
+        ident="spectra",
+        clear_untrusted_proxy_headers=True,
+    )
+    shown = f"[{host}]" if ":" in host else host
+    if host in ("0.0.0.0", "::", ""):
+        shown = socket.gethostname()
+    query = f"?token={token}" if token else ""
+    count = len(library.runs)
+    said(f"{count} {'store' if count == 1 else 'stores'} below {library.folder}")
+    said(f"http://{shown}:{port}/{query}  (Ctrl-C stops)")
+    threading.Thread(target=_warm, daemon=True).start()
+    try:
+        server.run()
+    finally:
+        server.close()
+    said("stopped")
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(128)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"cannot listen on {host}, port {port} ({reason}): name another with --port, or "
+            "--port 0 for any that is free"
+        ) from error
+    return listening
+
+
+def _warm() -> None:
+    """Import what the first figures need while nobody waits for it."""
+    import spectra.analysis.similarity
+    import spectra.analysis.table  # noqa: F401
