@@ -55,6 +55,8 @@ class Rows:
     values: npt.NDArray[np.float32]
     """(row, column)."""
     steps: list[int]
+    pairs: bool
+    """Whether columns are snapshots, too."""
     held: Held
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,6 +66,7 @@ class Rows:
             "shape": list(self.values.shape),
             "values": base64.b64encode(self.values.astype("<f4").tobytes()).decode(),
             "steps": self.steps,
+            "pairs": self.pairs,
             "held": asdict(self.held),
         }
 
@@ -132,17 +135,20 @@ def rows(run: Run, view: View, name: str, held: Held | None) -> Rows:
         # the last row may have been of fewer snapshots than it has room for
         first = (held.count // size if size > 1 else held.rows) if kept else 0
     if kind in SPECTRA:
-        recorded = run.spectrum_rows(kind, matrix, first * size, FIRST_VALUES)
+        recorded = run.spectrum_rows(kind, matrix, first * size, FIRST_VALUES)[
+            : len(steps) - first * size
+        ]
         values = reduced(coloured(recorded, view.scale, view.norm), size)
     else:
         what = "overlap" if kind == "overlap" else cosine_method(run, view)
-        pairs = run.pairs(what, matrix).values
-        values = reduced(reduced(pairs[first * size :], size), size, axis=1)
+        # a snapshot may have been taken since the steps were read
+        pairs = run.pairs(what, matrix).values[first * size : len(steps), : len(steps)]
+        values = reduced(reduced(pairs, size), size, axis=1)
     shown = steps[first * size :: size]
     now = Held(
         run.name, first + len(values), len(steps), int(steps[-1]) if len(steps) else -1, size, how
     )
-    return Rows(first, values, shown.tolist(), now)
+    return Rows(first, values, shown.tolist(), kind not in SPECTRA, now)
 
 
 def _how(kind: str, view: View, run: Run) -> tuple[str, ...]:

@@ -159,18 +159,26 @@
         const fresh = Array.from({ length: count }, (_, r) => all.subarray(r * columns, (r + 1) * columns));
         const trace = { ...figure.data[0] };
         const before = rowsOf(trace.z).slice(0, rows.first);
-        const pairs = columns === rows.first + count && columns !== plain(trace.x).length;
-        trace.z = pairs
+        trace.z = rows.pairs
           ? [...before.map((row, r) => Float32Array.from({ length: columns }, (_, c) => (c < rows.first ? row[c] : fresh[c - rows.first][r]))), ...fresh]
           : [...before, ...fresh];
         trace.y = [...plain(trace.y).slice(0, rows.first), ...rows.steps];
-        if (pairs) trace.x = trace.y;
+        if (rows.pairs) trace.x = trace.y;
         return [{ ...figure, data: [trace, ...figure.data.slice(1)] }, rows.held];
+      },
+
+      // points that are new, after those that are there
+      extend(points, figure) {
+        if (!points || !figure?.data?.length) return unchanged();
+        const data = figure.data.map((trace, t) => (points.x[t]?.length
+          ? { ...trace, x: [...plain(trace.x), ...points.x[t]], y: [...plain(trace.y), ...points.y[t]] }
+          : trace));
+        return { ...figure, data };
       },
 
       // the step of the spectra below, and its line in the figures above
       scrub(place, news, search, steps, max) {
-        const why = triggered();
+        const why = triggered(), had = place;
         let all = steps;
         if (news && news.count !== steps.length && why.some((prop) => prop.startsWith("news."))) {
           all = [...steps.slice(0, news.first), ...news.new];
@@ -187,7 +195,7 @@
           const line = { type: "line", xref: "paper", x0: 0, x1: 1, y0: all[place], y1: all[place], line: { color: "#c2571a", width: 1 } };
           window.Plotly.relayout(panel, { shapes: place === last ? [] : [line] });
         }
-        return [all[place].toLocaleString("en"), Math.max(last, 1), place, all === steps ? unchanged() : all];
+        return [all[place].toLocaleString("en"), Math.max(last, 1) === max ? unchanged() : Math.max(last, 1), place === had ? unchanged() : place, all === steps ? unchanged() : all];
       },
 
       // everything that a target's slider moves

@@ -144,7 +144,7 @@ def layout(library: Library, view: View) -> html.Div:
             dcc.Store(id="steps", data=steps.tolist()),
             dcc.Store(id="panel-matrices"),
             html.Div(id="panels"),
-            dcc.Store(id="loss-held"),
+            *(dcc.Store(id=f"loss-{use}") for use in ("held", "new")),
             parts.section("Loss", parts.figure("loss", height=280)) if run.has("train") else None,
             parts.numbers_below("dynamics-numbers"),
         ]
@@ -266,7 +266,7 @@ def register(app: Dash, library: Library) -> None:
     @app.callback(
         Output({"type": "lines", "matrix": ALL}, "figure"),
         Input({"slider": "step"}, "value"),
-        Input("panels", "children"),
+        Input("panel-matrices", "data"),
         State("steps", "data"),
         State("address", "pathname"),
         State("address", "search"),
@@ -283,7 +283,7 @@ def register(app: Dash, library: Library) -> None:
 
     @app.callback(
         Output("loss", "figure"),
-        Output("loss", "extendData"),
+        Output("loss-new", "data"),
         Output("loss-held", "data"),
         Input("news", "data"),
         State("address", "pathname"),
@@ -300,6 +300,14 @@ def register(app: Dash, library: Library) -> None:
         if last == held:
             raise PreventUpdate
         return no_update, _new_losses(train, held), last
+
+    app.clientside_callback(
+        ClientsideFunction("spectra", "extend"),
+        Output("loss", "figure", allow_duplicate=True),
+        Input("loss-new", "data"),
+        State("loss", "figure"),
+        prevent_initial_call=True,
+    )
 
     @app.callback(
         Output("dynamics-numbers", "children"),
@@ -395,12 +403,12 @@ def _loss(train: dict[str, Any]) -> Any:
 
 
 def _new_losses(train: dict[str, Any], held: int) -> Any:
-    """The points after a step, as a graph is extended by them."""
+    """The points after a step, by trace."""
     new = train["train_step"] > held
     steps, losses, validation = (train[n][new] for n in ("train_step", "loss", "validation_loss"))
     there = np.isfinite(validation)
     x, y = [steps.tolist(), steps[there].tolist()], [_listed(losses), _listed(validation[there])]
-    return [{"x": x, "y": y}, [0, 1]]
+    return {"x": x, "y": y}
 
 
 def _listed(values: Any) -> list[float | None]:

@@ -88,9 +88,9 @@ def spectra_lines(
     """
     figure = go.Figure()
     for color, (name, values) in zip(cycle((ACCENT, SECOND, MUTED)), spectra.items(), strict=False):
-        there = np.flatnonzero(np.isfinite(values))
+        there = _shown(np.flatnonzero(np.isfinite(values)))
         figure.add_scatter(
-            x=there + 1, y=values[there], name=name, mode="lines",
+            x=there + 1, y=values[there].astype(np.float32), name=name, mode="lines",
             line={"color": color, "width": 1.6},
             hovertemplate=f"{name}<br>value no. %{{x}}<br>%{{y:.4g}}<extra></extra>",
         )  # fmt: skip
@@ -103,6 +103,17 @@ def spectra_lines(
     if logarithmic:
         figure.update_yaxes(type="log", exponentformat="power", nticks=6)
     return figure
+
+
+def _shown(places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The first ones all, then fewer: more than a few hundred points of a line are not seen."""
+    count = len(places)
+    if count <= 2 * POINTS:
+        return places
+    evenly = np.linspace(0, count - 1, POINTS)
+    kept = np.unique(np.concatenate([np.arange(POINTS), evenly.round().astype(np.int64)]))
+    shown: npt.NDArray[np.int64] = places[kept]
+    return shown
 
 
 def tail_fit(

@@ -29,9 +29,26 @@ ROLES = {
 OTHER_ROLES = ("#6a4c93", "#8d6e63", "#546e7a", "#c2185b", "#00838f", "#7cb342")
 
 
+def _axis() -> dict[str, Any]:
+    return {
+        "automargin": True,
+        "gridcolor": RULE,
+        "linecolor": RULE,
+        "tickcolor": RULE,
+        "ticks": "outside",
+        "title": {"standoff": 12},
+        "zeroline": False,
+    }
+
+
+TEMPLATE = go.layout.Template(layout={"xaxis": _axis(), "yaxis": _axis()})
+"""In place of plotly's own, which has 7 kB in every figure."""
+
+
 def styled(figure: go.Figure, *, title: str, height: int, subtitle: str = "") -> go.Figure:
     """Give a figure the common look."""
     figure.update_layout(
+        template=TEMPLATE,
         title={
             "text": title,
             "font": {"size": 12.5, "color": INK},
@@ -51,8 +68,6 @@ def styled(figure: go.Figure, *, title: str, height: int, subtitle: str = "") ->
         plot_bgcolor="rgba(0,0,0,0)",
         legend={"orientation": "h", "y": 1.02, "x": 1, "xanchor": "right", "yanchor": "bottom"},
     )
-    figure.update_xaxes(**_axis())
-    figure.update_yaxes(**_axis())
     return figure
 
 
@@ -83,10 +98,6 @@ def colorbar() -> dict[str, Any]:
         "xpad": 6,
         "ypad": 0,
     }
-
-
-def _axis() -> dict[str, Any]:
-    return {"gridcolor": RULE, "zeroline": False, "linecolor": RULE, "ticks": "outside"}
 
 
 def role_color(role: str, number: int = 0) -> str:

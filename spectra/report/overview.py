@@ -14,6 +14,7 @@ from spectra.analysis.table import metrics_table
 from spectra.figures.emergence import correlation_forest, emergence_scatter
 from spectra.figures.measures import layer_role_grid, layer_role_heatmap, measure_lines
 from spectra.figures.spectra import normalised_spectra, tail_fit
+from spectra.figures.theme import TEMPLATE
 from spectra.metrics.goodness import ENOUGH, Verdict
 
 Drawn = dict[str, Any]
@@ -27,16 +28,17 @@ ONCE = ("saturation_step", "turning", "late_turning")
 
 
 def bare(figure: go.Figure) -> Drawn:
-    """A figure as JSON without plotly's own template, which the page holds once."""
+    """A figure as JSON without its template, which the page holds once."""
     drawn: Drawn = json.loads(figure.to_json())
     drawn["layout"].pop("template", None)
     return drawn
 
 
-def plotly_template() -> Drawn:
+def common_template() -> Drawn:
     """That template."""
-    drawn: Drawn = json.loads(go.Figure().to_json())["layout"].get("template", {})
-    return drawn
+    drawn: Drawn = json.loads(go.Figure(layout={"template": TEMPLATE}).to_json())
+    found: Drawn = drawn["layout"]["template"]
+    return found
 
 
 def measure_figures(table: xr.Dataset | None, dynamics: xr.Dataset | None) -> Drawn:

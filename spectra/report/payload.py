@@ -26,10 +26,10 @@ from spectra.report.encoding import encode_cosines, encode_logarithms
 from spectra.report.overview import (
     bare,
     claim_figures,
+    common_template,
     figure_four,
     measure_figures,
     measured,
-    plotly_template,
     run_dynamics,
     tail_figures,
 )
@@ -106,7 +106,7 @@ def payload(run: xr.DataTree) -> Payload:
         "templates": _templates(steps, kinds, cosine, chance),
         "chance": chance,
         "tails": [] if table is None else tail_figures(spectra, table),
-        "template": plotly_template(),
+        "template": common_template(),
         "loss": _loss_figure(run),
         "measures": measure_figures(table, run_dynamics(run, cosine)),
         "figure4": figure_four(spectra),
