@@ -10,6 +10,8 @@ from dashboard.guard import is_loopback
 from data.errors import InputError
 
 THREADS = 8
+WARM_AFTER = 5.0
+"""Seconds in which the first page has the machine for itself."""
 
 
 def serve(
@@ -60,7 +62,9 @@ def serve(
     count = len(library.runs)
     said(f"{count} {'store' if count == 1 else 'stores'} below {library.folder}")
     said(f"http://{shown}:{port}/{query}  (Ctrl-C stops)")
-    threading.Thread(target=_warm, daemon=True).start()
+    warming = threading.Timer(WARM_AFTER, _warm)
+    warming.daemon = True
+    warming.start()
     try:
         server.run()
     finally:

@@ -78,13 +78,15 @@
     return { z, labels };
   }
 
-  function drawSide(name, side, found, value) {
-    const at = nearest(side.targets, value), count = side.full.length;
+  function drawMap(name, side, found, at) {
     const graph = drawn(`map-${name}`);
-    if (graph?.data?.length) {
-      const { z, labels } = cells(side, found.places, at);
-      window.Plotly.restyle(graph, { z: [z], text: [labels] }, [0]);
-    }
+    if (!graph?.data?.length) return;
+    const { z, labels } = cells(side, found.places, at);
+    window.Plotly.restyle(graph, { z: [z], text: [labels] }, [0]);
+  }
+
+  function tell(name, side, value) {
+    const at = nearest(side.targets, value), count = side.full.length;
     const cut = side.threshold[at];
     text(`${name}-err`, side.err[at].toFixed(4));
     text(`${name}-budget`, `${(100 * side.budget[at]).toFixed(2)} %`);
@@ -104,7 +106,27 @@
     return at;
   }
 
-  let waiting; // figures that are not there yet are moved when they are
+  // the threshold's lines as they are, moved to where they are going to be
+  function moveThreshold(cut) {
+    const graph = drawn("figure4"), shape = graph?.layout?.shapes?.[0], axis = graph?._fullLayout?.yaxis;
+    if (!shape || !axis || cut === null) return;
+    const pixels = axis.l2p(cut) - axis.l2p(shape.y0);
+    for (const line of graph.querySelectorAll(".shapelayer path")) line.setAttribute("transform", `translate(0, ${pixels})`);
+  }
+
+  let following, beside;
+  function drawFollowing(found, at) {
+    const a = found.a, { rank } = table(a), count = a.full.length, cut = a.threshold[at];
+    const six = drawn("figure6"), four = drawn("figure4");
+    window.Plotly.restyle(six, { y: found.places.traces.map((of) => of.map((m) => 1 - rank[at * count + m] / a.full[m])) });
+    const moved = { "title.subtitle.text": `over the share of the ranks; the first layer dark${cut === null ? "" : `; dashed: threshold ${cut.toFixed(4)}`}` };
+    four.layout.shapes.forEach((_, s) => {
+      moved[`shapes[${s}].y0`] = moved[`shapes[${s}].y1`] = cut ?? 0;
+      moved[`shapes[${s}].visible`] = cut !== null;
+    });
+    window.Plotly.relayout(four, moved);
+  }
+
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     spectra: {
       // controls follow the address where it changed, else the address follows the controls
@@ -198,31 +220,22 @@
         return [all[place].toLocaleString("en"), Math.max(last, 1) === max ? unchanged() : Math.max(last, 1), place === had ? unchanged() : place, all === steps ? unchanged() : all];
       },
 
-      // everything that a target's slider moves
+      // numbers and maps at once; figures 4 and 6, which take Plotly longer, when the slider rests
       ranks(value, found) {
         if (!found) return "";
-        const waited = ["map-a", found.b && "map-b", "figure4", "figure6"].filter((id) => id && !drawn(id)?.data?.length);
-        clearTimeout(waiting);
-        if (waited.length) waiting = setTimeout(() => window.dash_clientside.spectra.ranks(value, found), 100);
-        const places = found.places, a = found.a;
-        const at = drawSide("a", a, found, value);
-        if (found.b) drawSide("b", found.b, found, value);
-        const { rank } = table(a), count = a.full.length;
-        const six = drawn("figure6"), four = drawn("figure4"), cut = a.threshold[at];
-        if (six?.data?.length) {
-          window.Plotly.restyle(six, { y: places.traces.map((of) => of.map((m) => 1 - rank[at * count + m] / a.full[m])) });
+        clearTimeout(following);
+        clearTimeout(beside);
+        const at = tell("a", found.a, value);
+        drawMap("a", found.a, found, at);
+        if (found.b) {
+          const other = tell("b", found.b, value);
+          beside = setTimeout(() => drawMap("b", found.b, found, other)); // once the first is seen
         }
-        if (four?.layout?.shapes?.length) {
-          const moved = {};
-          four.layout.shapes.forEach((_, s) => {
-            moved[`shapes[${s}].y0`] = moved[`shapes[${s}].y1`] = cut ?? 0;
-            moved[`shapes[${s}].visible`] = cut !== null;
-          });
-          moved["title.subtitle.text"] = `over the share of the ranks; the first layer dark${cut === null ? "" : `; dashed: threshold ${cut.toFixed(4)}`}`;
-          window.Plotly.relayout(four, moved);
-        }
-        rest("value", Math.abs(a.targets[at] - 0.5) < 1e-9 ? null : a.targets[at]);
-        return a.targets[at].toFixed(3);
+        moveThreshold(found.a.threshold[at]);
+        const there = ["map-a", found.b && "map-b", "figure4", "figure6"].every((id) => !id || drawn(id)?.data?.length);
+        following = setTimeout(() => (there ? drawFollowing(found, at) : window.dash_clientside.spectra.ranks(value, found)), 120);
+        rest("value", Math.abs(found.a.targets[at] - 0.5) < 1e-9 ? null : found.a.targets[at]);
+        return found.a.targets[at].toFixed(3);
       },
 
       rankRows(value, grid, found) {
