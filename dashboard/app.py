@@ -85,6 +85,7 @@ def _frame() -> dmc.MantineProvider:
             dcc.Store(id="shown"),
             dcc.Store(id="news"),
             dcc.Store(id="snapshots"),
+            dcc.Store(id="rested"),
             html.A("Skip to the page", href="#page", className="skip"),
             html.Header(
                 [
@@ -151,6 +152,9 @@ def _route(app: Dash, library: Library) -> None:
             return page.layout(library, view), key
         except InputError as error:
             return parts.broken(library, view, str(error)), key
+        except Exception as error:  # a store's own words may be anything
+            _failed(error)
+            return parts.broken(library, view, f"{view.run} cannot be understood"), key
 
     app.clientside_callback(
         ClientsideFunction("spectra", "sync"),
@@ -189,6 +193,7 @@ def _news(app: Dash, library: Library) -> None:
             return None if known else no_update
         try:
             found = summary(library.run(view.run))
+            steps = library.run(view.run).steps()
         except InputError:
             raise PreventUpdate from None
         first = known["count"] if known and known["run"] == view.run else 0
@@ -205,7 +210,7 @@ def _news(app: Dash, library: Library) -> None:
             raise PreventUpdate
         if first > found.snapshots:  # taken back, as when a run is resumed
             first = 0
-        new = library.run(view.run).steps()[first:].tolist()
+        new = steps[first : found.snapshots].tolist()
         return told | {"first": first, "new": new}
 
     app.clientside_callback(
@@ -214,6 +219,7 @@ def _news(app: Dash, library: Library) -> None:
         Input("news", "data"),
         Input("tick", "n_intervals"),
         Input("address", "search"),
+        Input("rested", "data"),
     )
     app.clientside_callback(
         ClientsideFunction("spectra", "snapshots"),
@@ -230,5 +236,8 @@ def _news(app: Dash, library: Library) -> None:
 
 def _failed(error: Exception) -> Any:
     """A callback that failed keeps what is shown; the reason is in the terminal."""
-    logging.getLogger("dashboard").error("a page could not be updated", exc_info=error)
+    known = isinstance(error, InputError)
+    logging.getLogger("dashboard").error(
+        "a page could not be updated: %s", error, exc_info=None if known else error
+    )
     return no_update

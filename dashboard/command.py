@@ -11,7 +11,7 @@ from pathlib import Path
 import tyro
 
 from dashboard.access.library import Library
-from dashboard.server import serve
+from dashboard.server import listen, serve
 from data.errors import InputError
 from spectra.commands.options import parse
 
@@ -35,11 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, arguments, command="dashboard", description=__doc__)
     if not 0 <= options.port <= 65535:
         raise InputError(f"a port is from 0 to 65535, not {options.port}")
-    serve(
-        Library(options.folder),
-        host=options.host,
-        port=options.port,
-        allow=options.allow_host,
-        said=lambda line: print(line, flush=True),
-    )
+    library = Library(options.folder)
+    listening = listen(library, host=options.host, port=options.port, allow=options.allow_host)
+    serve(listening, library, lambda line: print(line, flush=True))
     return 0

@@ -61,7 +61,7 @@ def guard(server: Flask, hosts: Collection[str], token: str | None) -> None:
         if given is not None and hmac.compare_digest(given.encode(), token.encode()):
             rest = {name: values for name, values in request.args.lists() if name != "token"}
             answer = redirect(_address(request.path, rest))
-            answer.set_cookie(COOKIE, token, httponly=True, samesite="Strict", path="/")
+            answer.set_cookie(COOKIE, token, httponly=True, samesite="Lax", path="/")
             return answer
         kept = request.cookies.get(COOKIE, "")
         if hmac.compare_digest(kept.encode(), token.encode()):

@@ -4,6 +4,8 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from dashboard.access.library import Library
 from dashboard.guard import is_loopback
@@ -12,17 +14,21 @@ from data.errors import InputError
 THREADS = 8
 WARM_AFTER = 5.0
 """Seconds in which the first page has the machine for itself."""
+EVERYWHERE = ("0.0.0.0", "::", "")
 
 
-def serve(
-    library: Library,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8050,
-    allow: tuple[str, ...] = (),
-    said: Callable[[str], None] = print,
-) -> None:
-    """Serve until Ctrl-C.
+@dataclass(frozen=True)
+class Listening:
+    """A server that listens, and the address to open."""
+
+    server: Any
+    address: str
+
+
+def listen(
+    library: Library, *, host: str = "127.0.0.1", port: int = 8050, allow: tuple[str, ...] = ()
+) -> Listening:
+    """Listen without serving yet.
 
     Parameters
     ----------
@@ -32,8 +38,6 @@ def serve(
         Where to listen; port 0 takes one that is free.
     allow
         Further names that the server is reached by, as behind a proxy.
-    said
-        Called with the lines for the terminal.
 
     Raises
     ------
@@ -44,10 +48,10 @@ def serve(
 
     from dashboard.app import make_app
 
-    listening = _listen(host, port)
-    port = listening.getsockname()[1]
+    listening = _socket(host, port)
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
-    app = make_app(library, hosts=(host, *allow), token=token)
+    own = (socket.gethostname(), socket.getfqdn()) if host in EVERYWHERE else (host,)
+    app = make_app(library, hosts=(*own, *allow), token=token)
     server = create_server(
         app.server,
         sockets=[listening],
@@ -55,24 +59,30 @@ def serve(
         ident="spectra",
         clear_untrusted_proxy_headers=True,
     )
-    shown = f"[{host}]" if ":" in host else host
-    if host in ("0.0.0.0", "::", ""):
-        shown = socket.gethostname()
+    shown = own[0]
+    if ":" in shown:
+        shown = f"[{shown}]"
     query = f"?token={token}" if token else ""
+    return Listening(server, f"http://{shown}:{listening.getsockname()[1]}/{query}")
+
+
+def serve(listening: Listening, library: Library, said: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C; `said` is called with the lines for the terminal."""
     count = len(library.runs)
     said(f"{count} {'store' if count == 1 else 'stores'} below {library.folder}")
-    said(f"http://{shown}:{port}/{query}  (Ctrl-C stops)")
+    said(f"{listening.address}  (Ctrl-C stops)")
     warming = threading.Timer(WARM_AFTER, _warm)
     warming.daemon = True
     warming.start()
     try:
-        server.run()
+        listening.server.run()
     finally:
-        server.close()
+        warming.cancel()
+        listening.server.close()
     said("stopped")
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _socket(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.socket(family, socket.SOCK_STREAM)

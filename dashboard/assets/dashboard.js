@@ -24,6 +24,7 @@
       else now.set(name, value);
       const text = now.toString();
       window.history.replaceState(window.history.state, "", window.location.pathname + (text ? `?${text}` : ""));
+      window.dash_clientside.set_props("rested", { data: Date.now() });
     }, 200);
   }
 
@@ -142,8 +143,9 @@
         const now = query();
         names.forEach((name, i) => {
           now.delete(name);
-          // the run stays in the address: which one is the default depends on what there is
-          if (values[i] === null || values[i] === undefined || (same(values[i], usual[name]) && name !== "run")) return;
+          // runs stay in the address: which one is the default depends on what there is
+          const said = name === "run" || name === "other";
+          if (values[i] === null || values[i] === undefined || (same(values[i], usual[name]) && !said)) return;
           for (const value of [values[i]].flat()) if (value !== "") now.append(name, value);
         });
         const next = now.toString() ? `?${now}` : "";
@@ -229,7 +231,7 @@
         drawMap("a", found.a, found, at);
         if (found.b) {
           const other = tell("b", found.b, value);
-          beside = setTimeout(() => drawMap("b", found.b, found, other)); // once the first is seen
+          beside = setTimeout(() => drawMap("b", found.b, found, other), 30); // once the first is seen
         }
         moveThreshold(found.a.threshold[at]);
         const there = ["map-a", found.b && "map-b", "figure4", "figure6"].every((id) => !id || drawn(id)?.data?.length);

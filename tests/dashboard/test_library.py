@@ -1,0 +1,195 @@
+"""Stores and maps below a folder, by name."""
+
+import fcntl
+import json
+import os
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import spectra
+from dashboard.access import library as library_module
+from dashboard.access.library import Library
+from dashboard.access.memory import Memory
+from dashboard.access.run import MOST_MATRICES, Run
+from dashboard.access.summary import sparkline, summary, writer_alive
+from data.errors import InputError
+from spectra.store.layout import Contents, Layout
+from spectra.store.writer import StoreWriter
+from tests.dashboard.served import write_scan
+from tests.spectra.test_report import llama_matrices
+
+
+@pytest.fixture
+def library(folder):
+    return Library(folder)
+
+
+def test_stores_and_maps_are_found_by_name(library):
+    assert list(library.runs) == ["broken.zarr", "other.zarr", "scan.zarr", "small/spectra.zarr"]
+    assert [run.label for run in library.runs.values()] == ["broken", "other", "scan", "small"]
+    assert list(library.maps) == ["maps/map.json"]
+    assert library.map("maps/map.json").asked["err"] == 0.4
+
+
+def test_a_folder_that_is_a_store_is_shown_alone(folder):
+    assert list(Library(folder / "scan.zarr").runs) == ["scan.zarr"]
+
+
+@pytest.mark.parametrize("name", ["../small/spectra.zarr", "/etc", "", "small", "scan.zarr/"])
+def test_only_names_that_were_found_are_looked_up(library, name):
+    with pytest.raises(InputError, match="there is no store called"):
+        library.run(name)
+    with pytest.raises(InputError, match="there is no rank map called"):
+        library.map(name)
+
+
+def test_links_out_of_the_folder_and_hidden_folders_are_not_followed(tmp_path, folder):
+    (tmp_path / "link").symlink_to(folder)
+    shutil.copytree(folder / "scan.zarr", tmp_path / ".hidden" / "scan.zarr")
+    assert not Library(tmp_path).runs
+
+
+def test_a_new_store_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(library_module, "LOOK_AGAIN", 0.0)
+    library = Library(tmp_path)
+    assert not library.runs
+    write_scan(tmp_path / "a.zarr", layers=1, size=8)
+    assert list(library.runs) == ["a.zarr"]
+    shutil.rmtree(tmp_path / "a.zarr")
+    assert not library.runs
+
+
+def test_no_folder_is_one_clear_line(tmp_path):
+    with pytest.raises(InputError, match="no folder .*: name the one that your stores lie in"):
+        Library(tmp_path / "none")
+
+
+def test_a_summary_says_what_a_run_is(library):
+    found = summary(library.run("small/spectra.zarr"))
+    run = spectra.open(library.run("small/spectra.zarr").path)
+    assert (found.kind, found.snapshots, found.step, found.steps) == ("run", 4, 7, 7)
+    assert found.state == "finished"
+    assert found.loss == pytest.approx(float(run["train"].loss[-1]))
+    assert found.tokens == int(run["train"].tokens[-1])
+    assert len(found.sparks) == 7
+    assert summary(library.run("scan.zarr")).state == "finished"
+
+
+def test_a_broken_store_is_listed_with_the_reason_and_without_its_path(library):
+    found = summary(library.run("broken.zarr"))
+    assert found.state == "unreadable"
+    assert "broken.zarr cannot be read" in found.reason
+    assert str(library.folder) not in found.reason
+
+
+def unfinished(path, steps=10):
+    """A store of a run that took its first snapshot only."""
+    layout = Layout(llama_matrices(1, 8), 3, steps, Contents(spectra=("weight",), sketch=0))
+    attrs = {"kind": "run", "schedule": {"every": 5, "early": False, "at": None, "steps": steps}}
+    writer = StoreWriter.create(path, layout, attrs)
+    writer.write_snapshot(0, {"spectra/weight": np.ones((7, 8), np.float32)})
+    return writer
+
+
+def test_a_run_is_running_while_somebody_writes_and_stalled_after(tmp_path):
+    writer = unfinished(tmp_path / "a.zarr")
+    run = Library(tmp_path).run("a.zarr")
+    assert summary(run).state == "running"
+    for place in (tmp_path / "a.zarr").rglob("*"):
+        os.utime(place, (1, 1))
+    assert summary(run).state == "stalled"
+    writer.close()
+    (tmp_path / "a.zarr" / "spectra" / "step" / "c" / "0").touch()
+    assert summary(run).state == "stalled"
+    writer = unfinished(tmp_path / "open.zarr", steps=None)
+    writer.close()
+    assert summary(Run("open.zarr", tmp_path / "open.zarr", Memory())).state == "finished"
+
+
+def test_looking_for_a_writer_takes_no_lock(tmp_path):
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    assert writer_alive(tmp_path) is False
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert writer_alive(tmp_path) is True
+    os.close(descriptor)
+    assert writer_alive(tmp_path) is False
+
+
+def test_sparklines_are_scaled_means():
+    assert sparkline(np.array([4.0, 3.0, 2.0])) == (1.0, 0.5, 0.0)
+    assert sparkline(np.array([1.0, np.nan])) == ()
+    assert sparkline(np.full(100, 2.0)) == (0.5,) * 48
+
+
+def test_snapshots_that_are_new_are_seen(tmp_path):
+    writer = unfinished(tmp_path / "a.zarr")
+    run = Library(tmp_path).run("a.zarr")
+    assert run.steps().tolist() == [0]
+    writer.write_snapshot(5, {"spectra/weight": np.full((7, 8), 2, np.float32)})
+    assert run.steps().tolist() == [0, 5]
+    assert run.spectrum_rows("weight", run.matrices()[0].name, 1, 4).tolist() == [[2, 2, 2, 2]]
+    writer.close()
+
+
+def test_pairs_agree_with_the_library(library):
+    run = library.run("small/spectra.zarr")
+    opened = spectra.open(run.path)
+    for matrix in [m.name for m in run.matrices()][::4]:
+        for what in ("sketch", "exact"):
+            expected = spectra.cosine_similarity(opened, method=what).sel(matrix=matrix)
+            np.testing.assert_allclose(run.pairs(what, matrix).values, expected, atol=1e-6)
+        overlap = spectra.subspace_overlap(opened).sel(matrix=matrix)
+        found = run.pairs("overlap", matrix)
+        np.testing.assert_allclose(found.values, overlap.overlap, atol=1e-6)
+        assert found.chance == pytest.approx(float(overlap.chance))
+
+
+def test_measures_agree_with_the_library(library):
+    run = library.run("small/spectra.zarr")
+    expected = spectra.metrics_table(spectra.open(run.path)).sel(step=6)
+    found = run.measures(6)
+    np.testing.assert_allclose(found.stable_rank, expected.stable_rank)
+    np.testing.assert_allclose(found.alpha, expected.alpha)
+
+
+def test_a_store_that_says_it_is_huge_is_refused(tmp_path):
+    write_scan(tmp_path / "a.zarr", layers=1, size=8)
+    run = Library(tmp_path).run("a.zarr")
+    metadata = json.loads((tmp_path / "a.zarr" / "zarr.json").read_text())
+    metadata["consolidated_metadata"]["metadata"]["spectra/matrix"]["shape"] = [MOST_MATRICES + 1]
+    (tmp_path / "a.zarr" / "zarr.json").write_text(json.dumps(metadata))
+    with pytest.raises(InputError, match="says it has 50001 matrices"):
+        run.tree()
+
+
+def test_what_many_ask_for_is_computed_once():
+    memory, made = Memory(), []
+
+    def slow():
+        made.append(1)
+        time.sleep(0.1)
+        return 7
+
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(memory.get("a", slow))) for _ in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (found, made) == ([7] * 4, [1])
+
+
+def test_memory_has_an_upper_bound_and_forgets_failures():
+    memory = Memory(most=10_000)
+    for number in range(100):
+        memory.get(number, lambda: np.zeros(100))
+    assert memory._kept.currsize <= 10_000
+    memory.get("large", lambda: np.zeros(10_000))
+    assert "large" not in memory._kept
+    with pytest.raises(ZeroDivisionError):
+        memory.get("fails", lambda: 1 / 0)
+    assert memory.get("fails", lambda: 3) == 3

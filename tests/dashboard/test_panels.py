@@ -1,0 +1,156 @@
+"""Figures of a matrix over all snapshots: whole once, then only the rows that are new."""
+
+import base64
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import spectra
+from dashboard import panels
+from dashboard.access.library import Library
+from dashboard.view import View
+from spectra.figures.reduction import block_size, reduced
+from spectra.store.layout import Contents, Layout
+from spectra.store.writer import StoreWriter
+from tests.spectra.test_report import llama_matrices
+
+MATRIX = "model.layers.0.x.q_proj"
+
+
+class Growing:
+    """A run to which snapshots are added, and its panels."""
+
+    def __init__(self, folder, contents):
+        layout = Layout(llama_matrices(1, 8), None, None, contents)
+        self.contents = contents
+        self.writer = StoreWriter.create(folder / "a.zarr", layout, {"kind": "run"})
+        self.run = Library(folder).run("a.zarr")
+        self.rng = np.random.default_rng(0)
+
+    def snapshots(self, count):
+        for _ in range(count):
+            step = (self.writer.steps[-1] + 1) if self.writer.steps else 0
+            spectrum = -np.sort(-self.rng.random((7, 8)), axis=1)
+            sketches = self.rng.normal(size=(7, self.contents.sketch))
+            self.writer.write_snapshot(
+                step,
+                {
+                    "spectra/weight": spectrum.astype(np.float32),
+                    "spectra/gradient": spectrum.astype(np.float32),
+                    "sketches/gradient": sketches.astype(np.float32),
+                },
+            )
+
+
+@pytest.fixture
+def growing(tmp_path):
+    contents = Contents(spectra=("weight", "gradient"), sketch=16)
+    made = Growing(tmp_path, contents)
+    yield made
+    made.writer.close()
+
+
+def test_a_panel_holds_what_was_recorded(folder):
+    run = Library(folder).run("small/spectra.zarr")
+    opened, name = spectra.open(run.path), run.matrices()[0].name
+    figure, held = panels.whole(run, View(), panels.key("cosine", name))
+    np.testing.assert_allclose(
+        figure.data[0].z, spectra.cosine_similarity(opened).sel(matrix=name), atol=1e-6
+    )
+    assert "approximate" in figure.layout.title.subtitle.text
+    exact, _ = panels.whole(run, View(cosine="exact"), panels.key("cosine", name))
+    assert "exact" in exact.layout.title.subtitle.text
+    figure, held = panels.whole(run, View(norm="first"), panels.key("weight", name))
+    weight = opened["spectra"].weight.sel(matrix=name).to_numpy()
+    finite = np.isfinite(weight[0])
+    np.testing.assert_allclose(
+        figure.data[0].z[:, finite], (weight / weight[:, :1])[:, finite], rtol=1e-6
+    )
+    assert (held.count, held.last, figure.data[0].y.tolist()) == (4, 7, [0, 3, 6, 7])
+    assert panels.kinds(run) == ["cosine", "gradient", "overlap", "weight", "update"]
+
+
+@pytest.mark.parametrize("kind", ["cosine", "weight"])
+def test_only_new_rows_are_sent(growing, kind):
+    name = panels.key(kind, MATRIX)
+    growing.snapshots(5)
+    whole, held = panels.whole(growing.run, View(), name)
+    assert panels.up_to_date(growing.run, View(), name, held)
+    growing.snapshots(2)
+    assert not panels.up_to_date(growing.run, View(), name, held)
+    new = panels.rows(growing.run, View(), name, held)
+    assert (new.first, new.values.shape[0], new.steps) == (5, 2, [5, 6])
+    sent = base64.b64decode(new.to_dict()["values"])
+    assert len(sent) == 2 * (7 if kind == "cosine" else 8) * 4
+    again, _ = panels.whole(growing.run, View(), name)
+    np.testing.assert_array_equal(np.array(again.data[0].z)[5:], new.values)
+
+
+def test_rows_that_would_not_fit_are_sent_whole(growing):
+    name = panels.key("weight", MATRIX)
+    growing.snapshots(4)
+    _, held = panels.whole(growing.run, View(), name)
+    assert panels.rows(growing.run, View(), name, held).first == 4
+    assert panels.rows(growing.run, View(scale="log"), name, held).first == 0
+    assert panels.rows(growing.run, View(), name, replace(held, last=99)).first == 0
+    assert panels.rows(growing.run, View(), name, replace(held, run="b.zarr")).first == 0
+
+
+def test_a_run_that_was_taken_back_is_drawn_anew(growing):
+    name = panels.key("weight", MATRIX)
+    growing.snapshots(6)
+    _, held = panels.whole(growing.run, View(), name)
+    growing.writer.close()
+    layout = growing.writer.layout
+    growing.writer = StoreWriter.resume(growing.run.path, layout, {"kind": "run"}, 2)
+    assert growing.run.steps().tolist() == [0, 1, 2]
+    assert panels.rows(growing.run, View(), name, held).first == 0
+    growing.snapshots(1)
+    assert panels.rows(growing.run, View(), name, held).first == 0
+
+
+def test_long_runs_are_shown_in_blocks(growing, monkeypatch):
+    monkeypatch.setattr(panels, "MOST_ROWS", 6)
+    growing.snapshots(9)
+    view, weights = View(), panels.key("weight", MATRIX)
+    figure, held = panels.whole(growing.run, view, weights)
+    assert (held.size, len(figure.data[0].y)) == (2, 5)
+    assert "largest of 2 snapshots each" in figure.layout.title.subtitle.text
+    growing.snapshots(2)
+    new = panels.rows(growing.run, view, weights, held)
+    assert (new.first, new.steps) == (4, [8, 10])
+    whole, _ = panels.whole(growing.run, view, weights)
+    np.testing.assert_array_equal(np.array(whole.data[0].z)[4:], new.values)
+    growing.snapshots(2)
+    assert panels.rows(growing.run, view, weights, held).first == 0
+    cosine = panels.rows(growing.run, view, panels.key("cosine", MATRIX), None)
+    assert cosine.values.shape == (4, 4)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 40).flatmap(
+        lambda n: st.lists(st.floats(-1e3, 1e3) | st.just(float("nan")), min_size=n, max_size=n)
+    ),
+    st.sampled_from([1, 2, 4, 8]),
+)
+def test_spikes_survive_blocks(values, size):
+    found = reduced(np.array(values)[:, None], size)[:, 0]
+    blocks = [np.array(values[i : i + size]) for i in range(0, len(values), size)]
+    for block, shown in zip(blocks, found, strict=True):
+        finite = block[np.isfinite(block)]
+        if len(finite):
+            assert abs(shown) == np.abs(finite).max()
+            assert shown in finite
+        else:
+            assert np.isnan(shown)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 1000))
+def test_blocks_are_no_more_than_there_is_room_for(count, most):
+    size = block_size(count, most)
+    assert -(-count // size) <= most
+    assert size == 1 or -(-count // (size // 2)) > most

@@ -1,0 +1,49 @@
+"""What a page shows, to the address and back."""
+
+from dataclasses import fields
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dashboard.view import CHOICES, PAGES, View
+
+TEXTS = st.text(max_size=12)
+FREE = {
+    "run": TEXTS,
+    "other": TEXTS,
+    "step": st.none() | st.integers(0, 10**9),
+    "other_step": st.none() | st.integers(0, 10**9),
+    "matrix": st.lists(TEXTS.filter(bool), max_size=3).map(tuple),
+    "measure": TEXTS.filter(bool),
+    "beside": TEXTS,
+    "value": st.floats(0, 1),
+}
+
+
+@given(st.fixed_dictionaries(FREE | {name: st.sampled_from(of) for name, of in CHOICES.items()}))
+def test_a_view_is_the_same_after_a_way_through_the_address(values):
+    view = View(**values)
+    assert View.from_address(*(view.address().split("?", 1) + [""])[:2]) == view
+
+
+@given(st.sampled_from(PAGES), TEXTS)
+def test_any_query_gives_a_view(page, query):
+    assert View.from_address(f"/{page}", f"?{query}").page == page
+
+
+@pytest.mark.parametrize(
+    "query", ["value=2", "value=nan", "value=x", "step=last", "scale=nope", "target=loss"]
+)
+def test_what_makes_no_sense_has_its_default(query):
+    assert View.from_address("/ranks", f"?{query}") == View(page="ranks")
+
+
+def test_the_first_page_has_the_plain_address():
+    assert View().address() == "/"
+    assert View.from_address("/", "") == View.from_address(None, None) == View()
+    assert View.from_address("/elsewhere", "").page == "missing"
+
+
+def test_every_choice_has_its_default_among_its_values():
+    assert all(f.default in CHOICES[f.name] for f in fields(View) if f.name in CHOICES)
