@@ -5,12 +5,13 @@ from collections.abc import Collection
 from typing import Any
 
 import dash_mantine_components as dmc
-from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
 from dashboard import downloads, parts
 from dashboard.access.library import Library
 from dashboard.access.summary import summary
+from dashboard.asked import WITHOUT_RUN, asked
 from dashboard.guard import guard
 from dashboard.pages import PAGES
 from dashboard.view import View
@@ -31,9 +32,12 @@ _FRAME = """<!DOCTYPE html>
 <html lang="en">
 <head>{%metas%}<title>{%title%}</title>{%favicon%}{%css%}
 <script>
-document.documentElement.dataset.mantineColorScheme =
-  JSON.parse(localStorage.getItem("mantine-color-scheme-value") ?? "null")
-  ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+{
+  const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  const chosen = (localStorage.getItem("mantine-color-scheme-value") ?? "").replace(/"/g, "");
+  document.documentElement.dataset.mantineColorScheme =
+    ["light", "dark"].includes(chosen) ? chosen : system;
+}
 </script>
 </head>
 <body>{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer></body>
@@ -138,22 +142,29 @@ def _route(app: Dash, library: Library) -> None:
         Output("shown", "data"),
         Input("address", "pathname"),
         Input("address", "search"),
+        Input("snapshots", "data"),
+        State("rested", "data"),
         State("shown", "data"),
     )
-    def show(pathname: str, search: str, shown: Any) -> Any:
-        view = View.from_address(pathname, search)
+    def show(pathname: str, search: str, snapshots: Any, rested: Any, shown: Any) -> Any:
+        # a slider at rest is in the address of the window, which Dash was not told of
+        if ctx.triggered_id == "snapshots" and rested:
+            search = rested["search"]
+        view = asked(library, pathname, search)
         page = PAGES.get(view.page)
-        key = [view.page, *(page.key(view) if page else ())]
+        if page is None:
+            return parts.card("There is no such page", "The pages are named above."), [view.page]
+        if view.page != "runs" and not library.runs:
+            return parts.nothing_here(), [view.page, "nothing"]
+        key = [view.page, *page.key(view), *_state(library, view, page)]
         if key == shown:
             raise PreventUpdate
-        if page is None:
-            return parts.card("There is no such page", "The pages are named above."), key
         try:
             return page.layout(library, view), key
         except InputError as error:
             return parts.broken(library, view, str(error)), key
         except Exception as error:  # a store's own words may be anything
-            _failed(error)
+            _log(error)
             return parts.broken(library, view, f"{view.run} cannot be understood"), key
 
     app.clientside_callback(
@@ -188,30 +199,18 @@ def _news(app: Dash, library: Library) -> None:
     )
     def news(ticks: int, shown: Any, pathname: str, search: str, known: Any) -> Any:
         """What is new in the run shown: nothing is sent where nothing is."""
-        view = View.from_address(pathname, search)
-        if not view.run or view.page in ("runs", "compare", "missing"):
+        view = asked(library, pathname, search)
+        if not view.run or view.page == "compare":
             return None if known else no_update
-        try:
-            found = summary(library.run(view.run))
-            steps = library.run(view.run).steps()
-        except InputError:
-            raise PreventUpdate from None
-        first = known["count"] if known and known["run"] == view.run else 0
-        told = {
-            "run": view.run,
-            "count": found.snapshots,
-            "train_step": found.train_step,
-            "state": found.state,
-            "updated": round(found.updated),
-            "step": found.step,
-            "steps": found.steps,
-        }
+        told = {"run": view.run, **_told(library, view.run)}
         if known and told == {name: known.get(name) for name in told}:
             raise PreventUpdate
-        if first > found.snapshots:  # taken back, as when a run is resumed
-            first = 0
-        new = steps[first : found.snapshots].tolist()
-        return told | {"first": first, "new": new}
+        first, steps = 0, _steps(library, view.run)[: told["count"]]
+        if known and known["run"] == view.run and known["count"] <= len(steps):
+            kept = known["count"]
+            # taken back, as when a run is resumed, it is another run to the page
+            first = kept if kept and steps[kept - 1] == known["step"] else 0
+        return told | {"first": first, "new": steps[first:]}
 
     app.clientside_callback(
         ClientsideFunction("spectra", "status"),
@@ -234,10 +233,51 @@ def _news(app: Dash, library: Library) -> None:
     )
 
 
+def _told(library: Library, run: str) -> dict[str, Any]:
+    """How far a run is; of one that is gone or cannot be read, that."""
+    try:
+        found = summary(library.run(run))
+    except InputError:
+        return {"state": "gone", "count": 0, "step": None, "updated": 0}
+    return {
+        "count": found.snapshots,
+        "train_step": found.train_step,
+        "state": found.state,
+        "updated": round(found.updated),
+        "step": found.step,
+        "steps": found.steps,
+    }
+
+
+def _steps(library: Library, run: str) -> list[int]:
+    try:
+        return [int(step) for step in library.run(run).steps()]
+    except InputError:
+        return []
+
+
+def _state(library: Library, view: View, page: Any) -> list[Any]:
+    """What of a run's state a page is laid out by: is there anything, and which snapshot."""
+    if view.page in WITHOUT_RUN:
+        return []
+    try:
+        steps = library.run(view.run).steps()
+    except InputError as error:
+        return [str(error)]
+    if not len(steps):
+        return [False]
+    follows = getattr(page, "follows", None)
+    return [int(steps[-1])] if follows and follows(view) else [True]
+
+
 def _failed(error: Exception) -> Any:
     """A callback that failed keeps what is shown; the reason is in the terminal."""
+    _log(error)
+    raise PreventUpdate from error
+
+
+def _log(error: Exception) -> None:
     known = isinstance(error, InputError)
     logging.getLogger("dashboard").error(
         "a page could not be updated: %s", error, exc_info=None if known else error
     )
-    return no_update

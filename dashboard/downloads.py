@@ -52,6 +52,13 @@ def file_name(kind: str) -> str:
     return "map.json" if kind == "json" else f"map-{kind}{FORMATS[kind].suffix}"
 
 
+def _is(text: str, number: float) -> bool:
+    try:
+        return float(text) == number
+    except ValueError:
+        return False
+
+
 def _map(library: Library, asked: Mapping[str, str]) -> RankMap:
     if name := asked.get("map"):
         return library.map(name)
@@ -59,8 +66,10 @@ def _map(library: Library, asked: Mapping[str, str]) -> RankMap:
     view = View.from_address("/ranks", urlencode(fields))
     for name, value in fields.items():
         known: Any = getattr(view, name, None)
-        if isinstance(known, str) and known != value:
+        if known is None or (isinstance(known, str) and known != value):
             raise InputError(f"no {name} {value!r}")
+        if name == "value" and not _is(value, view.value):
+            raise InputError(f"the {view.target} is a number from 0 to 1, not {value!r}")
     return library.run(view.run).rank_map(
         view.method, view.target, view.value, view.storage, view.step
     )

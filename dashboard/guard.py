@@ -4,15 +4,15 @@ A page of another site can make a browser ask a server on the same machine; such
 site in their Host (after its name was pointed here) or in their Origin, and are refused.
 """
 
+import hashlib
 import hmac
 import ipaddress
 from collections.abc import Collection
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from flask import Flask, Response, redirect, request
 
-COOKIE = "spectra_token"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -44,6 +44,8 @@ def guard(server: Flask, hosts: Collection[str], token: str | None) -> None:
         Given once as ``?token=``, then kept in a cookie.
     """
     allowed = {*LOOPBACK, *(host.lower() for host in hosts)}
+    # cookies ignore ports: two servers of one machine must not take each other's
+    cookie = f"spectra_{hashlib.sha256((token or '').encode()).hexdigest()[:12]}"
 
     def known(host: str | None) -> bool:
         return host is not None and (host in allowed or (token is not None and _is_ip(host)))
@@ -53,7 +55,7 @@ def guard(server: Flask, hosts: Collection[str], token: str | None) -> None:
         if not known(_host(request.host)):
             return _refusal(400, "This server answers requests for its own address only.")
         origin = request.headers.get("Origin")
-        if origin and not known(urlsplit(origin).hostname):
+        if origin and _place(origin) != request.host.lower():
             return _refusal(400, "This server answers its own pages only.")
         if token is None:
             return None
@@ -61,9 +63,9 @@ def guard(server: Flask, hosts: Collection[str], token: str | None) -> None:
         if given is not None and hmac.compare_digest(given.encode(), token.encode()):
             rest = {name: values for name, values in request.args.lists() if name != "token"}
             answer = redirect(_address(request.path, rest))
-            answer.set_cookie(COOKIE, token, httponly=True, samesite="Lax", path="/")
+            answer.set_cookie(cookie, token, httponly=True, samesite="Lax", path="/")
             return answer
-        kept = request.cookies.get(COOKIE, "")
+        kept = request.cookies.get(cookie, "")
         if hmac.compare_digest(kept.encode(), token.encode()):
             return None
         return _refusal(401, "Open the address that `spectra dashboard` printed: it has a token.")
@@ -76,10 +78,16 @@ def guard(server: Flask, hosts: Collection[str], token: str | None) -> None:
 
 
 def _address(path: str, query: dict[str, list[str]]) -> str:
-    from urllib.parse import quote, urlencode
-
     # one slash, so that the address stays on this server
     return "/" + quote(path.lstrip("/")) + (f"?{urlencode(query, doseq=True)}" if query else "")
+
+
+def _place(origin: str) -> str | None:
+    """Host and port of an origin; None of what is none."""
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:
+        return None
 
 
 def _host(given: str) -> str | None:

@@ -23,12 +23,16 @@ from spectra.figures.dynamics import (
     spectrum_heatmap,
 )
 from spectra.figures.reduction import block_size, reduced
+from spectra.figures.spectra import line_places, spectra_lines
 
 CELLS = 1_000_000
-"""Of all panels of a page together, about."""
-MOST_ROWS = 360
+"""Of all panels of a page together."""
+MOST_MATRICES = 8
+"""At a time."""
 SPECTRA = ("gradient", "weight", "update")
-HEIGHTS = {"cosine": 310, "overlap": 310, "gradient": 250, "weight": 250, "update": 250}
+PAIRS = ("cosine", "overlap")
+LINES = "lines"
+HEIGHTS = {"cosine": 310, "overlap": 310, "gradient": 250, "weight": 250, "update": 250, LINES: 290}
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,16 @@ class Rows:
         return {
             "first": self.first,
             "shape": list(self.values.shape),
-            "values": base64.b64encode(self.values.astype("<f4").tobytes()).decode(),
+            "values": packed(self.values),
             "steps": self.steps,
             "pairs": self.pairs,
             "held": asdict(self.held),
         }
+
+
+def packed(values: npt.NDArray[Any]) -> str:
+    """Numbers as float32 bytes in base64."""
+    return base64.b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode()
 
 
 def key(kind: str, matrix: str) -> str:
@@ -78,14 +87,33 @@ def key(kind: str, matrix: str) -> str:
 
 def kinds(run: Run) -> list[str]:
     """The kinds of panels that a run has data for, from top to bottom."""
-    found = []
-    if run.has("sketches") or run.has("gradients"):
-        found.append("cosine")
-    spectra = run.kinds()
-    found += [kind for kind in SPECTRA if kind in spectra]
-    if run.has("subspaces"):
-        found.insert(min(2, len(found)), "overlap")
-    return found
+    spectra = [kind for kind in SPECTRA if kind in run.kinds()]
+    found = ["cosine"] if run.has("sketches") or run.has("gradients") else []
+    found += spectra[:1] + (["overlap"] if run.has("subspaces") else []) + spectra[1:]
+    return [*found, LINES] if spectra else found
+
+
+def chosen_matrices(run: Run, view: View) -> tuple[str, ...]:
+    """The matrices of the address; without any as the paper has it, else the first four."""
+    matrices = run.matrices()
+    names = {m.name for m in matrices}
+    if asked := tuple(name for name in view.matrix if name in names)[:MOST_MATRICES]:
+        return asked
+    layers = sorted({m.layer for m in matrices})
+    middle = layers[len(layers) // 2]
+    wanted = [(layers[0], "q"), (layers[0], "k"), (middle, "down"), (middle, "up")]
+    found = {(m.layer, m.role): m.name for m in reversed(matrices)}
+    usual = tuple(found[place] for place in wanted if place in found)
+    return usual or tuple(m.name for m in matrices[:4])
+
+
+def most_rows(run: Run, view: View) -> int:
+    """Rows of a panel with which a page of these matrices stays within its cells."""
+    found = kinds(run)
+    squares = max(1, sum(kind in PAIRS for kind in found))
+    linear = FIRST_VALUES * sum(kind in SPECTRA for kind in found)
+    cells = CELLS / max(1, len(chosen_matrices(run, view)))
+    return int((np.sqrt(linear**2 + 4 * squares * cells) - linear) / (2 * squares))
 
 
 def cosine_method(run: Run, view: View) -> str:
@@ -105,6 +133,8 @@ def whole(run: Run, view: View, name: str) -> tuple[go.Figure, Held]:
     elif kind == "overlap":
         chance = run.pairs("overlap", matrix).chance
         figure = overlap_heatmap(found.values, steps, title=title, chance=chance)
+    elif kind == LINES:
+        figure = _lines(run, matrix, found, title)
     else:
         # the rows are coloured already
         figure = spectrum_heatmap(found.values, steps, title=title)
@@ -120,35 +150,65 @@ def up_to_date(run: Run, view: View, name: str, held: Held) -> bool:
     """Whether the browser has all of a panel, shown as the view has it."""
     steps, kind = run.steps(), name.partition("|")[0]
     same = (held.run, held.how) == (run.name, _how(kind, view, run))
-    return same and held.count == len(steps) and held.last == int(steps[-1])
+    return same and held.count == len(steps) and held.last == _last(steps)
 
 
 def rows(run: Run, view: View, name: str, held: Held | None) -> Rows:
     """What the browser does not have of a panel yet; all of it where what it has does not fit."""
     kind, _, matrix = name.partition("|")
     steps = run.steps()
-    size = block_size(len(steps), MOST_ROWS)
+    size = block_size(len(steps), most_rows(run, view))
     how = _how(kind, view, run)
     first = 0
     if held and held.count and (held.run, held.size, held.how) == (run.name, size, how):
         kept = held.count <= len(steps) and steps[held.count - 1] == held.last
         # the last row may have been of fewer snapshots than it has room for
         first = (held.count // size if size > 1 else held.rows) if kept else 0
-    if kind in SPECTRA:
-        recorded = run.spectrum_rows(kind, matrix, first * size, FIRST_VALUES)[
-            : len(steps) - first * size
-        ]
-        values = reduced(coloured(recorded, view.scale, view.norm), size)
-    else:
+    new = slice(first * size, len(steps))
+    # a snapshot may have been taken since the steps were read: `new` leaves it out
+    if kind in PAIRS:
         what = "overlap" if kind == "overlap" else cosine_method(run, view)
-        # a snapshot may have been taken since the steps were read
-        pairs = run.pairs(what, matrix).values[first * size : len(steps), : len(steps)]
+        pairs = run.pairs(what, matrix).values[new, : len(steps)]
         values = reduced(reduced(pairs, size), size, axis=1)
-    shown = steps[first * size :: size]
-    now = Held(
-        run.name, first + len(values), len(steps), int(steps[-1]) if len(steps) else -1, size, how
+    elif kind == LINES:
+        values = reduced(_points(run, matrix, new), size)
+    else:
+        recorded = run.spectrum_rows(kind, matrix, new, FIRST_VALUES)
+        values = reduced(coloured(recorded, view.scale, view.norm), size)
+    now = Held(run.name, first + len(values), len(steps), _last(steps), size, how)
+    return Rows(first, values, steps[first * size :: size].tolist(), kind in PAIRS, now)
+
+
+def _points(run: Run, matrix: str, rows: slice) -> npt.NDArray[np.float32]:
+    """(row, kind and place) of the spectra's lines."""
+    places = line_places(_full_rank(run, matrix))
+    return np.concatenate(
+        [run.spectrum_rows(kind, matrix, rows)[:, places] for kind in run.kinds()], axis=1
     )
-    return Rows(first, values, shown.tolist(), kind not in SPECTRA, now)
+
+
+def _lines(run: Run, matrix: str, found: Rows, title: str) -> go.Figure:
+    """The spectra at the last step; all others travel along, for the scrubber."""
+    places, recorded = line_places(_full_rank(run, matrix)), run.kinds()
+    last = found.values[-1].reshape(len(recorded), -1)
+    drawn = spectra_lines(dict(zip(recorded, last, strict=True)), title=title)
+    for trace, values in zip(drawn.data, last, strict=True):
+        trace.x, trace.y = places + 1, values
+    drawn.layout.title.subtitle.text = f"step {found.steps[-1]:,}"
+    drawn.layout.meta = {
+        "shape": list(found.values.shape),
+        "values": packed(found.values),
+        "size": found.held.size,
+    }
+    return drawn
+
+
+def _full_rank(run: Run, matrix: str) -> int:
+    return next(m.full_rank for m in run.matrices() if m.name == matrix)
+
+
+def _last(steps: npt.NDArray[np.int64]) -> int:
+    return int(steps[-1]) if len(steps) else -1
 
 
 def _how(kind: str, view: View, run: Run) -> tuple[str, ...]:

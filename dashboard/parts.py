@@ -34,7 +34,7 @@ def head(library: Library, view: View, title: str, lead: str, *, live: bool = Tr
                 *(
                     [
                         html.Span(id="status", className="status", role="status"),
-                        dmc.Switch(id="live", label="Live", checked=True, size="xs"),
+                        live_switch(),
                     ]
                     if live
                     else []
@@ -44,6 +44,18 @@ def head(library: Library, view: View, title: str, lead: str, *, live: bool = Tr
         ),
     ]
     return [html.Div(line, className="head")]
+
+
+def live_switch() -> dmc.Switch:
+    """Whether the page follows what is written; stays as it is set from page to page."""
+    return dmc.Switch(
+        id="live",
+        label="Live",
+        checked=True,
+        size="xs",
+        persistence=True,
+        persistence_type="session",
+    )
 
 
 def run_select(library: Library, run: str, name: str = "run", label: str = "Run") -> dmc.Select:
@@ -185,6 +197,12 @@ def numbers_below(identity: str) -> dmc.Accordion:
     )
 
 
+def waiting(heading: Sequence[Any]) -> html.Div:
+    """In place of a run without a snapshot; the page is laid out when there is one."""
+    text = "The first one is taken at the start; it will appear here by itself."
+    return html.Div([*heading, defaults(), card("No snapshot yet", text)])
+
+
 def loading() -> html.Div:
     """What stands where something is on its way."""
     return html.Div([dmc.Skeleton(h=18, w="30%", mb=12), dmc.Skeleton(h=180)], className="loading")
@@ -211,7 +229,7 @@ def broken(library: Library, view: View, reason: str) -> html.Div:
     )
 
 
-def nothing_here(library: Library) -> html.Div:
+def nothing_here() -> html.Div:
     """In place of the runs where there are none."""
     return card(
         "No stores here yet",

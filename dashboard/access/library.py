@@ -57,7 +57,7 @@ class Library:
         self.memory = Memory()
         self._runs: dict[str, Run] = {}
         self._maps: dict[str, MapFile] = {}
-        self._looked = -LOOK_AGAIN
+        self._looked = float("-inf")
         self._lock = threading.Lock()
 
     @property
@@ -96,13 +96,19 @@ class Library:
         found = self.maps.get(name)
         if found is None:
             raise InputError(f"there is no rank map called {name!r} here")
-        modified = found.path.stat().st_mtime_ns
+        try:
+            modified = found.path.stat().st_mtime_ns
+        except OSError as error:
+            raise InputError(f"the rank map {name!r} has gone") from error
         return self.memory.get(("map", name, modified), found.read)
 
     def _look(self) -> None:
-        with self._lock:
-            if time.monotonic() - self._looked < LOOK_AGAIN:
-                return
+        # one looks, the others go on with what was found before: a folder may be slow
+        if time.monotonic() - self._looked < LOOK_AGAIN or not self._lock.acquire(
+            blocking=self._looked < 0
+        ):
+            return
+        try:
             stores, maps = _found(self.folder)
             known = self._runs
             self._runs = {
@@ -110,6 +116,8 @@ class Library:
             }
             self._maps = {name: MapFile(name, path) for name, path in maps}
             self._looked = time.monotonic()
+        finally:
+            self._lock.release()
 
 
 def _found(folder: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from spectra.allocation.rankmap import RankMap
 from spectra.matrices import Matrix
 from spectra.store.evaluations import Evaluation, evaluations
 from spectra.store.reader import open_store
-from spectra.store.schema import UNSET
+from spectra.store.schema import SCHEMA, UNSET
 
 T = TypeVar("T")
 Signature = tuple[tuple[str, int, int], ...]
@@ -33,6 +34,8 @@ MOST_MATRICES = 50_000
 MOST_NUMBERS = 1 << 28
 """In a snapshot of one kind; a store that says it has more is taken for broken."""
 MOST_STEPS = 10_000_000
+MOST_CHUNKS = 20_000
+"""Of an array that is read whole: each is a file."""
 COARSE = 0.05
 """Between budgets of the method `budget`, each of which is a search of about a second."""
 
@@ -78,11 +81,11 @@ class Run:
 
     def steps(self) -> npt.NDArray[np.int64]:
         """(step,) of the snapshots that were committed."""
-        return self._kept("steps", self._snapshots(), lambda: self._committed("spectra/step"))
+        return self._kept("steps", self._stamp(), lambda: self._committed("spectra/step"))
 
     def tree(self) -> xr.DataTree:
         """The store as `spectra.open` gives it, of the snapshots that there are now."""
-        return self._kept("tree", self._snapshots(), self._open)
+        return self._kept("tree", self._stamp(), self._open)
 
     def matrices(self) -> list[Matrix]:
         """The matrices, in the store's order."""
@@ -102,57 +105,70 @@ class Run:
         return self._kept(("train", names), stamp, lambda: self._train(names))
 
     def spectrum_rows(
-        self, kind: str, matrix: str, first: int, values: int
+        self, kind: str, matrix: str, rows: slice, values: int | None = None
     ) -> npt.NDArray[np.float32]:
-        """(step, index) leading singular values of one matrix, from snapshot no. `first` on."""
-        count, place = len(self.steps()), self._place(matrix)
+        """(row, index) leading singular values of one matrix at some snapshots; all by default."""
+        place = self._place(matrix)
+        self._require(kind)
         with self._reading():
             array = self._array(f"spectra/{kind}")
-            width = min(values, array.shape[2])
-            return np.asarray(array[first:count, place, :width], np.float32)
+            return np.asarray(array[rows, place, :values], np.float32)
 
     def spectrum(self, kind: str, matrix: str, step: int) -> npt.NDArray[np.float64]:
         """(index,) all singular values of one matrix at one step."""
         row, place = self.row(step), self._place(matrix)
+        self._require(kind)
         with self._reading():
             values = np.asarray(self._array(f"spectra/{kind}")[row, place], np.float64)
         return values[np.isfinite(values)]
 
     def row(self, step: int | None) -> int:
         """The row of a snapshot; the last one where no step is named."""
+        return self._snapshot(step)[0]
+
+    def step(self, step: int | None) -> int:
+        """The step of a snapshot; the last one where none is named."""
+        return self._snapshot(step)[1]
+
+    def _snapshot(self, step: int | None) -> tuple[int, int]:
         steps = self.steps()
         if not len(steps):
             raise InputError(f"{self.name} has no snapshot yet: the first is taken at the start")
         if step is None:
-            return len(steps) - 1
+            return len(steps) - 1, int(steps[-1])
         if step not in steps:
             raise InputError(f"{self.name} has no snapshot at step {step}")
-        return int(np.flatnonzero(steps == step)[0])
+        return int(np.flatnonzero(steps == step)[0]), step
+
+    def _require(self, kind: str) -> None:
+        if kind not in self.kinds():
+            raise InputError(f"{self.name} holds no spectra of the {kind}")
 
     def pairs(self, what: str, matrix: str) -> Pairs:
         """Cosines (``exact``, ``sketch``) or ``overlap`` of all pairs of snapshots of a matrix."""
         key = ("pairs", what, matrix)
-        return Pairs(*self._kept(key, self._snapshots(), lambda: self._pairs(what, matrix)))
+        return Pairs(*self._kept(key, self._stamp(), lambda: self._pairs(what, matrix)))
 
     def measures(self, step: int) -> xr.Dataset:
         """(matrix, kind) every measure at one snapshot."""
-        stamp = (("step", step, 0), *self.signature("spectra/weight/zarr.json"))
+        # what was written for this step, which a run that was taken back writes again
+        rows = [f"spectra/{kind}/c/{self.row(step)}" for kind in self.kinds()]
+        stamp = (("step", step, 0), *self.signature(*rows))
         return self._kept("measures", stamp, lambda: self._measures(step))
 
     def candidates(self, step: int | None = None) -> Candidates:
         """The matrices of a snapshot, for allocation."""
-        row = self.row(step)
-        key = ("candidates", int(self.steps()[row]))
-        return self._kept(key, self._snapshots(), lambda: candidates_of(self.tree(), key[1]))
+        at = self.step(step)
+        return self._kept(("candidates", at), self._stamp(), lambda: candidates_of(self.tree(), at))
 
     def path_of(
         self, method: str, target: str, storage: str, step: int | None = None
     ) -> xr.Dataset:
         """Ranks and costs of a method at every target; WeLore's over ERR as stored, if it is."""
-        step = int(self.steps()[self.row(step)])
-        key = ("path", method, target, storage, step)
-        stamp = (*self._snapshots(), *self.signature(PATH))
-        return self._kept(key, stamp, lambda: self._path(method, target, storage, step))
+        at = self.step(step)
+        key = ("path", method, target, storage, at)
+        stamp = (*self._stamp(), *self.signature(PATH))
+        return self._kept(key, stamp, lambda: self._path(method, target, storage, at))
 
     def rank_map(
         self, method: str, target: str, value: float, storage: str, step: int | None
@@ -195,7 +211,7 @@ class Run:
             text = text.replace(str(path), self.name)
         return text
 
-    def _snapshots(self) -> Signature:
+    def _stamp(self) -> Signature:
         return self.signature("zarr.json", "spectra/step/c")
 
     def _attributes(self) -> dict[str, Any]:
@@ -205,6 +221,8 @@ class Run:
         attributes = json.loads(file.read_text())["attributes"]
         if not isinstance(attributes, dict):
             raise InputError(f"{self.name} is no store: its attributes are no mapping")
+        if (schema := attributes.get("schema")) != SCHEMA:
+            raise InputError(f"{self.name} has the schema {schema!r}; this version reads {SCHEMA}")
         return attributes
 
     def _group(self) -> zarr.Group:
@@ -221,13 +239,23 @@ class Run:
             raise InputError(f"{path} of {self.name} says it has the shape {array.shape}")
         return array
 
+    def _whole(self, path: str) -> npt.NDArray[Any]:
+        array = self._array(path)
+        if array.nchunks > MOST_CHUNKS:
+            raise InputError(f"{path} of {self.name} is cut into {array.nchunks} chunks")
+        return np.asarray(array[:])
+
     def _has(self, path: str) -> bool:
         with self._reading():
             return path in self._group()
 
     def _committed(self, path: str) -> npt.NDArray[np.int64]:
-        steps = np.asarray(self._array(path)[:], np.int64)
+        steps = self._whole(path).astype(np.int64)
         committed: npt.NDArray[np.int64] = steps[steps != UNSET]
+        if (steps[: len(committed)] == UNSET).any() or (np.diff(committed) <= 0).any():
+            raise InputError(
+                f"{path} of {self.name} has gaps or is not ascending: spectra verify says more"
+            )
         return committed
 
     def _matrices(self) -> list[Matrix]:
@@ -235,7 +263,9 @@ class Run:
         if names.shape[0] > MOST_MATRICES:
             raise InputError(f"{self.name} says it has {names.shape[0]} matrices")
         fields = ("matrix", "layer", "role", "rows", "cols")
-        columns = [np.asarray(self._array(f"spectra/{name}")[:]).tolist() for name in fields]
+        columns = [self._whole(f"spectra/{name}").tolist() for name in fields]
+        if not columns[0] or len(set(columns[0])) < len(columns[0]):
+            raise InputError(f"{self.name} holds no matrices, or two of one name")
         return [Matrix(*of_one) for of_one in zip(*columns, strict=True)]
 
     def _place(self, matrix: str) -> int:
@@ -252,9 +282,9 @@ class Run:
 
     def _train(self, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
         # the steps are written last, so that the other arrays hold at least as many rows
-        steps = np.asarray(self._array("train/train_step")[:], np.int64)
+        steps = self._whole("train/train_step").astype(np.int64)
         rows = np.flatnonzero(steps != UNSET)
-        found = {name: np.asarray(self._array(f"train/{name}")[:])[rows] for name in names}
+        found = {name: self._whole(f"train/{name}")[rows] for name in names}
         return {"train_step": steps[rows], **found}
 
     def _pairs(self, what: str, matrix: str) -> tuple[Any, ...]:
@@ -306,12 +336,12 @@ class Run:
 
 
 def _stamps(place: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, time and size of a file, or of the files directly in a folder."""
-    try:
-        found = [place] if place.is_file() else list(place.iterdir())
-    except OSError:
-        return
+    """Name, time and size of a file, or of all files below a folder."""
+    if place.is_file():
+        found: Iterator[Path] = iter([place])
+    else:
+        found = (Path(root) / name for root, _, names in os.walk(place) for name in names)
     for file in found:
         with contextlib.suppress(OSError):
             status = file.stat()
-            yield f"{place.name}/{file.name}", status.st_mtime_ns, status.st_size
+            yield str(file.relative_to(place.parent)), status.st_mtime_ns, status.st_size

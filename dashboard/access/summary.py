@@ -63,9 +63,6 @@ def summary(run: Run) -> Summary:
 
 def _summary(run: Run) -> Summary:
     attributes, steps = run.attributes(), run.steps()
-    schema = attributes.get("schema")
-    if schema != "spectra/1":
-        raise InputError(f"{run.name} has the schema {schema!r}; this version reads 'spectra/1'")
     train = run.train("loss", "validation_loss", "tokens")
     loss, validation = train["loss"], train["validation_loss"]
     config, model = attributes.get("config"), attributes.get("model")

@@ -22,9 +22,9 @@
       const now = query();
       if (value === null) now.delete(name);
       else now.set(name, value);
-      const text = now.toString();
-      window.history.replaceState(window.history.state, "", window.location.pathname + (text ? `?${text}` : ""));
-      window.dash_clientside.set_props("rested", { data: Date.now() });
+      const search = now.toString() ? `?${now}` : "";
+      if (search !== window.location.search) window.history.replaceState(window.history.state, "", window.location.pathname + search);
+      window.dash_clientside.set_props("rested", { data: { search } });
     }, 200);
   }
 
@@ -103,7 +103,11 @@
       link.toggleAttribute("aria-disabled", none);
       if (none) link.removeAttribute("href");
     }
-    text(`${name}-command`, side.map ? `spectra export ${side.map} --format peft` : `${side.command} ${target} --out map.json`);
+    const map = side.map ?? "map.json", made = side.map ? [] : [`${side.command} ${target} --out map.json`];
+    for (const [format, out] of [["csv", "map-csv.csv"], ["peft", "adapter_config.json"]]) {
+      if (format !== "peft" || side.lrc[at]) made.push(`spectra export ${map} --format ${format} --out ${out}`);
+    }
+    text(`${name}-command`, made.join("\n"));
     return at;
   }
 
@@ -115,7 +119,29 @@
     for (const line of graph.querySelectorAll(".shapelayer path")) line.setAttribute("transform", `translate(0, ${pixels})`);
   }
 
-  let following, beside;
+  // the spectra of one step, out of those of all steps that travelled with the figure
+  const unpacked = new WeakMap();
+  function seriesOf(meta) {
+    if (!unpacked.has(meta)) {
+      const [count, columns] = meta.shape, all = unpack(meta.values, "f4");
+      unpacked.set(meta, Array.from({ length: count }, (_, r) => all.subarray(r * columns, (r + 1) * columns)));
+    }
+    return [...unpacked.get(meta), ...(meta.more ?? [])];
+  }
+  function moveLines(graph, step, place) {
+    const meta = graph.layout.meta, rows = seriesOf(meta), points = graph.data[0].x?.bdata ? plain(graph.data[0].x).length : graph.data[0].x.length;
+    const row = rows[Math.min(Math.floor(place / meta.size), rows.length - 1)];
+    const y = graph.data.map((_, k) => Array.from(row.subarray(k * points, (k + 1) * points), (v) => (Number.isNaN(v) ? null : v)));
+    const said = graph.layout.title.subtitle.text.replace(/^step [\d,]+/, `step ${step.toLocaleString("en")}`);
+    window.Plotly.update(graph, { y }, { "title.subtitle.text": said });
+  }
+  function moveLine(graph, step) {
+    const line = { type: "line", xref: "paper", x0: 0, x1: 1, y0: step, y1: step, line: { color: "#c2571a", width: 1 } };
+    window.Plotly.relayout(graph, { shapes: step === null ? [] : [line] });
+  }
+
+  let following, beside, lining;
+  const steps = new Map(); // of each run, as far as told
   function drawFollowing(found, at) {
     const a = found.a, { rank } = table(a), count = a.full.length, cut = a.threshold[at];
     const six = drawn("figure6"), four = drawn("figure4");
@@ -130,26 +156,26 @@
 
   window.dash_clientside = Object.assign({}, window.dash_clientside, {
     spectra: {
-      // controls follow the address where it changed, else the address follows the controls
+      // controls follow the address where it changed, else the address follows the control
       sync(search, values, ids, defaults) {
-        const names = ids.map((id) => id.control);
-        const usual = defaults ?? {};
-        if (triggered().some((prop) => prop.startsWith("address."))) {
+        const names = ids.map((id) => id.control), usual = defaults ?? {}, why = triggered();
+        window.dash_clientside.set_props("rested", { data: { search: window.location.search } });
+        if (why.some((prop) => prop.startsWith("address."))) {
           return [unchanged(), values.map((value, i) => {
             const wanted = asked(names[i], value) ?? usual[names[i]] ?? value;
             return same(wanted, value) ? unchanged() : wanted;
           })];
         }
-        const now = query();
-        names.forEach((name, i) => {
-          now.delete(name);
-          // runs stay in the address: which one is the default depends on what there is
-          const said = name === "run" || name === "other";
-          if (values[i] === null || values[i] === undefined || (same(values[i], usual[name]) && !said)) return;
-          for (const value of [values[i]].flat()) if (value !== "") now.append(name, value);
-        });
-        const next = now.toString() ? `?${now}` : "";
-        return [next === window.location.search ? unchanged() : next, values.map(() => unchanged())];
+        const now = query(), moved = names.findIndex((name) => why.length === 1 && why[0].includes(`"control":"${name}"`));
+        const value = values[moved], name = names[moved];
+        const none = [unchanged(), values.map(unchanged)];
+        if (moved < 0 || value === null || value === undefined) return none; // a page that was just laid out
+        // runs stay in the address: which one is the default depends on what there is
+        const wanted = same(value, usual[name]) && name !== "run" && name !== "other" ? [] : [value].flat().filter((v) => v !== "");
+        if (same(now.getAll(name), wanted)) return none;
+        now.delete(name);
+        for (const one of wanted) now.append(name, one);
+        return [now.toString() ? `?${now}` : "", none[1]];
       },
 
       navigation(pathname, search, shown, ids) {
@@ -163,24 +189,34 @@
 
       status(news) {
         if (!news) return "";
-        const step = query().get("step") ?? news.step;
+        if (news.state === "gone") return "this store cannot be read any more";
+        steps.set(news.run, [...(steps.get(news.run) ?? []).slice(0, news.first), ...news.new]);
+        const asked = Number(query().get("step") ?? Number.NaN), step = steps.get(news.run).includes(asked) ? asked : news.step;
         if (step === null) return "no snapshot yet";
         const of = news.steps ? ` of ${news.steps.toLocaleString("en")}` : "";
-        const newer = Number(step) < news.step ? `; the last is ${news.step.toLocaleString("en")}` : "";
-        return `step ${Number(step).toLocaleString("en")}${of}${newer} · ${news.count} ${news.count === 1 ? "snapshot" : "snapshots"} · ` +
+        const newer = step < news.step ? `; the last is ${news.step.toLocaleString("en")}` : "";
+        return `step ${step.toLocaleString("en")}${of}${newer} · ${news.count} ${news.count === 1 ? "snapshot" : "snapshots"} · ` +
           `${window.dashAgGridFunctions.ago(news.updated)} · ${news.state}`;
       },
 
-      snapshots: (news, had) =>
-        news && had?.run === news.run && had.count === news.count && had.step === news.step ? unchanged() : news && { run: news.run, count: news.count, step: news.step },
+      snapshots(news, had) {
+        if (!news) return unchanged();
+        const now = { run: news.run, count: news.count, step: news.step, first: news.first ?? 0, new: news.new ?? [] };
+        return had && had.run === now.run && had.count === now.count && had.step === now.step ? unchanged() : now;
+      },
 
       pause: (live) => !live,
 
       // rows that are new, below (and of pairs of snapshots also beside) those that are there
-      grow(rows, figure, held) {
+      grow(rows, figure) {
         if (!rows || !figure?.data?.length) return [unchanged(), unchanged()];
         const [count, columns] = rows.shape, all = unpack(rows.values, "f4");
         const fresh = Array.from({ length: count }, (_, r) => all.subarray(r * columns, (r + 1) * columns));
+        if (figure.layout.meta) {
+          const before = seriesOf(figure.layout.meta).slice(0, rows.first);
+          const meta = { shape: [0, columns], values: "", more: [...before, ...fresh], size: rows.held.size };
+          return [{ ...figure, layout: { ...figure.layout, meta } }, rows.held];
+        }
         const trace = { ...figure.data[0] };
         const before = rowsOf(trace.z).slice(0, rows.first);
         trace.z = rows.pairs
@@ -201,25 +237,33 @@
       },
 
       // the step of the spectra below, and its line in the figures above
-      scrub(place, news, search, steps, max) {
-        const why = triggered(), had = place;
-        let all = steps;
-        if (news && news.count !== steps.length && why.some((prop) => prop.startsWith("news."))) {
-          all = [...steps.slice(0, news.first), ...news.new];
+      scrub(place, snapshots, search, held, had, max) {
+        const why = triggered(), before = place;
+        let all = had;
+        if (snapshots && !same([had.length, had.at(-1)], [snapshots.count, snapshots.step])) {
+          all = [...had.slice(0, snapshots.first), ...snapshots.new];
         }
         const last = all.length - 1;
+        if (last < 0) return ["", unchanged(), unchanged(), all];
         if (why.some((prop) => prop.startsWith("address."))) {
           const step = query().get("step");
           place = step === null ? last : all.indexOf(Number(step));
-          if (place < 0) place = last;
-        } else if (place === steps.length - 1 || place > last) place = last; // the last stays the last
-        rest("step", place === last ? null : all[place]);
-        for (const panel of document.querySelectorAll(".panel .js-plotly-plot")) {
-          if (!panel.data?.length) continue;
-          const line = { type: "line", xref: "paper", x0: 0, x1: 1, y0: all[place], y1: all[place], line: { color: "#c2571a", width: 1 } };
-          window.Plotly.relayout(panel, { shapes: place === last ? [] : [line] });
-        }
-        return [all[place].toLocaleString("en"), Math.max(last, 1) === max ? unchanged() : Math.max(last, 1), place === had ? unchanged() : place, all === steps ? unchanged() : all];
+        } else if (place === had.length - 1) place = last; // the last stays the last
+        if (place < 0 || place > last) place = last;
+        if (why.some((prop) => prop.includes("slider"))) rest("step", place === last ? null : all[place]);
+        clearTimeout(lining);
+        const draw = () => {
+          for (const panel of document.querySelectorAll(".panel .js-plotly-plot")) {
+            if (!panel.data?.length || !panel.layout) continue;
+            if (panel.layout.meta?.shape) moveLines(panel, all[place], place);
+            else moveLine(panel, place === last ? null : all[place]);
+          }
+        };
+        // figures that were just asked for are there a moment later
+        if (why.some((prop) => prop.includes("held"))) lining = setTimeout(draw, 150);
+        else draw();
+        const most = Math.max(last, 1);
+        return [all[place].toLocaleString("en"), most === max ? unchanged() : most, place === before ? unchanged() : place, all === had ? unchanged() : all];
       },
 
       // numbers and maps at once; figures 4 and 6, which take Plotly longer, when the slider rests
@@ -268,12 +312,10 @@
     },
   });
 
-  // figures of matrices are asked for when they come into sight
+  // figures of matrices are asked for when they come into sight, and grow only while they are
   const sight = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) {
-      if (!isIntersecting) continue;
-      sight.unobserve(target);
-      window.dash_clientside.set_props({ type: "seen", key: target.dataset.key }, { data: true });
+      if (target.isConnected) window.dash_clientside.set_props({ type: "seen", key: target.dataset.key }, { data: isIntersecting });
     }
   }, { rootMargin: "200px" });
   const watched = new WeakSet();

@@ -10,8 +10,9 @@ from dash.exceptions import PreventUpdate
 from dashboard import parts
 from dashboard.access.library import Library
 from dashboard.access.run import Run
+from dashboard.asked import asked, or_reason
 from dashboard.pages.tails import MEASURES, measures
-from dashboard.view import KINDS, View
+from dashboard.view import View
 from data.errors import InputError
 from spectra.figures.measures import difference_heatmap, layer_role_grid, map_height
 from spectra.figures.reduction import block_size
@@ -29,9 +30,6 @@ def key(view: View) -> list[str]:
 
 def layout(library: Library, view: View) -> html.Div:
     """Two sides, a measure, and the differences."""
-    names = list(library.runs)
-    if not names:
-        return html.Div([html.H1("Compare"), parts.nothing_here(library)])
     first, second = _sides(library, view)
     heading = html.Div(
         html.Div(
@@ -66,7 +64,12 @@ def layout(library: Library, view: View) -> html.Div:
                 parts.select("step", "at step", _options(first), chosen[0], w=130),
                 parts.run_select(library, second.name, "other", "Second"),
                 parts.select("other_step", "at step", _options(second), chosen[1], w=130),
-                parts.segments("kind", "Spectra of", list(KINDS), view.kind),
+                parts.segments(
+                    "kind",
+                    "Spectra of",
+                    [k for k in first.kinds() if k in second.kinds()],
+                    view.kind,
+                ),
                 parts.select(
                     "measure",
                     "Measure",
@@ -116,66 +119,55 @@ def register(app: Dash, library: Library) -> None:
     given = (Input("address", "search"), Input("shown", "data"), State("address", "pathname"))
 
     @app.callback(Output("compare-map", "figure"), *given)
-    def heatmap(search: str, shown: Any, pathname: str) -> Any:
-        view = View.from_address(pathname, search)
-        try:
-            found = _differences(library, view)
-        except InputError as error:
-            return empty(escape(str(error), quote=False), height=330)
+    @or_reason()
+    def heatmap(search: str, page: Any, pathname: str) -> Any:
+        view = asked(library, pathname, search)
+        found = _differences(library, view)
         if not found["names"]:
-            return empty("The two have no matrix in common: choose runs of one model.", height=330)
+            raise InputError("The two have no matrix in common: choose runs of one model.")
         grid, layers, roles = layer_role_grid(
             found["difference"], np.array(found["layers"]), np.array(found["roles"], object)
         )
-        left = (
-            f"; {found['left_out']} matrices are in one of them only" if found["left_out"] else ""
-        )
+        left = f"; {found['left_out']} matrices are in one of them only"
         return difference_heatmap(
             grid,
             layers,
-            [escape(role, quote=False) for role in roles],
+            [escape(str(role), quote=False) for role in roles],
             title=_measure(view).replace("_", " ").capitalize(),
-            subtitle=f"second minus first, of the {view.kind}{left}",
+            subtitle=f"second minus first, of the {view.kind}{left if found['left_out'] else ''}",
         )
 
     @app.callback(Output("compare-spectra", "figure"), *given)
-    def spectra(search: str, shown: Any, pathname: str) -> Any:
-        view = View.from_address(pathname, search)
-        try:
-            first, second = _sides(library, view)
-            steps = _steps(first, second, view)
-            names = [m.name for m in first.matrices()]
-            name = next((m for m in view.matrix if m in names), names[0])
-            drawn = {
-                f"{label}: {run.label}, step {step:,}": run.spectrum(view.kind, name, step)
-                for label, run, step in zip(
-                    ("first", "second"), (first, second), steps, strict=True
-                )
-            }
-        except InputError as error:
-            return empty(escape(str(error), quote=False))
-        escaped = {escape(label, quote=False): values for label, values in drawn.items()}
-        return spectra_lines(
-            escaped, title=escape(name, quote=False), subtitle=f"singular values of the {view.kind}"
-        )
+    @or_reason()
+    def spectra(search: str, page: Any, pathname: str) -> Any:
+        view = asked(library, pathname, search)
+        sides = _sides(library, view)
+        names = [m.name for m in sides[0].matrices()]
+        name = next((m for m in view.matrix if m in names), names[0])
+        drawn = {
+            escape(f"{label}: {run.label}, step {step:,}", quote=False): run.spectrum(
+                view.kind, name, step
+            )
+            for label, run, step in zip(
+                ("first", "second"), sides, _steps(*sides, view), strict=True
+            )
+        }
+        said = f"singular values of the {view.kind}"
+        return spectra_lines(drawn, title=escape(name, quote=False), subtitle=said)
 
     @app.callback(Output("compare-loss", "figure"), *given)
-    def loss(search: str, shown: Any, pathname: str) -> Any:
-        view = View.from_address(pathname, search)
-        first, second = _sides(library, view)
+    @or_reason()
+    def loss(search: str, page: Any, pathname: str) -> Any:
         losses = {}
-        for run in dict.fromkeys((first, second)):
-            try:
-                train = run.train("loss")
-            except InputError:
-                continue  # its figure above says why
+        for run in dict.fromkeys(_sides(library, asked(library, pathname, search))):
+            train = run.train("loss")
             every = block_size(max(len(train["train_step"]), 1), POINTS)
-            if len(train["loss"]):
+            if np.isfinite(train["loss"]).any():
                 label = escape(run.label, quote=False)
                 losses[label] = (train["train_step"][::every], train["loss"][::every])
-        return (
-            loss_curves(losses, title="") if losses else empty("Neither logged a loss.", height=300)
-        )
+        if not losses:
+            return empty("Neither logged a loss.", height=300)
+        return loss_curves(losses, title="")
 
     @app.callback(
         Output("compare-numbers", "children"),
@@ -186,7 +178,7 @@ def register(app: Dash, library: Library) -> None:
     def numbers(opened: Any, search: str, pathname: str) -> Any:
         if not opened:
             raise PreventUpdate
-        found = _differences(library, View.from_address(pathname, search))
+        found = _differences(library, asked(library, pathname, search))
         rows = [
             {"matrix": name, "first": _short(a), "second": _short(b), "difference": _short(b - a)}
             for name, a, b in zip(found["names"], found["first"], found["second"], strict=True)
@@ -198,8 +190,13 @@ def register(app: Dash, library: Library) -> None:
         return parts.table(rows, columns)
 
 
+def _kinds(first: Run, second: Run) -> list[str]:
+    """What both have spectra of."""
+    return [kind for kind in first.kinds() if kind in second.kinds()]
+
+
 def _sides(library: Library, view: View) -> tuple[Run, Run]:
-    first = library.run(view.run or next(iter(library.runs), ""))
+    first = library.run(view.run)
     return first, library.run(view.other) if view.other else first
 
 

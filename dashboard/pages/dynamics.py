@@ -1,37 +1,22 @@
 """Dynamics: how gradients turn and spectra move over training, matrix by matrix."""
 
-from html import escape
 from typing import Any
 
 import dash_mantine_components as dmc
 import numpy as np
-from dash import (
-    ALL,
-    MATCH,
-    ClientsideFunction,
-    Dash,
-    Input,
-    Output,
-    State,
-    dcc,
-    html,
-    no_update,
-)
+from dash import ALL, MATCH, ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 from dash.exceptions import PreventUpdate
 
 from dashboard import panels, parts
 from dashboard.access.library import Library
 from dashboard.access.run import Run
-from dashboard.panels import HEIGHTS, Held
+from dashboard.asked import asked, or_reason
+from dashboard.panels import HEIGHTS, MOST_MATRICES, Held, chosen_matrices
 from dashboard.view import View
-from data.errors import InputError
 from spectra.figures.reduction import block_size
-from spectra.figures.spectra import spectra_lines
 from spectra.figures.theme import SECOND, empty
 from spectra.figures.training import loss_curve
 
-MOST_MATRICES = 8
-"""At a time, so that a page stays within its cells."""
 LOSS_POINTS = 2_000
 TITLES = {
     "cosine": (
@@ -49,6 +34,10 @@ TITLES = {
         "Brightness that moves to the left edge is a weight becoming low-rank.",
     ),
     "update": ("Spectra of updates", "What the optimizer's last step added."),
+    "lines": (
+        "Spectra at the chosen step",
+        "All singular values at the step that is set above.",
+    ),
 }
 
 
@@ -59,22 +48,15 @@ def key(view: View) -> list[str]:
 
 def layout(library: Library, view: View) -> html.Div:
     """Choices, the scrubber, and a place for every panel."""
-    run = library.run(view.run or next(iter(library.runs), ""))
+    run = library.run(view.run)
     steps = run.steps()
     heading = parts.head(
         library, view, "Dynamics", "How gradients turn and spectra move while a model is trained."
     )
     if not len(steps):
-        return html.Div([*heading, parts.defaults(), waiting()])
+        return parts.waiting(heading)
     both = run.has("sketches") and run.has("gradients")
-    chosen = list(chosen_matrices(run, view))
-    options = [
-        {"value": m.name, "label": f"{m.layer} · {m.role}"}
-        if _alone(run, m)
-        else {"value": m.name, "label": m.name}
-        for m in run.matrices()
-    ]
-    row = run.row(view.step if view.step in steps else None)
+    row = run.row(view.step)
     return html.Div(
         [
             *heading,
@@ -89,8 +71,8 @@ def layout(library: Library, view: View) -> html.Div:
                 dmc.MultiSelect(
                     id={"control": "matrix"},
                     label="Matrices",
-                    data=options,
-                    value=chosen,
+                    data=_options(run),
+                    value=list(chosen_matrices(run, view)),
                     searchable=True,
                     size="xs",
                     maxValues=MOST_MATRICES,
@@ -123,7 +105,7 @@ def layout(library: Library, view: View) -> html.Div:
             ),
             html.Div(
                 [
-                    html.Span("Step", className="label", id="scrub-label"),
+                    html.Span("Step", className="label"),
                     dmc.Slider(
                         id={"slider": "step"},
                         min=0,
@@ -151,35 +133,12 @@ def layout(library: Library, view: View) -> html.Div:
     )
 
 
-def waiting() -> html.Div:
-    """In place of a run without a snapshot."""
-    return parts.card(
-        "No snapshot yet", "The first one is taken at the start of training; it will appear here."
-    )
-
-
-def chosen_matrices(run: Run, view: View) -> tuple[str, ...]:
-    """The matrices of the address; without any as the paper has it, else the first four."""
-    matrices = run.matrices()
-    names = {m.name for m in matrices}
-    if asked := tuple(name for name in view.matrix if name in names)[:MOST_MATRICES]:
-        return asked
-    layers = sorted({m.layer for m in matrices})
-    if not layers:
-        return ()
-    middle = layers[len(layers) // 2]
-    wanted = [(layers[0], "q"), (layers[0], "k"), (middle, "down"), (middle, "up")]
-    found = {(m.layer, m.role): m.name for m in reversed(matrices)}
-    usual = tuple(found[place] for place in wanted if place in found)
-    return usual or tuple(m.name for m in matrices[:4])
-
-
 def register(app: Dash, library: Library) -> None:
     """Panels are drawn when they come into sight, and grow by the rows that are new."""
 
-    def asked(pathname: str, search: str) -> tuple[Run, View]:
-        view = View.from_address(pathname, search)
-        return library.run(view.run or next(iter(library.runs), "")), view
+    def shown(pathname: str, search: str) -> tuple[Run, View]:
+        view = asked(library, pathname, search)
+        return library.run(view.run), view
 
     @app.callback(
         Output("panels", "children"),
@@ -189,8 +148,8 @@ def register(app: Dash, library: Library) -> None:
         State("address", "pathname"),
         State("panel-matrices", "data"),
     )
-    def choose(search: str, shown: Any, pathname: str, drawn: Any) -> Any:
-        run, view = asked(pathname, search)
+    def choose(search: str, page: Any, pathname: str, drawn: Any) -> Any:
+        run, view = shown(pathname, search)
         wanted = [run.name, *chosen_matrices(run, view)]
         if wanted == drawn:
             raise PreventUpdate
@@ -206,37 +165,45 @@ def register(app: Dash, library: Library) -> None:
         State({"type": "held", "key": MATCH}, "id"),
         prevent_initial_call=True,
     )
+    @or_reason(None)
     def draw(seen: bool, search: str, pathname: str, held: Any, identity: Any) -> Any:
         if not seen:
             raise PreventUpdate
-        run, view = asked(pathname, search)
-        try:
-            if held and panels.up_to_date(run, view, identity["key"], _held(held)):
-                raise PreventUpdate
-            figure, now = panels.whole(run, view, identity["key"])
-        except InputError as error:
-            return empty(escape(str(error), quote=False)), None
+        run, view = shown(pathname, search)
+        if held and panels.up_to_date(run, view, identity["key"], _held(held)):
+            raise PreventUpdate
+        figure, now = panels.whole(run, view, identity["key"])
         return figure, vars(now)
 
     @app.callback(
         Output({"type": "rows", "key": ALL}, "data"),
-        Input("news", "data"),
+        Input("snapshots", "data"),
         State("address", "pathname"),
         State("address", "search"),
+        State({"type": "seen", "key": ALL}, "data"),
         State({"type": "held", "key": ALL}, "data"),
         State({"type": "held", "key": ALL}, "id"),
         prevent_initial_call=True,
     )
-    def grow(news: Any, pathname: str, search: str, held: list[Any], ids: list[Any]) -> Any:
+    def grow(
+        snapshots: Any,
+        pathname: str,
+        search: str,
+        seen: list[Any],
+        held: list[Any],
+        ids: list[Any],
+    ) -> Any:
+        """Rows of the panels in sight; the others are drawn when they come back."""
         if not any(held):
             raise PreventUpdate
-        run, view = asked(pathname, search)
+        run, view = shown(pathname, search)
         grown: list[Any] = []
-        for one, identity in zip(held, ids, strict=True):
-            if not one or one["count"] == len(run.steps()):
+        for visible, one, identity in zip(seen, held, ids, strict=True):
+            name = identity["key"]
+            if visible and one and not panels.up_to_date(run, view, name, _held(one)):
+                grown.append(panels.rows(run, view, name, _held(one)).to_dict())
+            else:
                 grown.append(no_update)
-                continue
-            grown.append(panels.rows(run, view, identity["key"], _held(one)).to_dict())
         if all(rows is no_update for rows in grown):
             raise PreventUpdate
         return grown
@@ -247,7 +214,6 @@ def register(app: Dash, library: Library) -> None:
         Output({"type": "held", "key": MATCH}, "data", allow_duplicate=True),
         Input({"type": "rows", "key": MATCH}, "data"),
         State({"type": "panel", "key": MATCH}, "figure"),
-        State({"type": "held", "key": MATCH}, "data"),
         prevent_initial_call=True,
     )
     app.clientside_callback(
@@ -257,29 +223,12 @@ def register(app: Dash, library: Library) -> None:
         Output({"slider": "step"}, "value"),
         Output("steps", "data"),
         Input({"slider": "step"}, "value"),
-        Input("news", "data"),
+        Input("snapshots", "data"),
         Input("address", "search"),
+        Input({"type": "held", "key": ALL}, "data"),
         State("steps", "data"),
         State({"slider": "step"}, "max"),
     )
-
-    @app.callback(
-        Output({"type": "lines", "matrix": ALL}, "figure"),
-        Input({"slider": "step"}, "value"),
-        Input("panel-matrices", "data"),
-        State("steps", "data"),
-        State("address", "pathname"),
-        State("address", "search"),
-        State({"type": "lines", "matrix": ALL}, "id"),
-    )
-    def lines(
-        place: int, _: Any, steps: list[int], pathname: str, search: str, ids: list[Any]
-    ) -> Any:
-        if not ids or not steps:
-            raise PreventUpdate
-        run, _view = asked(pathname, search)
-        step = steps[min(place or 0, len(steps) - 1)]
-        return [_lines(run, identity["matrix"], step) for identity in ids]
 
     @app.callback(
         Output("loss", "figure"),
@@ -290,8 +239,9 @@ def register(app: Dash, library: Library) -> None:
         State("address", "search"),
         State("loss-held", "data"),
     )
+    @or_reason(no_update, None)
     def loss(news: Any, pathname: str, search: str, held: Any) -> Any:
-        run, _view = asked(pathname, search)
+        run, _ = shown(pathname, search)
         train = run.train("loss", "validation_loss")
         steps = train["train_step"]
         last = int(steps[-1]) if len(steps) else None
@@ -319,35 +269,31 @@ def register(app: Dash, library: Library) -> None:
     def numbers(opened: Any, matrices: Any, pathname: str, search: str) -> Any:
         if not opened or not matrices:
             raise PreventUpdate
-        run, view = asked(pathname, search)
+        run, view = shown(pathname, search)
         return _numbers(run, view, matrices[1:])
 
 
+def _options(run: Run) -> list[dict[str, str]]:
+    """Matrices by layer and role, or by name where several share them."""
+    places = [(m.layer, m.role) for m in run.matrices()]
+    alone = {place for place in places if places.count(place) == 1}
+    return [
+        {"value": m.name, "label": f"{m.layer} · {m.role}" if place in alone else m.name}
+        for m, place in zip(run.matrices(), places, strict=True)
+    ]
+
+
 def _sections(run: Run, matrices: list[str]) -> list[Any]:
-    found: list[Any] = []
     if not matrices:
         return [parts.card("No matrix is chosen", "Choose some above.")]
-    for kind in panels.kinds(run):
-        title, lead = TITLES[kind]
-        found.append(
-            parts.section(
-                title,
-                html.Div([_panel(kind, name) for name in matrices], className="panels"),
-                lead=lead,
-            )
-        )
-    of_step = html.Div(
-        [parts.figure({"type": "lines", "matrix": name}, height=290) for name in matrices],
-        className="panels",
-    )
-    found.append(
+    return [
         parts.section(
-            "Spectra at the chosen step",
-            of_step,
-            lead="All singular values at the step that is set above.",
+            TITLES[kind][0],
+            html.Div([_panel(kind, name) for name in matrices], className="panels"),
+            lead=TITLES[kind][1],
         )
-    )
-    return found
+        for kind in panels.kinds(run)
+    ]
 
 
 def _panel(kind: str, matrix: str) -> html.Div:
@@ -366,38 +312,18 @@ def _held(fields: dict[str, Any]) -> Held:
     return Held(**fields | {"how": tuple(fields["how"])})
 
 
-def _alone(run: Run, matrix: Any) -> bool:
-    places = [(m.layer, m.role) for m in run.matrices()]
-    return places.count((matrix.layer, matrix.role)) == 1
-
-
-def _lines(run: Run, matrix: str, step: int) -> Any:
-    try:
-        spectra = {kind: run.spectrum(kind, matrix, step) for kind in run.kinds()}
-    except InputError as error:
-        return empty(escape(str(error), quote=False))
-    spectra = {kind: values for kind, values in spectra.items() if len(values)}
-    found = next((m for m in run.matrices() if m.name == matrix), None)
-    title = f"layer {found.layer} · {escape(found.role, quote=False)}" if found else ""
-    return spectra_lines(spectra, title=title, subtitle=f"step {step:,}")
-
-
 def _loss(train: dict[str, Any]) -> Any:
     steps, losses, validation = train["train_step"], train["loss"], train["validation_loss"]
     if not np.isfinite(losses).any():
         return empty("No training loss was logged.", height=280)
     blocks = np.arange(0, len(steps), block_size(len(steps), LOSS_POINTS))
-    parts_ = np.split(losses, blocks[1:])
-    peaks = blocks + [int(np.argmax(np.nan_to_num(part, nan=-np.inf))) for part in parts_]
+    split = np.split(losses, blocks[1:])
+    peaks = blocks + [int(np.argmax(np.nan_to_num(part, nan=-np.inf))) for part in split]
     kept = np.unique(np.concatenate([blocks, peaks, np.flatnonzero(np.isfinite(validation))]))
     figure = loss_curve(steps[kept], losses[kept], validation[kept], title="")
     if len(figure.data) == 1:  # a place for what is to come
         figure.add_scatter(
-            x=[],
-            y=[],
-            name="validation",
-            mode="lines+markers",
-            line={"color": SECOND, "width": 1.6},
+            x=[], y=[], name="validation", mode="lines+markers", line={"color": SECOND}
         )
     return figure
 
@@ -424,19 +350,18 @@ def _numbers(run: Run, view: View, matrices: list[str]) -> Any:
         {"field": "matrix", "minWidth": 220, "flex": 2},
         {"field": "step", "type": "numericColumn"},
     ]
-    shown = panels.kinds(run)
-    for kind in shown:
+    for kind in panels.kinds(run):
+        if kind == panels.LINES:
+            continue
         if kind in panels.SPECTRA:
-            field, found = (
-                f"σ₁ of {kind}",
-                [run.spectrum_rows(kind, name, 0, 1)[:, 0] for name in matrices],
-            )
+            field = f"σ₁ of {kind}"
+            every = slice(0, len(steps))
+            found = [run.spectrum_rows(kind, name, every, 1)[:, 0] for name in matrices]
         else:
             field = f"{kind} with the snapshot before"
             what = "overlap" if kind == "overlap" else panels.cosine_method(run, view)
-            found = [
-                np.append(np.nan, np.diagonal(run.pairs(what, name).values, 1)) for name in matrices
-            ]
+            pairs = (run.pairs(what, name).values[: len(steps), : len(steps)] for name in matrices)
+            found = [np.append(np.nan, np.diagonal(values, 1)) for values in pairs]
         columns.append({"field": field, "type": "numericColumn"})
         for row, value in zip(rows, np.concatenate(found), strict=True):
             row[field] = float(f"{value:.4g}") if np.isfinite(value) else None

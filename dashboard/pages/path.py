@@ -9,6 +9,7 @@ from dash import Dash, Input, Output, State, html
 from dashboard import parts
 from dashboard.access.library import Library
 from dashboard.access.run import Run
+from dashboard.asked import asked, or_reason
 from dashboard.pages.tails import step_options, step_value
 from dashboard.view import METHODS, View
 from data.errors import InputError
@@ -29,7 +30,7 @@ def key(view: View) -> list[str]:
 
 def layout(library: Library, view: View) -> html.Div:
     """Curves over ERR, and what was measured."""
-    run = library.run(view.run or next(iter(library.runs), ""))
+    run = library.run(view.run)
     steps = run.steps()
     heading = parts.head(
         library,
@@ -40,15 +41,7 @@ def layout(library: Library, view: View) -> html.Div:
     )
     settings = parts.defaults(run=run.name, method="welore", storage="factors", step="last")
     if not len(steps):
-        return html.Div(
-            [
-                *heading,
-                settings,
-                parts.card(
-                    "No snapshot yet", "The first one is taken at the start; it will appear here."
-                ),
-            ]
-        )
+        return parts.waiting(heading)
     choices = parts.controls(
         parts.select("method", "Method", METHODS, view.method, w=150),
         parts.select("storage", "Storage", ["factors", "pivoted"], view.storage, w=120),
@@ -88,18 +81,11 @@ def register(app: Dash, library: Library) -> None:
         Input("address", "search"),
         State("address", "pathname"),
     )
+    @or_reason(empty("", height=380), None)
     def curves(snapshots: Any, search: str, pathname: str) -> Any:
-        view = View.from_address(pathname, search)
-        run = library.run(view.run or next(iter(library.runs), ""))
-        try:
-            path = run.path_of(view.method, "err", view.storage, view.step).sortby("err")
-        except InputError as error:
-            reason = escape(str(error), quote=False)
-            return (
-                empty(reason, height=380),
-                empty("", height=380),
-                parts.card("No path", str(error)),
-            )
+        view = asked(library, pathname, search)
+        run = library.run(view.run)
+        path = run.path_of(view.method, "err", view.storage, view.step).sortby("err")
         count = path.sizes["matrix"]
         err, stored = path["err"].to_numpy(), path["bytes"].to_numpy()
         about = " (approximate spectra)" if path.attrs["approximate"] else ""
@@ -172,7 +158,7 @@ def _finetuning(library: Library, run: Run) -> Any:
         try:
             carried = other.attributes().get("rank_map")
             model = carried.get("model") if isinstance(carried, dict) else None
-            if not isinstance(model, dict) or not known & {model.get("sha256"), model.get("name")}:
+            if not isinstance(model, dict) or not known & _texts(model, "sha256", "name"):
                 continue
             train = other.train("loss")
         except InputError:  # a broken store has its own card
@@ -197,7 +183,11 @@ def _hashes(run: Run) -> set[str]:
     attributes = run.attributes()
     checkpoints = attributes.get("checkpoints")
     entries = checkpoints.values() if isinstance(checkpoints, dict) else ()
-    hashes = {e["sha256"] for e in entries if isinstance(e, dict) and e.get("sha256")}
+    hashes = set().union(*(_texts(e, "sha256") for e in entries if isinstance(e, dict)))
     model = attributes.get("model")
-    name = model.get("name") if isinstance(model, dict) else None
-    return hashes or ({str(name)} if name else set())
+    return hashes or (_texts(model, "name") if isinstance(model, dict) else set())
+
+
+def _texts(fields: dict[str, Any], *names: str) -> set[str]:
+    """Those of the fields that are texts; a store's attributes may be anything."""
+    return {fields[n] for n in names if isinstance(fields.get(n), str) and fields[n]}

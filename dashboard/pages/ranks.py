@@ -1,11 +1,13 @@
 """Ranks: what every matrix is given at any target, by one method or two, and the map as a file."""
 
+import urllib.parse
 from html import escape
+from shlex import quote
 from typing import Any
 
 import dash_mantine_components as dmc
 import numpy as np
-from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
 from dash.exceptions import PreventUpdate
 
 from dashboard import downloads, parts, tables
@@ -45,9 +47,14 @@ def key(view: View) -> list[str]:
     return [view.run, str(view.step), view.method, view.beside, view.target, view.storage]
 
 
+def follows(view: View) -> bool:
+    """Whether it is laid out anew for a snapshot that was taken since."""
+    return view.step is None
+
+
 def layout(library: Library, view: View) -> html.Div:
     """Choices, the slider, numbers, maps, figures 4 and 6, and files."""
-    run = library.run(view.run or next(iter(library.runs), ""))
+    run = library.run(view.run)
     steps = run.steps()
     heading = parts.head(
         library, view, "Ranks", "Which rank every matrix is given, and what that costs and saves."
@@ -56,15 +63,7 @@ def layout(library: Library, view: View) -> html.Div:
         run=run.name, method="welore", beside="", storage="factors", target="err", step="last"
     )
     if not len(steps):
-        return html.Div(
-            [
-                *heading,
-                settings,
-                parts.card(
-                    "No snapshot yet", "The first one is taken at the start; it will appear here."
-                ),
-            ]
-        )
+        return parts.waiting(heading)
     choices = parts.controls(
         parts.select("method", "Method", METHODS, view.method, w=150),
         parts.select(
@@ -132,25 +131,6 @@ def register(app: Dash, library: Library) -> None:
         State("ranks-tables", "data"),
     )
 
-    @app.callback(
-        Output("ranks-tables", "data"),
-        Input("snapshots", "data"),
-        State("address", "pathname"),
-        State("address", "search"),
-        State("ranks-tables", "data"),
-        prevent_initial_call=True,
-    )
-    def newer(snapshots: Any, pathname: str, search: str, held: Any) -> Any:
-        """Ranks of a snapshot that was taken since, unless the address names one."""
-        view = View.from_address(pathname, search)
-        run = library.run(view.run)
-        if view.step is not None or not held or held["step"] == int(run.steps()[-1]):
-            raise PreventUpdate
-        try:
-            return _tables(library, run, view)
-        except InputError:
-            return no_update
-
     @app.callback(Output("ranks-numbers", "children"), Input("ranks-numbers-fold", "value"))
     def numbers(opened: Any) -> Any:
         if not opened:
@@ -170,11 +150,13 @@ def register(app: Dash, library: Library) -> None:
 
 def _tables(library: Library, run: Run, view: View) -> dict[str, Any]:
     """Everything that the slider draws from."""
-    step = int(run.steps()[run.row(view.step)])
-    path = run.path_of(view.method, view.target, view.storage, view.step)
+    # the snapshot that is shown is named, as there may be another one when a file is asked for
+    step = run.step(view.step)
+    named = step if len(run.steps()) > 1 else None
+    path = run.path_of(view.method, view.target, view.storage, step)
     matrices = run.matrices()
     names = [m.name for m in matrices]
-    of = f"run={_quoted(run.name)}" + (f"&step={view.step}" if view.step is not None else "")
+    of = f"run={_quoted(run.name)}" + (f"&step={named}" if named is not None else "")
     settings = f"&storage={view.storage}&target={view.target}"
     found: dict[str, Any] = {
         "step": step,
@@ -185,7 +167,7 @@ def _tables(library: Library, run: Run, view: View) -> dict[str, Any]:
         | {
             "name": view.method,
             "file": f"{downloads.ADDRESS}?{of}&method={view.method}{settings}",
-            "command": _command(run, view, view.method),
+            "command": _command(run, view, view.method, named),
         },
     }
     if view.beside.startswith("map:"):
@@ -197,41 +179,37 @@ def _tables(library: Library, run: Run, view: View) -> dict[str, Any]:
             "name": f"{beside.method} ({name})",
             "file": f"{downloads.ADDRESS}?map={_quoted(name)}",
             "command": "",
-            "map": name,
+            "map": shell_quoted(name),
         }
     elif view.beside in METHODS and not (
         view.target == "threshold" and not view.beside.startswith("welore")
     ):
-        other = run.path_of(view.beside, view.target, view.storage, view.step)
+        other = run.path_of(view.beside, view.target, view.storage, step)
         found["b"] = tables.of_path(other) | {
             "name": view.beside,
             "file": f"{downloads.ADDRESS}?{of}&method={view.beside}{settings}",
-            "command": _command(run, view, view.beside),
+            "command": _command(run, view, view.beside, named),
         }
     return found
 
 
-def _command(run: Run, view: View, method: str) -> str:
+def _command(run: Run, view: View, method: str, step: int | None) -> str:
     """The command line that makes the same map, up to the target's value."""
     words = [f"spectra allocate {shell_quoted(run.name)} --method {method}"]
     if view.storage != "factors":
         words.append(f"--storage {view.storage}")
-    if view.step is not None:
-        words.append(f"--step {view.step}")
+    if step is not None:
+        words.append(f"--step {step}")
     return " ".join([*words, f"--{view.target}"])
 
 
-def shell_quoted(text: str) -> str:
-    """A word of a command line."""
-    from shlex import quote
-
-    return quote(text)
+def shell_quoted(name: str) -> str:
+    """A name as a word of a command line, and never as an option."""
+    return quote(f"./{name}" if name.startswith("-") else name)
 
 
 def _quoted(text: str) -> str:
-    from urllib.parse import quote
-
-    return quote(text, safe="")
+    return urllib.parse.quote(text, safe="")
 
 
 def _places(run: Run) -> dict[str, Any]:
@@ -309,7 +287,7 @@ def _side(side: str, name: str) -> html.Div:
             html.Dl(numbers, className="tiles"),
             html.Div(
                 [
-                    html.Code(id=f"{side}-command"),
+                    html.Pre(id=f"{side}-command"),
                     dcc.Clipboard(target_id=f"{side}-command", title="Copy this command"),
                 ],
                 className="command",

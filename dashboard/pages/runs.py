@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
 from dash.exceptions import PreventUpdate
 
@@ -43,10 +42,8 @@ def key(view: View) -> list[str]:
 
 
 def layout(library: Library, view: View) -> html.Div:
-    """The table, or what to do where there is none."""
+    """The table, and what to do where there is nothing in it."""
     rows = [row(found) for found in _summaries(library)]
-    if not rows and not library.maps:
-        return html.Div([html.H1("Runs"), parts.nothing_here(library)])
     grid = parts.table(
         rows,
         COLUMNS,
@@ -64,15 +61,19 @@ def layout(library: Library, view: View) -> html.Div:
             "suppressColumnVirtualisation": False,
         },
     )
-    counted = f"{len(rows)} {'store' if len(rows) == 1 else 'stores'} below {library.folder.name}"
     return html.Div(
         [
             html.Div(
                 [
-                    html.Div([html.H1("Runs"), html.P(counted, className="lead", id="runs-count")]),
                     html.Div(
                         [
-                            dmc.Switch(id="live", label="Live", checked=True, size="xs"),
+                            html.H1("Runs"),
+                            html.P(_counted(library), className="lead", id="runs-count"),
+                        ]
+                    ),
+                    html.Div(
+                        [
+                            parts.live_switch(),
                             dcc.Link(
                                 "Compare two runs",
                                 href="/compare",
@@ -85,9 +86,11 @@ def layout(library: Library, view: View) -> html.Div:
                 ],
                 className="head",
             ),
-            grid,
-            *_maps(library),
+            html.Div(_empty(library), id="runs-none"),
+            html.Div(grid, id="runs-some", hidden=not rows),
+            html.Div(_maps(library), id="runs-maps"),
             dcc.Store(id="runs-known", data={r["name"]: _stamp(r) for r in rows}),
+            dcc.Store(id="maps-known", data=list(library.maps)),
         ]
     )
 
@@ -110,17 +113,32 @@ def register(app: Dash, library: Library) -> None:
         Output("runs", "rowTransaction"),
         Output("runs-known", "data"),
         Output("runs-count", "children"),
+        Output("runs-none", "children"),
+        Output("runs-some", "hidden"),
         Input("tick", "n_intervals"),
         State("runs-known", "data"),
         prevent_initial_call=True,
     )
     def changed(ticks: int, known: dict[str, Any]) -> Any:
         rows = [row(found) for found in _summaries(library)]
-        stamps = {r["name"]: _stamp(r) for r in rows}
         transaction = changes(rows, known)
         if not transaction:
             raise PreventUpdate
-        return transaction, stamps, f"{len(rows)} stores below {library.folder.name}"
+        stamps = {r["name"]: _stamp(r) for r in rows}
+        return transaction, stamps, _counted(library), _empty(library), not rows
+
+    @app.callback(
+        Output("runs-maps", "children"),
+        Output("maps-known", "data"),
+        Output("runs-none", "children", allow_duplicate=True),
+        Input("tick", "n_intervals"),
+        State("maps-known", "data"),
+        prevent_initial_call=True,
+    )
+    def other_maps(ticks: int, known: list[str]) -> Any:
+        if list(library.maps) == known:
+            raise PreventUpdate
+        return _maps(library), list(library.maps), _empty(library)
 
     app.clientside_callback(
         ClientsideFunction("spectra", "compared"),
@@ -146,6 +164,15 @@ def changes(
 def _stamp(row: dict[str, Any]) -> list[Any]:
     """What changes when there is news of a run."""
     return [row["updated"], row["state"], row["snapshots"], row["train_step"]]
+
+
+def _counted(library: Library) -> str:
+    count = len(library.runs)
+    return f"{count} {'store' if count == 1 else 'stores'} below {library.folder.name}"
+
+
+def _empty(library: Library) -> Any:
+    return None if library.runs or library.maps else parts.nothing_here()
 
 
 def _summaries(library: Library) -> list[Summary]:

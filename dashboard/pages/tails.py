@@ -12,11 +12,10 @@ from dash.exceptions import PreventUpdate
 from dashboard import parts
 from dashboard.access.library import Library
 from dashboard.access.run import Run
+from dashboard.asked import asked, or_reason
 from dashboard.view import View
-from data.errors import InputError
 from spectra.figures.measures import layer_role_grid, layer_role_heatmap, map_height, measure_lines
 from spectra.figures.spectra import tail_fit
-from spectra.figures.theme import empty
 from spectra.metrics.goodness import ENOUGH, Verdict
 
 MEASURES = (
@@ -50,7 +49,7 @@ def key(view: View) -> list[str]:
 
 def layout(library: Library, view: View) -> html.Div:
     """Choices, the lines, the map, and the matrix that it opens into."""
-    run = library.run(view.run or next(iter(library.runs), ""))
+    run = library.run(view.run)
     steps = run.steps()
     heading = parts.head(
         library,
@@ -60,15 +59,7 @@ def layout(library: Library, view: View) -> html.Div:
         "the squared singular values.",
     )
     if not len(steps):
-        return html.Div(
-            [
-                *heading,
-                parts.defaults(),
-                parts.card(
-                    "No snapshot yet", "The first one is taken at the start; it will appear here."
-                ),
-            ]
-        )
+        return parts.waiting(heading)
     first = run.matrices()[0].name
     kinds = run.kinds()
     series = len(steps) > 1
@@ -121,9 +112,9 @@ def layout(library: Library, view: View) -> html.Div:
 def register(app: Dash, library: Library) -> None:
     """Figures of the view's measure; a click on the map opens a matrix."""
 
-    def asked(pathname: str, search: str) -> tuple[Run, View]:
-        view = View.from_address(pathname, search)
-        return library.run(view.run or next(iter(library.runs), "")), view
+    def shown(pathname: str, search: str) -> tuple[Run, View]:
+        view = asked(library, pathname, search)
+        return library.run(view.run), view
 
     given = (
         Input("address", "search"),
@@ -132,48 +123,46 @@ def register(app: Dash, library: Library) -> None:
     )
 
     @app.callback(Output("tails-map", "figure"), Output("tails-places", "data"), *given)
+    @or_reason({})
     def heatmap(search: str, snapshots: Any, pathname: str) -> Any:
-        run, view = asked(pathname, search)
-        try:
-            values = _values(run, view, step_of(run, view))
-        except InputError as error:
-            return empty(escape(str(error), quote=False)), {}
+        run, view = shown(pathname, search)
+        values = _values(run, view, run.step(view.step))
+        names = values["matrix"].to_numpy().tolist()
         layer_of, role_of = values["layer"].to_numpy(), values["role"].to_numpy()
         grid, layers, roles = layer_role_grid(values.to_numpy(), layer_of, role_of)
         places = {
-            f"{layer}|{role}": name
-            for layer, role, name in reversed(
-                list(zip(layer_of, role_of, values["matrix"].to_numpy().tolist(), strict=True))
-            )
+            f"{layer}|{escape(str(role), quote=False)}": name
+            for layer, role, name in reversed(list(zip(layer_of, role_of, names, strict=True)))
         }
-        label, step = _label(view), step_of(run, view)
-        subtitle = f"{_kind(run, view)} at step {step:,}; choose a cell to open its matrix"
-        escaped = [escape(str(role), quote=False) for role in roles]
+        subtitle = f"{_kind(run, view)} at step {run.step(view.step):,}; choose a cell to open it"
         drawn = layer_role_heatmap(
-            grid, layers, escaped, title=label, subtitle=subtitle, numbers=_few(roles)
+            grid,
+            layers,
+            [escape(str(role), quote=False) for role in roles],
+            title=_label(view),
+            subtitle=subtitle,
+            numbers=_few(roles),
         )
         return drawn, places
 
     @app.callback(Output("tails-matrix", "figure"), *given)
+    @or_reason()
     def matrix(search: str, snapshots: Any, pathname: str) -> Any:
-        run, view = asked(pathname, search)
-        try:
-            return _tail(run, view)
-        except InputError as error:
-            return empty(escape(str(error), quote=False))
+        return _tail(*shown(pathname, search))
 
     @app.callback(Output("tails-lines", "figure"), *given)
+    @or_reason()
     def lines(search: str, snapshots: Any, pathname: str) -> Any:
-        run, view = asked(pathname, search)
-        try:
-            steps = run.steps()
-            few = np.unique(np.linspace(0, len(steps) - 1, MEASURED).round().astype(int))
-            found = [_values(run, view, int(step)) for step in steps[few]]
-        except InputError as error:
-            return empty(escape(str(error), quote=False))
+        run, view = shown(pathname, search)
+        steps = run.steps()
+        few = np.unique(np.linspace(0, len(steps) - 1, MEASURED).round().astype(int))
+        found = [_values(run, view, int(step)) for step in steps[few]]
         roles = found[0]["role"].to_numpy().astype(object)
         values = np.stack([one.to_numpy() for one in found])
-        by_role = {role: values[:, roles == role] for role in dict.fromkeys(roles.tolist())}
+        by_role = {
+            escape(str(role), quote=False): values[:, roles == role]
+            for role in dict.fromkeys(roles.tolist())
+        }
         return measure_lines(by_role, steps[few], title=_label(view))
 
     @app.callback(
@@ -185,8 +174,7 @@ def register(app: Dash, library: Library) -> None:
     def numbers(opened: Any, search: str, pathname: str) -> Any:
         if not opened:
             raise PreventUpdate
-        run, view = asked(pathname, search)
-        return _numbers(run, view)
+        return _numbers(*shown(pathname, search))
 
     app.clientside_callback(
         ClientsideFunction("spectra", "open"),
@@ -226,12 +214,6 @@ def step_value(view: View, steps: Any, name: str = "step") -> str:
     return str(step) if step is not None and step in steps else "last"
 
 
-def step_of(run: Run, view: View) -> int:
-    """The step that a view shows: the last where it names none that there is."""
-    steps = run.steps()
-    return view.step if view.step is not None and view.step in steps else int(steps[-1])
-
-
 def _kind(run: Run, view: View) -> str:
     kinds = run.kinds()
     return view.kind if view.kind in kinds else kinds[0]
@@ -255,7 +237,7 @@ def _values(run: Run, view: View, step: int) -> xr.DataArray:
 
 
 def _tail(run: Run, view: View) -> Any:
-    name, kind, step = _matrix(run, view), _kind(run, view), step_of(run, view)
+    name, kind, step = _matrix(run, view), _kind(run, view), run.step(view.step)
     fit = run.measures(step).sel(matrix=name, kind=kind)
     values = np.square(run.spectrum(kind, name, step)).astype(np.float32)
     return tail_fit(
@@ -271,7 +253,7 @@ def _tail(run: Run, view: View) -> Any:
 
 
 def _numbers(run: Run, view: View) -> Any:
-    found = run.measures(step_of(run, view)).sel(kind=_kind(run, view))
+    found = run.measures(run.step(view.step)).sel(kind=_kind(run, view))
     rows = []
     columns = [name for name in MEASURES if name in found]
     for place, name in enumerate(found["matrix"].to_numpy().tolist()):

@@ -88,7 +88,8 @@ def spectra_lines(
     """
     figure = go.Figure()
     for color, (name, values) in zip(cycle((ACCENT, SECOND, MUTED)), spectra.items(), strict=False):
-        there = _shown(np.flatnonzero(np.isfinite(values)))
+        there = np.flatnonzero(np.isfinite(values))
+        there = there[line_places(len(there))]
         figure.add_scatter(
             x=there + 1, y=values[there].astype(np.float32), name=name, mode="lines",
             line={"color": color, "width": 1.6},
@@ -105,15 +106,13 @@ def spectra_lines(
     return figure
 
 
-def _shown(places: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The first ones all, then fewer: more than a few hundred points of a line are not seen."""
-    count = len(places)
+def line_places(count: int) -> npt.NDArray[np.int64]:
+    """Which of so many values a line shows: the first all, then fewer, as more are not seen."""
     if count <= 2 * POINTS:
-        return places
-    evenly = np.linspace(0, count - 1, POINTS)
-    kept = np.unique(np.concatenate([np.arange(POINTS), evenly.round().astype(np.int64)]))
-    shown: npt.NDArray[np.int64] = places[kept]
-    return shown
+        return np.arange(count)
+    evenly = np.linspace(0, count - 1, POINTS).round().astype(np.int64)
+    places: npt.NDArray[np.int64] = np.unique(np.concatenate([np.arange(POINTS), evenly]))
+    return places
 
 
 def tail_fit(

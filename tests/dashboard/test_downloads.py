@@ -55,6 +55,9 @@ def test_a_map_that_lies_there_is_downloaded_as_it_is(folder):
         ({"run": "scan.zarr", "method": "magic"}, "no method 'magic'"),
         ({"run": "scan.zarr", "step": "9"}, "no snapshot at step 9"),
         ({"run": "scan.zarr", "value": "1"}, "cannot be reached"),
+        ({"run": "scan.zarr", "value": "abc"}, "from 0 to 1, not 'abc'"),
+        ({"run": "scan.zarr", "value": "2"}, "from 0 to 1, not '2'"),
+        ({"run": "scan.zarr", "step": "abc"}, "no step 'abc'"),
         ({"run": "broken.zarr"}, "broken.zarr cannot be read"),
         ({"map": "../maps/map.json"}, "no rank map called"),
         ({"run": "scan.zarr", "method": "uniform", "target": "threshold"}, "WeLore's"),
@@ -84,7 +87,7 @@ def test_names_are_quoted_for_the_shell(folder):
     class Odd:
         name = "a b;$(c)'.zarr"
 
-    words = shlex.split(_command(Odd, View(storage="pivoted", step=3), "uniform"))
+    words = shlex.split(_command(Odd, View(storage="pivoted"), "uniform", 3))
     assert words[2] == Odd.name
     with pytest.raises(InputError):
         made(Library(folder), {"run": Odd.name}, "json")

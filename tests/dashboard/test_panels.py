@@ -70,14 +70,14 @@ def test_a_panel_holds_what_was_recorded(folder):
         figure.data[0].z[:, finite], (weight / weight[:, :1])[:, finite], rtol=1e-6
     )
     assert (held.count, held.last, figure.data[0].y.tolist()) == (4, 7, [0, 3, 6, 7])
-    assert panels.kinds(run) == ["cosine", "gradient", "overlap", "weight", "update"]
+    assert panels.kinds(run) == ["cosine", "gradient", "overlap", "weight", "update", "lines"]
 
 
 @pytest.mark.parametrize("kind", ["cosine", "weight"])
 def test_only_new_rows_are_sent(growing, kind):
     name = panels.key(kind, MATRIX)
     growing.snapshots(5)
-    whole, held = panels.whole(growing.run, View(), name)
+    _, held = panels.whole(growing.run, View(), name)
     assert panels.up_to_date(growing.run, View(), name, held)
     growing.snapshots(2)
     assert not panels.up_to_date(growing.run, View(), name, held)
@@ -113,7 +113,7 @@ def test_a_run_that_was_taken_back_is_drawn_anew(growing):
 
 
 def test_long_runs_are_shown_in_blocks(growing, monkeypatch):
-    monkeypatch.setattr(panels, "MOST_ROWS", 6)
+    monkeypatch.setattr(panels, "most_rows", lambda run, view: 6)
     growing.snapshots(9)
     view, weights = View(), panels.key("weight", MATRIX)
     figure, held = panels.whole(growing.run, view, weights)
@@ -154,3 +154,26 @@ def test_blocks_are_no_more_than_there_is_room_for(count, most):
     size = block_size(count, most)
     assert -(-count // size) <= most
     assert size == 1 or -(-count // (size // 2)) > most
+
+
+def test_a_page_stays_within_its_cells(growing):
+    growing.snapshots(1)
+    for count in (1, 4, 8):
+        names = tuple(m.name for m in growing.run.matrices())[:count]
+        view = View(matrix=names)
+        side = panels.most_rows(growing.run, view)
+        cells = len(names) * (side**2 + 2 * side * panels.FIRST_VALUES)
+        assert 0.95 * panels.CELLS < cells <= panels.CELLS
+
+
+def test_the_lines_carry_every_step_for_the_scrubber(growing):
+    growing.snapshots(3)
+    name = panels.key("lines", MATRIX)
+    figure, held = panels.whole(growing.run, View(), name)
+    sent = np.frombuffer(base64.b64decode(figure.layout.meta["values"]), "<f4")
+    rows = sent.reshape(figure.layout.meta["shape"])
+    for step in range(3):
+        both = [growing.run.spectrum(kind, MATRIX, step) for kind in ("weight", "gradient")]
+        np.testing.assert_array_equal(rows[step], np.concatenate(both).astype(np.float32))
+    growing.snapshots(1)
+    assert panels.rows(growing.run, View(), name, held).values.shape == (1, 16)

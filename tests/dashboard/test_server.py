@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import pytest
@@ -44,10 +45,16 @@ def test_foreign_hosts_are_refused(local, host):
 
 
 def test_pages_of_other_sites_are_refused(local):
-    own, other = "http://localhost:8050", "http://evil.example"
-    assert local.get("/", headers={"Origin": own}).status_code == 200
-    assert local.get("/", headers={"Origin": other}).status_code == 400
-    assert local.get("/", headers={"Origin": "null"}).status_code == 400
+    host = {"Host": "localhost:8050"}
+    assert local.get("/", headers=host | {"Origin": "http://localhost:8050"}).status_code == 200
+    for origin in (
+        "http://evil.example",
+        "null",
+        "http://localhost:9",
+        "http://[::1",
+        "http://[x]",
+    ):
+        assert local.get("/", headers=host | {"Origin": origin}).status_code == 400
 
 
 def test_with_a_token_nothing_is_told_without_it(remote):
@@ -104,6 +111,11 @@ def test_the_command_serves_until_it_is_interrupted(folder):
     assert (process.returncode, out, errors) == (0, "stopped\n", "")
 
 
+class NoRedirect(urllib.request.HTTPErrorProcessor):
+    def http_response(self, request, response):
+        return response
+
+
 def test_other_addresses_have_a_token(folder):
     process, _, address = started(folder, "--host", "0.0.0.0")
     try:
@@ -112,9 +124,14 @@ def test_other_addresses_have_a_token(folder):
         port = base.rstrip("/").rpartition(":")[2]
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(f"http://127.0.0.1:{port}/")
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{port}/", headers={"Cookie": f"spectra_token={token}"}
+        # the address that is printed, as if this machine's name led here
+        named = {"Host": urllib.parse.urlsplit(address).netloc}
+        kept = urllib.request.build_opener(NoRedirect).open(
+            urllib.request.Request(f"http://127.0.0.1:{port}/?token={token}", headers=named)
         )
+        assert kept.status == 302
+        named["Cookie"] = kept.headers["Set-Cookie"].split(";")[0]
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/", headers=named)
         assert urllib.request.urlopen(request).status == 200
     finally:
         os.kill(process.pid, signal.SIGINT)

@@ -24,7 +24,7 @@ FREE = {
 @given(st.fixed_dictionaries(FREE | {name: st.sampled_from(of) for name, of in CHOICES.items()}))
 def test_a_view_is_the_same_after_a_way_through_the_address(values):
     view = View(**values)
-    assert View.from_address(*(view.address().split("?", 1) + [""])[:2]) == view
+    assert View.from_address(*[*view.address().split("?", 1), ""][:2]) == view
 
 
 @given(st.sampled_from(PAGES), TEXTS)
