@@ -12,14 +12,16 @@ DEMO := runs/demo
 DEMO_OPTIONS := --model llama_9m --vocab-size 4096 --precision float32 --steps 600 \
 	--record-every 25 --eval-every 100 --checkpoint-every 100
 
-.PHONY: help demo test test-slow lint types imports bench clean
+.PHONY: help demo test test-slow lint types imports bench screenshots soak clean
 
 help:
 	@echo "make demo       train a small LLaMA with the recorder on, write $(DEMO)/report.html"
 	@echo "make test       install what the tests need; tests, lint, types, import rules"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make bench      the benchmarks, as tables and JSON"
-	@echo "make clean      remove what make made: $(VENV), .cache, $(DEMO)"
+	@echo "make screenshots  every page of the dashboard, in both themes and widths, to artefacts/"
+	@echo "make soak       the dashboard for ten minutes with 50 stores and 8 clients"
+	@echo "make clean      remove what make made: $(VENV), .cache, $(DEMO), artefacts"
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -63,7 +65,14 @@ imports: $(VENV)/installed-test
 bench: $(VENV)/installed-peers
 	$(BIN)/python -m tests.benchmarks
 
+# of the demo's stores where it was run
+screenshots: $(VENV)/installed-test
+	$(BIN)/python -m tests.dashboard.screenshots $(wildcard $(DEMO))
+
+soak: $(VENV)/installed-test
+	$(BIN)/python -m tests.dashboard.soak
+
 clean:
-	rm -rf $(VENV) .cache $(DEMO) build *.egg-info .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf $(VENV) .cache $(DEMO) artefacts build *.egg-info .mypy_cache .ruff_cache .pytest_cache \
 		.import_linter_cache .hypothesis tests/benchmarks/results
 	-rmdir runs 2>/dev/null

@@ -1,13 +1,14 @@
 """What tests share: the shared material, a browser, a recorded store."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from playwright.sync_api import sync_playwright
 
 from spectra.recording.start import record
+from tests.chromium import found, launched
 from tests.small import random_batch, small_llama, train
 
 
@@ -33,13 +34,21 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def chromium() -> str:
     """Path of a Chromium."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = next(filter(None, map(shutil.which, names)), None)
-    if found is None:
+    path = found()
+    if path is None:
         if os.environ.get("SPECTRA_REQUIRE_BROWSER"):
             pytest.fail("no Chromium on the PATH")
         pytest.skip("no Chromium on the PATH")
-    return found
+    return path
+
+
+@pytest.fixture(scope="session")
+def browser(chromium):
+    """A headless browser, one for all tests."""
+    with sync_playwright() as playwright:
+        browser = launched(playwright)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from rich.table import Table
 
 BENCHMARKS = (
     "decomposition", "recording", "corpus", "measures", "power_law", "cosine", "scan", "allocation",
+    "dashboard",
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "results"
 

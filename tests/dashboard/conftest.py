@@ -3,7 +3,6 @@
 import shutil
 
 import pytest
-from playwright.sync_api import sync_playwright
 
 import spectra
 from spectra.allocation.path import write_path
@@ -29,15 +28,6 @@ def folder(tmp_path_factory, raw_store):
 def address(folder):
     with serving(folder) as found:
         yield found
-
-
-@pytest.fixture(scope="session")
-def browser(chromium):
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=chromium, args=arguments)
-        yield found
-        found.close()
 
 
 @pytest.fixture

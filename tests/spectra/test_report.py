@@ -6,7 +6,6 @@ import re
 
 import numpy as np
 import pytest
-from playwright.sync_api import sync_playwright
 
 import spectra
 from data.errors import InputError
@@ -129,15 +128,6 @@ def test_figures_show_what_they_are_given():
     figure = loss_curve(np.arange(3), np.ones(3), np.array([np.nan, 2, np.nan]))
     assert [trace.name for trace in figure.data] == ["training", "validation"]
     assert figure.data[1].y.tolist() == [2]
-
-
-@pytest.fixture(scope="module")
-def browser(chromium):
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
-        yield browser
-        browser.close()
 
 
 DRAWN = """kind => [...document.querySelectorAll(`.panels[data-kind=${kind}] .js-plotly-plot`)]
