@@ -11,6 +11,9 @@ from spectra.matrices import Matrix
 from spectra.store.layout import Contents, Layout
 from spectra.store.writer import StoreWriter
 
+SMALL = tuple(
+    Matrix(f"model.layers.0.x.{role}_proj", 0, role, 8, 8) for role in ("q", "k", "v", "o")
+)
 ROLES = {"q": 1, "k": 1, "v": 1, "o": 1, "gate": 2.6875, "up": 2.6875, "down": 2.6875}
 
 
@@ -52,14 +55,36 @@ def write_scan(path, layers=32, size=4096, seed=0):
     return path
 
 
-DATA = """id => {
-  const graph = document.getElementById(id)?.querySelector('.js-plotly-plot');
-  const plain = (v) => v && v.bdata ? null : v;
-  return graph?.data?.map(t => ({type: t.type, name: t.name, x: Array.from(plain(t.x) ?? []),
-    y: Array.from(plain(t.y) ?? []), text: t.text,
-    z: t.z && !t.z.bdata ? Array.from(t.z, row => Array.from(row)) : null})) ?? [];
-}"""
-"""What a figure was given, as plain numbers; typed arrays that Plotly was given are in `CALC`."""
+class Growing:
+    """A run of a small model with made-up spectra and sketches, snapshot by snapshot."""
+
+    def __init__(self, path, steps=None, sketch=16):
+        contents = Contents(spectra=("weight", "gradient"), sketch=sketch)
+        self.attrs = {"kind": "run", "schedule": {"every": 1, "early": False, "at": None,
+                                                  "steps": steps}}  # fmt: skip
+        self.layout = Layout(SMALL, None if steps is None else steps + 1, steps, contents)
+        self.path, self.sketch = path, sketch
+        self.writer = StoreWriter.create(path, self.layout, self.attrs)
+        self.rng = np.random.default_rng(0)
+
+    def snapshots(self, count):
+        """Add snapshots, each a step after the one before."""
+        for _ in range(count):
+            step = (self.writer.steps[-1] + 1) if self.writer.steps else 0
+            spectrum = -np.sort(-self.rng.random((len(SMALL), 8)), axis=1).astype(np.float32)
+            sketches = self.rng.normal(size=(len(SMALL), self.sketch)).astype(np.float32)
+            arrays = {"spectra/weight": spectrum, "spectra/gradient": spectrum}
+            self.writer.write_snapshot(step, arrays | {"sketches/gradient": sketches})
+
+    def take_back(self, step):
+        """As when the run is resumed after this step."""
+        self.writer.close()
+        self.writer = StoreWriter.resume(self.path, self.layout, self.attrs, step)
+
+    def close(self):
+        self.writer.close()
+
+
 CALC = """id => {
   const graph = document.getElementById(id)?.querySelector('.js-plotly-plot');
   return (graph?._fullData ?? []).map(t => ({type: t.type, name: t.name, visible: t.visible,

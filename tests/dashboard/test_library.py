@@ -18,10 +18,7 @@ from dashboard.access.memory import Memory
 from dashboard.access.run import MOST_MATRICES, Run
 from dashboard.access.summary import sparkline, summary, writer_alive
 from data.errors import InputError
-from spectra.store.layout import Contents, Layout
-from spectra.store.writer import StoreWriter
-from tests.dashboard.served import write_scan
-from tests.spectra.test_report import llama_matrices
+from tests.dashboard.served import Growing, write_scan
 
 
 @pytest.fixture
@@ -89,11 +86,9 @@ def test_a_broken_store_is_listed_with_the_reason_and_without_its_path(library):
 
 def unfinished(path, steps=10):
     """A store of a run that took its first snapshot only."""
-    layout = Layout(llama_matrices(1, 8), 3, steps, Contents(spectra=("weight",), sketch=0))
-    attrs = {"kind": "run", "schedule": {"every": 5, "early": False, "at": None, "steps": steps}}
-    writer = StoreWriter.create(path, layout, attrs)
-    writer.write_snapshot(0, {"spectra/weight": np.ones((7, 8), np.float32)})
-    return writer
+    made = Growing(path, steps)
+    made.snapshots(1)
+    return made
 
 
 def test_a_run_is_running_while_somebody_writes_and_stalled_after(tmp_path):
@@ -130,11 +125,10 @@ def test_snapshots_that_are_new_are_seen(tmp_path):
     writer = unfinished(tmp_path / "a.zarr")
     run = Library(tmp_path).run("a.zarr")
     assert run.steps().tolist() == [0]
-    writer.write_snapshot(5, {"spectra/weight": np.full((7, 8), 2, np.float32)})
-    assert run.steps().tolist() == [0, 5]
-    assert run.spectrum_rows("weight", run.matrices()[0].name, slice(1, 2), 4).tolist() == [
-        [2, 2, 2, 2]
-    ]
+    writer.snapshots(1)
+    assert run.steps().tolist() == [0, 1]
+    rows = run.spectrum_rows("weight", run.matrices()[0].name, slice(1, 2), 4)
+    np.testing.assert_array_equal(rows[0], spectra.open(run.path)["spectra"].weight[1, 0, :4])
     writer.close()
 
 
@@ -169,12 +163,13 @@ def rewrite(store, change):
 def test_measures_of_a_step_that_was_written_again_are_new(tmp_path):
     writer = unfinished(tmp_path / "a.zarr")
     run = Library(tmp_path).run("a.zarr")
-    before = float(run.measures(0).spectral_norm[0, 0])
+    before = run.measures(0)
+    writer.take_back(-1)
+    writer.snapshots(1)
     writer.close()
-    writer = StoreWriter.resume(tmp_path / "a.zarr", writer.layout, writer.attrs, -1)
-    writer.write_snapshot(0, {"spectra/weight": np.full((7, 8), 10, np.float32)})
-    writer.close()
-    assert float(run.measures(0).spectral_norm[0, 0]) == 10 * before
+    expected = spectra.metrics_table(spectra.open(run.path)).sel(step=0)
+    assert not np.allclose(before.stable_rank, expected.stable_rank)
+    np.testing.assert_allclose(run.measures(0).stable_rank, expected.stable_rank)
 
 
 @pytest.mark.parametrize(
@@ -197,8 +192,28 @@ def test_stores_of_another_kind_are_refused_everywhere(tmp_path, change, said):
 def test_steps_with_gaps_are_refused(tmp_path):
     unfinished(tmp_path / "a.zarr").close()
     array = zarr.open_array(tmp_path / "a.zarr" / "spectra" / "step", mode="r+")
-    array[:] = [0, -1, 5]
+    array[2] = 5
     with pytest.raises(InputError, match="gaps or is not ascending"):
+        Library(tmp_path).run("a.zarr").steps()
+
+
+def test_matrices_of_one_name_are_refused(tmp_path):
+    unfinished(tmp_path / "a.zarr").close()
+    names = zarr.open_array(tmp_path / "a.zarr" / "spectra" / "matrix", mode="r+")
+    names[1] = names[0]
+    with pytest.raises(InputError, match="two of one name"):
+        Library(tmp_path).run("a.zarr").matrices()
+
+
+def test_arrays_in_very_many_chunks_are_refused(tmp_path):
+    write_scan(tmp_path / "a.zarr", layers=1, size=8)
+
+    def cut(metadata):
+        array = metadata["consolidated_metadata"]["metadata"]["spectra/step"]
+        array["shape"] = [9_000_000]
+
+    rewrite(tmp_path / "a.zarr", cut)
+    with pytest.raises(InputError, match="is cut into 9000000 chunks"):
         Library(tmp_path).run("a.zarr").steps()
 
 

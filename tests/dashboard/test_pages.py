@@ -12,7 +12,7 @@ import pytest
 import spectra
 from dashboard.view import PAGES, View
 from spectra.figures.allocation import LRC_MARK
-from tests.dashboard.served import CALC, drawn, panel, serving, write_scan
+from tests.dashboard.served import CALC, SMALL, Growing, drawn, panel, serving, write_scan
 
 pytestmark = pytest.mark.browser
 RUN = "small/spectra.zarr"
@@ -406,6 +406,33 @@ def test_an_empty_folder_says_what_to_do(page, tmp_path):
         page.goto(address)
         page.get_by_text("No stores here yet").wait_for()
         assert "spectra pretrain --out runs/first" in page.get_by_role("alert").inner_text()
+
+
+def test_what_comes_and_goes_is_followed(page, tmp_path):
+    name = panel("weight", SMALL[0].name)
+    with serving(tmp_path) as address:
+        page.goto(address)
+        page.get_by_text("No stores here yet").wait_for()
+        growing = Growing(tmp_path / "a.zarr", steps=9)
+        page.get_by_role("link", name="a", exact=True).click()
+        page.get_by_text("No snapshot yet").wait_for()
+        growing.snapshots(3)
+        page.locator(".panel[data-kind=weight]").first.scroll_into_view_if_needed()
+        assert len(drawn(page, name)[0]["z"]) == 3
+        growing.snapshots(2)
+        held = "([id, n]) => document.getElementById(id).querySelector('.js-plotly-plot').data[0]"
+        page.wait_for_function(f"{held}.z.length === n", arg=[name, 5])
+        growing.take_back(1)
+        page.wait_for_function(f"{held}.z.length === n", arg=[name, 2])
+        growing.snapshots(3)
+        last = spectra.open(tmp_path / "a.zarr")["spectra"].weight[:, 0].to_numpy()
+        page.wait_for_function(f"{held}.z[3]?.[0].toFixed(5) === n",
+                               arg=[name, f"{last[3, 0]:.5f}"])  # fmt: skip
+        np.testing.assert_allclose(numbers(drawn(page, name)[0]["z"]), last, rtol=1e-6)
+        assert text(page, "scrub-says") == "4"
+        growing.close()
+        (tmp_path / "a.zarr").rename(tmp_path / ".gone")
+        page.get_by_role("alert").wait_for()
 
 
 def test_a_run_that_is_being_trained_grows_on_the_page(page, tmp_path):

@@ -13,44 +13,17 @@ from dashboard import panels
 from dashboard.access.library import Library
 from dashboard.view import View
 from spectra.figures.reduction import block_size, reduced
-from spectra.store.layout import Contents, Layout
-from spectra.store.writer import StoreWriter
-from tests.spectra.test_report import llama_matrices
+from tests.dashboard.served import Growing
 
 MATRIX = "model.layers.0.x.q_proj"
 
 
-class Growing:
-    """A run to which snapshots are added, and its panels."""
-
-    def __init__(self, folder, contents):
-        layout = Layout(llama_matrices(1, 8), None, None, contents)
-        self.contents = contents
-        self.writer = StoreWriter.create(folder / "a.zarr", layout, {"kind": "run"})
-        self.run = Library(folder).run("a.zarr")
-        self.rng = np.random.default_rng(0)
-
-    def snapshots(self, count):
-        for _ in range(count):
-            step = (self.writer.steps[-1] + 1) if self.writer.steps else 0
-            spectrum = -np.sort(-self.rng.random((7, 8)), axis=1)
-            sketches = self.rng.normal(size=(7, self.contents.sketch))
-            self.writer.write_snapshot(
-                step,
-                {
-                    "spectra/weight": spectrum.astype(np.float32),
-                    "spectra/gradient": spectrum.astype(np.float32),
-                    "sketches/gradient": sketches.astype(np.float32),
-                },
-            )
-
-
 @pytest.fixture
 def growing(tmp_path):
-    contents = Contents(spectra=("weight", "gradient"), sketch=16)
-    made = Growing(tmp_path, contents)
+    made = Growing(tmp_path / "a.zarr")
+    made.run = Library(tmp_path).run("a.zarr")
     yield made
-    made.writer.close()
+    made.close()
 
 
 def test_a_panel_holds_what_was_recorded(folder):
@@ -103,9 +76,7 @@ def test_a_run_that_was_taken_back_is_drawn_anew(growing):
     name = panels.key("weight", MATRIX)
     growing.snapshots(6)
     _, held = panels.whole(growing.run, View(), name)
-    growing.writer.close()
-    layout = growing.writer.layout
-    growing.writer = StoreWriter.resume(growing.run.path, layout, {"kind": "run"}, 2)
+    growing.take_back(2)
     assert growing.run.steps().tolist() == [0, 1, 2]
     assert panels.rows(growing.run, View(), name, held).first == 0
     growing.snapshots(1)

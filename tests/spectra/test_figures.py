@@ -3,12 +3,24 @@
 import numpy as np
 import pytest
 
-from spectra.figures.allocation import path_curves, rank_reduction
+from spectra.figures.allocation import (
+    memory_curve,
+    path_curves,
+    perplexity_points,
+    rank_map,
+    rank_reduction,
+)
 from spectra.figures.dynamics import overlap_heatmap
 from spectra.figures.emergence import correlation_forest, emergence_scatter
-from spectra.figures.measures import layer_role_heatmap, measure_lines
-from spectra.figures.spectra import normalised_spectra, tail_fit
-from spectra.figures.theme import ROLES, role_color
+from spectra.figures.measures import (
+    difference_heatmap,
+    layer_role_grid,
+    layer_role_heatmap,
+    measure_lines,
+)
+from spectra.figures.spectra import normalised_spectra, spectra_lines, tail_fit
+from spectra.figures.theme import ROLES, empty, role_color
+from spectra.figures.training import loss_curves
 
 
 def test_normalised_spectra_run_from_one_to_zero_in_a_panel_for_each_role():
@@ -132,3 +144,53 @@ def test_the_path_is_drawn_over_err():
     figure = path_curves(err, np.array([1, 0.8]), np.array([0, 0.1]), np.array([0, 0.4]))
     assert figure.data[0].name == "parameters stored"
     assert all(trace.x.tolist() == [0, 0.5] for trace in figure.data)
+
+
+def test_maps_of_layers_and_roles():
+    values = np.array([1.0, 3.0, 5.0, np.nan, 2.0])
+    layer_of, role_of = np.array([0, 0, 0, 1, 1]), np.array(["q", "x", "x", "q", "x"], object)
+    grid, layers, roles = layer_role_grid(values, layer_of, role_of)
+    assert (layers, roles) == ([0, 1], ["q", "x"])
+    np.testing.assert_array_equal(grid, [[1, 4], [np.nan, 2]])  # experts share a place: the median
+    shown = layer_role_heatmap(grid, layers, roles, title="t", numbers=True)
+    assert shown.data[0].texttemplate == "%{z:.3~g}"
+    difference = difference_heatmap(grid - 2, layers, roles, title="t")
+    assert (difference.data[0].zmin, difference.data[0].zmax) == (-2, 2)
+    nothing = difference_heatmap(np.zeros((2, 2)), layers, roles, title="t")
+    assert (nothing.data[0].zmin, nothing.data[0].zmax) == (-1, 1)
+
+
+def test_a_rank_map_says_its_ranks():
+    figure = rank_map(np.array([[0.25, 1.0]]), [["● 16", "64"]], [0], ["q", "v"], title="t")
+    assert [list(row) for row in figure.data[0].text] == [["● 16", "64"]]
+    assert (figure.data[0].zmin, figure.data[0].zmax) == (0, 1)
+
+
+def test_lines_show_leading_values_and_few_of_the_others():
+    values = np.arange(4096, 0, -1).astype(float)
+    figure = spectra_lines({"weight": values, "update": np.array([2.0, 1.0, np.nan])}, title="t")
+    weight, update = figure.data
+    assert list(weight.x[:120]) == list(range(1, 121))
+    assert (weight.x[-1], len(weight.x) <= 240, list(update.y)) == (4096, True, [2, 1])
+
+
+def test_measured_points_are_joined_by_how_they_were_made():
+    err, perplexity = np.array([0.4, 0.2, 0.3]), np.array([14.0, 11.0, 20.0])
+    figure = perplexity_points(err, perplexity, ["a", "a", "b"])
+    assert [(list(t.x), list(t.y)) for t in figure.data] == [
+        ([0.2, 0.4], [11, 14]),
+        ([0.3], [20]),
+    ]
+    memory = memory_curve(np.array([0.0, 0.5]), np.array([2e9, 1e9]), dense=2e9)
+    assert (list(memory.data[0].y), memory.layout.yaxis.title.text) == ([2, 1], "GB")
+
+
+def test_losses_of_runs_have_their_names():
+    steps = np.arange(3)
+    figure = loss_curves(dict.fromkeys("abc", (steps, steps * 1.0)))
+    assert [trace.name for trace in figure.data] == ["a", "b", "c"]
+    assert len({trace.line.color for trace in figure.data}) == 3
+
+
+def test_an_empty_figure_says_why():
+    assert "no loss was logged" in empty("no loss was logged").layout.annotations[0].text
