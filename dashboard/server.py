@@ -1,5 +1,6 @@
 """Serving the dashboard: on loopback, unless told otherwise and then with a token."""
 
+import logging
 import secrets
 import socket
 import threading
@@ -49,6 +50,7 @@ def listen(
     from dashboard.app import make_app
 
     listening = _socket(host, port)
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a page asks for many figures
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
     own = (socket.gethostname(), socket.getfqdn()) if host in EVERYWHERE else (host,)
     app = make_app(library, hosts=(*own, *allow), token=token)

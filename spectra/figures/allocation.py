@@ -141,9 +141,9 @@ def path_curves(
         )  # fmt: skip
     styled(figure, title="The path of compression", subtitle=subtitle, height=380)
     figure.update_layout(
-        legend={"orientation": "h", "y": 1.0, "x": 0, "xanchor": "left", "yanchor": "bottom"}
+        legend={"orientation": "h", "y": -0.2, "x": 0, "xanchor": "left", "yanchor": "top"}
     )
-    figure.update_layout(margin={"t": 74})
+    figure.update_layout(margin={"b": 96})
     figure.update_xaxes(title="effective rank reduction", range=[0, 1])
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
     return figure

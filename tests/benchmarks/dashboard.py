@@ -54,7 +54,7 @@ def run() -> list[dict[str, object]]:
         with serving(folder) as address:
             rows += [
                 {"what": f"table of {STORES} stores, {what}", "unit": "ms",
-                 "median": opened(page, address), "most": float("nan")}
+                 "median": opened(page, address)}
                 for what in ("first time", "again")
             ]  # fmt: skip
             for beside in ("", "uniform"):
@@ -63,8 +63,7 @@ def run() -> list[dict[str, object]]:
                 page.wait_for_timeout(3_000)
                 times = page.evaluate(SLIDE, MOVES)
                 what = "slider on a 7B scan, " + ("two methods" if beside else "one method")
-                rows.append({"what": what, "unit": "ms", "median": statistics.median(times),
-                             "most": max(times)})  # fmt: skip
+                rows.append({"what": what, "unit": "ms", "median": statistics.median(times)})
         rows += ticks(page, folder)
         browser.close()
     return rows
@@ -118,7 +117,7 @@ def ticks(page: Page, folder: Path) -> list[dict[str, object]]:
         page.wait_for_timeout(6_500)
         rows = [size for output, size in sent if '"rows"' in output and size]
     writer.close()
-    unit = {"unit": "bytes", "most": float("nan")}
+    unit = {"unit": "bytes"}
     return [
         {"what": "first view of a run of 200 snapshots", "median": float(first)} | unit,
         {"what": "tick with nothing new", "median": statistics.median(idle or [0])} | unit,

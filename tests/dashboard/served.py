@@ -27,6 +27,7 @@ def serving(folder):
     try:
         yield listening.address.rstrip("/")
     finally:
+        listening.server.task_dispatcher.shutdown(timeout=2)
         listening.server.close()
 
 

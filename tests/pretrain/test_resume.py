@@ -44,7 +44,10 @@ def long_run(inputs, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL],
+)
 def test_an_interrupted_run_resumes_bit_for_bit(inputs, long_run, tmp_path, number):
     out = tmp_path / "run"
     status, errors = interrupt(inputs, out, number, after=5)
