@@ -100,7 +100,7 @@ class Library:
             modified = found.path.stat().st_mtime_ns
         except OSError as error:
             raise InputError(f"the rank map {name!r} has gone") from error
-        return self.memory.get(("map", name, modified), found.read)
+        return self.memory.get(("map", name), modified, found.read)
 
     def _look(self) -> None:
         # one looks, the others go on with what was found before: a folder may be slow

@@ -153,8 +153,7 @@ class Run:
         """(matrix, kind) every measure at one snapshot."""
         # what was written for this step, which a run that was taken back writes again
         rows = [f"spectra/{kind}/c/{self.row(step)}" for kind in self.kinds()]
-        stamp = (("step", step, 0), *self.signature(*rows))
-        return self._kept("measures", stamp, lambda: self._measures(step))
+        return self._kept(("measures", step), self.signature(*rows), lambda: self._measures(step))
 
     def candidates(self, step: int | None = None) -> Candidates:
         """The matrices of a snapshot, for allocation."""
@@ -188,7 +187,7 @@ class Run:
             with self._reading():
                 return make()
 
-        return self._memory.get((self.name, what, stamp), read)
+        return self._memory.get((self.name, what), stamp, read)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:

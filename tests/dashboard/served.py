@@ -59,10 +59,11 @@ def write_scan(path, layers=32, size=4096, seed=0):
 class Growing:
     """A run of a small model with made-up spectra and sketches, snapshot by snapshot."""
 
-    def __init__(self, path, steps=None, sketch=16):
+    def __init__(self, path, steps=None, sketch=16, **attrs):
         contents = Contents(spectra=("weight", "gradient"), sketch=sketch)
         self.attrs = {"kind": "run", "schedule": {"every": 1, "early": False, "at": None,
                                                   "steps": steps}}  # fmt: skip
+        self.attrs |= attrs
         self.layout = Layout(SMALL, None if steps is None else steps + 1, steps, contents)
         self.path, self.sketch = path, sketch
         self.writer = StoreWriter.create(path, self.layout, self.attrs)

@@ -239,7 +239,9 @@ def test_what_many_ask_for_is_computed_once():
         return 7
 
     found = []
-    threads = [threading.Thread(target=lambda: found.append(memory.get("a", slow))) for _ in "abcd"]
+    threads = [
+        threading.Thread(target=lambda: found.append(memory.get("a", 1, slow))) for _ in "abcd"
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -250,10 +252,18 @@ def test_what_many_ask_for_is_computed_once():
 def test_memory_has_an_upper_bound_and_forgets_failures():
     memory = Memory(most=10_000)
     for number in range(100):
-        memory.get(number, lambda: np.zeros(100))
+        memory.get(number, 1, lambda: np.zeros(100))
     assert memory._kept.currsize <= 10_000
-    memory.get("large", lambda: np.zeros(10_000))
+    memory.get("large", 1, lambda: np.zeros(10_000))
     assert "large" not in memory._kept
     with pytest.raises(ZeroDivisionError):
-        memory.get("fails", lambda: 1 / 0)
-    assert memory.get("fails", lambda: 3) == 3
+        memory.get("fails", 1, lambda: 1 / 0)
+    assert memory.get("fails", 1, lambda: 3) == 3
+
+
+def test_of_a_key_the_latest_stamp_is_kept():
+    memory = Memory()
+    assert [memory.get("a", stamp, lambda s=stamp: s) for stamp in (1, 2, 2)] == [1, 2, 2]
+    assert (len(memory._kept), memory.get("a", 2, lambda: 7), memory.get("a", 1, lambda: 7)) == (
+        1, 2, 7,
+    )  # fmt: skip

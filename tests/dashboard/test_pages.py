@@ -268,8 +268,14 @@ def test_the_path_is_drawn_with_what_was_measured(page, tmp_path):
     write_scan(tmp_path / "a.zarr", layers=2, size=16)
     for err, perplexity in ((0.2, 11.0), (0.4, 14.5)):
         add_evaluation(tmp_path / "a.zarr", Evaluation(err, 0.9, perplexity, "welore", data="text"))
+    tuned = Growing(tmp_path / "tuned.zarr", rank_map={"model": {"name": "shaped-16"}})
+    tuned.writer.write_train_rows([{"train_step": n, "loss": 9.0 - n} for n in (1, 2)])
+    tuned.close()
+    Growing(tmp_path / "odd.zarr", rank_map={"model": {"name": ["shaped-16"]}}).close()
     with serving(tmp_path) as address:
         page.goto(f"{address}/path?run=a.zarr")
+        (losses,) = drawn(page, "path-finetuning")
+        assert (losses["name"], losses["y"]) == ("tuned", [8, 7])
         budget, _, lrc = drawn(page, "path-curves")
         path = spectra.allocate(tmp_path / "a.zarr", err=0.5)
         place = int(np.abs(numbers(budget["x"]) - path.err).argmin())
@@ -314,9 +320,11 @@ def test_choosing_another_run_shows_it(page, address):
     page.wait_for_function("document.querySelector('#a-command').textContent.includes('scan.zarr')")
     choose(page, "Method", "uniform")
     has(page, "method=uniform")
+    page.get_by_label("Live").uncheck(force=True)
     page.get_by_role("link", name="Path", exact=True).click()
     page.wait_for_url("**/path?run=scan.zarr")
     drawn(page, "path-curves")
+    assert not page.get_by_label("Live").is_checked()  # a pause lasts from page to page
 
 
 def test_the_theme_is_the_systems_until_it_is_chosen(browser, address):
