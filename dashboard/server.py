@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dashboard.access.library import Library
+from dashboard.allocator import few_arenas, give_back
 from dashboard.guard import is_loopback
 from data.errors import InputError
 
@@ -49,6 +50,7 @@ def listen(
 
     from dashboard.app import make_app
 
+    few_arenas()
     listening = _socket(host, port)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a page asks for many figures
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
@@ -74,12 +76,15 @@ def serve(listening: Listening, library: Library, said: Callable[[str], None]) -
     said(f"{count} {'store' if count == 1 else 'stores'} below {library.folder}")
     said(f"{listening.address}  (Ctrl-C stops)")
     warming = threading.Timer(WARM_AFTER, _warm)
-    warming.daemon = True
-    warming.start()
+    stop = threading.Event()
+    for thread in (warming, threading.Thread(target=give_back, args=(stop,))):
+        thread.daemon = True
+        thread.start()
     try:
         listening.server.run()
     finally:
         warming.cancel()
+        stop.set()
         listening.server.close()
     said("stopped")
 
