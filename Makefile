@@ -43,7 +43,9 @@ demo: $(VENV)/installed
 	$(BIN)/spectra pretrain $(DEMO_OPTIONS) --out $(DEMO) --resume
 	$(BIN)/spectra report $(DEMO)/spectra.zarr --out $(DEMO)/report.html
 	@echo
-	@echo "Open $(DEMO)/report.html in a browser. Then train on your own text:"
+	@echo "Open $(DEMO)/report.html in a browser, or look at it live:"
+	@echo "  $(BIN)/spectra dashboard runs"
+	@echo "Then train on your own text:"
 	@echo "  $(BIN)/spectra pretrain --data FILE --steps 300 --record-every 25 --out runs/mine"
 
 test: lint types imports
