@@ -5,7 +5,6 @@ import itertools
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -50,7 +49,7 @@ def main() -> None:
             print(f"{lines[0].strip()}; {CLIENTS} clients for {minutes:g} minutes")
             report(soak(address, names, server.pid, 60 * minutes))
         finally:
-            server.send_signal(signal.SIGINT)
+            server.terminate()
             server.wait(timeout=30)
 
 
