@@ -365,8 +365,10 @@ def test_no_page_is_wider_than_a_phone(browser, address, name):
     page.close()
 
 
-@pytest.mark.parametrize("name", [name for name in PAGES if name != "runs"])
-@pytest.mark.parametrize("run", ["broken.zarr", "nothing.zarr"])
+@pytest.mark.parametrize(
+    ("name", "run"),
+    [*((name, "broken.zarr") for name in PAGES if name != "runs"), ("dynamics", "nothing.zarr")],
+)
 def test_a_store_that_cannot_be_read_has_a_card(page, address, folder, name, run):
     page.goto(f"{address}/{name}?run={run}")
     card = page.get_by_role("alert").first

@@ -63,6 +63,7 @@ def test_the_default_is_the_papers_choice(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_a_large_run_still_gives_a_file_under_ten_megabytes(tmp_path, monkeypatch):
     """As many matrices as a 7B model has, 60 snapshots: thinned, and said so."""
     monkeypatch.setattr("spectra.report.payload.MEASURED", 5)
