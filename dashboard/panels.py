@@ -4,7 +4,6 @@ A panel is named by what it shows and its matrix, ``cosine|model.layers.0.self_a
 a run has more snapshots than a panel has room for, rows are blocks of snapshots.
 """
 
-import base64
 from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 from dashboard.access.run import Run
+from dashboard.tables import packed
 from dashboard.view import View
 from spectra.figures.dynamics import (
     FIRST_VALUES,
@@ -68,16 +68,11 @@ class Rows:
         return {
             "first": self.first,
             "shape": list(self.values.shape),
-            "values": packed(self.values),
+            "values": packed(self.values, "<f4"),
             "steps": self.steps,
             "pairs": self.pairs,
             "held": asdict(self.held),
         }
-
-
-def packed(values: npt.NDArray[Any]) -> str:
-    """Numbers as float32 bytes in base64."""
-    return base64.b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode()
 
 
 def key(kind: str, matrix: str) -> str:
@@ -197,7 +192,7 @@ def _lines(run: Run, matrix: str, found: Rows, title: str) -> go.Figure:
     drawn.layout.title.subtitle.text = f"step {found.steps[-1]:,}"
     drawn.layout.meta = {
         "shape": list(found.values.shape),
-        "values": packed(found.values),
+        "values": packed(found.values, "<f4"),
         "size": found.held.size,
     }
     return drawn

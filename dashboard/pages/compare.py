@@ -67,7 +67,7 @@ def layout(library: Library, view: View) -> html.Div:
                 parts.segments(
                     "kind",
                     "Spectra of",
-                    [k for k in first.kinds() if k in second.kinds()],
+                    _kinds(first, second),
                     view.kind,
                 ),
                 parts.select(

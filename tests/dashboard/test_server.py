@@ -72,9 +72,12 @@ def test_with_a_token_nothing_is_told_without_it(remote):
 
 
 def test_the_way_back_stays_on_this_server(remote):
-    answer = remote.get(f"//evil.example/?token={TOKEN}", headers={"Host": "lab.example"})
-    assert answer.headers.get("Location", "/").startswith("/")
-    assert not answer.headers.get("Location", "/").startswith("//")
+    answer = remote.get(
+        f"/?token={TOKEN}",
+        headers={"Host": "lab.example"},
+        environ_overrides={"PATH_INFO": "//evil.example/x"},
+    )
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/evil.example/x")
 
 
 def test_debugging_is_off(local):
