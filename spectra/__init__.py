@@ -7,12 +7,15 @@
 >>> run = spectra.open("runs/a.zarr")  # doctest: +SKIP
 >>> cosine = spectra.cosine_similarity(run)  # doctest: +SKIP
 
-Names are imported when they are first used, so that reading a store does not wait for torch.
+Names are imported when they are first used, so that reading a store does not wait for torch. From
+here on transformers' ``from_pretrained`` loads checkpoints that `spectra compress` wrote.
 """
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from spectra.registration import register_when_imported
 
 if TYPE_CHECKING:
     from data.errors import InputError as InputError
@@ -77,3 +80,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+register_when_imported()

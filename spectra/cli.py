@@ -16,8 +16,14 @@ from data.errors import InputError
 
 COMMANDS = {
     "allocate": ("spectra.commands.allocate", "a rank map: the rank of every matrix"),
+    "compress": (
+        "spectra.commands.compress",
+        "a smaller checkpoint, by a rank map or to a budget",
+    ),
     "dashboard": ("dashboard.command", "every store and map below a folder, live, in a browser"),
+    "evaluate": ("spectra.commands.evaluate", "perplexity, tasks, memory and speed of a model"),
     "export": ("spectra.commands.export", "a rank map in other tools' formats"),
+    "merge": ("spectra.commands.merge", "a compressed checkpoint as a dense one"),
     "metrics": (
         "spectra.commands.metrics",
         "ranks, heavy tails and bulk of every matrix and snapshot, as a table",

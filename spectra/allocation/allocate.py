@@ -19,6 +19,8 @@ from spectra.allocation.welore import Thresholds
 from spectra.store.reader import open_store
 
 METHODS = ("welore", "welore-grid", "uniform", "owl", "alpha", "d-rank", "budget")
+LOSS = "loss"
+"""Of candidates whose spectra are weighted by what they do to the loss (`spectra.compression`)."""
 
 
 def allocate(
@@ -102,7 +104,7 @@ class Maker:
         align: int = 1,
         outliers: Mapping[int, float] | None = None,
     ) -> None:
-        if method not in METHODS:
+        if method not in (*METHODS, LOSS):
             raise InputError(f"no method {method!r}; there are: {', '.join(METHODS)}")
         self.candidates = candidates
         self.method = method
@@ -115,8 +117,8 @@ class Maker:
             self.options["normalisation"] = normalisation
             grid = method == "welore-grid"
             self._thresholds = Thresholds(candidates, normalisation=normalisation, grid=grid)
-        elif method == "budget":
-            self._menus = Menus(candidates, storage=storage, align=align)
+        elif self.searched:
+            self._menus = Menus(candidates, storage=storage, align=align, squared=method == LOSS)
         else:
             self._families = _families(candidates, method, storage, outliers)
             if outliers is not None:
@@ -127,12 +129,17 @@ class Maker:
         """Whether the method has a threshold."""
         return self.method.startswith("welore")
 
+    @property
+    def searched(self) -> bool:
+        """Whether ranks are those of the least error under a budget."""
+        return self.method in ("budget", LOSS)
+
     def ranks(self, target: str, value: float) -> tuple[Ranks, float | None]:
         """Ranks that meet a target, and the threshold behind them."""
         if self.thresholded:
             cut = self._cut(target, value)
             return self._aligned(self._thresholds.ranks(cut)), cut
-        if self.method == "budget":
+        if self.searched:
             return self._least_error(target, value), None
         return self._of_family(target, value), None
 

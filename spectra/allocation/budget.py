@@ -81,12 +81,27 @@ class Walk:
 
 
 class Menus:
-    """The menus of all matrices, and the walk down their hulls."""
+    """The menus of all matrices, and the walk down their hulls.
 
-    def __init__(self, candidates: Candidates, *, storage: str = "factors", align: int = 1) -> None:
+    Errors are relative ones; `squared`, they are squared and in proportion to each other, which
+    suits spectra that were weighted to one unit.
+    """
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        *,
+        storage: str = "factors",
+        align: int = 1,
+        squared: bool = False,
+    ) -> None:
+        errors = [c.squared_errors if squared else c.relative_errors for c in candidates.each]
+        if squared:  # tolerances are absolute
+            total = sum(float(e[0]) for e in errors) or 1.0
+            errors = [e * (len(errors) / total) for e in errors]
         self.each = [
-            _menu(c.matrix.rows, c.matrix.cols, c.relative_errors, storage, align)
-            for c in candidates.each
+            _menu(c.matrix.rows, c.matrix.cols, e, storage, align)
+            for c, e in zip(candidates.each, errors, strict=True)
         ]
         self._names = candidates.names
         self._full = int(candidates.full_ranks.sum())

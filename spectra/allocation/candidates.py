@@ -39,6 +39,12 @@ class Candidate:
         found: Doubles = np.sqrt(tails / tails[0]) if tails[0] > 0 else np.zeros_like(tails)
         return found
 
+    @cached_property
+    def squared_errors(self) -> Doubles:
+        """What truncation loses, squared and not normalised: (full_rank + 1,)."""
+        energies = np.square(self.values)
+        return np.concatenate([np.cumsum(energies[::-1])[::-1], [0.0]])
+
 
 @dataclass(frozen=True)
 class Candidates:

@@ -11,6 +11,7 @@ import torch
 
 from data.errors import InputError
 from spectra.checkpoint.address import Address, addresses, open_folder
+from spectra.checkpoint.compressed import MergedTensors, is_compressed
 from spectra.checkpoint.gguf_file import GgufFile
 from spectra.checkpoint.module import ModuleTensors
 from spectra.checkpoint.parts import UNKNOWN_SHAPE, Part, find_parts, scaled
@@ -122,8 +123,9 @@ def open_checkpoint(checkpoint: "str | Address | torch.nn.Module | Checkpoint") 
     Parameters
     ----------
     checkpoint
-        A Hugging Face folder, a ``.safetensors``, ``.bin`` or ``.gguf`` file, a URL that fsspec
-        reads, a hub name with ``@revision`` or without, or a model in memory.
+        A Hugging Face folder, one that `spectra compress` wrote included, whose matrices are read
+        as products; a ``.safetensors``, ``.bin`` or ``.gguf`` file; a URL that fsspec reads; a hub
+        name with ``@revision`` or without; or a model in memory.
 
     Raises
     ------
@@ -158,7 +160,8 @@ def open_checkpoint(checkpoint: "str | Address | torch.nn.Module | Checkpoint") 
     for file in source.files.values():
         if isinstance(file, GgufFile):
             config = {**file.config, "gguf_formats": file.formats}
-    matrices, skipped = find_parts(source.tensors, config)
+    tensors: Tensors = MergedTensors(source, config) if is_compressed(config) else source
+    matrices, skipped = find_parts(tensors.tensors, config)
     if not matrices:
         raise InputError(_nothing(str(address), skipped))
     return Checkpoint(
@@ -168,7 +171,7 @@ def open_checkpoint(checkpoint: "str | Address | torch.nn.Module | Checkpoint") 
         matrices,
         tuple(skipped),
         source.problems,
-        source,
+        tensors,
         source.complete and not any(s.reason.startswith(UNKNOWN_SHAPE) for s in skipped),
         {name: folder.fingerprint(name) for name in source.whole_files},
     )

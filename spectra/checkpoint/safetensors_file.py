@@ -7,7 +7,7 @@ import torch
 
 from data.errors import InputError
 from spectra.checkpoint.folder import RangedFile
-from spectra.checkpoint.tensors import FLOATS, StoredTensor, require_readable
+from spectra.checkpoint.tensors import FLOATS, INTEGERS, StoredTensor, require_readable
 
 LARGEST_HEADER = 100_000_000
 """Bytes, as the format's own library has it."""
@@ -28,7 +28,8 @@ class SafetensorsFile:
         """See `TensorFile`."""
         tensor = self.tensors[name]
         require_readable(tensor, first)
-        dtype = FLOATS[tensor.format]
+        dtype = tensor.dtype
+        assert dtype is not None
         start, end = self._ranges[name]
         shape = tensor.shape
         if first is not None:
@@ -65,7 +66,7 @@ class SafetensorsFile:
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{file.name}: the header's entry of {name} is malformed") from error
         problem = None
-        dtype = FLOATS.get(stored)
+        dtype = FLOATS.get(stored) or INTEGERS.get(stored)
         if dtype is not None and end - start != torch.Size(shape).numel() * dtype.itemsize:
             problem = f"{file.name}: {name} has {end - start} bytes, not what {shape} takes"
         elif end > file.size:

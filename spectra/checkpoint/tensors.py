@@ -17,7 +17,16 @@ FLOATS = {
     "F8_E8M0": torch.float8_e8m0fnu,
 }
 """Stored formats that hold one number an entry."""
-NAMES = {dtype: name for name, dtype in FLOATS.items()}
+INTEGERS = {
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""Formats that are read as they are: what they stand for, only their owner knows."""
+NAMES = {dtype: name for name, dtype in (FLOATS | INTEGERS).items()}
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
@@ -37,6 +46,11 @@ class StoredTensor:
     def readable_as(self) -> torch.dtype | None:
         """The floating dtype that it is read in; None where an entry is not a number by itself."""
         return FLOATS.get(self.format)
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """What it is read as; None for formats that are not read here."""
+        return FLOATS.get(self.format) or INTEGERS.get(self.format)
 
 
 class TensorFile(Protocol):
@@ -68,9 +82,9 @@ def require_readable(tensor: StoredTensor, first: int | None = None) -> None:
     """
     if tensor.problem:
         raise InputError(tensor.problem)
-    if tensor.readable_as is None:
+    if tensor.dtype is None:
         raise InputError(
-            f"{tensor.file}: {tensor.name} is stored as {tensor.format}, not as floats"
+            f"{tensor.file}: {tensor.name} is stored as {tensor.format}, which is not read here"
         )
     if first is not None and not 0 <= first < tensor.shape[0]:
         raise InputError(f"{tensor.file}: {tensor.name} has no entry {first}")

@@ -6,7 +6,6 @@ become the snapshots of one store. Run again, the same command goes on where it 
 """
 
 import json
-import resource
 import sys
 import time
 from collections import Counter
@@ -16,13 +15,10 @@ from typing import Any
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spectra.commands.options import parse
+from spectra.commands.progress import Shown, peak_memory_bytes
 from spectra.scanning.scan import Summary, run_scan
-
-QUIET_SECONDS = 30.0
-"""Between lines of progress where there is no terminal."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, arguments, command="scan", description=__doc__)
     console = Console(stderr=True)
     started = time.perf_counter()
-    with Shown(console) as shown:
+    with Shown(console, "matrices") as shown:
         summary = run_scan(
             options.checkpoint,
             options.out,
@@ -73,52 +69,6 @@ def main(arguments: Sequence[str]) -> int:
     else:
         _print(summary, options, seconds)
     return 1 if summary.not_finite or summary.problems else 0
-
-
-class Shown:
-    """Progress on a terminal as a bar, elsewhere as a line now and then."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task: Any = None
-        self._started = self._said = time.monotonic()
-
-    def __enter__(self) -> "Shown":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def update(self, name: str, done: int, count: int) -> None:
-        """Show that so many matrices of a checkpoint are done."""
-        if self._console.is_terminal:
-            if self._task is None:
-                self._task = self._bar.add_task(name)
-            self._bar.update(self._task, description=name, completed=done, total=count)
-        elif time.monotonic() - self._said > QUIET_SECONDS or done == count:
-            self._said = time.monotonic()
-            minutes, seconds = divmod(int(self._said - self._started), 60)
-            line = f"{name}: {done} of {count} matrices, {minutes}:{seconds:02d}"
-            print(f"{line}, peak {peak_memory_bytes() / 1e9:.2f} GB", file=sys.stderr, flush=True)
-
-
-def peak_memory_bytes(*, children: bool = False) -> int:
-    """The most memory that this process had resident, or the largest that it started."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if children:
-        peak = max(peak, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-    return int(peak) * unit
 
 
 def _report(summary: Summary, options: Options, seconds: float) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from spectra.checkpoint.checkpoint import open_checkpoint
-from spectra.commands.scan import peak_memory_bytes
+from spectra.commands.progress import peak_memory_bytes
 from spectra.linalg import singular_values
 from spectra.scanning.scan import run_scan
 from tests.benchmarks.timing import seconds_once

@@ -1,0 +1,195 @@
+"""The six downstream tasks: their files, splits, prompts, and how an answer is read.
+
+CommonsenseQA, SVAMP, BoolQ, CoinFlip, BIG-bench date understanding and StrategyQA, in the files in
+which their authors publish them. An answer that cannot be read is wrong, and counted.
+"""
+
+import json
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from data.errors import InputError
+
+Kind = Literal["letter", "number", "yes/no", "true/false"]
+Split = Literal["train", "test"]
+LETTERS = "ABCDEFGHIJ"
+CHOICE_SEED = 0
+"""Of the order in which choices are listed where a file has none."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question with its answer."""
+
+    prompt: str
+    answer: str
+    """As `read_answer` gives it."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the six."""
+
+    name: str
+    kind: Kind
+    files: tuple[tuple[Split | None, str], ...]
+    """Split and file; a file without a split is cut by `share`."""
+    share: float
+    """Of the examples that are for training, from the first on."""
+    examples: Callable[[Any], Iterator[Example]]
+    """From one entry of the file."""
+
+
+def _commonsense(entry: Any) -> Iterator[Example]:
+    question = entry["question"]
+    choices = " ".join(f"({c['label']}) {c['text']}" for c in question["choices"])
+    last = question["choices"][-1]["label"]
+    prompt = (
+        f"Q: {question['stem']} Answer Choices: {choices}\nA: Among A through {last}, the answer is"
+    )
+    yield Example(prompt, entry["answerKey"])
+
+
+def _svamp(entry: Any) -> Iterator[Example]:
+    body = entry["Body"].strip()
+    body = body if body.endswith((".", "?", "!")) else f"{body}."
+    prompt = f"Q: {body} {entry['Question']}\nA: The answer (arabic numerals) is"
+    yield Example(prompt, _number(float(entry["Answer"])))
+
+
+def _boolq(entry: Any) -> Iterator[Example]:
+    prompt = f"{entry['passage']}\nQ: {entry['question']}?\nA: The answer (True or False) is"
+    yield Example(prompt, "true" if entry["answer"] else "false")
+
+
+def _coin_flip(entry: Any) -> Iterator[Example]:
+    prompt = f"Q: {entry['question']}\nA: The answer (Yes or No) is"
+    yield Example(prompt, entry["answer"].strip().lower())
+
+
+def _strategy(entry: Any) -> Iterator[Example]:
+    best = max(entry["target_scores"], key=entry["target_scores"].get)
+    prompt = f"Q: {entry['input']}\nA: The answer (Yes or No) is"
+    yield Example(prompt, best.strip().lower())
+
+
+def _date(entry: Any) -> Iterator[Example]:
+    choices = list(entry["target_scores"])
+    best = max(choices, key=entry["target_scores"].get)
+    # the file lists the right one first
+    random.Random(f"{CHOICE_SEED} {entry['input']}").shuffle(choices)
+    listed = " ".join(f"({LETTERS[i]}) {choice}" for i, choice in enumerate(choices))
+    last = LETTERS[len(choices) - 1]
+    prompt = (
+        f"Q: {entry['input']} Answer Choices: {listed}\nA: Among A through {last}, the answer is"
+    )
+    yield Example(prompt, LETTERS[choices.index(best)])
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            "commonsenseqa",
+            "letter",
+            (
+                ("train", "CommonsenseQA/train_rand_split.jsonl"),
+                ("test", "CommonsenseQA/dev_rand_split.jsonl"),
+            ),
+            0.0,
+            _commonsense,
+        ),
+        Task("svamp", "number", ((None, "SVAMP/SVAMP.json"),), 0.7, _svamp),
+        Task(
+            "boolq",
+            "true/false",
+            (("train", "boolq/boolq_train.jsonl"), ("test", "boolq/boolq_dev.jsonl")),
+            0.0,
+            _boolq,
+        ),
+        Task("coinflip", "yes/no", ((None, "coin_flip/coin_flip.json"),), 0.7, _coin_flip),
+        Task("date", "letter", ((None, "Bigbench_Date/task.json"),), 0.8, _date),
+        Task("strategyqa", "yes/no", ((None, "StrategyQA/task.json"),), 0.7, _strategy),
+    )
+}
+
+
+def load_task(name: str, folder: str | Path, split: Split = "test") -> list[Example]:
+    """A task's examples, in the order of its file.
+
+    Parameters
+    ----------
+    name
+        One of `TASKS`.
+    folder
+        Where the tasks' folders lie, e.g. ``CommonsenseQA/dev_rand_split.jsonl`` below it.
+    split
+        The official ones of CommonsenseQA and BoolQ, whose labelled test is the development set;
+        elsewhere the first part of the file and the rest.
+
+    Raises
+    ------
+    InputError
+        When there is no such task, or its file is missing or damaged.
+    """
+    if name not in TASKS:
+        raise InputError(f"no task {name!r}; there are: {', '.join(TASKS)}")
+    task = TASKS[name]
+    path = next(Path(folder) / file for of, file in task.files if of in (None, split))
+    entries = _entries(path)
+    try:
+        found = [example for entry in entries for example in task.examples(entry)]
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise InputError(f"{path} does not hold the entries of {name}: {error!r}") from error
+    if task.files[0][0] is not None:
+        return found
+    cut = int(task.share * len(found))
+    return found[:cut] if split == "train" else found[cut:]
+
+
+def read_answer(kind: Kind, text: str) -> str | None:
+    """The answer in what a model wrote; None where there is none.
+
+    The first of what the task's answers are: a capital letter by itself, a number, yes or no, true
+    or false (of which yes and no are taken for the same).
+    """
+    if kind == "number":
+        found = re.search(r"-?\d[\d,]*(?:\.\d+)?", text)
+        return None if found is None else _number(float(found[0].replace(",", "")))
+    if kind == "letter":
+        found = re.search(rf"(?<![A-Za-z])\(?([{LETTERS}])(?![A-Za-z])", text)
+        return None if found is None else found[1]
+    words = {"yes": "yes", "no": "no", "true": "yes", "false": "no"}
+    found = re.search(r"\b(yes|no|true|false)\b", text, re.IGNORECASE)
+    if found is None:
+        return None
+    said = words[found[1].lower()]
+    return said if kind == "yes/no" else {"yes": "true", "no": "false"}[said]
+
+
+def _entries(path: Path) -> Sequence[Any]:
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path}: {error.strerror or error}; name the folder that holds the tasks "
+            "by --task-data"
+        ) from error
+    try:
+        if path.suffix == ".jsonl":
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        content = json.loads(text)
+        entries = content["examples"] if isinstance(content, dict) else content
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    if not isinstance(entries, list):
+        raise InputError(f"{path} holds no list of examples")
+    return entries
+
+
+def _number(value: float) -> str:
+    return f"{value:g}" if value != int(value) or abs(value) > 1e15 else str(int(value))

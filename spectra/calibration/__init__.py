@@ -1,0 +1,1 @@
+"""What a model does on text: its blocks run one after the other, and statistics on the way."""

@@ -1,0 +1,184 @@
+"""A causal language model whose blocks are in memory one at a time.
+
+Everything outside the blocks (embedding, last norm, head) stays in memory. A block's weights are
+read when it is run and given back after, so that a model of any size runs in the memory of one
+block; all windows pass one block before the next is read. Where a checkpoint's tensors are not
+named like the model's parameters (GGUF, families that transformers stores otherwise), the model is
+loaded whole, and the same passes run on it.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from data.errors import InputError
+from spectra.calibration.loading import Loaded, load_skeleton, load_whole
+from spectra.checkpoint.checkpoint import Checkpoint
+
+
+@dataclass(eq=False)
+class Passage:
+    """A batch of windows on its way through the blocks."""
+
+    tokens: torch.Tensor
+    """(windows, length)."""
+    hidden: torch.Tensor
+    """(windows, length, features): what the next block is given."""
+    calls: list[dict[str, Any]]
+    """What each block is given beside it: positions, masks."""
+
+
+class _Reached(Exception):  # noqa: N818
+    """The last block was reached."""
+
+
+class Blocks:
+    """The blocks of a model, by their position.
+
+    Parameters
+    ----------
+    loaded
+        The model, with weights in its blocks or without.
+    device
+        Where blocks run.
+    """
+
+    def __init__(self, loaded: Loaded, device: str | torch.device = "cpu") -> None:
+        self.model = loaded.model.eval().requires_grad_(False)
+        self.device = torch.device(device)
+        self._loaded = loaded
+        path, self._blocks = _blocks_of(self.model)
+        self.names = [f"{path}.{i}" for i in range(len(self._blocks))]
+        for name, parameter in self.model.named_parameters():
+            if not name.startswith(f"{path}.") and parameter.is_meta:
+                raise InputError(f"{name} is not in the checkpoint")
+        if not loaded.streams:
+            self.model.to(self.device)
+        else:
+            for module in self._outside():
+                module.to(self.device)
+        self._tuples = [False] * len(self._blocks)
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    @contextlib.contextmanager
+    def block(self, i: int) -> Iterator[torch.nn.Module]:
+        """A block with its weights, in float32, on the device; given back after."""
+        block = self._blocks[i]
+        if not self._loaded.streams:
+            yield block
+            return
+        self._loaded.fill(block, self.names[i], self.device)
+        try:
+            yield block
+        finally:
+            block.to("meta")
+
+    @torch.no_grad()
+    def start(self, windows: torch.Tensor, batch_size: int = 4) -> list[Passage]:
+        """Embed windows of tokens, (windows, length), and learn what every block is called with."""
+        return [self._embedded(batch) for batch in torch.split(windows, batch_size)]
+
+    def run(self, i: int, block: torch.nn.Module, passage: Passage) -> torch.Tensor:
+        """What a block makes of a passage's hidden states: (windows, length, features)."""
+        return self.call(i, block, passage.hidden, passage)
+
+    def call(
+        self, i: int, block: torch.nn.Module, hidden: torch.Tensor, passage: Passage
+    ) -> torch.Tensor:
+        """The same of other hidden states."""
+        out: torch.Tensor | tuple[torch.Tensor, ...] = block(hidden, **passage.calls[i])
+        self._tuples[i] = isinstance(out, tuple)
+        return out[0] if isinstance(out, tuple) else out
+
+    def logits(self, hidden: torch.Tensor, passage: Passage) -> torch.Tensor:
+        """What the model makes of the last block's output: (windows, length, vocabulary)."""
+        last = len(self._blocks) - 1
+
+        def passed(i: int) -> Any:
+            def forward(given: torch.Tensor, *_: Any, **__: Any) -> Any:
+                out = hidden if i == last else given
+                return (out,) if self._tuples[i] else out
+
+            return forward
+
+        with self._replaced([passed(i) for i in range(len(self._blocks))]):
+            logits: torch.Tensor = self.model(
+                input_ids=passage.tokens.to(self.device), use_cache=False
+            ).logits
+        return logits
+
+    def _embedded(self, tokens: torch.Tensor) -> Passage:
+        calls: list[dict[str, Any]] = [{} for _ in self._blocks]
+        found: list[torch.Tensor] = []
+        last = len(self._blocks) - 1
+
+        def caught(i: int) -> Any:
+            def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+                if args:
+                    raise InputError(
+                        f"{type(self._blocks[i]).__name__} is called by position, which is not "
+                        "supported for calibration"
+                    )
+                calls[i] = {k: v for k, v in kwargs.items() if "past_key_value" not in k}
+                found.append(hidden_states)
+                if i == last:
+                    raise _Reached
+                return hidden_states
+
+            return forward
+
+        with (
+            self._replaced([caught(i) for i in range(len(self._blocks))]),
+            contextlib.suppress(_Reached),
+        ):
+            self.model(input_ids=tokens.to(self.device), use_cache=False)
+        return Passage(tokens, found[0], calls)
+
+    @contextlib.contextmanager
+    def _replaced(self, forwards: Sequence[Any]) -> Iterator[None]:
+        """Blocks that do something else for a while."""
+        for block, forward in zip(self._blocks, forwards, strict=True):
+            block.forward = forward
+        try:
+            yield
+        finally:
+            for block in self._blocks:
+                del block.forward
+
+    def _outside(self) -> Iterator[torch.nn.Module]:
+        inside = {id(module) for block in self._blocks for module in block.modules()}
+        for module in self.model.modules():
+            if id(module) not in inside and not any(True for _ in module.children()):
+                yield module
+
+
+def open_blocks(checkpoint: Checkpoint, address: str, device: str = "cpu") -> Blocks:
+    """The blocks of a checkpoint: read one at a time where its tensors are named like the model's.
+
+    Raises
+    ------
+    InputError
+        When transformers cannot make its model.
+    """
+    skeleton = load_skeleton(checkpoint, address)
+    return Blocks(skeleton if skeleton is not None else load_whole(address), device)
+
+
+def _blocks_of(model: torch.nn.Module) -> tuple[str, Sequence[torch.nn.Module]]:
+    """The list of blocks: the longest list of modules that are alike."""
+    lists = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module)
+    ]
+    if not lists:
+        raise InputError(f"{type(model).__name__} has no list of blocks to calibrate on")
+    depth = min(name.count(".") for name, _ in lists)
+    outermost = [pair for pair in lists if pair[0].count(".") == depth]
+    name, blocks = max(outermost, key=lambda pair: len(pair[1]))
+    return name, list(blocks)

@@ -1,0 +1,131 @@
+r"""Second moments of what goes into linear layers, and of the loss's gradient at what comes out.
+
+With inputs x and output gradients g over all tokens, :math:`C = E[xx^T]` weighs the columns of a
+weight and :math:`G = E[gg^T]` its rows: :math:`\|G^{1/2}(W - W')C^{1/2}\|_F^2` is the second-order
+loss of replacing W by W', where inputs and gradients are taken to be independent (Martens and
+Grosse 2015, "Optimizing Neural Networks with Kronecker-factored Approximate Curvature"). Layers
+that read the same input (q, k and v; gate and up) share one C.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass(eq=False)
+class Moments:
+    """Sums over the tokens that a group of layers with the same input has seen."""
+
+    second: torch.Tensor
+    """(features, features), float64: the sum of x xᵀ."""
+    absolute: torch.Tensor
+    """(features,), float64: the sum of |x|."""
+    count: int = 0
+    """Tokens."""
+
+    @classmethod
+    def empty(cls, features: int) -> "Moments":
+        """Of no token."""
+        double = torch.float64
+        return cls(
+            torch.zeros(features, features, dtype=double), torch.zeros(features, dtype=double)
+        )
+
+    def add(self, x: torch.Tensor) -> None:
+        """Add tokens, (..., features); products in float32, a batch at a time, sums in float64."""
+        rows = x.detach().reshape(-1, x.shape[-1]).float()
+        self.second += (rows.mT @ rows).double().cpu()
+        self.absolute += rows.abs().sum(dim=0).double().cpu()
+        self.count += len(rows)
+
+    @property
+    def covariance(self) -> torch.Tensor:
+        """(features, features): the mean of x xᵀ."""
+        return self.second / max(self.count, 1)
+
+    @property
+    def magnitude(self) -> torch.Tensor:
+        """(features,): the mean of |x|."""
+        return self.absolute / max(self.count, 1)
+
+
+@dataclass(eq=False)
+class BlockStatistics:
+    """What was seen in one block, by the name of a layer within it."""
+
+    groups: dict[str, int] = field(default_factory=dict)
+    """Layers with the same number read the same input."""
+    inputs: dict[int, Moments] = field(default_factory=dict)
+    """By group."""
+    gradients: dict[str, Moments] = field(default_factory=dict)
+    """By layer, of the loss with respect to its output; empty where none was asked for."""
+
+    def of(self, name: str) -> Moments:
+        """The moments of a layer's input."""
+        return self.inputs[self.groups[name]]
+
+
+def linear_layers(block: torch.nn.Module) -> dict[str, torch.nn.Linear]:
+    """The linear layers in a block, by name."""
+    return {
+        name: module
+        for name, module in block.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+
+
+@contextlib.contextmanager
+def watching_inputs(
+    layers: Mapping[str, torch.nn.Module], statistics: BlockStatistics
+) -> Iterator[None]:
+    """Add what goes into layers while they run."""
+    last: dict[str, torch.Tensor] = {}
+
+    def watcher(name: str):  # type: ignore[no-untyped-def]
+        def watch(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            (x,) = inputs
+            shared = next((other for other, seen in last.items() if seen is x), None)
+            last[name] = x
+            if name not in statistics.groups:
+                new = len(statistics.inputs)
+                statistics.groups[name] = statistics.groups[shared] if shared else new
+                if not shared:
+                    statistics.inputs[new] = Moments.empty(x.shape[-1])
+            if shared is None:
+                statistics.of(name).add(x)
+
+        return watch
+
+    handles = [layer.register_forward_pre_hook(watcher(name)) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def watching_gradients(
+    layers: Mapping[str, torch.nn.Module], statistics: BlockStatistics
+) -> Iterator[None]:
+    """Add the gradients at what comes out of layers, as the backward pass reaches them."""
+
+    def watcher(name: str):  # type: ignore[no-untyped-def]
+        def add(gradient: torch.Tensor) -> None:
+            if name not in statistics.gradients:
+                statistics.gradients[name] = Moments.empty(gradient.shape[-1])
+            statistics.gradients[name].add(gradient)
+
+        def watch(_: torch.nn.Module, __: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
+            out.register_hook(add)  # type: ignore[no-untyped-call]
+
+        return watch
+
+    handles = [layer.register_forward_hook(watcher(name)) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,106 @@
+"""Windows of tokens to calibrate on: of a corpus, or of text that the model itself writes."""
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from data.calibration import calibration_windows
+from data.errors import InputError
+from data.sources import open_source
+from data.tokenizer import load_tokenizer, tokenizer_sha256
+from spectra.calibration.loading import load_whole, model_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+WRITTEN_TOGETHER = 16
+"""Windows that a model writes at a time."""
+
+
+def corpus_windows(
+    data: str, tokenizer: "PreTrainedTokenizerFast", *, windows: int, length: int
+) -> torch.Tensor:
+    """The first windows of a corpus: (windows, length).
+
+    Raises
+    ------
+    InputError
+        When the corpus cannot be opened, or has fewer windows than that.
+    """
+    found = calibration_windows(open_source(data), tokenizer, windows=windows, length=length)
+    if len(found) < windows:
+        raise InputError(
+            f"{data} has {len(found)} windows of {length} tokens, not {windows}: name more text, "
+            "or ask for fewer"
+        )
+    return torch.from_numpy(found)
+
+
+def about_text(
+    data: str, tokenizer: "PreTrainedTokenizerFast", windows: torch.Tensor
+) -> dict[str, Any]:
+    """What identifies calibration text: the source, its hash, the tokenizer's, the tokens'."""
+    return {
+        "data": open_source(data).name,
+        "fingerprint": open_source(data).fingerprint(),
+        "tokenizer_sha256": tokenizer_sha256(tokenizer),
+        "tokens_sha256": tokens_sha256(windows),
+        "windows": len(windows),
+        "length": windows.shape[1],
+    }
+
+
+def tokens_sha256(windows: torch.Tensor) -> str:
+    """Hash of token ids."""
+    return hashlib.sha256(windows.long().contiguous().numpy().tobytes()).hexdigest()
+
+
+def tokenizer_of(address: str, named: str | None) -> "PreTrainedTokenizerFast":
+    """A tokenizer by its name, or a checkpoint's own."""
+    return load_tokenizer(named) if named is not None else model_tokenizer(address)
+
+
+def own_windows(
+    address: str, *, windows: int, length: int, seed: int, device: str = "cpu"
+) -> torch.Tensor:
+    """Text that the model itself writes: (windows, length) token ids.
+
+    Drawn token by token from what it predicts, from its beginning token on (from any token where it
+    has none), so that statistics on it need no data.
+
+    Raises
+    ------
+    InputError
+        When the model cannot be loaded.
+    """
+    model: Any = load_whole(address).model.eval().to(device)
+    config = model.config
+    first = getattr(config, "bos_token_id", None)
+    pieces = []
+    state = torch.get_rng_state()
+    try:
+        torch.manual_seed(seed)
+        for start in range(0, windows, WRITTEN_TOGETHER):
+            count = min(WRITTEN_TOGETHER, windows - start)
+            if isinstance(first, int):
+                begin = torch.full((count, 1), first)
+            else:
+                begin = torch.randint(config.get_text_config().vocab_size, (count, 1))
+            pieces.append(_written(model, begin.to(device), length).cpu())
+    finally:
+        torch.set_rng_state(state)
+    return torch.cat(pieces)
+
+
+@torch.no_grad()
+def _written(model: Any, tokens: torch.Tensor, length: int) -> torch.Tensor:
+    """Continue every row to a length; an end token ends nothing, as in pretraining text."""
+    cache = None
+    last = tokens
+    while tokens.shape[1] < length:
+        out = model(input_ids=last, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache = out.past_key_values
+        last = torch.multinomial(out.logits[:, -1].float().softmax(dim=-1), 1)
+        tokens = torch.cat([tokens, last], dim=1)
+    return tokens

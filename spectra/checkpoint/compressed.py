@@ -1,0 +1,90 @@
+"""A compressed checkpoint, read as the dense one that it stands for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from data.errors import InputError
+from spectra.checkpoint.tensors import NAMES, StoredTensor
+from spectra.compression.config import METHOD, SpectraConfig
+from spectra.compression.factors import Factors, Pivoted, keeps_columns
+
+
+class MergedTensors:
+    """The tensors of a compressed checkpoint, with products in the place of factors."""
+
+    def __init__(self, source: Any, config: Mapping[str, Any]) -> None:
+        self.source = source
+        self._modules = SpectraConfig.of(config).factored
+        self._parts: dict[str, str] = {}
+        self.tensors: dict[str, StoredTensor] = {}
+        owners = {part: name for name, m in self._modules.items() for part in m.tensors}
+        for tensor in source.tensors.values():
+            owner = owners.get(tensor.name)
+            if owner is None:
+                self.tensors[tensor.name] = tensor
+            elif f"{owner}.weight" not in self.tensors:
+                module = self._modules[owner]
+                self.tensors[f"{owner}.weight"] = StoredTensor(
+                    f"{owner}.weight",
+                    (module.rows, module.cols),
+                    tensor.format if tensor.readable_as else self._format(owner),
+                    tensor.file,
+                    self._problem(owner),
+                )
+
+    def read(self, name: str, first: int | None = None) -> torch.Tensor:
+        """A tensor; a product is formed in float32 and rounded to what its factors are stored as.
+
+        Raises
+        ------
+        InputError
+            When a part of it cannot be read.
+        """
+        path = name.removesuffix(".weight")
+        module = self._modules.get(path) if name.endswith(".weight") else None
+        if module is None:
+            whole: torch.Tensor = self.source.read(name, first)
+            return whole
+        if problem := self.tensors[name].problem:
+            raise InputError(problem)
+        parts = {part: self.source.read(part) for part in module.tensors}
+        for part, shape in module.tensors.items():
+            if tuple(parts[part].shape) != shape:
+                raise InputError(
+                    f"{part} is {tuple(parts[part].shape)}, its rank map says {shape}: the "
+                    "checkpoint is damaged"
+                )
+        values = list(parts.values())
+        dtype = values[0].dtype
+        if module.storage == "factors":
+            product = Factors(values[0].float(), values[1].float()).product()
+        else:
+            by_columns = keeps_columns(module.rows, module.cols)
+            kept, coefficients, order = values
+            product = Pivoted(kept.float(), coefficients.float(), order, by_columns).product()
+        product = product.to(dtype)
+        return product if first is None else product[first]
+
+    def _format(self, owner: str) -> str:
+        """How the first part that is there is stored."""
+        for part in self._modules[owner].tensors:
+            if part in self.source.tensors:
+                return str(self.source.tensors[part].format)
+        return NAMES[torch.bfloat16]
+
+    def _problem(self, owner: str) -> str | None:
+        for part in self._modules[owner].tensors:
+            stored = self.source.tensors.get(part)
+            if stored is None:
+                return f"{part} is missing"
+            if stored.problem:
+                return str(stored.problem)
+        return None
+
+
+def is_compressed(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration is one of `spectra compress`."""
+    described = config.get("quantization_config")
+    return isinstance(described, Mapping) and described.get("quant_method") == METHOD

@@ -1,0 +1,196 @@
+"""Write a checkpoint in Hugging Face's layout, shard by shard, tensors made one by one.
+
+Memory is bounded by a shard. A killed process goes on where it was: a shard is renamed to its name
+once it is on disk, with what is known of it in a journal, and config.json, without which the folder
+is no checkpoint, comes last.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from data.errors import InputError
+from spectra.checkpoint.checkpoint import digest
+from spectra.store.durable import sync_folder, sync_tree, write_file
+from spectra.threads import available_cores
+
+SHARD_BYTES = 500_000_000
+JOURNAL = "unfinished.json"
+INDEX = "model.safetensors.index.json"
+
+Notes = dict[str, Any]
+Make = Callable[[str], tuple[dict[str, torch.Tensor], Notes]]
+"""From the name of a source tensor to the tensors that are stored for it, and notes to keep."""
+
+
+@dataclass
+class Written:
+    """What a folder holds now."""
+
+    sha256: dict[str, str] = field(default_factory=dict)
+    """Of every tensor, by name."""
+    notes: dict[str, Notes] = field(default_factory=dict)
+    """By the name of the source tensor."""
+    bytes: int = 0
+    """Of tensors."""
+    parameters: int = 0
+    """Floats among them."""
+    reused: int = 0
+    """Source tensors that an interrupted process had written."""
+
+
+def shards_of(sizes: Mapping[str, int], limit: int = SHARD_BYTES) -> list[list[str]]:
+    """Cut tensors into shards of at most so many bytes each, in their order.
+
+    Parameters
+    ----------
+    sizes
+        Bytes of every source tensor, by name.
+    limit
+        A single tensor that is larger has a shard of its own.
+    """
+    shards: list[list[str]] = []
+    filled = 0
+    for name, size in sizes.items():
+        if not shards or filled + size > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+def write_shards(
+    out: Path,
+    shards: Sequence[Sequence[str]],
+    make: Make,
+    *,
+    key: str,
+    progress: Callable[[int, int], None] = lambda done, count: None,
+) -> Written:
+    """Make and write every shard that is not there yet.
+
+    Parameters
+    ----------
+    out
+        The folder: new, empty, or left by an interrupted call with the same key.
+    shards
+        Names of source tensors, by shard.
+    make
+        Makes what is stored.
+    key
+        Of everything that the result depends on.
+    progress
+        Called with the number of source tensors done, and of all.
+
+    Raises
+    ------
+    InputError
+        When the folder holds something else.
+    """
+    journal = _opened(out, key)
+    written = Written()
+    count = sum(map(len, shards))
+    done = 0
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(shards):
+        file = _name(number, len(shards))
+        entry = journal.get(file)
+        if entry is None or not (out / file).exists():
+            entry = _write(out / file, names, make, _counted(progress, done, count))
+            journal[file] = entry
+            _save(out, key, journal)
+        else:
+            written.reused += len(names)
+            progress(done + len(names), count)
+        done += len(names)
+        written.sha256 |= entry["sha256"]
+        written.notes |= entry["notes"]
+        written.bytes += entry["bytes"]
+        written.parameters += entry["parameters"]
+        weight_map |= dict.fromkeys(entry["sha256"], file)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": written.bytes}, "weight_map": weight_map}
+        write_file(out / INDEX, json.dumps(index, indent=2).encode())
+    return written
+
+
+def finish(out: Path, config: Mapping[str, Any]) -> None:
+    """Make the folder a checkpoint: everything on disk, then its configuration."""
+    sync_tree(out)
+    write_file(out / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    (out / JOURNAL).unlink(missing_ok=True)
+    sync_folder(out)
+
+
+def _counted(progress: Callable[[int, int], None], done: int, count: int) -> Callable[[int], None]:
+    return lambda more: progress(done + more, count)
+
+
+def _opened(out: Path, key: str) -> dict[str, Any]:
+    if out.is_dir() and any(out.iterdir()):
+        try:
+            journal = json.loads((out / JOURNAL).read_text())
+            if journal["key"] == key:
+                return dict(journal["shards"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        else:
+            raise InputError(
+                f"{out} holds the beginning of another result: name another folder, or remove it"
+            )
+        raise InputError(f"{out} is not empty: name another folder, or remove it")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _save(out, key, {})
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
+    return {}
+
+
+def _save(out: Path, key: str, journal: Mapping[str, Any]) -> None:
+    write_file(out / JOURNAL, json.dumps({"key": key, "shards": journal}).encode())
+
+
+def _write(
+    path: Path, names: Sequence[str], make: Make, progress: Callable[[int], None]
+) -> dict[str, Any]:
+    tensors: dict[str, torch.Tensor] = {}
+    notes: dict[str, Notes] = {}
+    for i, name in enumerate(names):
+        made, about = make(name)
+        tensors |= {key: value.detach().cpu().contiguous() for key, value in made.items()}
+        if about:
+            notes[name] = about
+        progress(i + 1)
+    with ThreadPoolExecutor(available_cores()) as pool:
+        hashes = dict(zip(tensors, pool.map(digest, tensors.values()), strict=True))
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        save_file(tensors, partial, metadata={"format": "pt"})
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    sync_folder(path.parent)
+    return {
+        "sha256": {name: value.hex() for name, value in hashes.items()},
+        "notes": notes,
+        "bytes": sum(t.numel() * t.element_size() for t in tensors.values()),
+        "parameters": sum(t.numel() for t in tensors.values() if t.is_floating_point()),
+    }
+
+
+def _name(number: int, count: int) -> str:
+    return (
+        "model.safetensors" if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+    )

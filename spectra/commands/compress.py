@@ -1,0 +1,168 @@
+"""Make a smaller checkpoint of one, by a rank map or to a budget.
+
+With --map the paper's data-free SVD is the default, and any --method takes the same map. With
+--budget, ranks are allocated on the way by what truncation is expected to cost the loss, and
+method, allocation and storage are those that measured best: one command for the best model of a
+size. It needs no data: without --calibration it is calibrated on text that it writes itself. The
+result is a Hugging Face folder: after `import spectra`, AutoModelForCausalLM.from_pretrained(DIR)
+loads it, and `spectra merge` makes a dense checkpoint of it.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+
+from data.errors import InputError
+from spectra.allocation.rankmap import RankMap
+from spectra.commands.options import parse
+from spectra.commands.progress import Shown, peak_memory_bytes
+from spectra.compression.compress import Compressed, compress
+from spectra.compression.settings import SELF, Calibration
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `spectra compress`."""
+
+    checkpoint: tyro.conf.Positional[str]
+    """A Hugging Face folder, a .gguf file, or a hub name."""
+    out: Path
+    """The folder to write; the same command goes on with what an interrupted one left there."""
+    map: Path | None = None
+    """A rank map of `spectra allocate`."""
+    budget: float | None = None
+    """Instead of a map: the fraction of block parameters to keep, e.g. 0.8."""
+    method: Literal["svd", "asvd", "whiten", "fisher", "sequential"] | None = None
+    """svd: the paper's, data-free; asvd: inputs scaled by their size; whiten: inputs whitened
+    (SVD-LLM); fisher: inputs and the loss's gradients whitened; sequential: each block on what the
+    compressed ones before it give. By default svd with --map, fisher with --budget."""
+    storage: Literal["factors", "pivoted"] | None = None
+    """factors: two factors; pivoted: kept rows, the others expressed through them: the same
+    function in fewer numbers. By default as the map says; pivoted with --budget."""
+    calibration: str = SELF
+    """Text for all methods but svd: a data source (a file or folder, pydocs, c4, hf:NAME), or self:
+    what the model itself writes."""
+    windows: int = 64
+    """Windows of calibration text."""
+    seq_len: int = 512
+    """Tokens of a window."""
+    seed: int = 0
+    """Of the model's own text, and of the tokens that fisher's gradients are drawn for."""
+    tokenizer: str | None = None
+    """For the calibration text; the checkpoint's own by default."""
+    shrinkage: float | None = None
+    """Of covariances towards the identity, 0 to 1: 0.01 for fisher, 0 elsewhere."""
+    align: int | None = None
+    """With --budget: ranks are multiples of this; 16 by default, which kernels like."""
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    """What weights are stored as; as the checkpoint has them by default."""
+    device: str | None = None
+    """cpu or cuda, for calibration and decompositions; cuda where there is one, by default."""
+    batch_size: int = 4
+    """Calibration windows at a time."""
+    skip_hash: bool = False
+    """Do not require that the map was made for these very weights; names and shapes still count."""
+    json: bool = False
+    """Print one JSON object on stdout instead of text."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    options = parse(Options, arguments, command="compress", description=__doc__)
+    if (options.map is None) == (options.budget is None):
+        raise InputError("name --map or --budget, one of them (see `spectra compress --help`)")
+    calibration = Calibration(
+        options.calibration,
+        options.windows,
+        options.seq_len,
+        options.seed,
+        options.tokenizer,
+        options.batch_size,
+    )
+    started = time.perf_counter()
+    with Shown(Console(stderr=True)) as shown:
+        made = compress(
+            options.checkpoint,
+            None if options.map is None else RankMap.load(options.map),
+            options.out,
+            budget=options.budget,
+            method=options.method,
+            storage=options.storage,
+            calibration=calibration,
+            shrinkage=options.shrinkage,
+            align=options.align,
+            dtype=options.dtype,
+            device=options.device or default_device(),
+            check_weights=not options.skip_hash,
+            progress=shown.update,
+        )
+    seconds = time.perf_counter() - started
+    if options.json:
+        print(json.dumps(_report(made, seconds)))
+    else:
+        _print(made, seconds)
+    return 0
+
+
+def default_device() -> str:
+    """Cuda where there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _report(made: Compressed, seconds: float) -> dict[str, Any]:
+    rank_map = made.rank_map
+    return {
+        "method": made.compression["method"],
+        "allocation": rank_map.method,
+        "storage": rank_map.storage,
+        "err_asked": rank_map.asked["err"],
+        "budget_asked": rank_map.asked["budget"],
+        "err": rank_map.err,
+        "budget": rank_map.budget,
+        "threshold": rank_map.threshold,
+        "lrc": len(rank_map.lrc),
+        "nlrc": len(rank_map.nlrc),
+        "factored": sum(m.factored for m in rank_map.modules),
+        "left_dense": dict(made.left_dense),
+        "block_parameters": rank_map.parameters,
+        "parameters": made.parameters,
+        "bytes": made.bytes,
+        "compression": dict(made.compression),
+        "seconds": seconds,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "out": str(made.path),
+    }
+
+
+def _print(made: Compressed, seconds: float) -> None:
+    rank_map = made.rank_map
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in made.left_dense.items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+        print(f"left whole, {reason}: {', '.join(names[:2])}{more}", file=sys.stderr)
+    if made.reused:
+        print(f"{made.reused} tensors were there from an interrupted call")
+    dense = sum(m.params_dense for m in rank_map.modules)
+    count = sum(m.factored for m in rank_map.modules)
+    print(
+        f"{count} of {len(rank_map.modules)} matrices factored by {made.compression['method']}, "
+        f"stored as {rank_map.storage}, ranks by {rank_map.method}"
+    )
+    print(
+        f"{rank_map.parameters:,} of {dense:,} block parameters ({rank_map.budget:.2%}), "
+        f"{made.parameters:,} in all, {made.bytes / 1e9:.3g} GB; {len(rank_map.lrc)} LRC, "
+        f"{len(rank_map.nlrc)} N-LRC, ERR {rank_map.err:.2%}"
+    )
+    peak = peak_memory_bytes() / 1e9
+    print(f"wrote {made.path} in {seconds:.1f} s, peak memory {peak:.2f} GB")

@@ -1,0 +1,258 @@
+"""Measure a model: perplexity on text, accuracy on a task, memory and speed.
+
+CHECKPOINT is a Hugging Face folder, a .gguf file, a compressed checkpoint, or a hub name. With
+--data, perplexity over full windows; --protocol reference is the paper's (the first 1100 documents
+joined by spaces, at most 256 windows). With --task, one of the six downstream tasks: answers are
+generated, and what cannot be read is wrong. No window and no question is ever passed over.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+
+from data.errors import InputError
+from data.sources import open_source
+from data.tasks import load_task
+from spectra.calibration.loading import load_config
+from spectra.calibration.text import tokenizer_of
+from spectra.checkpoint.compressed import is_compressed
+from spectra.commands.compress import default_device
+from spectra.commands.options import parse
+from spectra.commands.progress import Shown
+from spectra.compression.config import SpectraConfig
+from spectra.evaluation.models import load_model
+from spectra.evaluation.perplexity import (
+    REFERENCE_WINDOWS,
+    Perplexity,
+    perplexity,
+    reference_tokens,
+    text_tokens,
+)
+from spectra.evaluation.resources import (
+    bytes_on_disk,
+    memory_of,
+    peak_memory,
+    size_of,
+    speed_of,
+)
+from spectra.evaluation.tasks import Accuracy, task_accuracy
+from spectra.store.evaluations import Evaluation, add_evaluation
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `spectra evaluate`."""
+
+    checkpoint: tyro.conf.Positional[str]
+    """What to evaluate."""
+    data: str | None = None
+    """Text for perplexity: a file or folder, pydocs, c4, hf:NAME."""
+    task: Literal["commonsenseqa", "svamp", "boolq", "coinflip", "date", "strategyqa"] | None = None
+    """A downstream task, in place of text."""
+    task_data: Path = Path("data/tasks")
+    """Where the tasks' folders lie, in the files in which they are published."""
+    protocol: Literal["plain", "reference"] = "plain"
+    """Of the text: documents joined by blank lines, or as the paper's reference has it."""
+    seq_len: int | None = None
+    """Tokens of a window; the model's longest up to 4096 by default."""
+    windows: int | None = None
+    """At most so many windows, or of a task, questions; 256 for the reference's protocol."""
+    stride: int | None = None
+    """From window to window; the window by default. Tokens seen before are context only."""
+    bos: Literal["tokenizer", "start", "windows", "none"] = "tokenizer"
+    """The beginning token: where the tokenizer puts it, once at the start, at the start of all
+    windows, or nowhere."""
+    tokenizer: str | None = None
+    """The checkpoint's own by default."""
+    batch_size: int = 4
+    """Windows or questions at a time."""
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None
+    """Precision to compute in; float32 on the CPU, what is stored on CUDA."""
+    device: str | None = None
+    """cpu or cuda; cuda where there is one, by default."""
+    contexts: tuple[int, ...] = ()
+    """Measure peak memory at these context lengths, too, e.g. 512 2048."""
+    speed: bool = False
+    """Measure prefill and decoding speed, too."""
+    seed: int = 0
+    """Recorded with a task's result; answers are greedy, so nothing is drawn."""
+    store: str | None = None
+    """A scan's store to add the perplexity to, for the dashboard's page Path; the checkpoint must
+    be a compressed one."""
+    json: bool = False
+    """Print one JSON object on stdout instead of text."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    options = parse(Options, arguments, command="evaluate", description=__doc__)
+    if (options.data is None) == (options.task is None):
+        raise InputError("name --data or --task, one of them (see `spectra evaluate --help`)")
+    device = options.device or default_device()
+    dtype = options.dtype or ("float32" if device == "cpu" else "auto")
+    evaluation = None
+    if options.store is not None:
+        evaluation = _compressed(options)
+    model = load_model(options.checkpoint, dtype, device)
+    size = size_of(model)
+    started = time.perf_counter()
+    parameter = next(model.parameters())
+    result: Perplexity | Accuracy
+    with Shown(Console(stderr=True)) as shown, peak_memory(parameter.device) as peak:
+        result = (
+            _perplexity(model, options, shown) if options.data else _task(model, options, shown)
+        )
+    seconds = time.perf_counter() - started
+    found = _described(result, options)
+    found |= {
+        "parameters": size.parameters,
+        "block_parameters": size.block_parameters,
+        "weight_bytes": size.weight_bytes,
+        "bytes_on_disk": bytes_on_disk(options.checkpoint),
+        "dtype": str(parameter.dtype).removeprefix("torch."),
+        "device": str(parameter.device),
+        "peak_memory_bytes": peak[0],
+        "seconds": seconds,
+    }
+    if isinstance(result, Perplexity):
+        found["tokens_per_second"] = result.windows * result.seq_len / seconds
+    if options.contexts:
+        found["memory"] = [dataclasses.asdict(m) for m in memory_of(model, options.contexts)]
+    if options.speed:
+        found["speed"] = dataclasses.asdict(speed_of(model))
+    if evaluation is not None and isinstance(result, Perplexity):
+        add_evaluation(
+            options.store or "",
+            dataclasses.replace(evaluation, perplexity=result.perplexity),
+        )
+        found["store"] = options.store
+    if options.json:
+        print(json.dumps(found))
+    else:
+        _print(found)
+    return 0
+
+
+def _perplexity(model: Any, options: Options, shown: Shown) -> Perplexity:
+    tokenizer = tokenizer_of(options.checkpoint, options.tokenizer)
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
+    seq_len = options.seq_len or min(longest, 4096)
+    if seq_len > longest:
+        raise InputError(f"the model takes {longest} tokens, not windows of {seq_len}")
+    source = open_source(options.data or "")
+    windows = options.windows
+    if options.protocol == "reference":
+        if options.bos != "tokenizer" or options.stride is not None:
+            raise InputError("the reference's protocol has its own stride and beginning token")
+        text = reference_tokens(source, tokenizer)
+        windows = min(windows or REFERENCE_WINDOWS, REFERENCE_WINDOWS)
+    else:
+        limit = None if windows is None else (windows + 1) * seq_len
+        text = text_tokens(source, tokenizer, bos=options.bos, limit=limit)
+    return perplexity(
+        model,
+        text,
+        seq_len=seq_len,
+        windows=windows,
+        stride=options.stride,
+        batch_size=options.batch_size,
+        progress=lambda done, count: shown.update("windows", done, count),
+    )
+
+
+def _task(model: Any, options: Options, shown: Shown) -> Accuracy:
+    assert options.task is not None
+    examples = load_task(options.task, options.task_data)
+    return task_accuracy(
+        model,
+        tokenizer_of(options.checkpoint, options.tokenizer),
+        options.task,
+        examples[: options.windows],
+        batch_size=options.batch_size,
+        progress=lambda done, count: shown.update("questions", done, count),
+    )
+
+
+def _compressed(options: Options) -> Evaluation:
+    """What is known of a compressed checkpoint, before its perplexity is."""
+    config = load_config(options.checkpoint).to_dict()
+    if options.task is not None or not is_compressed(config):
+        raise InputError("--store takes the perplexity of a compressed checkpoint")
+    described = SpectraConfig.of(config)
+    rank_map = described.rank_map
+    return Evaluation(
+        rank_map.err,
+        rank_map.budget,
+        1.0,
+        rank_map.method,
+        str(described.compression.get("method", "")),
+        rank_map.storage,
+        open_source(options.data or "").name,
+    )
+
+
+def _described(result: Perplexity | Accuracy, options: Options) -> dict[str, Any]:
+    if isinstance(result, Perplexity):
+        return {
+            "perplexity": result.perplexity,
+            "nll": result.nll,
+            "windows": result.windows,
+            "tokens": result.tokens,
+            "seq_len": result.seq_len,
+            "stride": result.stride,
+            "bos": result.bos,
+            "protocol": options.protocol,
+            "data": open_source(options.data or "").name,
+        }
+    return {
+        "task": options.task,
+        "accuracy": result.accuracy,
+        "correct": result.correct,
+        "total": result.total,
+        "unparsed": result.unparsed,
+        "cut": result.cut,
+        "seed": options.seed,
+    }
+
+
+def _print(found: dict[str, Any]) -> None:
+    if "perplexity" in found:
+        print(
+            f"perplexity {found['perplexity']:.4g} ({found['nll']:.4f} nats a token) over "
+            f"{found['windows']} windows of {found['seq_len']}, {found['tokens']:,} tokens, "
+            f"beginning token: {found['bos']}, {found['protocol']} protocol"
+        )
+        print(f"{found['tokens_per_second']:,.0f} tokens/s")
+    else:
+        print(
+            f"{found['task']}: accuracy {found['accuracy']:.2%}, {found['correct']} of "
+            f"{found['total']}; {found['unparsed']} answers could not be read and count as wrong"
+        )
+        if found["cut"]:
+            print(f"{found['cut']} prompts were longer than the model's window: their end was kept")
+    disk = found["bytes_on_disk"]
+    print(
+        f"{found['parameters']:,} parameters, {found['block_parameters']:,} in matrices of blocks, "
+        f"{found['weight_bytes'] / 1e9:.3g} GB as {found['dtype']} on {found['device']}"
+        + ("" if disk is None else f", {disk / 1e9:.3g} GB on disk")
+    )
+    print(f"peak memory {found['peak_memory_bytes'] / 1e9:.2f} GB")
+    for memory in found.get("memory", ()):
+        print(
+            f"context {memory['context']}: peak {memory['peak_bytes'] / 1e9:.2f} GB, of which "
+            f"keys and values {memory['cache_bytes'] / 1e9:.3g} GB"
+        )
+    if speed := found.get("speed"):
+        print(
+            f"prefill {speed['prefill']:,.0f} tokens/s at {speed['context']}, decoding "
+            f"{speed['decode']:,.1f} tokens/s"
+        )
+    if "store" in found:
+        print(f"added to {found['store']}")

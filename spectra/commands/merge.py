@@ -1,0 +1,53 @@
+"""Write a compressed checkpoint as a dense one that any tool loads.
+
+Products take the place of factors; names, shapes and configuration are those of the original, so
+llama.cpp's converter, vLLM and others read it without spectra.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+
+from spectra.commands.options import parse
+from spectra.commands.progress import Shown
+from spectra.compression.merge import merge
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `spectra merge`."""
+
+    checkpoint: tyro.conf.Positional[str]
+    """A folder of `spectra compress`."""
+    out: Path
+    """The folder to write; the same command goes on with what an interrupted one left there."""
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    """What weights are stored as; as the factors are by default."""
+    json: bool = False
+    """Print one JSON object on stdout instead of text."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    options = parse(Options, arguments, command="merge", description=__doc__)
+    with Shown(Console(stderr=True)) as shown:
+        made = merge(options.checkpoint, options.out, dtype=options.dtype, progress=shown.update)
+    found = {
+        "merged": made.merged,
+        "parameters": made.parameters,
+        "bytes": made.bytes,
+        "out": str(made.path),
+    }
+    if options.json:
+        print(json.dumps(found))
+        return 0
+    print(
+        f"{made.merged} products formed; {made.parameters:,} parameters, {made.bytes / 1e9:.3g} GB"
+    )
+    print(f"wrote {made.path}")
+    return 0

@@ -1,0 +1,78 @@
+r"""Ranks for a budget of parameters, by the loss that truncation is expected to cost.
+
+With inputs and gradients whitened, the squared singular values that are cut off add up to twice
+the expected increase of the loss in nats a token, to second order and layer by layer, in the same
+unit for every matrix. So ranks are chosen for all matrices together: the least sum under the
+budget.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from data.errors import InputError
+from spectra.allocation.allocate import LOSS, Maker
+from spectra.allocation.candidates import Candidate, Candidates
+from spectra.allocation.rankmap import TARGETS, RankMap
+from spectra.checkpoint.checkpoint import Checkpoint, Tensors
+from spectra.compression.weighting import Weightings
+
+
+def allocate_by_loss(
+    checkpoint: Checkpoint,
+    source: Tensors,
+    weightings: Weightings,
+    budget: float,
+    storage: str,
+    align: int,
+    progress: Callable[[str, int, int], None],
+) -> RankMap:
+    """The map of least expected loss under a budget; the most that a file of that size can keep.
+
+    Parameters
+    ----------
+    checkpoint
+        Whose matrices these are.
+    source
+        Where they are read.
+    weightings
+        How errors are weighted: with ``fisher``'s the sum is the loss itself, with others the
+        weighted error.
+    budget
+        Fraction of block parameters.
+    storage, align
+        How factors are stored, and what ranks are multiples of.
+    progress
+        Called with the number of matrices done.
+
+    Raises
+    ------
+    InputError
+        When the budget cannot be reached, or a matrix' spectrum is not finite.
+    """
+    if not 0 < budget <= 1:
+        raise InputError(f"a budget is a fraction of block parameters, not {budget:g}")
+    each = []
+    for done, matrix in enumerate(checkpoint.matrices):
+        if f"{matrix.name}.weight" not in source.tensors:
+            raise InputError(
+                f"{matrix.name} lies in a fused layer or a stack: give a map instead of a budget"
+            )
+        weight = source.read(f"{matrix.name}.weight")
+        values = weightings.of(matrix.name).spectrum(weight).numpy()
+        if not np.isfinite(values).all():
+            raise InputError(f"{matrix.name}: its weight or statistics are not finite")
+        each.append(Candidate(matrix, values))
+        progress("matrices weighed", done + 1, len(checkpoint.matrices))
+    sha256 = weightings.about.get("checkpoint_sha256") or checkpoint.sha256()
+    model = {"name": checkpoint.name, "revision": checkpoint.revision, "sha256": sha256}
+    candidates = Candidates(tuple(each), model, checkpoint.format, fused=checkpoint.fused)
+    maker = Maker(candidates, LOSS, storage=storage, align=align)
+    asked = dict.fromkeys(TARGETS) | {"budget": budget}
+    return maker.map(maker.ranks("budget", budget)[0], None, asked)
+
+
+def expected_loss(values: torch.Tensor, rank: int) -> float:
+    """Nats a token that truncation of a whitened matrix to a rank is expected to cost."""
+    return float(values[rank:].double().square().sum()) / 2

@@ -1,0 +1,194 @@
+"""Statistics of a checkpoint on text, and the weightings that methods make of them."""
+
+import functools
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from data.errors import InputError
+from spectra.calibration.blocks import open_blocks
+from spectra.calibration.passes import backward_pass, forward_pass
+from spectra.calibration.statistics import BlockStatistics
+from spectra.calibration.store import StatisticsFolder
+from spectra.calibration.text import (
+    about_text,
+    corpus_windows,
+    own_windows,
+    tokenizer_of,
+    tokens_sha256,
+)
+from spectra.checkpoint.checkpoint import Checkpoint
+from spectra.compression.settings import SELF, Calibration, Settings
+from spectra.compression.truncation import Root, covariance_root, scale_root
+from spectra.compression.weighting import Weighting, Weightings
+from spectra.matrices import Matrix
+
+KEPT_BYTES = 8e9
+"""Statistics that take more are removed once they were used."""
+
+Progress = Callable[[str, int, int], None]
+
+
+def calibrate(
+    checkpoint: Checkpoint, address: str, settings: Settings, device: str, progress: Progress
+) -> Weightings:
+    """Take statistics of a checkpoint, unless they are kept from before.
+
+    They are known by the weights' hash, the tokens' and the settings, so that no other model's,
+    text's or tokenizer's are ever taken for them.
+
+    Raises
+    ------
+    InputError
+        When the model or the text cannot be opened.
+    """
+    windows, about = calibration_text(address, settings.calibration, device)
+    if settings.method == "sequential":
+        return Weightings(_unknown, about)
+    gradients = settings.method == "fisher"
+    sha256 = checkpoint.sha256()
+    folder = StatisticsFolder(
+        {
+            "checkpoint": sha256,
+            "tokens": about["tokens_sha256"],
+            "gradients": gradients,
+            "seed": settings.calibration.seed if gradients else None,
+        }
+    )
+    _take(checkpoint, address, folder, windows, gradients, settings, device, progress)
+    blocks = {m.name: _block_of(m) for m in checkpoint.matrices}
+    return Weightings(
+        _Weighing(folder, blocks, settings).of,
+        about | {"checkpoint_sha256": sha256},
+        functools.partial(_tidy, folder),
+    )
+
+
+def calibration_text(
+    address: str, calibration: Calibration, device: str
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Windows to calibrate on, (windows, length), and what identifies them.
+
+    Raises
+    ------
+    InputError
+        When the text cannot be opened, or is too short.
+    """
+    size = {"windows": calibration.windows, "length": calibration.length}
+    if calibration.data == SELF:
+        windows = _written(address, calibration, device)
+        about = {"tokens_sha256": tokens_sha256(windows)}
+        return windows, about
+    tokenizer = tokenizer_of(address, calibration.tokenizer)
+    windows = corpus_windows(calibration.data, tokenizer, **size)
+    return windows, about_text(calibration.data, tokenizer, windows)
+
+
+def _written(address: str, calibration: Calibration, device: str) -> torch.Tensor:
+    return own_windows(
+        address,
+        windows=calibration.windows,
+        length=calibration.length,
+        seed=calibration.seed,
+        device=device,
+    )
+
+
+def _take(
+    checkpoint: Checkpoint,
+    address: str,
+    folder: StatisticsFolder,
+    windows: torch.Tensor,
+    gradients: bool,
+    settings: Settings,
+    device: str,
+    progress: Progress,
+) -> None:
+    blocks = open_blocks(checkpoint, address, device)
+    if all(folder.intact(name) for name in blocks.names):
+        return
+    batch_size = settings.calibration.batch_size
+    if gradients:
+        passed = backward_pass(
+            blocks,
+            windows,
+            batch_size=batch_size,
+            seed=settings.calibration.seed,
+            progress=progress,
+        )
+    else:
+        passed = forward_pass(blocks, windows, batch_size=batch_size, progress=progress)
+    for seen in passed:
+        folder.save(seen.name, seen.statistics)
+
+
+def _block_of(matrix: Matrix) -> str:
+    before, _, _ = matrix.name.partition(f".{matrix.layer}.")
+    return f"{before}.{matrix.layer}"
+
+
+def _tidy(folder: StatisticsFolder) -> None:
+    if folder.bytes > KEPT_BYTES:
+        shutil.rmtree(folder.path, ignore_errors=True)
+
+
+def _unknown(name: str) -> Weighting:
+    raise AssertionError(f"{name}: sequential weightings depend on the map")
+
+
+class _Weighing:
+    """Weightings from statistics; those of the last block asked for stay in memory."""
+
+    def __init__(
+        self, folder: StatisticsFolder, blocks: Mapping[str, str], settings: Settings
+    ) -> None:
+        self._folder = folder
+        self._blocks = blocks
+        self._settings = settings
+        self._now: tuple[str, BlockStatistics] | None = None
+        self._roots: dict[int, Root] = {}
+
+    def of(self, name: str) -> Weighting:
+        block = self._blocks[name]
+        if self._now is None or self._now[0] != block:
+            self._now, self._roots = (block, self._folder.load(block)), {}
+        return weighting_of(name[len(block) + 1 :], self._now[1], self._settings, self._roots)
+
+
+def weighting_of(
+    layer: str, statistics: BlockStatistics, settings: Settings, roots: dict[int, Root]
+) -> Weighting:
+    """A layer's weighting by a method, from its block's statistics.
+
+    Parameters
+    ----------
+    layer
+        Name within the block.
+    statistics
+        Of the block.
+    settings
+        The method and its shrinkage.
+    roots
+        Of groups that were seen before, which layers that read the same input share; added to.
+
+    Raises
+    ------
+    InputError
+        When the layer was never reached, or its statistics are not finite.
+    """
+    if layer not in statistics.groups:
+        raise InputError("calibration never reached its layer, which is no linear layer of its own")
+    group = statistics.groups[layer]
+    if group not in roots:
+        moments = statistics.inputs[group]
+        roots[group] = (
+            scale_root(moments.magnitude, settings.asvd_exponent)
+            if settings.method == "asvd"
+            else covariance_root(moments.covariance, shrinkage=settings.shrink)
+        )
+    if settings.method != "fisher":
+        return Weighting(roots[group])
+    outputs = covariance_root(statistics.gradients[layer].covariance, shrinkage=settings.shrink)
+    return Weighting(roots[group], outputs)

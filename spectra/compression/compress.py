@@ -1,0 +1,294 @@
+"""`compress`: a checkpoint and a rank map become a smaller checkpoint."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.errors import InputError
+from spectra.allocation.fit import require_fit
+from spectra.allocation.rankmap import Module, RankMap
+from spectra.checkpoint.checkpoint import (
+    Checkpoint,
+    Tensors,
+    combined_sha256,
+    digest,
+    open_checkpoint,
+)
+from spectra.checkpoint.tensors import NAMES
+from spectra.checkpoint.writer import SHARD_BYTES, Written, finish, shards_of, write_shards
+from spectra.compression.config import SpectraConfig
+from spectra.compression.factors import Factors, pivoted
+from spectra.compression.maps import stored_map
+from spectra.compression.settings import Calibration, Settings
+from spectra.compression.sources import copy_companions, is_gguf, model_source, require_dtype
+from spectra.compression.weighting import Weighting, Weightings, plain_weightings
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """What was written."""
+
+    path: Path
+    rank_map: RankMap
+    """Of what is stored, with the errors that were measured."""
+    compression: Mapping[str, Any]
+    left_dense: Mapping[str, str]
+    """Matrices that the map factors and that stay whole, with the reasons."""
+    parameters: int
+    """Of the whole model, as stored."""
+    bytes: int
+    """Of all tensors."""
+    reused: int
+    """Tensors that an interrupted call had written."""
+
+
+def compress(
+    checkpoint: str,
+    rank_map: RankMap | None,
+    out: str | Path,
+    *,
+    budget: float | None = None,
+    method: str | None = None,
+    storage: str | None = None,
+    calibration: Calibration | None = None,
+    shrinkage: float | None = None,
+    align: int | None = None,
+    dtype: str | None = None,
+    device: str = "cpu",
+    check_weights: bool = True,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress = lambda stage, done, count: None,
+) -> Compressed:
+    """Write a compressed checkpoint, which transformers loads once `spectra` is imported.
+
+    Parameters
+    ----------
+    checkpoint
+        A Hugging Face folder, a GGUF file, or a hub name.
+    rank_map
+        The ranks; None with a `budget`.
+    out
+        The folder to write. What an interrupted call with the same arguments left there is used.
+    budget
+        Fraction of block parameters to keep, allocated on the way by the least expected loss.
+    method
+        ``svd``: WeLore's, which needs no data; ``asvd``, ``whiten`` (SVD-LLM's), ``fisher``
+        (whitening of inputs and of the loss's gradients), ``sequential`` (least squares towards the
+        original outputs, on what the compressed layers before give). By default ``svd`` with a
+        map, and ``fisher`` with a budget.
+    storage
+        ``factors`` or ``pivoted``; the map's own, and with a budget ``pivoted``.
+    calibration
+        The text of all methods but ``svd``.
+    shrinkage
+        Of covariances, see `Settings`.
+    align
+        With a budget: ranks are multiples of this; 16 by default, which pivoted layers need to
+        be fast.
+    dtype
+        What factors are stored as, e.g. ``bfloat16``; as the checkpoint's weights by default.
+    device
+        Where calibration and decompositions run.
+    check_weights
+        Compare the weights' hash with the map's.
+    shard_bytes
+        Largest shard.
+    progress
+        Called with a stage, what is done of it, and of how many.
+
+    Raises
+    ------
+    InputError
+        When the map does not fit the checkpoint, a decomposition fails (naming the matrix), or the
+        folder holds something else.
+    """
+    opened = open_checkpoint(checkpoint)
+    out = Path(out)
+    if (rank_map is None) == (budget is None):
+        raise InputError("name a rank map or a budget, one of them")
+    settings = Settings(
+        method or ("svd" if budget is None else "fisher"), calibration or Calibration(), shrinkage
+    )
+    source, config = model_source(opened, checkpoint)
+    weightings: Weightings = plain_weightings()
+    about = settings.described()
+    if settings.calibrated:
+        from spectra.compression.calibrated import calibrate
+
+        weightings = calibrate(opened, checkpoint, settings, device, progress)
+        about |= weightings.about
+    if rank_map is None:
+        assert budget is not None
+        from spectra.compression.budget import allocate_by_loss
+
+        rank_map = allocate_by_loss(
+            opened, source, weightings, budget, storage or "pivoted", align or 16, progress
+        )
+    else:
+        require_fit(rank_map, opened, weights=check_weights and is_gguf(checkpoint))
+    left_dense = _left_dense(opened, rank_map, source)
+    wanted = stored_map(rank_map, storage=storage, whole=left_dense)
+    if not any(m.factored for m in wanted.modules):
+        reasons = (
+            "; ".join(dict.fromkeys(left_dense.values())) or "the map leaves all of them whole"
+        )
+        raise InputError(f"no matrix would be factored: {reasons}")
+    if settings.method == "sequential":
+        from spectra.compression.sequential import sequential_weightings
+
+        weightings = sequential_weightings(opened, checkpoint, settings, wanted, device, progress)
+    maker = _Maker(source, wanted, weightings, dtype, device)
+    key = _key(rank_map, wanted, about, dtype)
+    sizes = {name: _bytes(source, name) for name in source.tensors}
+    written = write_shards(
+        out,
+        shards_of(sizes, shard_bytes),
+        maker.make,
+        key=key,
+        progress=lambda done, count: progress("tensors written", done, count),
+    )
+    digests = {n["name"]: bytes.fromhex(n["sha256"]) for n in written.notes.values()}
+    if check_weights and not is_gguf(checkpoint):
+        _require_hash(rank_map, opened, digests)
+    stored_as = next(iter({n["format"] for n in written.notes.values() if "format" in n}), None)
+    errors = {n["name"]: n["error"] for n in written.notes.values() if "error" in n}
+    final = stored_map(wanted, errors=errors, stored_as=stored_as)
+    described = SpectraConfig(final, about, written.sha256).to_dict()
+    copy_companions(checkpoint, out)
+    weightings.close()
+    finish(out, config | {"quantization_config": described})
+    return _result(out, final, about, left_dense, written)
+
+
+class _Maker:
+    """Makes what is stored of each of a model's tensors."""
+
+    def __init__(
+        self,
+        source: Tensors,
+        rank_map: RankMap,
+        weightings: Weightings,
+        dtype: str | None,
+        device: str,
+    ) -> None:
+        self._source = source
+        self._modules = {f"{m.name}.weight": m for m in rank_map.modules}
+        self._storage = rank_map.storage
+        self._weightings = weightings
+        self._dtype = None if dtype is None else require_dtype(dtype)
+        self._device = device
+
+    def make(self, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        tensor = self._source.read(name)
+        module = self._modules.get(name)
+        wide = self._dtype if self._dtype is not None and tensor.is_floating_point() else None
+        if module is None:
+            return {name: tensor if wide is None else tensor.to(wide)}, {}
+        notes: dict[str, Any] = {"name": module.name, "sha256": digest(tensor).hex()}
+        if not module.factored:
+            return {name: tensor if wide is None else tensor.to(wide)}, notes
+        dtype = wide or tensor.dtype
+        try:
+            tensors, error = factorised(
+                tensor.to(self._device),
+                module,
+                self._weightings.of(module.name),
+                self._storage,
+                dtype,
+            )
+        except InputError as error_:
+            raise InputError(f"{module.name}: {error_}") from error_
+        return tensors, notes | {"error": error, "format": NAMES[dtype]}
+
+
+def factorised(
+    weight: torch.Tensor, module: Module, weighting: Weighting, storage: str, dtype: torch.dtype
+) -> tuple[dict[str, torch.Tensor], float]:
+    """The tensors that stand for a weight, and the relative error of their product.
+
+    Raises
+    ------
+    InputError
+        When the weight or its decomposition is not finite.
+    """
+    factors = weighting.truncated(weight, module.rank)
+    stored = _stored(factors, module.name, storage, dtype)
+    dense = weight.float()
+    norm = float(torch.linalg.vector_norm(dense))
+    error = float(torch.linalg.vector_norm(dense - factors.left.float() @ factors.right.float()))
+    return stored, error / norm if norm else 0.0
+
+
+def _stored(
+    factors: Factors, name: str, storage: str, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    if storage == "factors":
+        return {f"{name}.A": factors.left.to(dtype), f"{name}.B": factors.right.to(dtype)}
+    found = pivoted(factors, dtype)
+    return {
+        f"{name}.kept": found.kept,
+        f"{name}.coefficients": found.coefficients,
+        f"{name}.order": found.order,
+    }
+
+
+def _left_dense(checkpoint: Checkpoint, rank_map: RankMap, source: Tensors) -> dict[str, str]:
+    """Matrices that no linear layer of their own holds."""
+    parts = {matrix.name: part for matrix, part in checkpoint.matrices.items()}
+    found = {}
+    for module in rank_map.modules:
+        part = parts[module.name]
+        if not module.factored:
+            continue
+        if part.entry is not None:
+            found[module.name] = "lies in a stack of experts"
+        elif part.rows:
+            found[module.name] = "lies in a fused layer"
+        elif part.transposed:
+            found[module.name] = "its layer holds its weight transposed"
+        elif f"{module.name}.weight" not in source.tensors:
+            found[module.name] = "the model has no tensor of its name"
+    return found
+
+
+def _require_hash(rank_map: RankMap, checkpoint: Checkpoint, digests: Mapping[str, bytes]) -> None:
+    known = rank_map.model.sha256
+    held = {matrix.name for matrix in checkpoint.matrices}
+    if known is None or held != set(digests):
+        return
+    found = combined_sha256(digests)
+    if found != known:
+        raise InputError(
+            f"the rank map does not fit {checkpoint.name}: its weights hash to {found[:12]}…, the "
+            f"map was made for {known[:12]}…"
+        )
+
+
+def _key(rank_map: RankMap, wanted: RankMap, about: Mapping[str, Any], dtype: str | None) -> str:
+    text = json.dumps([wanted.to_dict(), dict(about), dtype], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _bytes(source: Tensors, name: str) -> int:
+    stored = source.tensors[name]
+    size = stored.dtype.itemsize if stored.dtype is not None else 4
+    return torch.Size(stored.shape).numel() * size
+
+
+def _result(
+    out: Path,
+    rank_map: RankMap,
+    about: Mapping[str, Any],
+    left_dense: Mapping[str, str],
+    written: Written,
+) -> Compressed:
+    return Compressed(
+        out, rank_map, about, left_dense, written.parameters, written.bytes, written.reused
+    )

@@ -1,0 +1,59 @@
+"""A rank map, changed to what a compressed checkpoint holds."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from spectra.allocation.costs import factored_parameters
+from spectra.allocation.rankmap import RankMap
+
+
+def stored_map(
+    rank_map: RankMap,
+    *,
+    storage: str | None = None,
+    whole: Mapping[str, str] | None = None,
+    errors: Mapping[str, float] | None = None,
+    stored_as: str | None = None,
+) -> RankMap:
+    """The same ranks, stored otherwise.
+
+    Parameters
+    ----------
+    rank_map
+        The map.
+    storage
+        How factors are stored; as the map says by default.
+    whole
+        Matrices that stay whole, with the reasons.
+    errors
+        Relative errors that were measured, by name.
+    stored_as
+        The format of parameters, as safetensors calls it.
+
+    Returns
+    -------
+    A map whose parameters and budget are those of what is stored; factors that would cost more
+    than the matrix are left out.
+    """
+    storage = storage or rank_map.storage
+    modules = []
+    for m in rank_map.modules:
+        cost = int(factored_parameters(m.rows, m.cols, m.rank, storage))
+        factored = m.factored and m.name not in (whole or {}) and cost < m.params_dense
+        error = (errors or {}).get(m.name, m.relative_error) if factored else 0.0
+        modules.append(
+            dataclasses.replace(
+                m,
+                factored=factored,
+                params=cost if factored else m.params_dense,
+                relative_error=min(error, 1.0),
+            )
+        )
+    dense = sum(m.params_dense for m in modules)
+    return dataclasses.replace(
+        rank_map,
+        storage=storage,
+        modules=tuple(modules),
+        budget=sum(m.params for m in modules) / dense,
+        format=stored_as or rank_map.format,
+    )

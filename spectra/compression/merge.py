@@ -1,0 +1,83 @@
+"""`merge`: a compressed checkpoint as a dense one that any tool loads."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from data.errors import InputError
+from spectra.checkpoint.checkpoint import open_checkpoint
+from spectra.checkpoint.compressed import is_compressed
+from spectra.checkpoint.writer import SHARD_BYTES, finish, shards_of, write_shards
+from spectra.compression.config import SpectraConfig
+from spectra.compression.sources import copy_companions, require_dtype
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What was written."""
+
+    path: Path
+    merged: int
+    """Matrices that were products."""
+    parameters: int
+    bytes: int
+
+
+def merge(
+    checkpoint: str,
+    out: str | Path,
+    *,
+    dtype: str | None = None,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Callable[[str, int, int], None] = lambda stage, done, count: None,
+) -> Merged:
+    """Write the dense checkpoint that a compressed one stands for.
+
+    Parameters
+    ----------
+    checkpoint
+        A folder, or a hub name, of `compress`.
+    out
+        The folder to write.
+    dtype
+        What weights are stored as; as the factors are by default.
+    shard_bytes
+        Largest shard.
+    progress
+        Called with a stage, what is done of it, and of how many.
+
+    Raises
+    ------
+    InputError
+        When it is no compressed checkpoint, or damaged.
+    """
+    opened = open_checkpoint(checkpoint)
+    if not is_compressed(opened.config):
+        raise InputError(f"{checkpoint} is no compressed checkpoint: nothing to merge")
+    if opened.problems:
+        raise InputError("; ".join(opened.problems))
+    described = SpectraConfig.of(opened.config)
+    wide = None if dtype is None else require_dtype(dtype)
+
+    def make(name: str) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+        tensor = opened.source.read(name)
+        floats = wide is not None and tensor.is_floating_point()
+        return {name: tensor.to(wide) if floats else tensor}, {}
+
+    sizes = {
+        name: torch.Size(stored.shape).numel() * (stored.dtype.itemsize if stored.dtype else 4)
+        for name, stored in opened.source.tensors.items()
+    }
+    written = write_shards(
+        Path(out),
+        shards_of(sizes, shard_bytes),
+        make,
+        key=f"merge {sorted(described.sha256.items())} {dtype}",
+        progress=lambda done, count: progress("tensors written", done, count),
+    )
+    copy_companions(checkpoint, Path(out))
+    config = {k: v for k, v in opened.config.items() if k != "quantization_config"}
+    finish(Path(out), config | ({"dtype": dtype} if dtype else {}))
+    return Merged(Path(out), len(described.factored), written.parameters, written.bytes)

@@ -1,0 +1,200 @@
+"""How transformers loads a compressed checkpoint: its quantizer interface, and nothing remote.
+
+`from_pretrained` finds the quantizer by the ``quant_method`` of ``config.json``, builds the model
+without weights, lets us put low-rank layers in the place of linear ones, and fills them by name.
+So ``device_map``, ``dtype``, ``save_pretrained`` and ``generate`` work as for any model. Before it
+fills them, every tensor's name, shape and hash is compared with what the configuration says.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from data.errors import InputError
+from spectra.checkpoint.checkpoint import digest
+from spectra.compression.config import METHOD, VERSION, SpectraConfig
+from spectra.compression.layers import CompressedLinear, layer_of_storage
+from spectra.threads import available_cores
+
+SHOWN = 4
+UNCHECKED = "SPECTRA_SKIP_HASHES"
+"""Set in the environment, it loads without comparing hashes: names and shapes are compared."""
+
+
+class SpectraQuantizationConfig(QuantizationConfigMixin):
+    """The ``quantization_config`` of a compressed checkpoint; see `SpectraConfig`."""
+
+    def __init__(
+        self,
+        rank_map: Mapping[str, Any] | None = None,
+        compression: Mapping[str, Any] | None = None,
+        sha256: Mapping[str, str] | None = None,
+        version: int = VERSION,
+        **_: Any,
+    ) -> None:
+        self.quant_method: Any = METHOD
+        self.version = version
+        self.rank_map = dict(rank_map or {})
+        self.compression = dict(compression or {})
+        self.sha256 = dict(sha256 or {})
+
+    def parsed(self) -> SpectraConfig:
+        """The same, validated."""
+        return SpectraConfig.of({"quantization_config": self.to_dict()})
+
+
+class SpectraQuantizer(HfQuantizer):
+    """Puts low-rank layers into a model that is being loaded."""
+
+    requires_calibration = True
+    quantization_config: SpectraQuantizationConfig
+
+    def _process_model_before_weight_loading(
+        self, model: torch.nn.Module, checkpoint_files: Sequence[str] | None = None, **_: Any
+    ) -> torch.nn.Module:
+        config = self.quantization_config.parsed()
+        if checkpoint_files:
+            require_whole(config, checkpoint_files)
+        put_layers(model, config)
+        return model
+
+    def get_state_dict_and_metadata(self, model: torch.nn.Module) -> tuple[None, dict[str, Any]]:
+        """Called by `save_pretrained` before it writes the configuration: hashes of what is now."""
+        names = getattr(model, "all_tied_weights_keys", None) or {}
+        state = {k: v for k, v in model.state_dict().items() if k not in names}
+        movable = not any(value.is_meta for value in state.values())
+        self.quantization_config.sha256 = dict(_hashes(state.items())) if movable else {}
+        return None, {}
+
+    def _dequantize(self, model: torch.nn.Module, dtype: torch.dtype | None = None) -> Any:
+        """`model.dequantize()`: the dense model."""
+        for name, module in list(model.named_modules()):
+            if isinstance(module, CompressedLinear):
+                put(model, name, dense(module, dtype))
+        return model
+
+    def is_serializable(self) -> bool:
+        """Whether `save_pretrained` writes it."""
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        """Factors are parameters like any others."""
+        return True
+
+
+def put_layers(model: torch.nn.Module, config: SpectraConfig) -> None:
+    """Replace every factored matrix' layer by an empty low-rank one.
+
+    Raises
+    ------
+    InputError
+        When the model has no such layer, or one of other sides.
+    """
+    layer = layer_of_storage(config.rank_map.storage)
+    for module in config.factored.values():
+        try:
+            old = model.get_submodule(module.name)
+        except AttributeError:
+            raise InputError(f"the model has no layer {module.name}, the rank map has") from None
+        weight = getattr(old, "weight", None)
+        sides = {(module.rows, module.cols), (module.cols, module.rows)}
+        if not isinstance(weight, torch.Tensor) or tuple(weight.shape) not in sides:
+            found = "no weight" if weight is None else f"a weight of {tuple(weight.shape)}"
+            raise InputError(
+                f"{module.name} has {found}, the rank map says {module.rows} x {module.cols}"
+            )
+        put(
+            model,
+            module.name,
+            layer(
+                module.cols,
+                module.rows,
+                module.rank,
+                bias=getattr(old, "bias", None) is not None,
+                device=weight.device,
+                dtype=weight.dtype,
+            ),
+        )
+
+
+def put(model: torch.nn.Module, name: str, module: torch.nn.Module) -> None:
+    """Replace a module by its path."""
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, module)
+
+
+def dense(module: CompressedLinear, dtype: torch.dtype | None = None) -> torch.nn.Linear:
+    """The linear layer that a low-rank one stands for."""
+    product = module.product().detach()
+    linear = torch.nn.Linear(
+        module.in_features,
+        module.out_features,
+        bias=module.bias is not None,
+        device=product.device,
+        dtype=dtype or product.dtype,
+    )
+    linear.weight.data.copy_(product)
+    if module.bias is not None:
+        linear.bias.data.copy_(module.bias.detach())
+    return linear
+
+
+def require_whole(config: SpectraConfig, files: Sequence[str]) -> None:
+    """Require that files hold what a configuration says: names, shapes, hashes.
+
+    Raises
+    ------
+    InputError
+        With the tensors that differ.
+    """
+    expected = {k: v for m in config.factored.values() for k, v in m.tensors.items()}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in files:
+        if not str(path).endswith(".safetensors"):
+            raise InputError(f"{Path(path).name} is no safetensors file")
+        with safe_open(path, framework="pt") as file:
+            shapes |= {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
+    wrong = [f"{name} is missing" for name in {**expected, **config.sha256} if name not in shapes]
+    wrong += [
+        f"{name} is {shapes[name]}, its rank map says {shape}"
+        for name, shape in expected.items()
+        if name in shapes and shapes[name] != shape
+    ]
+    if not wrong and config.sha256 and not os.environ.get(UNCHECKED):
+        found = dict(_hashes(_tensors(files)))
+        wrong = [
+            f"{name} is not what was written"
+            for name, known in config.sha256.items()
+            if found[name] != known
+        ]
+    if wrong:
+        more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise InputError(f"the compressed checkpoint is damaged: {'; '.join(wrong[:SHOWN])}{more}")
+
+
+def _tensors(files: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                yield name, file.get_tensor(name)
+
+
+def _hashes(tensors: Any) -> Iterator[tuple[str, str]]:
+    """SHA-256 of tensors by name, one a core, few in memory at a time."""
+    with ThreadPoolExecutor(available_cores()) as pool:
+        waiting: list[tuple[str, Any]] = []
+        for name, tensor in tensors:
+            waiting.append((name, pool.submit(digest, tensor)))
+            if len(waiting) > 2 * available_cores():
+                first, job = waiting.pop(0)
+                yield first, job.result().hex()
+        for name, job in waiting:
+            yield name, job.result().hex()

@@ -1,0 +1,117 @@
+"""The tensors of a model under its parameters' names, to be written again."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.errors import InputError
+from spectra.calibration.loading import hub_arguments, load_whole, model_tokenizer
+from spectra.checkpoint.address import addresses, open_folder
+from spectra.checkpoint.checkpoint import Checkpoint, Tensors
+from spectra.checkpoint.folder import reading
+from spectra.checkpoint.tensors import NAMES, StoredTensor
+
+COPIED = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""Files that belong to a model beside its weights and configuration."""
+
+
+class ModelState:
+    """A model in memory, as tensors by name."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        tied = set(getattr(model, "all_tied_weights_keys", None) or {})
+        self._state = {k: v for k, v in model.state_dict().items() if k not in tied}
+        self.tensors = {
+            name: StoredTensor(name, tuple(value.shape), NAMES.get(value.dtype, "F32"), "")
+            for name, value in self._state.items()
+        }
+
+    def read(self, name: str, first: int | None = None) -> torch.Tensor:
+        """See `Tensors`."""
+        value: torch.Tensor = self._state[name]
+        return value if first is None else value[first]
+
+
+def model_source(checkpoint: Checkpoint, address: str) -> tuple[Tensors, dict[str, Any]]:
+    """A checkpoint's tensors under the names of its model, and the model's configuration.
+
+    Those of a GGUF file are what transformers makes of it, in bfloat16.
+
+    Raises
+    ------
+    InputError
+        When there is no configuration, or the weights are quantised.
+    """
+    if checkpoint.problems:
+        raise InputError("; ".join(checkpoint.problems))
+    if is_gguf(address):
+        model = load_whole(address, torch.bfloat16).model
+        config: Any = model.config
+        config.architectures = [type(model).__name__]
+        described = config.to_dict()
+        described.pop("quantization_config", None)
+        return ModelState(model), described | {"dtype": "bfloat16"}
+    described = dict(checkpoint.config)
+    if "model_type" not in described:
+        raise InputError(f"{address} has no config.json that says what model it is")
+    if described.get("quantization_config") is not None:
+        raise InputError(
+            f"{address} is quantised or compressed already: take the checkpoint that it comes from"
+        )
+    return checkpoint.source, described
+
+
+def copy_companions(address: str, out: Path) -> list[str]:
+    """Copy the tokenizer's and generation's files to a folder; the names of what was copied."""
+    if is_gguf(address):
+        try:
+            model_tokenizer(address).save_pretrained(out)
+        except InputError:
+            return []
+        return ["tokenizer.json"]
+    (found,) = addresses([address])
+    if Path(found.place).is_file():
+        (found,) = addresses([str(Path(found.place).parent)])
+    folder, _ = open_folder(found)
+    out.mkdir(parents=True, exist_ok=True)
+    copied = [name for name in COPIED if name in folder.names]
+    for name in copied:
+        with reading(name), folder.open(name) as file:
+            (out / name).write_bytes(bytes(file.read(0, file.size).numpy()))
+    return copied
+
+
+def is_gguf(address: str) -> bool:
+    """Whether an address is a GGUF file, or a folder that holds nothing else."""
+    return str(hub_arguments(address).get("gguf_file", "")).endswith(".gguf")
+
+
+def require_dtype(name: str) -> torch.dtype:
+    """A floating dtype by its name.
+
+    Raises
+    ------
+    InputError
+        With those that there are.
+    """
+    known: Mapping[str, torch.dtype] = {
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+        "float32": torch.float32,
+    }
+    if name not in known:
+        raise InputError(f"no dtype {name!r}; there are: {', '.join(known)}")
+    return known[name]

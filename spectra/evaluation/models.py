@@ -1,0 +1,31 @@
+"""A model to evaluate: any checkpoint that transformers loads, compressed ones included."""
+
+from typing import Any
+
+import torch
+
+import spectra  # noqa: F401  (transformers knows compressed checkpoints after it)
+from spectra.calibration.loading import load_whole
+from spectra.compression.sources import require_dtype
+
+
+def load_model(address: str, dtype: str = "float32", device: str = "cpu") -> Any:
+    """A checkpoint's model, in evaluation mode.
+
+    Parameters
+    ----------
+    address
+        A folder, a GGUF file, or a hub name.
+    dtype
+        What to compute in, or ``auto``: as it is stored.
+    device
+        One device, or ``auto``: all there are, with the disk for what does not fit.
+
+    Raises
+    ------
+    InputError
+        When it cannot be loaded.
+    """
+    precision: torch.dtype | str = dtype if dtype == "auto" else require_dtype(dtype)
+    where = {} if device == "cpu" else {"device_map": device}
+    return load_whole(address, precision, **where).model.eval()

@@ -1,0 +1,201 @@
+"""Perplexity on text, by the reference's protocol or on any text, window and stride.
+
+No window is ever passed over: one whose loss is not finite is an error that names it.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+import torch.nn.functional as F
+
+from data.documents import DocumentSource, Skips
+from data.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Bos = Literal["tokenizer", "start", "windows", "none"]
+REFERENCE_DOCUMENTS = 1100
+REFERENCE_WINDOWS = 256
+CHARACTERS = 20
+"""A token has no more of them on average: so much text is read for a window."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """Tokens to evaluate on, and how they were made."""
+
+    tokens: torch.Tensor
+    """(count,)."""
+    bos: Bos
+    bos_token: int | None = None
+    """Put before every window where `bos` is ``windows``."""
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """A perplexity, with what it was measured on."""
+
+    nll: float
+    """Mean cross-entropy in nats over the tokens that count."""
+    windows: int
+    tokens: int
+    """Those that count."""
+    seq_len: int
+    stride: int
+    bos: Bos
+    losses: tuple[float, ...]
+    """Mean cross-entropy of every window."""
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nll); infinite where that overflows."""
+        return math.exp(self.nll) if self.nll < 700 else math.inf
+
+
+def text_tokens(
+    source: DocumentSource,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    bos: Bos = "tokenizer",
+    documents: int | None = None,
+    joint: str = "\n\n",
+    limit: int | None = None,
+) -> Text:
+    """The documents of a corpus, joined and tokenised at once.
+
+    Parameters
+    ----------
+    source, tokenizer
+        The corpus, and the model's tokenizer.
+    bos
+        The beginning token: where the tokenizer puts it (once at the start, or nowhere), once at
+        the ``start``, at the start of all ``windows``, or nowhere (``none``).
+    documents
+        So many of them; all by default.
+    joint
+        Between documents.
+    limit
+        Tokens that are wanted at most, which bounds how much of a large corpus is read.
+
+    Raises
+    ------
+    InputError
+        When the tokenizer has no beginning token and one is asked for.
+    """
+    characters = None if limit is None else limit * CHARACTERS
+    text = joint.join(_first(source.documents(Skips()), documents, characters))
+    special = bos == "tokenizer"
+    encoded: Any = tokenizer(text, add_special_tokens=special, verbose=False)
+    tokens = torch.tensor(encoded["input_ids"], dtype=torch.long)
+    if bos not in ("start", "windows"):
+        return Text(tokens, bos)
+    first = tokenizer.bos_token_id
+    if not isinstance(first, int):
+        raise InputError("the tokenizer has no beginning token: ask for --bos none")
+    if bos == "start":
+        tokens = torch.cat([torch.tensor([first]), tokens])
+    return Text(tokens, bos, first if bos == "windows" else None)
+
+
+def reference_tokens(source: DocumentSource, tokenizer: "PreTrainedTokenizerBase") -> Text:
+    """The reference's text: the first 1100 documents, joined by spaces."""
+    return text_tokens(source, tokenizer, documents=REFERENCE_DOCUMENTS, joint=" ")
+
+
+@torch.no_grad()
+def perplexity(
+    model: torch.nn.Module,
+    text: Text,
+    *,
+    seq_len: int,
+    windows: int | None = None,
+    stride: int | None = None,
+    batch_size: int = 4,
+    progress: Callable[[int, int], None] = lambda done, count: None,
+) -> Perplexity:
+    """Perplexity over full windows; their inner tokens count, each once.
+
+    Parameters
+    ----------
+    model
+        A causal language model of transformers, in evaluation mode while this runs.
+    text
+        What to evaluate on.
+    seq_len
+        Tokens of a window, beginning token included.
+    windows
+        At most so many; all full ones by default.
+    stride
+        From one window to the next; their length by default. Where it is less, tokens that a window
+        before has counted are context only.
+    batch_size
+        Windows at a time.
+    progress
+        Called with the number of windows done, and of all.
+
+    Raises
+    ------
+    InputError
+        When there is no full window, or a window's loss is not finite.
+    """
+    own = seq_len - (text.bos_token is not None)
+    step = own if stride is None else stride
+    if not 0 < step <= own or own < 2:
+        raise InputError(f"a stride of {step} does not fit windows of {seq_len} tokens")
+    starts = range(0, len(text.tokens) - own + 1, step)
+    starts = starts[: len(starts) if windows is None else windows]
+    if not starts:
+        raise InputError(
+            f"the text has {len(text.tokens)} tokens, which is no window of {seq_len}: name more "
+            "text, or a smaller --seq-len"
+        )
+    training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    losses: list[float] = []
+    total, counted = 0.0, 0
+    for first in range(0, len(starts), batch_size):
+        batch = starts[first : first + batch_size]
+        tokens = torch.stack([text.tokens[start : start + own] for start in batch])
+        if text.bos_token is not None:
+            begin = torch.full((len(tokens), 1), text.bos_token)
+            tokens = torch.cat([begin, tokens], dim=1)
+        sums = _losses(model, tokens.to(device))  # (windows, seq_len - 1)
+        for number, row in enumerate(sums, start=first):
+            new = row if number == 0 or step == own else row[-step:]
+            value = float(new.double().sum())
+            if not math.isfinite(value):
+                raise InputError(
+                    f"the loss of window {number} (tokens {starts[number]} to "
+                    f"{starts[number] + own}) is {value}: the model's weights or its precision "
+                    "are at fault, and leaving the window out would hide it"
+                )
+            losses.append(value / len(new))
+            total, counted = total + value, counted + len(new)
+        progress(first + len(batch), len(starts))
+    model.train(training)
+    return Perplexity(total / counted, len(starts), counted, seq_len, step, text.bos, tuple(losses))
+
+
+def _losses(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy at every inner token, in float32: (windows, length - 1)."""
+    logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
+    rows = [
+        F.cross_entropy(one.float(), wanted, reduction="none")
+        for one, wanted in zip(logits, tokens[:, 1:], strict=True)
+    ]
+    return torch.stack(rows)
+
+
+def _first(documents: Iterator[str], count: int | None, characters: int | None) -> Iterator[str]:
+    total = 0
+    for document in islice(documents, count):
+        yield document
+        total += len(document)
+        if characters is not None and total >= characters:
+            return

@@ -1,0 +1,172 @@
+"""What a model takes: parameters, bytes, memory by context length, tokens a second."""
+
+import gc
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from spectra.matrices import layer_of
+
+PROCESS = Path("/proc/self")
+
+
+@dataclass(frozen=True)
+class Size:
+    """Parameters and bytes of a model in memory."""
+
+    parameters: int
+    block_parameters: int
+    """Of weights inside the blocks, their factors instead where they are low-rank; no norms, no
+    biases."""
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory of one forward pass over a context, beside what the process holds anyway."""
+
+    context: int
+    peak_bytes: int
+    """Resident at the peak (CPU) or allocated (CUDA), weights included."""
+    cache_bytes: int
+    """Of keys and values at that length."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens a second, medians of several runs."""
+
+    prefill: float
+    decode: float
+    context: int
+    new_tokens: int
+    batch_size: int
+
+
+def size_of(model: torch.nn.Module) -> Size:
+    """Count a model's parameters; tied ones once."""
+    counted = dict(model.named_parameters())
+    blocks = sum(
+        p.numel() for name, p in counted.items() if layer_of(name) is not None and p.ndim > 1
+    )
+    return Size(
+        sum(p.numel() for p in counted.values()),
+        blocks,
+        sum(p.numel() * p.element_size() for p in counted.values()),
+    )
+
+
+@torch.no_grad()
+def memory_of(model: torch.nn.Module, contexts: Sequence[int]) -> list[Memory]:
+    """Peak memory by context length, with the cache of keys and values kept: Table 3."""
+    device = next(model.parameters()).device
+    found = []
+    for context in contexts:
+        tokens = torch.zeros(1, context, dtype=torch.long, device=device)
+        with peak_memory(device) as peak:
+            out = model(input_ids=tokens, use_cache=True, logits_to_keep=1)
+        cache = _cache_bytes(out.past_key_values)
+        found.append(Memory(context, peak[0], cache))
+        del out
+    return found
+
+
+@torch.no_grad()
+def speed_of(
+    model: torch.nn.Module,
+    *,
+    context: int = 512,
+    new_tokens: int = 32,
+    batch_size: int = 1,
+    repeats: int = 3,
+) -> Speed:
+    """Tokens a second while a context is read, and while tokens are added one by one."""
+    device = next(model.parameters()).device
+    tokens = torch.zeros(batch_size, context, dtype=torch.long, device=device)
+    prefill, decode = [], []
+    for _ in range(repeats + 1):  # the first is a warm-up
+        _wait(device)
+        begin = time.perf_counter()
+        out = model(input_ids=tokens, use_cache=True, logits_to_keep=1)
+        _wait(device)
+        middle = time.perf_counter()
+        cache, last = out.past_key_values, tokens[:, -1:]
+        for _ in range(new_tokens):
+            out = model(input_ids=last, past_key_values=cache, use_cache=True)
+            cache, last = out.past_key_values, out.logits[:, -1:].argmax(dim=-1)
+        _wait(device)
+        prefill.append(batch_size * context / (middle - begin))
+        decode.append(batch_size * new_tokens / (time.perf_counter() - middle))
+    return Speed(
+        statistics.median(prefill[1:]),
+        statistics.median(decode[1:]),
+        context,
+        new_tokens,
+        batch_size,
+    )
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[list[int]]:
+    """Measure the peak of what is inside; a list with it, filled at the end."""
+    found = [0]
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield found
+        found[0] = torch.cuda.max_memory_allocated(device)
+        return
+    _reset_peak()
+    yield found
+    found[0] = resident_peak()
+
+
+def resident_peak() -> int:
+    """Bytes that this process had resident at most, since the peak was last reset."""
+    status = PROCESS / "status"
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
+
+
+def bytes_on_disk(path: str | Path) -> int | None:
+    """Bytes of a checkpoint's weight files; None for one that lies elsewhere."""
+    place = Path(path)
+    if place.is_file():
+        return place.stat().st_size
+    if not place.is_dir():
+        return None
+    suffixes = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
+    return sum(f.stat().st_size for f in place.iterdir() if f.suffix in suffixes)
+
+
+def _reset_peak() -> None:
+    """Linux counts the peak anew; elsewhere it is that of the whole process."""
+    try:
+        (PROCESS / "clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def _cache_bytes(cache: object) -> int:
+    total = 0
+    for layer in getattr(cache, "layers", ()):
+        for tensor in (getattr(layer, "keys", None), getattr(layer, "values", None)):
+            if isinstance(tensor, torch.Tensor):
+                total += tensor.numel() * tensor.element_size()
+    return total
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,97 @@
+"""Accuracy on a downstream task: answers are generated and read; what cannot be read is wrong."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from data.tasks import TASKS, Example, read_answer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+NEW_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How many answers were right."""
+
+    correct: int
+    total: int
+    unparsed: int
+    """Answers that could not be read, which count as wrong."""
+    cut: int = 0
+    """Prompts longer than the model's window, of which the end was kept."""
+
+    @property
+    def accuracy(self) -> float:
+        """Right answers over all."""
+        return self.correct / self.total
+
+
+def task_accuracy(
+    model: Any,
+    tokenizer: "PreTrainedTokenizerBase",
+    name: str,
+    examples: Sequence[Example],
+    *,
+    batch_size: int = 8,
+    progress: Callable[[int, int], None] = lambda done, count: None,
+) -> Accuracy:
+    """Ask a model every question, and count.
+
+    Parameters
+    ----------
+    model, tokenizer
+        A causal language model of transformers, and its tokenizer.
+    name
+        The task, which says how answers are read.
+    examples
+        Questions and answers.
+    batch_size
+        Questions at a time.
+    progress
+        Called with the number of questions done, and of all.
+    """
+    kind = TASKS[name].kind
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    room = (longest or 1 << 20) - NEW_TOKENS
+    correct = unparsed = cut = done = 0
+    # of like length together, so that little is padding
+    ordered = sorted(examples, key=lambda e: (len(e.prompt), e.prompt))
+    for first in range(0, len(ordered), batch_size):
+        batch = ordered[first : first + batch_size]
+        tokens = [tokenizer(e.prompt)["input_ids"] for e in batch]
+        cut += sum(len(one) > room for one in tokens)
+        texts = _continued(model, tokenizer, [one[-room:] for one in tokens])
+        for example, text in zip(batch, texts, strict=True):
+            said = read_answer(kind, text)
+            unparsed += said is None
+            correct += said == example.answer
+        done += len(batch)
+        progress(done, len(ordered))
+    return Accuracy(correct, len(ordered), unparsed, cut)
+
+
+@torch.no_grad()
+def _continued(
+    model: Any, tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Sequence[int]]
+) -> list[str]:
+    """What a model adds to prompts, greedily."""
+    longest = max(map(len, prompts))
+    pad = tokenizer.pad_token_id
+    pad = tokenizer.eos_token_id if pad is None else pad
+    pad = 0 if pad is None else pad
+    device = next(model.parameters()).device
+    ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in prompts], device=device)
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=NEW_TOKENS,
+        do_sample=False,
+        pad_token_id=pad,
+    )
+    return [str(tokenizer.decode(row[longest:], skip_special_tokens=True)) for row in out]
