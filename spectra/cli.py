@@ -30,6 +30,7 @@ COMMANDS = {
     ),
     "path": ("spectra.commands.path", "what WeLore gives and costs at every ERR, stored"),
     "pretrain": ("pretrain.command", "instrumented pretraining of a LLaMA-type model"),
+    "prune": ("spectra.commands.prune", "zeros in a model's matrices, or in its N-LRCs"),
     "report": ("spectra.commands.report", "all figures of a store in one file that opens offline"),
     "scan": (
         "spectra.commands.scan",

@@ -144,8 +144,9 @@ def loading(address: str) -> Any:
     """
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    bars: Any = logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
     try:
         yield
     except InputError:
@@ -157,4 +158,4 @@ def loading(address: str) -> Any:
         ) from error
     finally:
         if shown:
-            logging.enable_progress_bar()
+            bars.enable_progress_bar()

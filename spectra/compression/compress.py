@@ -25,7 +25,13 @@ from spectra.compression.config import SpectraConfig
 from spectra.compression.factors import Factors, pivoted
 from spectra.compression.maps import stored_map
 from spectra.compression.settings import Calibration, Settings
-from spectra.compression.sources import copy_companions, is_gguf, model_source, require_dtype
+from spectra.compression.sources import (
+    copy_companions,
+    is_gguf,
+    model_source,
+    require_dtype,
+    tensor_bytes,
+)
 from spectra.compression.weighting import Weighting, Weightings, plain_weightings
 
 Progress = Callable[[str, int, int], None]
@@ -146,7 +152,7 @@ def compress(
         weightings = sequential_weightings(opened, checkpoint, settings, wanted, device, progress)
     maker = _Maker(source, wanted, weightings, dtype, device)
     key = _key(rank_map, wanted, about, dtype)
-    sizes = {name: _bytes(source, name) for name in source.tensors}
+    sizes = {name: tensor_bytes(source, name) for name in source.tensors}
     written = write_shards(
         out,
         shards_of(sizes, shard_bytes),
@@ -274,12 +280,6 @@ def _require_hash(rank_map: RankMap, checkpoint: Checkpoint, digests: Mapping[st
 def _key(rank_map: RankMap, wanted: RankMap, about: Mapping[str, Any], dtype: str | None) -> str:
     text = json.dumps([wanted.to_dict(), dict(about), dtype], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _bytes(source: Tensors, name: str) -> int:
-    stored = source.tensors[name]
-    size = stored.dtype.itemsize if stored.dtype is not None else 4
-    return torch.Size(stored.shape).numel() * size
 
 
 def _result(

@@ -11,7 +11,7 @@ from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.checkpoint.compressed import is_compressed
 from spectra.checkpoint.writer import SHARD_BYTES, finish, shards_of, write_shards
 from spectra.compression.config import SpectraConfig
-from spectra.compression.sources import copy_companions, require_dtype
+from spectra.compression.sources import copy_companions, require_dtype, tensor_bytes
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,7 @@ def merge(
         floats = wide is not None and tensor.is_floating_point()
         return {name: tensor.to(wide) if floats else tensor}, {}
 
-    sizes = {
-        name: torch.Size(stored.shape).numel() * (stored.dtype.itemsize if stored.dtype else 4)
-        for name, stored in opened.source.tensors.items()
-    }
+    sizes = {name: tensor_bytes(opened.source, name) for name in opened.source.tensors}
     written = write_shards(
         Path(out),
         shards_of(sizes, shard_bytes),

@@ -94,6 +94,13 @@ def copy_companions(address: str, out: Path) -> list[str]:
     return copied
 
 
+def tensor_bytes(source: Tensors, name: str) -> int:
+    """Bytes of a stored tensor."""
+    stored = source.tensors[name]
+    size = stored.dtype.itemsize if stored.dtype is not None else 4
+    return torch.Size(stored.shape).numel() * size
+
+
 def is_gguf(address: str) -> bool:
     """Whether an address is a GGUF file, or a folder that holds nothing else."""
     return str(hub_arguments(address).get("gguf_file", "")).endswith(".gguf")

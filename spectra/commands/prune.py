@@ -1,0 +1,104 @@
+"""Put zeros into a checkpoint's matrices, or into those that stayed dense.
+
+Of a compressed checkpoint only what is stored whole is pruned; --only nlrc takes the N-LRCs of its
+map (or of --map) alone: the paper's figure 7. The result is in the format of what was pruned, with
+pruning.json beside it.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+
+from spectra.allocation.rankmap import RankMap
+from spectra.commands.compress import default_device
+from spectra.commands.options import parse
+from spectra.commands.progress import Shown
+from spectra.compression.settings import SELF, Calibration
+from spectra.pruning.prune import prune
+from spectra.pruning.sparsity import parse_pattern
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `spectra prune`."""
+
+    checkpoint: tyro.conf.Positional[str]
+    """A Hugging Face folder, a .gguf file, a hub name, or a folder of `spectra compress`."""
+    out: Path
+    """The folder to write."""
+    sparsity: float | None = None
+    """Share of entries that become zero, e.g. 0.5."""
+    pattern: str | None = None
+    """n:m, e.g. 2:4: that many kept of every so many neighbours, as hardware wants it."""
+    method: Literal["magnitude", "wanda", "sparsegpt"] = "wanda"
+    """magnitude: the smallest entries; wanda: the smallest times their inputs' size; sparsegpt: the
+    others make up for what is removed."""
+    only: Literal["nlrc"] | None = None
+    """Prune N-LRCs only."""
+    map: Path | None = None
+    """For --only nlrc of a dense checkpoint: a rank map that says which they are."""
+    calibration: str = SELF
+    """Text for wanda and sparsegpt: a data source, or self: what the model itself writes."""
+    windows: int = 64
+    """Windows of calibration text."""
+    seq_len: int = 512
+    """Tokens of a window."""
+    seed: int = 0
+    """Of the model's own text."""
+    tokenizer: str | None = None
+    """For the calibration text; the checkpoint's own by default."""
+    batch_size: int = 4
+    """Windows at a time."""
+    device: str | None = None
+    """cpu or cuda; cuda where there is one, by default."""
+    json: bool = False
+    """Print one JSON object on stdout instead of text."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    options = parse(Options, arguments, command="prune", description=__doc__)
+    pattern = parse_pattern(options.sparsity, options.pattern)
+    calibration = Calibration(
+        options.calibration,
+        options.windows,
+        options.seq_len,
+        options.seed,
+        options.tokenizer,
+        options.batch_size,
+    )
+    with Shown(Console(stderr=True)) as shown:
+        made = prune(
+            options.checkpoint,
+            options.out,
+            pattern,
+            method=options.method,
+            only=options.only,
+            rank_map=None if options.map is None else RankMap.load(options.map),
+            calibration=calibration,
+            device=options.device or default_device(),
+            progress=shown.update,
+        )
+    found = {
+        "method": options.method,
+        "sparsity_asked": pattern.sparsity,
+        "sparsity": made.sparsity,
+        "pruned": len(made.matrices),
+        "kept": made.kept,
+        "bytes": made.bytes,
+        "out": str(made.path),
+    }
+    if options.json:
+        print(json.dumps(found))
+        return 0
+    print(
+        f"{made.sparsity:.2%} zeros in {len(made.matrices)} matrices by {options.method}; "
+        f"{made.kept} left as they are"
+    )
+    print(f"wrote {made.path}")
+    return 0

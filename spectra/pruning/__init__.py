@@ -1,0 +1,1 @@
+"""Zeros for what matters least: magnitude, Wanda, SparseGPT."""

@@ -1,0 +1,197 @@
+"""`prune`: a checkpoint with zeros in its matrices, or in those that stayed dense."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from data.errors import InputError
+from spectra.allocation.fit import require_fit
+from spectra.allocation.rankmap import RankMap
+from spectra.calibration.blocks import open_blocks
+from spectra.checkpoint.checkpoint import Checkpoint, Tensors, open_checkpoint
+from spectra.checkpoint.compressed import MergedTensors
+from spectra.checkpoint.writer import SHARD_BYTES, finish, shards_of, write_shards
+from spectra.compression.calibrated import calibration_text
+from spectra.compression.config import SpectraConfig
+from spectra.compression.settings import Calibration
+from spectra.compression.sources import copy_companions, model_source, tensor_bytes
+from spectra.pruning.pruner import Pruner
+from spectra.pruning.sparsity import Pattern
+from spectra.store.durable import write_file
+
+Progress = Callable[[str, int, int], None]
+REPORT = "pruning.json"
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was written."""
+
+    path: Path
+    sparsity: float
+    """Zeros over all entries of the matrices that were pruned."""
+    matrices: Mapping[str, float]
+    """Share of zeros, by name."""
+    kept: int
+    """Matrices that were left as they are."""
+    bytes: int
+
+
+def prune(
+    checkpoint: str,
+    out: str | Path,
+    pattern: Pattern,
+    *,
+    method: str = "wanda",
+    only: str | None = None,
+    rank_map: RankMap | None = None,
+    calibration: Calibration | None = None,
+    device: str = "cpu",
+    progress: Progress = lambda stage, done, count: None,
+) -> Pruned:
+    """Write a pruned checkpoint, in the format of what was pruned.
+
+    Parameters
+    ----------
+    checkpoint
+        A Hugging Face folder or hub name, a GGUF file, or a compressed checkpoint, of which the
+        matrices that stayed dense are pruned.
+    out
+        The folder to write.
+    pattern
+        How many zeros.
+    method
+        ``magnitude``; ``wanda`` and ``sparsegpt``, block by block on what the pruned ones before
+        give.
+    only
+        ``nlrc``: the N-LRCs of the compressed checkpoint's map, or of `rank_map`.
+    rank_map
+        Says which matrices are N-LRCs, for a dense checkpoint.
+    calibration
+        The text of all methods but ``magnitude``.
+    device
+        Where blocks run.
+    progress
+        Called with a stage, what is done of it, and of how many.
+
+    Raises
+    ------
+    InputError
+        When there is nothing to prune, or a matrix' statistics are not finite (naming it).
+    """
+    opened = open_checkpoint(checkpoint)
+    source, config, held = _source(opened, checkpoint)
+    wanted = _wanted(opened, source, only, held, rank_map)
+    pruner = Pruner(method, pattern, wanted)
+    about: dict[str, Any] = {"method": method, "sparsity": pattern.sparsity, "only": only}
+    if pattern.structured:
+        about["pattern"] = f"{pattern.of - pattern.zeros}:{pattern.of}"
+    out = Path(out)
+    with tempfile.TemporaryDirectory(prefix="spectra-prune-") as folder:
+        ready: dict[str, Path] = {}
+        if method != "magnitude":
+            calibration = calibration or Calibration()
+            windows, text = calibration_text(checkpoint, calibration, device)
+            about["calibration"] = text | {"seed": calibration.seed, "source": calibration.data}
+            ready = _prepared(
+                opened, checkpoint, pruner, windows, calibration, device, Path(folder), progress
+            )
+
+        def make(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+            tensor = source.read(name)
+            path = name.removesuffix(".weight")
+            if path not in wanted or not name.endswith(".weight"):
+                return {name: tensor}, {}
+            if path in ready:
+                with safe_open(ready[path], framework="pt") as file:
+                    pruned = file.get_tensor(path).to(tensor.dtype)
+            else:
+                pruned = pruner.pruned(path, tensor)
+            zeros = int((pruned == 0).sum())
+            return {name: pruned}, {"name": path, "zeros": zeros, "entries": pruned.numel()}
+
+        sizes = {name: tensor_bytes(source, name) for name in source.tensors}
+        key = json.dumps([about, sorted(wanted), opened.name, sizes], sort_keys=True)
+        written = write_shards(
+            out,
+            shards_of(sizes, SHARD_BYTES),
+            make,
+            key=hashlib.sha256(key.encode()).hexdigest(),
+            progress=lambda done, count: progress("tensors written", done, count),
+        )
+    shares = {n["name"]: n["zeros"] / n["entries"] for n in written.notes.values()}
+    entries = sum(n["entries"] for n in written.notes.values())
+    total = sum(n["zeros"] for n in written.notes.values()) / entries
+    if held is not None:
+        made = {**held.compression, "pruning": about}
+        config = config | {
+            "quantization_config": SpectraConfig(held.rank_map, made, written.sha256).to_dict()
+        }
+    write_file(out / REPORT, json.dumps({**about, "zeros": shares}, indent=2).encode())
+    copy_companions(checkpoint, out)
+    finish(out, config)
+    return Pruned(out, total, shares, len(opened.matrices) - len(shares), written.bytes)
+
+
+def _prepared(
+    opened: Checkpoint,
+    address: str,
+    pruner: Pruner,
+    windows: torch.Tensor,
+    calibration: Calibration,
+    device: str,
+    folder: Path,
+    progress: Progress,
+) -> dict[str, Path]:
+    """The pruned weights of every matrix, in files by block."""
+    blocks = open_blocks(opened, address, device)
+    found: dict[str, Path] = {}
+    passed = pruner.blocks(blocks, windows, calibration.batch_size, progress)
+    for number, pruned in enumerate(passed):
+        path = folder / f"{number}.safetensors"
+        save_file({name: weight.cpu().contiguous() for name, weight in pruned.items()}, path)
+        found |= dict.fromkeys(pruned, path)
+    return found
+
+
+def _source(
+    opened: Checkpoint, address: str
+) -> tuple[Tensors, dict[str, Any], SpectraConfig | None]:
+    """Tensors as they are stored, the configuration, and what a compressed checkpoint says."""
+    if isinstance(opened.source, MergedTensors):
+        return opened.source.source, dict(opened.config), SpectraConfig.of(opened.config)
+    source, config = model_source(opened, address)
+    return source, config, None
+
+
+def _wanted(
+    opened: Checkpoint,
+    source: Tensors,
+    only: str | None,
+    held: SpectraConfig | None,
+    rank_map: RankMap | None,
+) -> frozenset[str]:
+    """The names of the matrices to prune."""
+    if only not in (None, "nlrc"):
+        raise InputError(f"only takes nlrc, not {only!r}")
+    dense = {m.name for m in opened.matrices if f"{m.name}.weight" in source.tensors}
+    if only is not None:
+        if held is not None:
+            known = held.rank_map
+        elif rank_map is not None:
+            require_fit(rank_map, opened, weights=False)
+            known = rank_map
+        else:
+            raise InputError("which matrices are N-LRCs, a rank map says: name it by --map")
+        dense &= {module.name for module in known.nlrc}
+    if not dense:
+        raise InputError("there is no dense matrix to prune")
+    return frozenset(dense)

@@ -1,0 +1,120 @@
+"""Pruning of a model's blocks, one after the other."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from data.errors import InputError
+from spectra.calibration.blocks import Blocks
+from spectra.calibration.statistics import BlockStatistics, linear_layers, watching_inputs
+from spectra.pruning.sparsity import Pattern, magnitude, sparsegpt, wanda
+
+Method = Literal["magnitude", "wanda", "sparsegpt"]
+METHODS: tuple[str, ...] = get_args(Method)
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """What is pruned, and how.
+
+    Raises
+    ------
+    InputError
+        When there is no such method.
+    """
+
+    method: str
+    pattern: Pattern
+    names: frozenset[str]
+    """Of the matrices."""
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InputError(f"no method {self.method!r}; there are: {', '.join(METHODS)}")
+
+    def pruned(
+        self, name: str, weight: torch.Tensor, second: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """A weight with its zeros: (rows, cols).
+
+        Parameters
+        ----------
+        name
+            Of the matrix, for messages.
+        weight
+            (rows, cols).
+        second
+            (cols, cols): second moments of its inputs; not for ``magnitude``.
+
+        Raises
+        ------
+        InputError
+            When it cannot be pruned so, with its name.
+        """
+        try:
+            if self.method == "magnitude":
+                result = magnitude(weight, self.pattern)
+            else:
+                assert second is not None
+                function = wanda if self.method == "wanda" else sparsegpt
+                result = function(weight, second, self.pattern)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from error
+        if not torch.isfinite(result).all():
+            raise InputError(f"{name}: its weight, or what pruning made of it, is not finite")
+        return result
+
+    @torch.no_grad()
+    def blocks(
+        self,
+        blocks: Blocks,
+        windows: torch.Tensor,
+        batch_size: int,
+        progress: Callable[[str, int, int], None] = lambda stage, done, count: None,
+    ) -> Iterator[dict[str, torch.Tensor]]:
+        """Prune block after block in place, each on what the pruned ones before it give.
+
+        Parameters
+        ----------
+        blocks
+            The model; of one that streams, pruned weights are gone with their block.
+        windows
+            (windows, length) token ids.
+        batch_size
+            Windows at a time.
+        progress
+            Called with a stage, the blocks done, and of how many.
+
+        Yields
+        ------
+        A block's pruned weights, by the matrix' name.
+        """
+        passages = blocks.start(windows, batch_size)
+        for i, name in enumerate(blocks.names):
+            statistics = BlockStatistics()
+            with blocks.block(i) as block:
+                layers = {f"{name}.{k}": v for k, v in linear_layers(block).items()}
+                wanted = {k: v for k, v in layers.items() if k in self.names}
+                inner = {k.removeprefix(f"{name}."): v for k, v in wanted.items()}
+                with watching_inputs(inner, statistics):
+                    for passage in passages:
+                        blocks.run(i, block, passage)
+                pruned = dict(self._pruned(name, wanted, statistics))
+                for passage in passages:
+                    passage.hidden = blocks.run(i, block, passage)
+            progress("blocks pruned", i + 1, len(blocks))
+            yield pruned
+
+    def _pruned(
+        self, block: str, layers: Mapping[str, torch.nn.Linear], statistics: BlockStatistics
+    ) -> Iterator[tuple[str, torch.Tensor]]:
+        for name, module in layers.items():
+            layer = name.removeprefix(f"{block}.")
+            if layer not in statistics.groups:
+                raise InputError(f"{name}: calibration never reached it")
+            weight = module.weight.detach()
+            result = self.pruned(name, weight, statistics.of(layer).covariance)
+            module.weight.data = result
+            yield name, result

@@ -1,0 +1,194 @@
+"""Which entries of a weight become zero, and what SparseGPT makes of the others.
+
+Unstructured, or n of every m neighbours in a row. The numbers of zeros are exact: the floor of the
+share asked for, of a matrix (magnitude), of each row (Wanda), of each block of columns (SparseGPT).
+"""
+
+import re
+from dataclasses import dataclass
+
+import torch
+
+from data.errors import InputError
+
+BLOCK = 128
+"""Columns that SparseGPT chooses in together."""
+DAMPING = 0.01
+"""Of the Hessian's mean diagonal, added to the diagonal."""
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """How many zeros, and where they may lie.
+
+    Raises
+    ------
+    InputError
+        When that is no share of entries.
+    """
+
+    sparsity: float
+    """Share of zeros."""
+    zeros: int = 0
+    """With `of`: that many of every so many neighbours in a row."""
+    of: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sparsity < 1:
+            raise InputError(f"a sparsity is from 0 to below 1, not {self.sparsity:g}")
+
+    @property
+    def structured(self) -> bool:
+        """Whether zeros are counted by neighbours."""
+        return self.of > 0
+
+
+def parse_pattern(sparsity: float | None, pattern: str | None) -> Pattern:
+    """A pattern from a share of zeros, or from ``n:m``: n entries kept of every m.
+
+    Raises
+    ------
+    InputError
+        When neither or a contradiction is given.
+    """
+    if pattern is None:
+        if sparsity is None:
+            raise InputError("name a sparsity, e.g. 0.5, or a pattern, e.g. 2:4")
+        return Pattern(sparsity)
+    match = re.fullmatch(r"(\d+):(\d+)", pattern)
+    kept, of = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 0 < kept < of:
+        raise InputError(f"a pattern is like 2:4, kept of every so many, not {pattern}")
+    share = 1 - kept / of
+    if sparsity is not None and abs(sparsity - share) > 1e-9:
+        raise InputError(f"the pattern {pattern} makes a sparsity of {share:g}, not {sparsity:g}")
+    return Pattern(share, of - kept, of)
+
+
+def least(scores: torch.Tensor, pattern: Pattern, *, by_row: bool) -> torch.Tensor:
+    """The entries of least score: True where an entry becomes zero, (rows, cols).
+
+    Parameters
+    ----------
+    scores
+        (rows, cols).
+    pattern
+        How many.
+    by_row
+        The same number in each row, or in the matrix; by neighbours either way where the pattern
+        is structured.
+
+    Raises
+    ------
+    InputError
+        When columns do not part into neighbours.
+    """
+    rows, cols = scores.shape
+    if pattern.structured:
+        if cols % pattern.of:
+            raise InputError(f"{cols} columns do not part into groups of {pattern.of}")
+        groups = scores.reshape(rows, cols // pattern.of, pattern.of)
+        return _lowest(groups, pattern.zeros).reshape(rows, cols)
+    if by_row:
+        return _lowest(scores, int(cols * pattern.sparsity))
+    return _lowest(scores.reshape(1, -1), int(rows * cols * pattern.sparsity)).reshape(rows, cols)
+
+
+def magnitude(weight: torch.Tensor, pattern: Pattern) -> torch.Tensor:
+    """The weight without its smallest entries: (rows, cols)."""
+    return weight.masked_fill(least(weight.float().abs(), pattern, by_row=False), 0)
+
+
+def wanda(weight: torch.Tensor, second: torch.Tensor, pattern: Pattern) -> torch.Tensor:
+    r"""The weight without each row's entries of least :math:`|W_{ij}|\,\|x_j\|_2`.
+
+    Source: Sun et al. 2023, "A Simple and Effective Pruning Approach for Large Language Models".
+
+    Parameters
+    ----------
+    weight
+        (rows, cols).
+    second
+        (cols, cols): the mean or sum of x xᵀ over tokens.
+    pattern
+        How many zeros.
+    """
+    norms = second.diagonal().clamp(min=0.0).sqrt().to(weight.device, torch.float32)
+    return weight.masked_fill(least(weight.float().abs() * norms, pattern, by_row=True), 0)
+
+
+def sparsegpt(
+    weight: torch.Tensor,
+    second: torch.Tensor,
+    pattern: Pattern,
+    *,
+    block: int = BLOCK,
+    damping: float = DAMPING,
+) -> torch.Tensor:
+    r"""The weight with zeros, the entries right of each changed to make up for it.
+
+    With :math:`H = 2E[xx^T]` and U the upper Cholesky factor of its inverse, an entry costs
+    :math:`w^2/U_{jj}^2`; what its removal changes is undone, as far as the columns to the right
+    can. Features that are never on cost nothing. Source: Frantar and Alistarh 2023, "SparseGPT".
+
+    Parameters
+    ----------
+    weight
+        (rows, cols).
+    second
+        (cols, cols): the mean of x xᵀ over tokens.
+    pattern
+        How many zeros.
+    block
+        Columns in which entries are chosen together.
+    damping
+        Of the mean diagonal, added to the diagonal.
+
+    Raises
+    ------
+    InputError
+        When the Hessian is not finite or not positive definite.
+    """
+    w = weight.detach().float().clone()
+    cols = w.shape[1]
+    if pattern.structured and block % pattern.of:
+        block = block // pattern.of * pattern.of or pattern.of
+    h = 2 * second.double().to(w.device)
+    dead = h.diagonal() == 0
+    h.diagonal()[dead] = 1.0
+    w[:, dead] = 0
+    h.diagonal().add_(damping * h.diagonal().mean())
+    factor, failed = torch.linalg.cholesky_ex(h)
+    if failed or not torch.isfinite(factor).all():
+        raise InputError("its inputs' second moments are not finite or not positive definite")
+    upper = torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True).float()
+    for first in range(0, cols, block):
+        last = min(first + block, cols)
+        part = w[:, first:last].clone()
+        u = upper[first:last, first:last]
+        errors = torch.zeros_like(part)
+        zero = torch.zeros_like(part, dtype=torch.bool)
+        if not pattern.structured:
+            zero = least(part.square() / u.diagonal().square(), pattern, by_row=False)
+        for j in range(last - first):
+            if pattern.structured and j % pattern.of == 0:
+                group = slice(j, j + pattern.of)
+                scores = part[:, group].square() / u.diagonal()[group].square()
+                zero[:, group] = least(scores, pattern, by_row=True)
+            column = part[:, j]
+            kept = column.masked_fill(zero[:, j], 0)
+            error = (column - kept) / u[j, j]
+            part[:, j] = kept
+            part[:, j + 1 :] -= error[:, None] * u[j, j + 1 :]
+            errors[:, j] = error
+        w[:, first:last] = part
+        w[:, last:] -= errors @ upper[first:last, last:]
+    return w.to(weight.dtype)
+
+
+def _lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
+    """True at the lowest so many of the last dimension."""
+    found = torch.zeros_like(scores, dtype=torch.bool)
+    if count:
+        found.scatter_(-1, scores.topk(count, dim=-1, largest=False).indices, True)
+    return found
