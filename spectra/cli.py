@@ -22,6 +22,7 @@ COMMANDS = {
     ),
     "dashboard": ("dashboard.command", "every store and map below a folder, live, in a browser"),
     "evaluate": ("spectra.commands.evaluate", "perplexity, tasks, memory and speed of a model"),
+    "experiment": ("spectra.commands.experiment", "a table or figure of the paper, measured"),
     "export": ("spectra.commands.export", "a rank map in other tools' formats"),
     "merge": ("spectra.commands.merge", "a compressed checkpoint as a dense one"),
     "metrics": (

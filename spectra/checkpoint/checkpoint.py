@@ -182,7 +182,7 @@ def digest(weight: torch.Tensor) -> bytes:
     weight = weight.detach().cpu().contiguous()
     header = f"{str(weight.dtype).removeprefix('torch.')} {tuple(weight.shape)} "
     known = hashlib.sha256(header.encode())
-    known.update(weight.view(torch.uint8).numpy().data)
+    known.update(weight.flatten().view(torch.uint8).numpy().data)
     return known.digest()
 
 

@@ -9,7 +9,6 @@ budget.
 from collections.abc import Callable
 
 import numpy as np
-import torch
 
 from data.errors import InputError
 from spectra.allocation.allocate import LOSS, Maker
@@ -28,7 +27,7 @@ def allocate_by_loss(
     align: int,
     progress: Callable[[str, int, int], None],
 ) -> RankMap:
-    """The map of least expected loss under a budget; the most that a file of that size can keep.
+    """The map of least expected loss under a budget.
 
     Parameters
     ----------
@@ -53,6 +52,17 @@ def allocate_by_loss(
     """
     if not 0 < budget <= 1:
         raise InputError(f"a budget is a fraction of block parameters, not {budget:g}")
+    found = loss_candidates(checkpoint, source, weightings, progress)
+    return map_of_least_loss(found, budget, storage, align)
+
+
+def loss_candidates(
+    checkpoint: Checkpoint,
+    source: Tensors,
+    weightings: Weightings,
+    progress: Callable[[str, int, int], None],
+) -> Candidates:
+    """All matrices with their weighted spectra; see `allocate_by_loss`."""
     each = []
     for done, matrix in enumerate(checkpoint.matrices):
         if f"{matrix.name}.weight" not in source.tensors:
@@ -60,19 +70,18 @@ def allocate_by_loss(
                 f"{matrix.name} lies in a fused layer or a stack: give a map instead of a budget"
             )
         weight = source.read(f"{matrix.name}.weight")
-        values = weightings.of(matrix.name).spectrum(weight).numpy()
+        values = weightings.of(matrix.name).spectrum(weight).cpu().numpy()
         if not np.isfinite(values).all():
             raise InputError(f"{matrix.name}: its weight or statistics are not finite")
         each.append(Candidate(matrix, values))
         progress("matrices weighed", done + 1, len(checkpoint.matrices))
     sha256 = weightings.about.get("checkpoint_sha256") or checkpoint.sha256()
     model = {"name": checkpoint.name, "revision": checkpoint.revision, "sha256": sha256}
-    candidates = Candidates(tuple(each), model, checkpoint.format, fused=checkpoint.fused)
+    return Candidates(tuple(each), model, checkpoint.format, fused=checkpoint.fused)
+
+
+def map_of_least_loss(candidates: Candidates, budget: float, storage: str, align: int) -> RankMap:
+    """The map for candidates whose spectra are weighted."""
     maker = Maker(candidates, LOSS, storage=storage, align=align)
     asked = dict.fromkeys(TARGETS) | {"budget": budget}
     return maker.map(maker.ranks("budget", budget)[0], None, asked)
-
-
-def expected_loss(values: torch.Tensor, rank: int) -> float:
-    """Nats a token that truncation of a whitened matrix to a rank is expected to cost."""
-    return float(values[rank:].double().square().sum()) / 2

@@ -8,6 +8,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 from spectra.figures.measures import on_layers_and_roles
+from spectra.figures.results import measured_lines
 from spectra.figures.theme import (
     ACCENT,
     INK,
@@ -197,18 +198,13 @@ def perplexity_points(
     subtitle
         Below the title.
     """
-    figure = go.Figure()
-    of = np.array(list(labels), dtype=object)
-    for number, label in enumerate(dict.fromkeys(labels)):
-        mine = np.flatnonzero(of == label)
-        mine = mine[np.argsort(err[mine], kind="stable")]
-        figure.add_scatter(
-            x=err[mine], y=perplexity[mine], name=label, mode="lines+markers",
-            line={"color": role_color("", number), "width": 1.6}, marker={"size": 7},
-            hovertemplate=f"{label}<br>ERR %{{x:.3f}}<br>perplexity %{{y:.2f}}<extra></extra>",
-        )  # fmt: skip
-    styled(figure, title="Measured perplexity", subtitle=subtitle, height=320)
-    figure.update_layout(legend=legend_at_right(), showlegend=True)
-    figure.update_xaxes(title="effective rank reduction", range=[0, 1])
-    figure.update_yaxes(title="perplexity", type="log")
-    return figure
+    figure = measured_lines(
+        err,
+        perplexity,
+        labels,
+        title="Measured perplexity",
+        subtitle=subtitle,
+        x_title="effective rank reduction",
+        y_title="perplexity",
+    )
+    return figure.update_xaxes(range=[0, 1])

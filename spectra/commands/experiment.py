@@ -1,0 +1,83 @@
+"""Reproduce a result of the paper on a checkpoint of any size: table, CSV and figure.
+
+table1: perplexity by ERR for uniform, OWL and WeLore. table2: SVDs that know activations, with
+uniform and WeLore's ranks. table3: memory for inference by ERR and context. figure7: pruning what
+stayed dense. quality: the public ways to make a model of a size and ours, at equal parameters.
+Every measured cell is kept in --out, so the same command goes on after a kill.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from spectra.commands.compress import default_device
+from spectra.commands.options import parse
+from spectra.commands.progress import Shown
+from spectra.experiments.run import Outcome, run_experiment
+from spectra.experiments.settings import Settings
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `spectra experiment`."""
+
+    name: tyro.conf.Positional[Literal["table1", "table2", "table3", "figure7", "quality"]]
+    """Which result."""
+    checkpoint: tyro.conf.Positional[str]
+    """A Hugging Face folder, a .gguf file, or a hub name."""
+    out: Path | None = None
+    """Where results are kept; runs/experiments/NAME by default."""
+    settings: Settings = field(default_factory=Settings)
+    device: str | None = None
+    """cpu or cuda; cuda where there is one, by default."""
+    json: bool = False
+    """Print one JSON object on stdout instead of text."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    options = parse(Options, arguments, command="experiment", description=__doc__)
+    out = options.out or Path("runs", "experiments", options.name)
+    with Shown(Console(stderr=True)) as shown:
+        outcome = run_experiment(
+            options.name,
+            options.checkpoint,
+            options.settings,
+            out,
+            device=options.device or default_device(),
+            progress=shown.update,
+        )
+    if options.json:
+        print(json.dumps({"title": outcome.title, "rows": outcome.rows}))
+        return 0
+    _print(outcome)
+    return 0
+
+
+def _print(outcome: Outcome) -> None:
+    table = Table(title=outcome.title, title_justify="left")
+    for column in outcome.columns:
+        table.add_column(
+            column.replace("_", " "), justify="left" if column == "recipe" else "right"
+        )
+    for row in outcome.rows:
+        table.add_row(*(_shown(column, row.get(column)) for column in outcome.columns))
+    Console(width=120).print(table)
+    for path in outcome.files:
+        print(f"wrote {path}")
+
+
+def _shown(column: str, value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if column.startswith("peak") or column == "weight_bytes":
+        return f"{value / 1e6:,.0f} MB"
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"

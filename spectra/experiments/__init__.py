@@ -1,0 +1,1 @@
+"""The paper's tables and figures, at the size that a machine allows."""

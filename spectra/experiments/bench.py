@@ -1,0 +1,190 @@
+"""One model, whose matrices are replaced for a measurement and put back."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.errors import InputError
+from data.sources import open_source
+from spectra.allocation.allocate import allocate
+from spectra.allocation.candidates import Candidates, candidates_of
+from spectra.allocation.outliers import outlier_shares
+from spectra.allocation.rankmap import RankMap
+from spectra.calibration.loading import load_whole
+from spectra.calibration.text import tokenizer_of
+from spectra.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from spectra.compression.budget import loss_candidates, map_of_least_loss
+from spectra.compression.calibrated import calibrate, calibration_text
+from spectra.compression.factors import Factors, pivoted
+from spectra.compression.settings import Settings as Compression
+from spectra.compression.sources import ModelState, require_dtype
+from spectra.compression.weighting import Weightings, plain_weightings
+from spectra.evaluation.perplexity import perplexity, text_tokens
+from spectra.experiments.settings import Settings
+from spectra.scanning.scan import scan
+
+KEPT = 8e9
+"""Bytes of decompositions that are kept in memory between cells."""
+
+Progress = Callable[[str, int, int], None]
+
+
+class Bench:
+    """A checkpoint's model with its scan, its texts and its decompositions.
+
+    Parameters
+    ----------
+    address
+        The checkpoint.
+    settings
+        Of the experiment.
+    folder
+        Where the scan is kept.
+    device
+        Where the model runs.
+    progress
+        Called with a stage, what is done of it, and of how many.
+    """
+
+    def __init__(
+        self, address: str, settings: Settings, folder: Path, device: str, progress: Progress
+    ) -> None:
+        self.address = address
+        self.settings = settings
+        self.device = device
+        self.progress = progress
+        self.opened: Checkpoint = open_checkpoint(address)
+        self.candidates: Candidates = candidates_of(scan(address, folder / "scan.zarr"))
+        self.model: Any = load_whole(address).model.eval().requires_grad_(False).to(device)
+        self.modules: dict[str, torch.nn.Linear] = {}
+        for matrix in self.opened.matrices:
+            module = self.model.get_submodule(matrix.name)
+            if not isinstance(module, torch.nn.Linear):
+                raise InputError(f"experiments need plain linear layers, {matrix.name} is none")
+            self.modules[matrix.name] = module
+        self.originals: dict[str, torch.Tensor] = {
+            name: module.weight.data for name, module in self.modules.items()
+        }
+        tokenizer = tokenizer_of(address, None)
+        limit = (settings.windows + 1) * settings.seq_len
+        self.text = text_tokens(open_source(settings.data), tokenizer, limit=limit)
+        self._weightings: dict[str, Weightings] = {}
+        self._factors: dict[tuple[str, str], Factors] = {}
+        self._spectra: dict[str, Candidates] = {}
+        self._outliers: dict[int, float] | None = None
+        parameters = sum(weight.numel() for weight in self.originals.values())
+        self._keep = 16 * parameters < KEPT
+
+    def calibration_windows(self) -> torch.Tensor:
+        """Tokens to calibrate on: (windows, length)."""
+        return calibration_text(self.address, self.settings.calibrated(), self.device)[0]
+
+    def allocated(self, method: str, **target: Any) -> RankMap:
+        """A map of the scan's spectra."""
+        outliers = self.outliers() if method == "owl" else None
+        return allocate(self.candidates, method=method, outliers=outliers, **target)
+
+    def least_loss(self, way: str, budget: float, storage: str, align: int) -> RankMap:
+        """The map of least expected loss, by a way of weighing."""
+        if way not in self._spectra:
+            self._spectra[way] = loss_candidates(
+                self.opened, ModelState(self.model), self.weightings(way), self.progress
+            )
+        return map_of_least_loss(self._spectra[way], budget, storage, align)
+
+    def outliers(self) -> dict[int, float]:
+        """OWL's share of outliers, by layer."""
+        if self._outliers is None:
+            windows = self.calibration_windows()
+            batches = torch.split(windows, self.settings.batch_size)
+            self._outliers = outlier_shares(self.model, batches)
+        return self._outliers
+
+    def weightings(self, way: str) -> Weightings:
+        """How errors are weighed: a method, or ``method on data``."""
+        if way not in self._weightings:
+            method, _, data = way.partition(" on ")
+            if method == "svd":
+                self._weightings[way] = plain_weightings()
+            else:
+                asked = Compression(method, self.settings.calibrated(data or None))
+                self._weightings[way] = calibrate(
+                    self.opened, self.address, asked, self.device, self.progress
+                )
+        return self._weightings[way]
+
+    def truncated(self, way: str, rank_map: RankMap, *, all_ranks: bool) -> dict[str, Factors]:
+        """The factors of every matrix that the map gives less than its full rank.
+
+        `all_ranks`: of those, too, that the map stores whole, as experiments at a given ERR want.
+        """
+        wanted = [m for m in rank_map.modules if m.factored or (all_ranks and m.rank < m.full_rank)]
+        found = {}
+        for done, module in enumerate(wanted):
+            found[module.name] = self._truncated(way, module.name, module.rank)
+            self.progress(f"{way}: matrices decomposed", done + 1, len(wanted))
+        return found
+
+    @contextlib.contextmanager
+    def replaced(self, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+        """The model with other weights for a while."""
+        for name, weight in weights.items():
+            original = self.originals[name]
+            self.modules[name].weight.data = weight.to(original.device, original.dtype)
+        try:
+            yield
+        finally:
+            for name, module in self.modules.items():
+                module.weight.data = self.originals[name]
+
+    def products(
+        self, factors: Mapping[str, Factors], storage: str = "factors"
+    ) -> dict[str, torch.Tensor]:
+        """What factors give once they are stored: rounded as in a file, then multiplied."""
+        dtype = require_dtype(self.settings.stored)
+        found = {}
+        for name, one in factors.items():
+            if storage == "pivoted":
+                stored = pivoted(one, dtype)
+                wide = type(stored)(
+                    stored.kept.float(),
+                    stored.coefficients.float(),
+                    stored.order,
+                    stored.by_columns,
+                )
+                found[name] = wide.product()
+            else:
+                found[name] = one.left.to(dtype).float() @ one.right.to(dtype).float()
+        return found
+
+    def perplexity(self) -> float:
+        """Of the model as it is now."""
+        found = perplexity(
+            self.model,
+            self.text,
+            seq_len=self.settings.seq_len,
+            windows=self.settings.windows,
+            batch_size=self.settings.batch_size,
+            progress=lambda done, count: self.progress("windows", done, count),
+        )
+        if found.windows < self.settings.windows:
+            raise InputError(
+                f"{self.settings.data} has {found.windows} windows of {self.settings.seq_len} "
+                f"tokens, not {self.settings.windows}: name more text, or fewer --windows"
+            )
+        return found.perplexity
+
+    def _truncated(self, way: str, name: str, rank: int) -> Factors:
+        weighting = self.weightings(way).of
+        if not self._keep:
+            return weighting(name).truncated(self.originals[name], rank)
+        key = (way, name)
+        if key not in self._factors:
+            original = self.originals[name]
+            whole = weighting(name).truncated(original, min(original.shape))
+            self._factors[key] = Factors(whole.left.float(), whole.right.float())
+        kept = self._factors[key]
+        return Factors(kept.left[:, :rank], kept.right[:rank])

@@ -1,0 +1,176 @@
+"""Experiments by name: measure, print a table, write CSV, figure and configuration."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from spectra.experiments.ledger import Ledger, Row
+from spectra.experiments.settings import Settings
+from spectra.figures.results import measured_lines
+from spectra.store.durable import write_file
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One of the paper's results."""
+
+    title: str
+    columns: tuple[str, ...]
+    """Of the printed table."""
+    x: str
+    y: str
+    """What the figure draws against what."""
+    log: bool = True
+
+
+EXPERIMENTS = {
+    "table1": Experiment(
+        "Table 1: perplexity by effective rank reduction",
+        ("recipe", "err_asked", "err", "budget", "perplexity"),
+        "err_asked",
+        "perplexity",
+    ),
+    "table2": Experiment(
+        "Table 2: SVDs that know activations, with uniform and WeLore's ranks",
+        ("recipe", "err_asked", "err", "budget", "perplexity"),
+        "err_asked",
+        "perplexity",
+    ),
+    "table3": Experiment(
+        "Table 3: memory for inference by ERR and context length",
+        ("err", "parameters", "weight_bytes", "peak", "prefill", "decode"),
+        "context",
+        "peak memory, bytes",
+        log=False,
+    ),
+    "figure7": Experiment(
+        "Figure 7: increase of perplexity when what stayed dense is pruned",
+        ("err", "pruner", "sparsity", "perplexity", "increase"),
+        "sparsity",
+        "increase",
+    ),
+    "quality": Experiment(
+        "Perplexity at equal parameters",
+        ("recipe", "budget_asked", "budget", "perplexity"),
+        "budget_asked",
+        "perplexity",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an experiment found, and where it lies."""
+
+    title: str
+    rows: tuple[Row, ...]
+    columns: tuple[str, ...]
+    files: tuple[Path, ...]
+
+
+def run_experiment(
+    name: str,
+    checkpoint: str,
+    settings: Settings,
+    folder: Path,
+    *,
+    device: str = "cpu",
+    progress: Progress = lambda stage, done, count: None,
+) -> Outcome:
+    """Measure every cell that is not there yet, and write what was found.
+
+    Parameters
+    ----------
+    name
+        One of `EXPERIMENTS`.
+    checkpoint
+        A Hugging Face folder, a GGUF file, or a hub name.
+    settings
+        Written beside the results.
+    folder
+        Where cells are kept, one written as soon as it is measured.
+    device
+        Where the model runs.
+    progress
+        Called with a stage, what is done of it, and of how many.
+
+    Raises
+    ------
+    InputError
+        When the folder holds results of other settings.
+    """
+    experiment = EXPERIMENTS[name]
+    folder.mkdir(parents=True, exist_ok=True)
+    known = {"experiment": name, "checkpoint": checkpoint, "device": device, **settings.to_dict()}
+    ledger = Ledger(folder, known)
+    rows = list(_rows(name, checkpoint, settings, folder, device, ledger, progress))
+    columns = tuple(c for c in _columns(experiment, rows) if any(c in row for row in rows))
+    csv, html = folder / f"{name}.csv", folder / f"{name}.html"
+    table = pd.DataFrame([{c: row.get(c) for c in columns} for row in rows])
+    write_file(csv, table.to_csv(index=False).encode())
+    figure = _figure(experiment, rows, f"{checkpoint}, {settings.data}")
+    write_file(html, figure.to_html(include_plotlyjs=True).encode())
+    return Outcome(experiment.title, tuple(rows), columns, (csv, html, ledger.path))
+
+
+def _rows(
+    name: str,
+    checkpoint: str,
+    settings: Settings,
+    folder: Path,
+    device: str,
+    ledger: Ledger,
+    progress: Progress,
+) -> Iterator[Row]:
+    if name == "table3":
+        from spectra.experiments.inference_memory import table3
+
+        yield from table3(checkpoint, settings, folder, device, ledger)
+        return
+    from spectra.experiments import tables
+    from spectra.experiments.bench import Bench
+
+    bench = Bench(checkpoint, settings, folder, device, progress)
+    measured: Callable[[Bench, Ledger], Iterator[Row]] = getattr(tables, name)
+    yield from measured(bench, ledger)
+
+
+def _columns(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
+    for column in experiment.columns:
+        if column == "peak":
+            yield from dict.fromkeys(k for row in rows for k in row if k.startswith("peak_"))
+        else:
+            yield column
+
+
+def _figure(experiment: Experiment, rows: Sequence[Row], subtitle: str) -> go.Figure:
+    points = list(_points(experiment, rows))
+    x, y, labels = zip(*points, strict=True) if points else ((), (), ())
+    return measured_lines(
+        np.array(x, float),
+        np.array(y, float),
+        list(labels),
+        title=experiment.title,
+        subtitle=subtitle,
+        x_title=experiment.x.replace("_", " "),
+        y_title=experiment.y,
+        log=experiment.log,
+    )
+
+
+def _points(experiment: Experiment, rows: Sequence[Row]) -> Iterator[tuple[Any, Any, str]]:
+    for row in rows:
+        if experiment.x == "context":
+            peaks = {k: v for k, v in row.items() if k.startswith("peak_")}
+            for key, value in peaks.items():
+                yield int(key.removeprefix("peak_")), value, f"ERR {row['err']:.0%}"
+        elif experiment.y in row:
+            label = row.get("recipe") or f"{row['pruner']}, ERR {row['err']:.0%}"
+            yield row[experiment.x], row[experiment.y], str(label)

@@ -1,0 +1,53 @@
+"""Measured results: a line for every way, over what was varied."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+
+from spectra.figures.theme import legend_at_right, role_color, styled
+
+
+def measured_lines(
+    x: npt.NDArray[Any],
+    y: npt.NDArray[Any],
+    labels: Sequence[str],
+    *,
+    title: str,
+    x_title: str,
+    y_title: str,
+    subtitle: str = "",
+    log: bool = True,
+) -> go.Figure:
+    """Points of equal label, joined in the order of x.
+
+    Parameters
+    ----------
+    x, y
+        (measurement,).
+    labels
+        (measurement,) how each was made.
+    title, subtitle
+        Above the figure.
+    x_title, y_title
+        Of the axes.
+    log
+        Whether y is logarithmic.
+    """
+    figure = go.Figure()
+    of = np.array(list(labels), dtype=object)
+    for number, label in enumerate(dict.fromkeys(labels)):
+        mine = np.flatnonzero(of == label)
+        mine = mine[np.argsort(x[mine], kind="stable")]
+        figure.add_scatter(
+            x=x[mine], y=y[mine], name=label, mode="lines+markers",
+            line={"color": role_color("", number), "width": 1.6}, marker={"size": 7},
+            hovertemplate=f"{label}<br>{x_title} %{{x:.3g}}<br>{y_title} %{{y:.4g}}<extra></extra>",
+        )  # fmt: skip
+    styled(figure, title=title, subtitle=subtitle, height=320)
+    figure.update_layout(legend=legend_at_right(), showlegend=True)
+    figure.update_xaxes(title=x_title)
+    figure.update_yaxes(title=y_title, type="log" if log else "linear")
+    return figure
