@@ -27,7 +27,7 @@ class Passage:
     """(windows, length)."""
     hidden: torch.Tensor
     """(windows, length, features): what the next block is given."""
-    calls: list[dict[str, Any]]
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]]
     """What each block is given beside it: positions, masks."""
 
 
@@ -91,7 +91,8 @@ class Blocks:
         self, i: int, block: torch.nn.Module, hidden: torch.Tensor, passage: Passage
     ) -> torch.Tensor:
         """The same of other hidden states."""
-        out: torch.Tensor | tuple[torch.Tensor, ...] = block(hidden, **passage.calls[i])
+        args, kwargs = passage.calls[i]
+        out: torch.Tensor | tuple[torch.Tensor, ...] = block(hidden, *args, **kwargs)
         self._tuples[i] = isinstance(out, tuple)
         return out[0] if isinstance(out, tuple) else out
 
@@ -113,18 +114,13 @@ class Blocks:
         return logits
 
     def _embedded(self, tokens: torch.Tensor) -> Passage:
-        calls: list[dict[str, Any]] = [{} for _ in self._blocks]
+        calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = [((), {}) for _ in self._blocks]
         found: list[torch.Tensor] = []
         last = len(self._blocks) - 1
 
         def caught(i: int) -> Any:
             def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-                if args:
-                    raise InputError(
-                        f"{type(self._blocks[i]).__name__} is called by position, which is not "
-                        "supported for calibration"
-                    )
-                calls[i] = {k: v for k, v in kwargs.items() if "past_key_value" not in k}
+                calls[i] = args, {k: v for k, v in kwargs.items() if "past_key_value" not in k}
                 found.append(hidden_states)
                 if i == last:
                     raise _Reached

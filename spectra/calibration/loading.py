@@ -97,6 +97,23 @@ def model_tokenizer(address: str) -> "PreTrainedTokenizerFast":
     return tokenizer
 
 
+def empty_model(address: str) -> Any:
+    """A checkpoint's model without weights, on torch's meta device; its buffers are real.
+
+    Raises
+    ------
+    InputError
+        When transformers does not know the model.
+    """
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(address)
+    auto: Any = AutoModelForCausalLM
+    with loading(address), init_empty_weights(include_buffers=False):
+        return auto.from_config(config, dtype=torch.float32)
+
+
 def load_skeleton(checkpoint: Checkpoint, address: str) -> Loaded | None:
     """The model without its blocks' weights; None where the checkpoint's tensors are not its own.
 
@@ -105,16 +122,11 @@ def load_skeleton(checkpoint: Checkpoint, address: str) -> Loaded | None:
     InputError
         When transformers does not know the model, or a tensor cannot be read.
     """
-    from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
-
     if address.endswith(".gguf"):
         return None
-    config = load_config(address)
-    if getattr(config, "quantization_config", None) is not None:
+    if getattr(load_config(address), "quantization_config", None) is not None:
         return None
-    with loading(address), init_empty_weights(include_buffers=False):
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    model = empty_model(address)
     model.tie_weights()
     held = checkpoint.source.tensors
     parameters: Mapping[str, torch.nn.Parameter] = dict(model.named_parameters())

@@ -6,7 +6,7 @@ unit for every matrix. So ranks are chosen for all matrices together: the least 
 budget.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,7 +15,9 @@ from spectra.allocation.allocate import LOSS, Maker
 from spectra.allocation.candidates import Candidate, Candidates
 from spectra.allocation.rankmap import TARGETS, RankMap
 from spectra.checkpoint.checkpoint import Checkpoint, Tensors
+from spectra.compression.maps import with_whole
 from spectra.compression.weighting import Weightings
+from spectra.matrices import Matrix
 
 
 def allocate_by_loss(
@@ -23,8 +25,10 @@ def allocate_by_loss(
     source: Tensors,
     weightings: Weightings,
     budget: float,
+    *,
     storage: str,
     align: int,
+    whole: frozenset[str],
     progress: Callable[[str, int, int], None],
 ) -> RankMap:
     """The map of least expected loss under a budget.
@@ -42,6 +46,8 @@ def allocate_by_loss(
         Fraction of block parameters.
     storage, align
         How factors are stored, and what ranks are multiples of.
+    whole
+        Matrices that stay whole, at the cost of the others.
     progress
         Called with the number of matrices done.
 
@@ -52,29 +58,37 @@ def allocate_by_loss(
     """
     if not 0 < budget <= 1:
         raise InputError(f"a budget is a fraction of block parameters, not {budget:g}")
-    found = loss_candidates(checkpoint, source, weightings, progress)
-    return map_of_least_loss(found, budget, storage, align)
+    free = [m for m in checkpoint.matrices if m.name not in whole]
+    total = sum(m.rows * m.cols for m in checkpoint.matrices)
+    room = sum(m.rows * m.cols for m in free)
+    share = (budget * total - (total - room)) / room if room else 0.0
+    if share <= 0:
+        raise InputError(
+            f"a budget of {budget:g} cannot be reached: {1 - room / total:.1%} of the block "
+            "parameters lie in layers that are not factored (fused ones, experts)"
+        )
+    found = loss_candidates(checkpoint, free, source, weightings, progress)
+    rank_map = map_of_least_loss(found, share, storage, align)
+    asked = dict.fromkeys(TARGETS) | {"budget": budget}
+    return with_whole(rank_map, list(checkpoint.matrices), asked)
 
 
 def loss_candidates(
     checkpoint: Checkpoint,
+    matrices: Sequence[Matrix],
     source: Tensors,
     weightings: Weightings,
     progress: Callable[[str, int, int], None],
 ) -> Candidates:
-    """All matrices with their weighted spectra; see `allocate_by_loss`."""
+    """Matrices with their weighted spectra; see `allocate_by_loss`."""
     each = []
-    for done, matrix in enumerate(checkpoint.matrices):
-        if f"{matrix.name}.weight" not in source.tensors:
-            raise InputError(
-                f"{matrix.name} lies in a fused layer or a stack: give a map instead of a budget"
-            )
+    for done, matrix in enumerate(matrices):
         weight = source.read(f"{matrix.name}.weight")
         values = weightings.of(matrix.name).spectrum(weight).cpu().numpy()
         if not np.isfinite(values).all():
             raise InputError(f"{matrix.name}: its weight or statistics are not finite")
         each.append(Candidate(matrix, values))
-        progress("matrices weighed", done + 1, len(checkpoint.matrices))
+        progress("matrices weighed", done + 1, len(matrices))
     sha256 = weightings.about.get("checkpoint_sha256") or checkpoint.sha256()
     model = {"name": checkpoint.name, "revision": checkpoint.revision, "sha256": sha256}
     return Candidates(tuple(each), model, checkpoint.format, fused=checkpoint.fused)

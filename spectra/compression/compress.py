@@ -12,6 +12,7 @@ import torch
 from data.errors import InputError
 from spectra.allocation.fit import require_fit
 from spectra.allocation.rankmap import Module, RankMap
+from spectra.calibration.loading import empty_model
 from spectra.checkpoint.checkpoint import (
     Checkpoint,
     Tensors,
@@ -123,6 +124,7 @@ def compress(
         method or ("svd" if budget is None else "fisher"), calibration or Calibration(), shrinkage
     )
     source, config = model_source(opened, checkpoint)
+    fixed = left_whole(opened, checkpoint)
     weightings: Weightings = plain_weightings()
     about = settings.described()
     if settings.calibrated:
@@ -135,11 +137,18 @@ def compress(
         from spectra.compression.budget import allocate_by_loss
 
         rank_map = allocate_by_loss(
-            opened, source, weightings, budget, storage or "pivoted", align or 16, progress
+            opened,
+            source,
+            weightings,
+            budget,
+            storage=storage or "pivoted",
+            align=align or 16,
+            whole=frozenset(fixed),
+            progress=progress,
         )
     else:
         require_fit(rank_map, opened, weights=check_weights and is_gguf(checkpoint))
-    left_dense = _left_dense(opened, rank_map, source)
+    left_dense = {m.name: fixed[m.name] for m in rank_map.modules if m.name in fixed and m.factored}
     wanted = stored_map(rank_map, storage=storage, whole=left_dense)
     if not any(m.factored for m in wanted.modules):
         reasons = (
@@ -245,22 +254,20 @@ def _stored(
     }
 
 
-def _left_dense(checkpoint: Checkpoint, rank_map: RankMap, source: Tensors) -> dict[str, str]:
-    """Matrices that no linear layer of their own holds."""
-    parts = {matrix.name: part for matrix, part in checkpoint.matrices.items()}
+def left_whole(checkpoint: Checkpoint, address: str) -> dict[str, str]:
+    """Matrices that cannot be replaced by a low-rank layer, with the reasons."""
+    model = empty_model(address)
+    linear = {n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     found = {}
-    for module in rank_map.modules:
-        part = parts[module.name]
-        if not module.factored:
-            continue
-        if part.entry is not None:
-            found[module.name] = "lies in a stack of experts"
-        elif part.rows:
-            found[module.name] = "lies in a fused layer"
+    for matrix, part in checkpoint.matrices.items():
+        if part.rows:
+            found[matrix.name] = "lies in a fused layer"
+        elif part.entry is not None or ".experts." in matrix.name:
+            found[matrix.name] = "lies in a stack of experts"
         elif part.transposed:
-            found[module.name] = "its layer holds its weight transposed"
-        elif f"{module.name}.weight" not in source.tensors:
-            found[module.name] = "the model has no tensor of its name"
+            found[matrix.name] = "its layer holds its weight transposed"
+        elif matrix.name not in linear:
+            found[matrix.name] = "is no linear layer of the model"
     return found
 
 

@@ -1,10 +1,11 @@
 """A rank map, changed to what a compressed checkpoint holds."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from spectra.allocation.costs import factored_parameters
-from spectra.allocation.rankmap import RankMap
+from spectra.allocation.rankmap import Module, RankMap
+from spectra.matrices import Matrix
 
 
 def stored_map(
@@ -57,3 +58,37 @@ def stored_map(
         budget=sum(m.params for m in modules) / dense,
         format=stored_as or rank_map.format,
     )
+
+
+def with_whole(
+    rank_map: RankMap, matrices: Sequence[Matrix], asked: Mapping[str, float | None]
+) -> RankMap:
+    """The same map over more matrices, which it leaves whole.
+
+    Parameters
+    ----------
+    rank_map
+        Of some of them.
+    matrices
+        All of them, in their order.
+    asked
+        The target, over all.
+    """
+    known = {module.name: module for module in rank_map.modules}
+    modules = tuple(known.get(matrix.name) or _whole(matrix) for matrix in matrices)
+    full = sum(m.full_rank for m in modules)
+    return dataclasses.replace(
+        rank_map,
+        modules=modules,
+        err=sum(m.full_rank - m.rank for m in modules) / full,
+        budget=sum(m.params for m in modules) / sum(m.params_dense for m in modules),
+        asked=asked,
+    )
+
+
+def _whole(matrix: Matrix) -> Module:
+    full, dense = matrix.full_rank, matrix.rows * matrix.cols
+    return Module(
+        matrix.name, matrix.layer, matrix.role, matrix.rows, matrix.cols,
+        full, full, "N-LRC", False, 0.0, dense, dense,
+    )  # fmt: skip

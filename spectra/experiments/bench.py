@@ -91,7 +91,11 @@ class Bench:
         """The map of least expected loss, by a way of weighing."""
         if way not in self._spectra:
             self._spectra[way] = loss_candidates(
-                self.opened, ModelState(self.model), self.weightings(way), self.progress
+                self.opened,
+                list(self.opened.matrices),
+                ModelState(self.model),
+                self.weightings(way),
+                self.progress,
             )
         return map_of_least_loss(self._spectra[way], budget, storage, align)
 
