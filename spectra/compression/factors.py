@@ -84,7 +84,7 @@ def pivoted(factors: Factors, dtype: torch.dtype | None = None) -> Pivoted:
     Parameters
     ----------
     factors
-        Of full rank; computed in float64.
+        Computed in float64; of a lower rank than they have columns, too.
     dtype
         What the result is rounded to; float64 where it is None. The coefficients are then those
         of the rounded rows, so that only their own rounding is lost.
@@ -92,7 +92,7 @@ def pivoted(factors: Factors, dtype: torch.dtype | None = None) -> Pivoted:
     Raises
     ------
     InputError
-        When the product's rank is less than the factors'.
+        When they are not finite.
     """
     left, right = factors.left.double(), factors.right.double()
     by_columns = keeps_columns(left.shape[0], right.shape[1])
@@ -106,7 +106,7 @@ def pivoted(factors: Factors, dtype: torch.dtype | None = None) -> Pivoted:
     kept = basis[chosen] @ (triangle @ right)
     coefficients = torch.linalg.solve_ex(basis[chosen], basis[others], left=False)[0]
     if failed or not torch.isfinite(coefficients).all() or not torch.isfinite(kept).all():
-        raise InputError(f"the product of its factors has a rank below {rank}, or is not finite")
+        raise InputError("its factors are not finite")
     if dtype is not None:
         coefficients = _refitted(kept, coefficients, kept.to(dtype).double()).to(dtype)
         kept = kept.to(dtype)
