@@ -90,8 +90,11 @@ def model_tokenizer(address: str) -> "PreTrainedTokenizerFast":
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    with loading(address):
-        tokenizer = AutoTokenizer.from_pretrained(**hub_arguments(address))
+    try:
+        with loading(address):
+            tokenizer = AutoTokenizer.from_pretrained(**hub_arguments(address))
+    except InputError as error:
+        raise InputError(f"{address} has no tokenizer: name one by --tokenizer") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InputError(f"{address} has no tokenizer.json: name a tokenizer by --tokenizer")
     return tokenizer

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from data.errors import InputError
+from data.sources import open_source
 from spectra.calibration.blocks import open_blocks
 from spectra.calibration.passes import backward_pass, forward_pass
 from spectra.calibration.statistics import BlockStatistics
@@ -81,6 +82,7 @@ def calibration_text(
         windows = _written(address, calibration, device)
         about = {"tokens_sha256": tokens_sha256(windows)}
         return windows, about
+    open_source(calibration.data)  # before the tokenizer, which may take a while
     tokenizer = tokenizer_of(address, calibration.tokenizer)
     windows = corpus_windows(calibration.data, tokenizer, **size)
     return windows, about_text(calibration.data, tokenizer, windows)

@@ -1,0 +1,182 @@
+"""A compressed checkpoint is an ordinary Hugging Face folder once spectra is imported."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+import spectra
+from data.errors import InputError
+from spectra.cli import main
+from spectra.compression.compress import compress
+from spectra.compression.layers import LowRankLinear, PivotedLinear
+from spectra.compression.merge import merge
+from tests.small import random_batch
+from tests.spectra.checkpoints import saved
+
+Q = "model.layers.0.self_attn.q_proj"
+TOKENS = random_batch(1)
+
+
+@pytest.fixture(params=["factors", "pivoted"])
+def compressed(request, tmp_path):
+    """A compressed small LLaMA."""
+    saved(tmp_path / "m")
+    scan = spectra.scan(str(tmp_path / "m"), tmp_path / "scan.zarr")
+    rank_map = spectra.allocate(scan, method="uniform", err=0.6)
+    return compress(str(tmp_path / "m"), rank_map, tmp_path / "c", storage=request.param).path
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(input_ids=TOKENS).logits.float()
+
+
+def change(folder, edit):
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    "order", ["import spectra\nimport transformers", "import transformers\nimport spectra"]
+)
+def test_one_ordinary_call_loads_it_in_a_fresh_process(compressed, order):
+    script = (
+        f"{order}\nfrom transformers import AutoModelForCausalLM\n"
+        f"model = AutoModelForCausalLM.from_pretrained({str(compressed)!r})\n"
+        f"print(type(model.get_submodule({Q!r})).__name__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() in ("LowRankLinear", "PivotedLinear"), done.stderr
+
+
+def test_importing_spectra_imports_neither_torch_nor_transformers():
+    script = "import sys, spectra; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_nothing_of_it_is_code_or_pickle(compressed):
+    assert {p.suffix for p in compressed.iterdir()} <= {".json", ".safetensors"}
+    config = json.loads((compressed / "config.json").read_text())
+    assert "auto_map" not in config
+    assert config["quantization_config"]["rank_map"]["schema"] == "spectra.rankmap/1"
+
+
+def test_devices_precisions_saving_and_generating_work(compressed, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(compressed)
+    wanted = logits(model)
+    placed = AutoModelForCausalLM.from_pretrained(compressed, device_map="cpu")
+    assert torch.equal(logits(placed), wanted)
+    rounded = AutoModelForCausalLM.from_pretrained(compressed, dtype=torch.bfloat16)
+    layer = rounded.get_submodule(Q)
+    assert isinstance(layer, LowRankLinear | PivotedLinear)
+    assert {p.dtype for p in rounded.parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(logits(rounded), wanted, atol=0.05, rtol=0.1)
+    out = model.generate(TOKENS, max_new_tokens=4, do_sample=False, pad_token_id=0)
+    assert out.shape == (4, 20)
+    model.save_pretrained(tmp_path / "again")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    assert torch.equal(logits(again), wanted)
+    rounded.save_pretrained(tmp_path / "rounded")
+    assert torch.equal(
+        logits(AutoModelForCausalLM.from_pretrained(tmp_path / "rounded")), logits(rounded)
+    )
+
+
+def test_blocks_that_lie_on_disk_run_as_well(compressed, tmp_path):
+    wanted = logits(AutoModelForCausalLM.from_pretrained(compressed))
+    places = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk"}
+    places |= {"model.norm": "cpu", "model.rotary_emb": "cpu", "lm_head": "cpu"}
+    model = AutoModelForCausalLM.from_pretrained(
+        compressed, device_map=places, offload_folder=tmp_path / "offload"
+    )
+    torch.testing.assert_close(logits(model), wanted)
+
+
+def test_factors_are_parameters_that_train(compressed):
+    model = AutoModelForCausalLM.from_pretrained(compressed)
+    model(input_ids=TOKENS, labels=TOKENS).loss.backward()
+    layer = model.get_submodule(Q)
+    assert all(p.grad is not None and p.grad.any() for p in layer.parameters())
+
+
+def test_merge_writes_what_any_tool_loads(compressed, tmp_path):
+    wanted = logits(AutoModelForCausalLM.from_pretrained(compressed))
+    made = merge(str(compressed), tmp_path / "dense")
+    assert made.merged == 14
+    script = (
+        "from transformers import AutoModelForCausalLM\n"
+        "import sys\n"
+        f"model = AutoModelForCausalLM.from_pretrained({str(made.path)!r})\n"
+        "assert 'spectra' not in sys.modules\n"
+        f"print(type(model.get_submodule({Q!r})).__name__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "Linear", done.stderr
+    torch.testing.assert_close(
+        logits(AutoModelForCausalLM.from_pretrained(made.path)), wanted, atol=2e-5, rtol=1e-4
+    )
+    dequantised = AutoModelForCausalLM.from_pretrained(compressed).dequantize()
+    torch.testing.assert_close(logits(dequantised), wanted, atol=2e-5, rtol=1e-4)
+    assert main(["merge", str(tmp_path / "m"), "--out", str(tmp_path / "x")]) == 2
+
+
+def test_merge_rounds_where_it_is_asked_to(compressed, tmp_path):
+    made = merge(str(compressed), tmp_path / "dense", dtype="bfloat16")
+    tensors = load_file(made.path / "model.safetensors")
+    assert {t.dtype for t in tensors.values()} == {torch.bfloat16}
+    assert json.loads((made.path / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+def first(tensors):
+    return next(n for n in sorted(tensors) if n.endswith((".A", ".kept")))
+
+
+def test_a_changed_number_is_noticed(compressed, monkeypatch):
+    def flipped(tensors):
+        tensors[first(tensors)][0, 0] += 1e-3
+
+    change(compressed, flipped)
+    with pytest.raises(InputError, match="is not what was written"):
+        AutoModelForCausalLM.from_pretrained(compressed)
+    monkeypatch.setenv("SPECTRA_SKIP_HASHES", "1")
+    AutoModelForCausalLM.from_pretrained(compressed)
+
+
+def test_a_missing_tensor_or_another_shape_is_noticed(compressed):
+    def dropped(tensors):
+        del tensors[first(tensors)]
+
+    def narrowed(tensors):
+        name = first(tensors)
+        tensors[name] = tensors[name][:-1].contiguous()
+
+    whole = (compressed / "model.safetensors").read_bytes()
+    for edit, message in ((dropped, "is missing"), (narrowed, "its rank map says")):
+        change(compressed, edit)
+        with pytest.raises(InputError, match=message):
+            AutoModelForCausalLM.from_pretrained(compressed)
+        (compressed / "model.safetensors").write_bytes(whole)
+
+
+def test_a_map_of_another_model_is_noticed(compressed):
+    path = compressed / "config.json"
+    config = json.loads(path.read_text())
+    config["quantization_config"]["rank_map"]["modules"][0]["name"] = "model.layers.9.mlp.up_proj"
+    path.write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"layers\.9"):
+        AutoModelForCausalLM.from_pretrained(compressed)
+    config["quantization_config"]["rank_map"] = {}
+    path.write_text(json.dumps(config))
+    with pytest.raises(InputError, match="no rank map"):
+        AutoModelForCausalLM.from_pretrained(compressed)
+    config["quantization_config"]["version"] = 2
+    path.write_text(json.dumps(config))
+    with pytest.raises(InputError, match="another version"):
+        AutoModelForCausalLM.from_pretrained(compressed)
