@@ -27,9 +27,12 @@ if TYPE_CHECKING:
     from spectra.analysis.subspaces import subspace_overlap as subspace_overlap
     from spectra.analysis.table import metrics_table as metrics_table
     from spectra.analysis.tails import heavy_tail as heavy_tail
+    from spectra.compression.compress import compress as compress
+    from spectra.compression.merge import merge as merge
     from spectra.linalg import singular_values as singular_values
     from spectra.matrices import Matrix as Matrix
     from spectra.matrices import find_matrices as find_matrices
+    from spectra.pruning.prune import prune as prune
     from spectra.recording.recorder import Recorder as Recorder
     from spectra.recording.start import record as record
     from spectra.recording.trainer import TrainerCallback as TrainerCallback
@@ -52,13 +55,16 @@ _HOMES = {
     "Matrix": "spectra.matrices",
     "Recorder": "spectra.recording.recorder",
     "TrainerCallback": "spectra.recording.trainer",
+    "compress": "spectra.compression.compress",
     "cosine_similarity": "spectra.analysis.similarity",
     "emergence": "spectra.analysis.emergence",
     "find_matrices": "spectra.matrices",
     "gradient_dynamics": "spectra.analysis.dynamics",
     "heavy_tail": "spectra.analysis.tails",
+    "merge": "spectra.compression.merge",
     "metrics_table": "spectra.analysis.table",
     "open": "spectra.store.reader:open_store",
+    "prune": "spectra.pruning.prune",
     "record": "spectra.recording.start",
     "scan": "spectra.scanning.scan",
     "singular_values": "spectra.linalg",
