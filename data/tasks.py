@@ -28,6 +28,8 @@ class Example:
     prompt: str
     answer: str
     """As `read_answer` gives it."""
+    choices: int = 0
+    """How many letters there are to choose from."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def _commonsense(entry: Any) -> Iterator[Example]:
     prompt = (
         f"Q: {question['stem']} Answer Choices: {choices}\nA: Among A through {last}, the answer is"
     )
-    yield Example(prompt, entry["answerKey"])
+    yield Example(prompt, entry["answerKey"], len(question["choices"]))
 
 
 def _svamp(entry: Any) -> Iterator[Example]:
@@ -87,7 +89,7 @@ def _date(entry: Any) -> Iterator[Example]:
     prompt = (
         f"Q: {entry['input']} Answer Choices: {listed}\nA: Among A through {last}, the answer is"
     )
-    yield Example(prompt, LETTERS[choices.index(best)])
+    yield Example(prompt, LETTERS[choices.index(best)], len(choices))
 
 
 TASKS = {
@@ -151,17 +153,19 @@ def load_task(name: str, folder: str | Path, split: Split = "test") -> list[Exam
     return found[:cut] if split == "train" else found[cut:]
 
 
-def read_answer(kind: Kind, text: str) -> str | None:
+def read_answer(kind: Kind, text: str, choices: int = 5) -> str | None:
     """The answer in what a model wrote; None where there is none.
 
-    The first of what the task's answers are: a capital letter by itself, a number, yes or no, true
-    or false (of which yes and no are taken for the same).
+    The first of what the task's answers are: a letter of the choices, in brackets or by itself; a
+    number; yes or no, true or false (of which yes and no are taken for the same).
     """
     if kind == "number":
-        found = re.search(r"-?\d[\d,]*(?:\.\d+)?", text)
+        found = re.search(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)", text)
         return None if found is None else _number(float(found[0].replace(",", "")))
     if kind == "letter":
-        found = re.search(rf"(?<![A-Za-z])\(?([{LETTERS}])(?![A-Za-z])", text)
+        letters = LETTERS[:choices]
+        found = re.search(rf"\(([{letters}])\)", text)
+        found = found or re.search(rf"(?<![A-Za-z'])([{letters}])(?![A-Za-z'])", text)
         return None if found is None else found[1]
     words = {"yes": "yes", "no": "no", "true": "yes", "false": "no"}
     found = re.search(r"\b(yes|no|true|false)\b", text, re.IGNORECASE)
@@ -192,4 +196,4 @@ def _entries(path: Path) -> Sequence[Any]:
 
 
 def _number(value: float) -> str:
-    return f"{value:g}" if value != int(value) or abs(value) > 1e15 else str(int(value))
+    return str(int(value)) if abs(value) < 1e15 and value == int(value) else f"{value:g}"

@@ -60,6 +60,10 @@ class Blocks:
         else:
             for module in self._outside():
                 module.to(self.device)
+            for block in self._blocks:
+                for module in block.modules():
+                    for name, buffer in module.named_buffers(recurse=False):
+                        module._buffers[name] = buffer.to(self.device)
         self._tuples = [False] * len(self._blocks)
 
     def __len__(self) -> int:
@@ -76,7 +80,7 @@ class Blocks:
         try:
             yield block
         finally:
-            block.to("meta")
+            emptied(block)
 
     @torch.no_grad()
     def start(self, windows: torch.Tensor, batch_size: int = 4) -> list[Passage]:
@@ -151,6 +155,14 @@ class Blocks:
         for module in self.model.modules():
             if id(module) not in inside and not any(True for _ in module.children()):
                 yield module
+
+
+def emptied(block: torch.nn.Module) -> None:
+    """Give the memory of a block's parameters back; its buffers are in no checkpoint."""
+    for module in block.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            empty = torch.empty_like(parameter, device="meta")
+            setattr(module, name, torch.nn.Parameter(empty, requires_grad=False))
 
 
 def open_blocks(checkpoint: Checkpoint, address: str, device: str = "cpu") -> Blocks:

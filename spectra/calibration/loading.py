@@ -35,6 +35,9 @@ class Loaded:
             name: self.source.read(f"{path}.{name}").to(device, torch.float32)
             for name, _ in module.named_parameters()
         }
+        for name, value in state.items():
+            if not torch.isfinite(value).all():
+                raise InputError(f"{path}.{name} holds a NaN or an infinity")
         module.load_state_dict(state, assign=True, strict=False)
         module.requires_grad_(False)
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from data.errors import InputError
 from spectra.calibration.blocks import Blocks, Passage
 from spectra.calibration.statistics import (
     BlockStatistics,
@@ -19,6 +20,9 @@ from spectra.calibration.statistics import (
 
 IN_MEMORY = 4e9
 """Bytes of hidden states between blocks that are kept in memory; more go to a temporary file."""
+
+STRIDE = 1_000_003
+"""Between the random streams of two seeds."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -93,7 +97,7 @@ def backward_pass(
                         passage.hidden = blocks.run(i, block, passage)
                 progress("forwards", i + 1, count)
         gradients = [
-            _loss_gradient(blocks, passage, seed + number)
+            _loss_gradient(blocks, passage, seed, number * batch_size)
             for number, passage in enumerate(passages)
         ]
         for i in reversed(range(count)):
@@ -112,9 +116,11 @@ def backward_pass(
             yield Seen(i, blocks.names[i], statistics)
 
 
-def _loss_gradient(blocks: Blocks, passage: Passage, seed: int) -> torch.Tensor:
-    """Gradient of the summed loss with respect to the last block's output."""
-    generator = torch.Generator().manual_seed(seed)
+def _loss_gradient(blocks: Blocks, passage: Passage, seed: int, first: int) -> torch.Tensor:
+    """Gradient of the summed loss with respect to the last block's output.
+
+    What is drawn for a window depends on the seed and the window's number alone.
+    """
     pieces = []
     for row in range(len(passage.tokens)):  # a window at a time: logits are large
         one = Passage(passage.tokens[row : row + 1], passage.hidden[row : row + 1], passage.calls)
@@ -122,6 +128,9 @@ def _loss_gradient(blocks: Blocks, passage: Passage, seed: int) -> torch.Tensor:
         with torch.enable_grad():
             logits = blocks.logits(hidden, one)[0].float()  # (length, vocabulary)
             probabilities = logits.detach().softmax(dim=-1).cpu()
+            if not torch.isfinite(probabilities).all():
+                raise InputError("the model's predictions on the calibration text are not finite")
+            generator = torch.Generator().manual_seed(seed * STRIDE + first + row)
             drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
             loss = F.cross_entropy(logits, drawn.to(logits.device), reduction="sum")
             (gradient,) = torch.autograd.grad(loss, hidden)

@@ -101,6 +101,9 @@ def _written(model: Any, tokens: torch.Tensor, length: int) -> torch.Tensor:
     while tokens.shape[1] < length:
         out = model(input_ids=last, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache = out.past_key_values
-        last = torch.multinomial(out.logits[:, -1].float().softmax(dim=-1), 1)
+        probabilities = out.logits[:, -1].float().softmax(dim=-1)
+        if not torch.isfinite(probabilities).all():
+            raise InputError("the model's predictions are not finite: `spectra scan` finds why")
+        last = torch.multinomial(probabilities, 1)
         tokens = torch.cat([tokens, last], dim=1)
     return tokens

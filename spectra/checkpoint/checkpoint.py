@@ -12,6 +12,7 @@ import torch
 from data.errors import InputError
 from spectra.checkpoint.address import Address, addresses, open_folder
 from spectra.checkpoint.compressed import MergedTensors, is_compressed
+from spectra.checkpoint.digests import combined_sha256, digest
 from spectra.checkpoint.gguf_file import GgufFile
 from spectra.checkpoint.module import ModuleTensors
 from spectra.checkpoint.parts import UNKNOWN_SHAPE, Part, find_parts, scaled
@@ -98,6 +99,13 @@ class Checkpoint:
         """One hash of all matrices, which are read for it; see `combined_sha256`."""
         return combined_sha256({m.name: digest(self.read(m)) for m in self.matrices})
 
+    @property
+    def identity(self) -> str:
+        """Hash of what tells this checkpoint's files and configuration from any others."""
+        known = [self.name, self.revision, dict(self.files), dict(self.config)]
+        text = json.dumps(known, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
     def place(self, matrix: Matrix) -> str:
         """File and tensor of a matrix, for messages."""
         tensor = self.source.tensors[self.matrices[matrix].tensor]
@@ -175,26 +183,6 @@ def open_checkpoint(checkpoint: "str | Address | torch.nn.Module | Checkpoint") 
         source.complete and not any(s.reason.startswith(UNKNOWN_SHAPE) for s in skipped),
         {name: folder.fingerprint(name) for name in source.whole_files},
     )
-
-
-def digest(weight: torch.Tensor) -> bytes:
-    """SHA-256 of a weight's dtype, shape and bytes: 32 bytes."""
-    weight = weight.detach().cpu().contiguous()
-    header = f"{str(weight.dtype).removeprefix('torch.')} {tuple(weight.shape)} "
-    known = hashlib.sha256(header.encode())
-    known.update(weight.flatten().view(torch.uint8).numpy().data)
-    return known.digest()
-
-
-def combined_sha256(digests: Mapping[str, bytes]) -> str:
-    """One hash for a checkpoint, from its matrices' names and hashes: hexadecimal.
-
-    It does not depend on how the checkpoint is cut into files, nor on what is no matrix in it.
-    """
-    known = hashlib.sha256()
-    for name in sorted(digests):
-        known.update(name.encode() + b"\0" + digests[name])
-    return known.hexdigest()
 
 
 def _in_memory(model: torch.nn.Module) -> Checkpoint:

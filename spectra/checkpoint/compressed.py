@@ -6,17 +6,43 @@ from typing import Any
 import torch
 
 from data.errors import InputError
+from spectra.checkpoint.digests import digest
 from spectra.checkpoint.tensors import NAMES, StoredTensor
 from spectra.compression.config import METHOD, SpectraConfig
 from spectra.compression.factors import Factors, Pivoted, keeps_columns
+
+
+class VerifiedTensors:
+    """Tensors whose hashes are compared when they are read."""
+
+    def __init__(self, source: Any, sha256: Mapping[str, str]) -> None:
+        self._source, self._sha256 = source, sha256
+        self.tensors: Mapping[str, StoredTensor] = source.tensors
+
+    def read(self, name: str, first: int | None = None) -> torch.Tensor:
+        """A tensor; one entry of a stack is not compared.
+
+        Raises
+        ------
+        InputError
+            When it is not what was written.
+        """
+        tensor: torch.Tensor = self._source.read(name, first)
+        known = self._sha256.get(name)
+        if first is None and known is not None and digest(tensor).hex() != known:
+            raise InputError(
+                f"the compressed checkpoint is damaged: {name} is not what was written"
+            )
+        return tensor
 
 
 class MergedTensors:
     """The tensors of a compressed checkpoint, with products in the place of factors."""
 
     def __init__(self, source: Any, config: Mapping[str, Any]) -> None:
-        self.source = source
-        self._modules = SpectraConfig.of(config).factored
+        described = SpectraConfig.of(config)
+        self.source = VerifiedTensors(source, described.sha256)
+        self._modules = described.factored
         self._parts: dict[str, str] = {}
         self.tensors: dict[str, StoredTensor] = {}
         owners = {part: name for name, m in self._modules.items() for part in m.tensors}

@@ -5,6 +5,7 @@ once it is on disk, with what is known of it in a journal, and config.json, with
 is no checkpoint, comes last.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from data.errors import InputError
-from spectra.checkpoint.checkpoint import digest
+from spectra.checkpoint.digests import digest
 from spectra.store.durable import sync_folder, sync_tree, write_file
 from spectra.threads import available_cores
 
@@ -95,7 +97,8 @@ def write_shards(
     InputError
         When the folder holds something else.
     """
-    journal = _opened(out, key)
+    plan = hashlib.sha256(json.dumps([key, list(map(list, shards))]).encode()).hexdigest()
+    journal = _opened(out, plan)
     written = Written()
     count = sum(map(len, shards))
     done = 0
@@ -106,7 +109,7 @@ def write_shards(
         if entry is None or not (out / file).exists():
             entry = _write(out / file, names, make, _counted(progress, done, count))
             journal[file] = entry
-            _save(out, key, journal)
+            _save(out, plan, journal)
         else:
             written.reused += len(names)
             progress(done + len(names), count)
@@ -122,6 +125,23 @@ def write_shards(
     return written
 
 
+def require_free(out: Path) -> None:
+    """Require a folder that is new, empty, or the beginning of a result.
+
+    Raises
+    ------
+    InputError
+        When it holds something else, or cannot be made.
+    """
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file: name a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / JOURNAL).exists():
+        raise InputError(f"{out} is not empty: name another folder, or remove it")
+    above = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
+    if not os.access(above, os.W_OK):
+        raise InputError(f"cannot write {out}: {above} cannot be written to")
+
+
 def finish(out: Path, config: Mapping[str, Any]) -> None:
     """Make the folder a checkpoint: everything on disk, then its configuration."""
     sync_tree(out)
@@ -135,18 +155,17 @@ def _counted(progress: Callable[[int, int], None], done: int, count: int) -> Cal
 
 
 def _opened(out: Path, key: str) -> dict[str, Any]:
-    if out.is_dir() and any(out.iterdir()):
+    require_free(out)
+    if (out / JOURNAL).exists():
         try:
             journal = json.loads((out / JOURNAL).read_text())
             if journal["key"] == key:
                 return dict(journal["shards"])
         except (OSError, ValueError, KeyError, TypeError):
             pass
-        else:
-            raise InputError(
-                f"{out} holds the beginning of another result: name another folder, or remove it"
-            )
-        raise InputError(f"{out} is not empty: name another folder, or remove it")
+        raise InputError(
+            f"{out} holds the beginning of another result: name another folder, or remove it"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
         _save(out, key, {})
@@ -178,9 +197,9 @@ def _write(
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise InputError(f"cannot write {path}: {error}") from error
     sync_folder(path.parent)
     return {
         "sha256": {name: value.hex() for name, value in hashes.items()},

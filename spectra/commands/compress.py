@@ -11,7 +11,7 @@ loads it, and `spectra merge` makes a dense checkpoint of it.
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from rich.console import Console
 
 from data.errors import InputError
 from spectra.allocation.rankmap import RankMap
-from spectra.commands.options import parse
+from spectra.commands.options import parse, require_device
 from spectra.commands.progress import Shown, peak_memory_bytes
 from spectra.compression.compress import Compressed, compress
 from spectra.compression.settings import SELF, Calibration
@@ -78,6 +78,11 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, arguments, command="compress", description=__doc__)
     if (options.map is None) == (options.budget is None):
         raise InputError("name --map or --budget, one of them (see `spectra compress --help`)")
+    method = options.method or ("svd" if options.budget is None else "fisher")
+    if method == "svd" and options.calibration != SELF:
+        raise InputError("svd is data-free: name a --method that --calibration is for")
+    if options.map is not None and options.align is not None:
+        raise InputError("--align is for --budget: a map has its ranks already")
     calibration = Calibration(
         options.calibration,
         options.windows,
@@ -99,7 +104,7 @@ def main(arguments: Sequence[str]) -> int:
             shrinkage=options.shrinkage,
             align=options.align,
             dtype=options.dtype,
-            device=options.device or default_device(),
+            device=require_device(options.device),
             check_weights=not options.skip_hash,
             progress=shown.update,
         )
@@ -111,11 +116,14 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def default_device() -> str:
-    """Cuda where there is one."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def left_lines(left: Mapping[str, str]) -> Iterator[str]:
+    """A line for every reason why matrices were left whole."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in left.items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+        yield f"left whole, {reason}: {', '.join(names[:2])}{more}"
 
 
 def _report(made: Compressed, seconds: float) -> dict[str, Any]:
@@ -145,12 +153,8 @@ def _report(made: Compressed, seconds: float) -> dict[str, Any]:
 
 def _print(made: Compressed, seconds: float) -> None:
     rank_map = made.rank_map
-    by_reason: dict[str, list[str]] = {}
-    for name, reason in made.left_dense.items():
-        by_reason.setdefault(reason, []).append(name)
-    for reason, names in by_reason.items():
-        more = f" and {len(names) - 2} more" if len(names) > 2 else ""
-        print(f"left whole, {reason}: {', '.join(names[:2])}{more}", file=sys.stderr)
+    for line in left_lines(made.left_dense):
+        print(line, file=sys.stderr)
     if made.reused:
         print(f"{made.reused} tensors were there from an interrupted call")
     dense = sum(m.params_dense for m in rank_map.modules)

@@ -8,6 +8,7 @@ generated, and what cannot be read is wrong. No window and no question is ever p
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,8 +24,7 @@ from data.tasks import load_task
 from spectra.calibration.loading import load_config
 from spectra.calibration.text import tokenizer_of
 from spectra.checkpoint.compressed import is_compressed
-from spectra.commands.compress import default_device
-from spectra.commands.options import parse
+from spectra.commands.options import parse, require_device
 from spectra.commands.progress import Shown
 from spectra.compression.config import SpectraConfig
 from spectra.evaluation.models import load_model
@@ -44,6 +44,7 @@ from spectra.evaluation.resources import (
 )
 from spectra.evaluation.tasks import Accuracy, task_accuracy
 from spectra.store.evaluations import Evaluation, add_evaluation
+from spectra.store.reader import open_store
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,8 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="evaluate", description=__doc__)
-    if (options.data is None) == (options.task is None):
-        raise InputError("name --data or --task, one of them (see `spectra evaluate --help`)")
-    device = options.device or default_device()
+    _require(options)
+    device = require_device(options.device)
     dtype = options.dtype or ("float32" if device == "cpu" else "auto")
     evaluation = None
     if options.store is not None:
@@ -122,7 +122,7 @@ def main(arguments: Sequence[str]) -> int:
         "seconds": seconds,
     }
     if isinstance(result, Perplexity):
-        found["tokens_per_second"] = result.windows * result.seq_len / seconds
+        found["tokens_per_second"] = result.windows * result.seq_len / max(result.seconds, 1e-9)
     if options.contexts:
         found["memory"] = [dataclasses.asdict(m) for m in memory_of(model, options.contexts)]
     if options.speed:
@@ -140,6 +140,25 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _require(options: Options) -> None:
+    """Refuse what cannot be done, before anything is loaded."""
+    if (options.data is None) == (options.task is None):
+        raise InputError("name --data or --task, one of them (see `spectra evaluate --help`)")
+    numbers = {"--windows": options.windows, "--seq-len": options.seq_len}
+    numbers |= {"--batch-size": options.batch_size, "--stride": options.stride}
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise InputError(f"{name} is at least 1, not {value}")
+    if any(context < 1 for context in options.contexts):
+        raise InputError("--contexts are lengths of at least 1")
+    if options.protocol == "reference" and (options.bos != "tokenizer" or options.stride):
+        raise InputError("the reference's protocol has its own stride and beginning token")
+    if options.data is not None:
+        open_source(options.data)
+    if options.store is not None:
+        open_store(options.store)
+
+
 def _perplexity(model: Any, options: Options, shown: Shown) -> Perplexity:
     tokenizer = tokenizer_of(options.checkpoint, options.tokenizer)
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
@@ -149,8 +168,6 @@ def _perplexity(model: Any, options: Options, shown: Shown) -> Perplexity:
     source = open_source(options.data or "")
     windows = options.windows
     if options.protocol == "reference":
-        if options.bos != "tokenizer" or options.stride is not None:
-            raise InputError("the reference's protocol has its own stride and beginning token")
         text = reference_tokens(source, tokenizer)
         windows = min(windows or REFERENCE_WINDOWS, REFERENCE_WINDOWS)
     else:
@@ -201,7 +218,8 @@ def _compressed(options: Options) -> Evaluation:
 def _described(result: Perplexity | Accuracy, options: Options) -> dict[str, Any]:
     if isinstance(result, Perplexity):
         return {
-            "perplexity": result.perplexity,
+            # JSON has no infinity
+            "perplexity": result.perplexity if math.isfinite(result.perplexity) else None,
             "nll": result.nll,
             "windows": result.windows,
             "tokens": result.tokens,
@@ -224,8 +242,9 @@ def _described(result: Perplexity | Accuracy, options: Options) -> dict[str, Any
 
 def _print(found: dict[str, Any]) -> None:
     if "perplexity" in found:
+        value = math.exp(min(found["nll"], 700))
         print(
-            f"perplexity {found['perplexity']:.4g} ({found['nll']:.4f} nats a token) over "
+            f"perplexity {value:.4g} ({found['nll']:.4f} nats a token) over "
             f"{found['windows']} windows of {found['seq_len']}, {found['tokens']:,} tokens, "
             f"beginning token: {found['bos']}, {found['protocol']} protocol"
         )

@@ -16,8 +16,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from spectra.commands.compress import default_device
-from spectra.commands.options import parse
+from spectra.commands.options import parse, require_device
 from spectra.commands.progress import Shown
 from spectra.experiments.run import Outcome, run_experiment
 from spectra.experiments.settings import Settings
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
             options.checkpoint,
             options.settings,
             out,
-            device=options.device or default_device(),
+            device=require_device(options.device),
             progress=shown.update,
         )
     if options.json:

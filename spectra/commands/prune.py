@@ -6,6 +6,7 @@ pruning.json beside it.
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ import tyro
 from rich.console import Console
 
 from spectra.allocation.rankmap import RankMap
-from spectra.commands.compress import default_device
-from spectra.commands.options import parse
+from spectra.commands.compress import left_lines
+from spectra.commands.options import parse, require_device
 from spectra.commands.progress import Shown
 from spectra.compression.settings import SELF, Calibration
 from spectra.pruning.prune import prune
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
             only=options.only,
             rank_map=None if options.map is None else RankMap.load(options.map),
             calibration=calibration,
-            device=options.device or default_device(),
+            device=require_device(options.device),
             progress=shown.update,
         )
     found = {
@@ -93,6 +94,8 @@ def main(arguments: Sequence[str]) -> int:
         "bytes": made.bytes,
         "out": str(made.path),
     }
+    for line in left_lines(made.left):
+        print(line, file=sys.stderr)
     if options.json:
         print(json.dumps(found))
         return 0

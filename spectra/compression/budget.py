@@ -56,8 +56,6 @@ def allocate_by_loss(
     InputError
         When the budget cannot be reached, or a matrix' spectrum is not finite.
     """
-    if not 0 < budget <= 1:
-        raise InputError(f"a budget is a fraction of block parameters, not {budget:g}")
     free = [m for m in checkpoint.matrices if m.name not in whole]
     total = sum(m.rows * m.cols for m in checkpoint.matrices)
     room = sum(m.rows * m.cols for m in free)

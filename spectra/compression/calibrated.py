@@ -1,15 +1,21 @@
 """Statistics of a checkpoint on text, and the weightings that methods make of them."""
 
 import functools
+import hashlib
+import io
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
+from data.cache import cache_folder
 from data.errors import InputError
 from data.sources import open_source
 from spectra.calibration.blocks import open_blocks
+from spectra.calibration.loading import load_config
 from spectra.calibration.passes import backward_pass, forward_pass
 from spectra.calibration.statistics import BlockStatistics
 from spectra.calibration.store import StatisticsFolder
@@ -20,11 +26,13 @@ from spectra.calibration.text import (
     tokenizer_of,
     tokens_sha256,
 )
-from spectra.checkpoint.checkpoint import Checkpoint
+from spectra.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from spectra.checkpoint.digests import combined_sha256, digest
 from spectra.compression.settings import SELF, Calibration, Settings
 from spectra.compression.truncation import Root, covariance_root, scale_root
 from spectra.compression.weighting import Weighting, Weightings
 from spectra.matrices import Matrix
+from spectra.store.durable import write_file
 
 KEPT_BYTES = 8e9
 """Statistics that take more are removed once they were used."""
@@ -49,8 +57,8 @@ def calibrate(
     if settings.method == "sequential":
         return Weightings(_unknown, about)
     gradients = settings.method == "fisher"
-    sha256 = checkpoint.sha256()
-    known = {"checkpoint": sha256, "tokens": about["tokens_sha256"]}
+    sha256 = _finite_sha256(checkpoint)
+    known = {"checkpoint": checkpoint.identity, "weights": sha256, "tokens": about["tokens_sha256"]}
     both = StatisticsFolder({**known, "gradients": True, "seed": settings.calibration.seed})
     blocks = {m.name: _block_of(m) for m in checkpoint.matrices}
     needed = list(dict.fromkeys(blocks.values()))
@@ -67,6 +75,17 @@ def calibrate(
     )
 
 
+def _finite_sha256(checkpoint: Checkpoint) -> str:
+    """The weights' hash; names the first that is not finite."""
+    digests = {}
+    for matrix in checkpoint.matrices:
+        weight = checkpoint.read(matrix)
+        if not torch.isfinite(weight).all():
+            raise InputError(f"{matrix.name}: its weight holds a NaN or an infinity")
+        digests[matrix.name] = digest(weight)
+    return combined_sha256(digests)
+
+
 def calibration_text(
     address: str, calibration: Calibration, device: str
 ) -> tuple[torch.Tensor, dict[str, Any]]:
@@ -77,25 +96,42 @@ def calibration_text(
     InputError
         When the text cannot be opened, or is too short.
     """
-    size = {"windows": calibration.windows, "length": calibration.length}
+    config = load_config(address).get_text_config()
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is not None and calibration.length > longest:
+        raise InputError(
+            f"the model takes {longest} tokens, not calibration windows of {calibration.length}: "
+            "name a smaller --seq-len"
+        )
     if calibration.data == SELF:
         windows = _written(address, calibration, device)
-        about = {"tokens_sha256": tokens_sha256(windows)}
-        return windows, about
+        return windows, {"tokens_sha256": tokens_sha256(windows)}
     open_source(calibration.data)  # before the tokenizer, which may take a while
     tokenizer = tokenizer_of(address, calibration.tokenizer)
-    windows = corpus_windows(calibration.data, tokenizer, **size)
+    windows = corpus_windows(
+        calibration.data, tokenizer, windows=calibration.windows, length=calibration.length
+    )
+    if int(windows.max()) >= config.vocab_size:
+        raise InputError(
+            f"the tokenizer has more tokens than the model's {config.vocab_size}: name the model's "
+            "own by --tokenizer"
+        )
     return windows, about_text(calibration.data, tokenizer, windows)
 
 
 def _written(address: str, calibration: Calibration, device: str) -> torch.Tensor:
-    return own_windows(
-        address,
-        windows=calibration.windows,
-        length=calibration.length,
-        seed=calibration.seed,
-        device=device,
-    )
+    """The model's own text, which takes minutes, written once."""
+    size = {"windows": calibration.windows, "length": calibration.length}
+    known = [open_checkpoint(address).identity, size, calibration.seed]
+    key = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
+    path = cache_folder("calibration", f"text-{key}.npy")
+    if path.exists():
+        return torch.from_numpy(np.load(path))
+    windows = own_windows(address, **size, seed=calibration.seed, device=device)
+    content = io.BytesIO()
+    np.save(content, windows.numpy())
+    write_file(path, content.getvalue())
+    return windows
 
 
 def _take(

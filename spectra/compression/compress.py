@@ -13,15 +13,17 @@ from data.errors import InputError
 from spectra.allocation.fit import require_fit
 from spectra.allocation.rankmap import Module, RankMap
 from spectra.calibration.loading import empty_model
-from spectra.checkpoint.checkpoint import (
-    Checkpoint,
-    Tensors,
-    combined_sha256,
-    digest,
-    open_checkpoint,
-)
+from spectra.checkpoint.checkpoint import Checkpoint, Tensors, open_checkpoint
+from spectra.checkpoint.digests import combined_sha256, digest
 from spectra.checkpoint.tensors import NAMES
-from spectra.checkpoint.writer import SHARD_BYTES, Written, finish, shards_of, write_shards
+from spectra.checkpoint.writer import (
+    SHARD_BYTES,
+    Written,
+    finish,
+    require_free,
+    shards_of,
+    write_shards,
+)
 from spectra.compression.config import SpectraConfig
 from spectra.compression.factors import Factors, pivoted
 from spectra.compression.maps import stored_map
@@ -116,10 +118,17 @@ def compress(
         When the map does not fit the checkpoint, a decomposition fails (naming the matrix), or the
         folder holds something else.
     """
-    opened = open_checkpoint(checkpoint)
     out = Path(out)
+    require_free(out)
+    opened = open_checkpoint(checkpoint)
     if (rank_map is None) == (budget is None):
         raise InputError("name a rank map or a budget, one of them")
+    if budget is not None and not 0 < budget <= 1:
+        raise InputError(f"a budget is a fraction of block parameters, not {budget:g}")
+    if budget is not None and method == "sequential":
+        raise InputError("sequential needs a map: it weighs errors by what the map makes of blocks")
+    if align is not None and align < 1:
+        raise InputError(f"ranks are multiples of 1 or more, not of {align}")
     settings = Settings(
         method or ("svd" if budget is None else "fisher"), calibration or Calibration(), shrinkage
     )
@@ -147,7 +156,10 @@ def compress(
             progress=progress,
         )
     else:
-        require_fit(rank_map, opened, weights=check_weights and is_gguf(checkpoint))
+        # elsewhere weights are compared while they are read
+        first = is_gguf(checkpoint) or any(len(names) for names in opened.fused.values())
+        first = first or any(part.entry is not None for part in opened.matrices.values())
+        require_fit(rank_map, opened, weights=check_weights and first)
     left_dense = {m.name: fixed[m.name] for m in rank_map.modules if m.name in fixed and m.factored}
     wanted = stored_map(rank_map, storage=storage, whole=left_dense)
     if not any(m.factored for m in wanted.modules):
@@ -160,7 +172,7 @@ def compress(
 
         weightings = sequential_weightings(opened, checkpoint, settings, wanted, device, progress)
     maker = _Maker(source, wanted, weightings, dtype, device)
-    key = _key(rank_map, wanted, about, dtype)
+    key = _key(opened, wanted, about, dtype)
     sizes = {name: tensor_bytes(source, name) for name in source.tensors}
     written = write_shards(
         out,
@@ -178,7 +190,7 @@ def compress(
     described = SpectraConfig(final, about, written.sha256).to_dict()
     copy_companions(checkpoint, out)
     weightings.close()
-    finish(out, config | {"quantization_config": described})
+    finish(out, with_dtype(config, dtype) | {"quantization_config": described})
     return _result(out, final, about, left_dense, written)
 
 
@@ -205,10 +217,10 @@ class _Maker:
         module = self._modules.get(name)
         wide = self._dtype if self._dtype is not None and tensor.is_floating_point() else None
         if module is None:
-            return {name: tensor if wide is None else tensor.to(wide)}, {}
+            return {name: rounded(name, tensor, wide)}, {}
         notes: dict[str, Any] = {"name": module.name, "sha256": digest(tensor).hex()}
         if not module.factored:
-            return {name: tensor if wide is None else tensor.to(wide)}, notes
+            return {name: rounded(module.name, tensor, wide)}, notes
         dtype = wide or tensor.dtype
         try:
             tensors, error = factorised(
@@ -234,24 +246,46 @@ def factorised(
         When the weight or its decomposition is not finite.
     """
     factors = weighting.truncated(weight, module.rank)
-    stored = _stored(factors, module.name, storage, dtype)
+    if storage == "factors":
+        two = Factors(factors.left.to(dtype), factors.right.to(dtype))
+        product, parts = two.float().product(), {"A": two.left, "B": two.right}
+    else:
+        kept = pivoted(factors, dtype)
+        product = kept.float().product()
+        parts = {"kept": kept.kept, "coefficients": kept.coefficients, "order": kept.order}
+    for part in parts.values():
+        if not torch.isfinite(part).all():
+            raise InputError(f"its factors are not finite as {NAMES[dtype]}")
     dense = weight.float()
     norm = float(torch.linalg.vector_norm(dense))
-    error = float(torch.linalg.vector_norm(dense - factors.left.float() @ factors.right.float()))
-    return stored, error / norm if norm else 0.0
+    lost = float(torch.linalg.vector_norm(dense - product.to(dense.device)))
+    tensors = {f"{module.name}.{part}": value for part, value in parts.items()}
+    return tensors, lost / norm if norm else 0.0
 
 
-def _stored(
-    factors: Factors, name: str, storage: str, dtype: torch.dtype
-) -> dict[str, torch.Tensor]:
-    if storage == "factors":
-        return {f"{name}.A": factors.left.to(dtype), f"{name}.B": factors.right.to(dtype)}
-    found = pivoted(factors, dtype)
-    return {
-        f"{name}.kept": found.kept,
-        f"{name}.coefficients": found.coefficients,
-        f"{name}.order": found.order,
-    }
+def rounded(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """A tensor in another dtype, or as it is.
+
+    Raises
+    ------
+    InputError
+        When it is finite, and no more so there.
+    """
+    if dtype is None or tensor.dtype == dtype:
+        return tensor
+    result = tensor.to(dtype)
+    if torch.isfinite(tensor).all() and not torch.isfinite(result).all():
+        raise InputError(f"{name} holds numbers that are too large for {NAMES[dtype]}")
+    return result
+
+
+def with_dtype(config: Mapping[str, Any], dtype: str | None) -> dict[str, Any]:
+    """A model's configuration, saying what its weights are stored as."""
+    if dtype is None:
+        return dict(config)
+    inner = config.get("text_config")
+    nested = {"text_config": {**inner, "dtype": dtype}} if isinstance(inner, Mapping) else {}
+    return {k: v for k, v in config.items() if k != "torch_dtype"} | {"dtype": dtype} | nested
 
 
 def left_whole(checkpoint: Checkpoint, address: str) -> dict[str, str]:
@@ -284,8 +318,10 @@ def _require_hash(rank_map: RankMap, checkpoint: Checkpoint, digests: Mapping[st
         )
 
 
-def _key(rank_map: RankMap, wanted: RankMap, about: Mapping[str, Any], dtype: str | None) -> str:
-    text = json.dumps([wanted.to_dict(), dict(about), dtype], sort_keys=True)
+def _key(
+    checkpoint: Checkpoint, wanted: RankMap, about: Mapping[str, Any], dtype: str | None
+) -> str:
+    text = json.dumps([checkpoint.identity, wanted.to_dict(), dict(about), dtype], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -29,16 +29,9 @@ class Factors:
         """(rows, cols)."""
         return self.left @ self.right
 
-    def balanced(self) -> "Factors":
-        r"""The same product as :math:`U\sqrt{S}` times :math:`\sqrt{S}V^T`.
-
-        WeLore stores factors so. Both have the same singular values, so rounding costs both alike.
-        """
-        q_left, r_left = torch.linalg.qr(self.left)
-        q_right, r_right = torch.linalg.qr(self.right.mT)
-        u, s, vh = torch.linalg.svd(r_left @ r_right.mT)
-        half = s.sqrt()
-        return Factors(q_left @ (u * half), (half[:, None] * vh) @ q_right.mT)
+    def float(self) -> "Factors":
+        """The same in float32."""
+        return Factors(self.left.float(), self.right.float())
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +60,10 @@ class Pivoted:
         product = torch.empty_like(sorted_columns)
         product[:, order] = sorted_columns
         return product
+
+    def float(self) -> "Pivoted":
+        """The same in float32."""
+        return Pivoted(self.kept.float(), self.coefficients.float(), self.order, self.by_columns)
 
 
 def keeps_columns(rows: int, cols: int) -> bool:

@@ -9,7 +9,8 @@ import torch
 from data.errors import InputError
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.checkpoint.compressed import is_compressed
-from spectra.checkpoint.writer import SHARD_BYTES, finish, shards_of, write_shards
+from spectra.checkpoint.writer import SHARD_BYTES, finish, require_free, shards_of, write_shards
+from spectra.compression.compress import rounded, with_dtype
 from spectra.compression.config import SpectraConfig
 from spectra.compression.sources import copy_companions, require_dtype, tensor_bytes
 
@@ -53,6 +54,7 @@ def merge(
     InputError
         When it is no compressed checkpoint, or damaged.
     """
+    require_free(Path(out))
     opened = open_checkpoint(checkpoint)
     if not is_compressed(opened.config):
         raise InputError(f"{checkpoint} is no compressed checkpoint: nothing to merge")
@@ -63,18 +65,17 @@ def merge(
 
     def make(name: str) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
         tensor = opened.source.read(name)
-        floats = wide is not None and tensor.is_floating_point()
-        return {name: tensor.to(wide) if floats else tensor}, {}
+        return {name: rounded(name, tensor, wide if tensor.is_floating_point() else None)}, {}
 
     sizes = {name: tensor_bytes(opened.source, name) for name in opened.source.tensors}
     written = write_shards(
         Path(out),
         shards_of(sizes, shard_bytes),
         make,
-        key=f"merge {sorted(described.sha256.items())} {dtype}",
+        key=f"merge {opened.identity} {dtype}",
         progress=lambda done, count: progress("tensors written", done, count),
     )
     copy_companions(checkpoint, Path(out))
     config = {k: v for k, v in opened.config.items() if k != "quantization_config"}
-    finish(Path(out), config | ({"dtype": dtype} if dtype else {}))
+    finish(Path(out), with_dtype(config, dtype))
     return Merged(Path(out), len(described.factored), written.parameters, written.bytes)

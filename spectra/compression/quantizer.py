@@ -18,7 +18,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from data.errors import InputError
-from spectra.checkpoint.checkpoint import digest
+from spectra.checkpoint.digests import digest
 from spectra.compression.config import METHOD, VERSION, SpectraConfig
 from spectra.compression.layers import CompressedLinear, layer_of_storage
 from spectra.threads import available_cores
@@ -67,8 +67,10 @@ class SpectraQuantizer(HfQuantizer):
 
     def get_state_dict_and_metadata(self, model: torch.nn.Module) -> tuple[None, dict[str, Any]]:
         """Called by `save_pretrained` before it writes the configuration: hashes of what is now."""
-        names = getattr(model, "all_tied_weights_keys", None) or {}
-        state = {k: v for k, v in model.state_dict().items() if k not in names}
+        # others may be stored under other names than the model's
+        factored = self.quantization_config.parsed().factored
+        names = {name for module in factored.values() for name in module.tensors}
+        state = {k: v for k, v in model.state_dict().items() if k in names}
         movable = not any(value.is_meta for value in state.values())
         self.quantization_config.sha256 = dict(_hashes(state.items())) if movable else {}
         return None, {}

@@ -4,6 +4,7 @@ No window is ever passed over: one whose loss is not finite is an error that nam
 """
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -50,6 +51,8 @@ class Perplexity:
     bos: Bos
     losses: tuple[float, ...]
     """Mean cross-entropy of every window."""
+    seconds: float = 0.0
+    """Of the model's passes."""
 
     @property
     def perplexity(self) -> float:
@@ -145,6 +148,8 @@ def perplexity(
     """
     own = seq_len - (text.bos_token is not None)
     step = own if stride is None else stride
+    if windows is not None and windows < 1:
+        raise InputError(f"at least one window is needed, not {windows}")
     if not 0 < step <= own or own < 2:
         raise InputError(f"a stride of {step} does not fit windows of {seq_len} tokens")
     starts = range(0, len(text.tokens) - own + 1, step)
@@ -158,6 +163,7 @@ def perplexity(
     model.eval()
     device = next(model.parameters()).device
     losses: list[float] = []
+    started = time.perf_counter()
     total, counted = 0.0, 0
     for first in range(0, len(starts), batch_size):
         batch = starts[first : first + batch_size]
@@ -179,7 +185,16 @@ def perplexity(
             total, counted = total + value, counted + len(new)
         progress(first + len(batch), len(starts))
     model.train(training)
-    return Perplexity(total / counted, len(starts), counted, seq_len, step, text.bos, tuple(losses))
+    return Perplexity(
+        total / counted,
+        len(starts),
+        counted,
+        seq_len,
+        step,
+        text.bos,
+        tuple(losses),
+        time.perf_counter() - started,
+    )
 
 
 def _losses(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:

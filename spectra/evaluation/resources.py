@@ -12,7 +12,10 @@ from pathlib import Path
 
 import torch
 
-from spectra.matrices import layer_of
+from data.errors import InputError
+from spectra.checkpoint.shards import is_weights
+from spectra.compression.layers import CompressedLinear
+from spectra.matrices import find_matrices
 
 PROCESS = Path("/proc/self")
 
@@ -23,8 +26,7 @@ class Size:
 
     parameters: int
     block_parameters: int
-    """Of weights inside the blocks, their factors instead where they are low-rank; no norms, no
-    biases."""
+    """Of the matrices in the blocks, of their factors where they are low-rank."""
     weight_bytes: int
 
 
@@ -53,12 +55,15 @@ class Speed:
 def size_of(model: torch.nn.Module) -> Size:
     """Count a model's parameters; tied ones once."""
     counted = dict(model.named_parameters())
-    blocks = sum(
-        p.numel() for name, p in counted.items() if layer_of(name) is not None and p.ndim > 1
-    )
+    compressed = [m for m in model.modules() if isinstance(m, CompressedLinear)]
+    factors = sum(p.numel() for m in compressed for p in m.parameters(recurse=False) if p.ndim > 1)
+    try:
+        matrices = find_matrices(model)[0]
+    except InputError:  # all of them are factored
+        matrices = {}
     return Size(
         sum(p.numel() for p in counted.values()),
-        blocks,
+        factors + sum(matrix.rows * matrix.cols for matrix in matrices),
         sum(p.numel() * p.element_size() for p in counted.values()),
     )
 
@@ -146,8 +151,11 @@ def bytes_on_disk(path: str | Path) -> int | None:
         return place.stat().st_size
     if not place.is_dir():
         return None
-    suffixes = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
-    return sum(f.stat().st_size for f in place.iterdir() if f.suffix in suffixes)
+    for suffix in (".safetensors", ".gguf", ".bin"):
+        files = [f for f in place.iterdir() if f.suffix == suffix and is_weights(f.name)]
+        if files:  # the same weights may lie there in other formats as well
+            return sum(f.stat().st_size for f in files)
+    return 0
 
 
 def _reset_peak() -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from data.errors import InputError
 from data.tasks import TASKS, Example, read_answer
 
 if TYPE_CHECKING:
@@ -54,7 +55,14 @@ def task_accuracy(
         Questions at a time.
     progress
         Called with the number of questions done, and of all.
+
+    Raises
+    ------
+    InputError
+        When there is no question.
     """
+    if not examples:
+        raise InputError("there is no question to ask: name at least one by --windows")
     kind = TASKS[name].kind
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     room = (longest or 1 << 20) - NEW_TOKENS
@@ -67,7 +75,7 @@ def task_accuracy(
         cut += sum(len(one) > room for one in tokens)
         texts = _continued(model, tokenizer, [one[-room:] for one in tokens])
         for example, text in zip(batch, texts, strict=True):
-            said = read_answer(kind, text)
+            said = read_answer(kind, text, example.choices or 5)
             unparsed += said is None
             correct += said == example.answer
         done += len(batch)

@@ -152,16 +152,9 @@ class Bench:
         found = {}
         for name, one in factors.items():
             if storage == "pivoted":
-                stored = pivoted(one, dtype)
-                wide = type(stored)(
-                    stored.kept.float(),
-                    stored.coefficients.float(),
-                    stored.order,
-                    stored.by_columns,
-                )
-                found[name] = wide.product()
+                found[name] = pivoted(one, dtype).float().product()
             else:
-                found[name] = one.left.to(dtype).float() @ one.right.to(dtype).float()
+                found[name] = Factors(one.left.to(dtype), one.right.to(dtype)).float().product()
         return found
 
     def perplexity(self) -> float:

@@ -34,6 +34,8 @@ def _measured(address: str, settings: Settings, folder: Path, device: str, err: 
     made = folder / f"compressed-{err:g}"
     shutil.rmtree(made, ignore_errors=True)
     rank_map = allocate(scan(address, folder / "scan.zarr"), err=err)
+    if not any(module.factored for module in rank_map.modules):
+        return _in_process(address, settings, device)  # nothing is an LRC yet
     compress(address, rank_map, made, device=device, check_weights=False)
     try:
         return _in_process(str(made), settings, device)

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from data.errors import InputError
+from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.experiments.ledger import Ledger, Row
 from spectra.experiments.settings import Settings
 from spectra.figures.results import measured_lines
@@ -107,8 +109,12 @@ def run_experiment(
         When the folder holds results of other settings.
     """
     experiment = EXPERIMENTS[name]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
     known = {"experiment": name, "checkpoint": checkpoint, "device": device, **settings.to_dict()}
+    known |= {"identity": open_checkpoint(checkpoint).identity, "texts": settings.fingerprints()}
     ledger = Ledger(folder, known)
     rows = list(_rows(name, checkpoint, settings, folder, device, ledger, progress))
     columns = tuple(c for c in _columns(experiment, rows) if any(c in row for row in rows))

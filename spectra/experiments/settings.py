@@ -4,7 +4,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from spectra.compression.settings import Calibration
+from data.errors import InputError
+from data.sources import open_source
+from spectra.compression.settings import SELF, Calibration
+from spectra.compression.sources import require_dtype
+from spectra.pruning.pruner import METHODS
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,20 @@ class Settings:
             None,
             self.batch_size,
         )
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.pruners if name not in METHODS]
+        if unknown:
+            raise InputError(f"no pruner {unknown[0]!r}; there are: {', '.join(METHODS)}")
+        for name in ("seq_len", "windows", "calibration_windows", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is at least 1, not {getattr(self, name)}")
+        require_dtype(self.stored)
+
+    def fingerprints(self) -> dict[str, str]:
+        """Hashes of the texts, so that results are known by what they were measured on."""
+        named = {"data": self.data, "calibration": self.calibration}
+        return {k: open_source(v).fingerprint() for k, v in named.items() if v != SELF}
 
     def to_dict(self) -> dict[str, Any]:
         """For the written configuration."""

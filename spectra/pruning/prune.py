@@ -18,8 +18,9 @@ from spectra.allocation.rankmap import RankMap
 from spectra.calibration.blocks import open_blocks
 from spectra.checkpoint.checkpoint import Checkpoint, Tensors, open_checkpoint
 from spectra.checkpoint.compressed import MergedTensors
-from spectra.checkpoint.writer import SHARD_BYTES, finish, shards_of, write_shards
+from spectra.checkpoint.writer import SHARD_BYTES, finish, require_free, shards_of, write_shards
 from spectra.compression.calibrated import calibration_text
+from spectra.compression.compress import left_whole, rounded
 from spectra.compression.config import SpectraConfig
 from spectra.compression.settings import Calibration
 from spectra.compression.sources import copy_companions, model_source, tensor_bytes
@@ -42,6 +43,8 @@ class Pruned:
     """Share of zeros, by name."""
     kept: int
     """Matrices that were left as they are."""
+    left: Mapping[str, str]
+    """Those of them that cannot be pruned here, with the reasons."""
     bytes: int
 
 
@@ -87,14 +90,19 @@ def prune(
     InputError
         When there is nothing to prune, or a matrix' statistics are not finite (naming it).
     """
+    out = Path(out)
+    require_free(out)
     opened = open_checkpoint(checkpoint)
     source, config, held = _source(opened, checkpoint)
-    wanted = _wanted(opened, source, only, held, rank_map)
+    fixed = {} if held is not None else left_whole(opened, checkpoint)
+    wanted = _wanted(opened, source, only, held, rank_map) - fixed.keys()
+    if not wanted:
+        reasons = "; ".join(dict.fromkeys(fixed.values()))
+        raise InputError(f"there is no dense matrix to prune{': ' if reasons else ''}{reasons}")
     pruner = Pruner(method, pattern, wanted)
     about: dict[str, Any] = {"method": method, "sparsity": pattern.sparsity, "only": only}
     if pattern.structured:
         about["pattern"] = f"{pattern.of - pattern.zeros}:{pattern.of}"
-    out = Path(out)
     with tempfile.TemporaryDirectory(prefix="spectra-prune-") as folder:
         ready: dict[str, Path] = {}
         if method != "magnitude":
@@ -112,14 +120,14 @@ def prune(
                 return {name: tensor}, {}
             if path in ready:
                 with safe_open(ready[path], framework="pt") as file:
-                    pruned = file.get_tensor(path).to(tensor.dtype)
+                    pruned = rounded(path, file.get_tensor(path), tensor.dtype)
             else:
                 pruned = pruner.pruned(path, tensor)
             zeros = int((pruned == 0).sum())
             return {name: pruned}, {"name": path, "zeros": zeros, "entries": pruned.numel()}
 
         sizes = {name: tensor_bytes(source, name) for name in source.tensors}
-        key = json.dumps([about, sorted(wanted), opened.name, sizes], sort_keys=True)
+        key = json.dumps([about, sorted(wanted), opened.identity], sort_keys=True)
         written = write_shards(
             out,
             shards_of(sizes, SHARD_BYTES),
@@ -138,7 +146,7 @@ def prune(
     write_file(out / REPORT, json.dumps({**about, "zeros": shares}, indent=2).encode())
     copy_companions(checkpoint, out)
     finish(out, config)
-    return Pruned(out, total, shares, len(opened.matrices) - len(shares), written.bytes)
+    return Pruned(out, total, shares, len(opened.matrices) - len(shares), fixed, written.bytes)
 
 
 def _prepared(
@@ -192,6 +200,4 @@ def _wanted(
         else:
             raise InputError("which matrices are N-LRCs, a rank map says: name it by --map")
         dense &= {module.name for module in known.nlrc}
-    if not dense:
-        raise InputError("there is no dense matrix to prune")
     return frozenset(dense)

@@ -89,9 +89,10 @@ def least(scores: torch.Tensor, pattern: Pattern, *, by_row: bool) -> torch.Tens
             raise InputError(f"{cols} columns do not part into groups of {pattern.of}")
         groups = scores.reshape(rows, cols // pattern.of, pattern.of)
         return _lowest(groups, pattern.zeros).reshape(rows, cols)
-    if by_row:
-        return _lowest(scores, int(cols * pattern.sparsity))
-    return _lowest(scores.reshape(1, -1), int(rows * cols * pattern.sparsity)).reshape(rows, cols)
+    together = scores if by_row else scores.reshape(1, -1)
+    # 100 x 0.29 is 28.999999999999996
+    count = int(together.shape[1] * pattern.sparsity + 1e-9)
+    return _lowest(together, count).reshape(rows, cols)
 
 
 def magnitude(weight: torch.Tensor, pattern: Pattern) -> torch.Tensor:

@@ -10,7 +10,8 @@ import torch
 
 from data.errors import InputError
 from spectra.checkpoint.address import Address
-from spectra.checkpoint.checkpoint import Checkpoint, digest, open_checkpoint
+from spectra.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from spectra.checkpoint.digests import digest
 from spectra.density import approximate_singular_values
 from spectra.linalg import singular_values
 from spectra.matrices import Matrix

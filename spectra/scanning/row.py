@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from spectra.checkpoint.checkpoint import combined_sha256
+from spectra.checkpoint.digests import combined_sha256
 from spectra.matrices import Matrix
 from spectra.scanning.decomposition import Spectrum
 from spectra.store.schema import Status

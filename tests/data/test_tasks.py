@@ -27,7 +27,7 @@ def test_every_answer_is_one_that_would_be_read(folder, name):
     assert len(examples) > 50
     for example in examples:
         assert example.prompt.startswith("Q:") or name == "boolq"
-        assert read_answer(kind, f" {example.answer}.") == example.answer
+        assert read_answer(kind, f" {example.answer}.", example.choices) == example.answer
 
 
 @pytest.mark.parametrize(("name", "sizes"), SIZES.items())
@@ -66,6 +66,10 @@ def test_the_right_choice_is_not_always_the_first(folder):
         ("letter", " (B) enforce", "B"),
         ("letter", " C.", "C"),
         ("letter", " Apple", None),
+        ("letter", " I think (B)", "B"),
+        ("letter", " I don't know", None),
+        ("number", " .5", "0.5"),
+        ("number", " " + "9" * 400, "inf"),
         ("letter", "", None),
         ("number", " $1,234.50 dollars", "1234.5"),
         ("number", " -3", "-3"),

@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from data.errors import InputError
 from spectra.checkpoint.address import Address, addresses, steps_of
-from spectra.checkpoint.checkpoint import combined_sha256, digest, open_checkpoint
+from spectra.checkpoint.checkpoint import open_checkpoint
+from spectra.checkpoint.digests import combined_sha256, digest
 from spectra.checkpoint.parts import find_parts, scaled
 from spectra.checkpoint.tensors import StoredTensor
 from tests.small import SIZES, small_model

@@ -38,7 +38,7 @@ def test_every_command_has_help_with_defaults(capsys, command):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nonsense"], "no command 'nonsense'; there are: allocate, dashboard, export"),
+        (["nonsense"], "no command 'nonsense'; there are: allocate, compress, dashboard"),
         (["verify"], "required"),
         (["verify", "/nowhere.zarr"], "no store at /nowhere.zarr"),
         (["report", "/nowhere.zarr"], "no store at /nowhere.zarr"),

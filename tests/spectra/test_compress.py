@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import spectra
 from data.errors import InputError
@@ -20,6 +20,7 @@ from spectra.checkpoint import writer
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.cli import main
 from spectra.compression import calibrated
+from spectra.compression import compress as compressing
 from spectra.compression.compress import compress
 from spectra.compression.config import SpectraConfig
 from spectra.compression.settings import METHODS, Calibration, Settings
@@ -428,3 +429,94 @@ def test_a_quantised_checkpoint_is_refused(model):
     edit_config(model, quantization_config={"quant_method": "gptq", "bits": 4})
     with pytest.raises(InputError, match="quantised"):
         compress(str(model), rank_map, model.parent / "c")
+
+
+def test_statistics_of_another_model_are_never_taken(tmp_path):
+    """Norms and embeddings count, though no rank map knows them."""
+    for name in ("one", "two"):
+        saved(tmp_path / name, seed=11)
+
+    def scaled(tensors):
+        tensors["model.norm.weight"] *= 3
+        tensors["model.layers.0.input_layernorm.weight"] *= 3
+
+    rewritten(tmp_path / "two", scaled)
+    taken = []
+    for name in ("one", "two"):
+        made = compress(
+            str(tmp_path / name), None, tmp_path / f"{name}-c", budget=0.7, align=1, calibration=OWN
+        )
+        taken.append(made.rank_map.ranks)
+    assert taken[0] != taken[1]
+
+
+def test_what_an_interrupted_call_wrote_of_other_weights_is_not_used(model, tmp_path, monkeypatch):
+    rank_map = uniform(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(compressing, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            compress(str(model), rank_map, tmp_path / "c")
+
+    def changed(tensors):
+        tensors["model.norm.weight"] *= 3
+
+    rewritten(model, changed)
+    with pytest.raises(InputError, match="beginning of another result"):
+        compress(str(model), rank_map, tmp_path / "c")
+
+
+def test_numbers_too_large_for_a_dtype_stop_with_their_name(model):
+    rank_map = uniform(model)
+
+    def large(tensors):
+        tensors["model.norm.weight"] *= 1e6
+
+    rewritten(model, large)
+    with pytest.raises(InputError, match=r"model\.norm\.weight holds numbers that are too large"):
+        compress(str(model), rank_map, model.parent / "c", dtype="float16")
+
+
+def test_the_configuration_says_what_weights_are_stored_as(model):
+    made = compress(str(model), uniform(model), model.parent / "c", dtype="bfloat16")
+    assert json.loads((made.path / "config.json").read_text())["dtype"] == "bfloat16"
+    assert {m.dtype for m in AutoModelForCausalLM.from_pretrained(made.path).parameters()} == {
+        torch.bfloat16
+    }
+
+
+def test_a_map_of_other_fused_weights_is_refused(tmp_path):
+    saved(tmp_path / "m", "phi3")
+    saved(tmp_path / "n", "phi3", seed=5)
+    with pytest.raises(InputError, match="its weights hash to"):
+        compress(str(tmp_path / "n"), uniform(tmp_path / "m"), tmp_path / "c")
+
+
+BUFFERED = {
+    "gpt_neo": {"num_layers": 2, "hidden_size": 32, "num_heads": 4,
+                "attention_types": [[["global"], 2]]},
+    "gptj": {"n_layer": 2, "n_embd": 32, "n_head": 4, "rotary_dim": 4, "n_positions": 64},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", BUFFERED)
+def test_blocks_with_buffers_are_calibrated(tmp_path, family):
+    tokens = {"vocab_size": 64, "bos_token_id": 0, "eos_token_id": 1}
+    config = AutoConfig.for_model(family, **tokens, **BUFFERED[family])
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "m")
+    made = compress(str(tmp_path / "m"), None, tmp_path / "c", budget=0.8, align=1, calibration=OWN)
+    assert made.rank_map.budget <= 0.8
+
+
+def test_calibration_longer_than_the_model_and_unused_options_are_refused(model, capsys):
+    with pytest.raises(InputError, match="takes 64 tokens"):
+        compress(
+            str(model), None, model.parent / "c", budget=0.7, calibration=Calibration(length=100)
+        )
+    with pytest.raises(InputError, match="sequential needs a map"):
+        compress(str(model), None, model.parent / "c", budget=0.7, method="sequential")
+    uniform(model).save(model.parent / "map.json")
+    given = ["compress", str(model), "--map", str(model.parent / "map.json"), "--out", "c"]
+    assert main([*given, "--calibration", "pydocs"]) == 2
+    assert "svd is data-free" in capsys.readouterr().err
+    assert main([*given, "--align", "8"]) == 2
+    assert "--align is for --budget" in capsys.readouterr().err

@@ -180,3 +180,40 @@ def test_a_map_of_another_model_is_noticed(compressed):
     path.write_text(json.dumps(config))
     with pytest.raises(InputError, match="another version"):
         AutoModelForCausalLM.from_pretrained(compressed)
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "mixtral", "qwen2", "phi3", "opt"])
+def test_what_is_loaded_and_saved_loads_again(tmp_path, family):
+    saved(tmp_path / "m", family)
+    scan = spectra.scan(str(tmp_path / "m"), tmp_path / "scan.zarr")
+    rank_map = spectra.allocate(scan, method="uniform", err=0.6)
+    made = compress(str(tmp_path / "m"), rank_map, tmp_path / "c")
+    model = AutoModelForCausalLM.from_pretrained(made.path)
+    model.save_pretrained(tmp_path / "again")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    assert torch.equal(logits(again), logits(model))
+
+
+def test_damage_is_not_merged(compressed, tmp_path, capsys):
+    def flipped(tensors):
+        tensors[first(tensors)][0, 0] += 1e-3
+
+    change(compressed, flipped)
+    assert main(["merge", str(compressed), "--out", str(tmp_path / "dense")]) == 2
+    assert "is not what was written" in capsys.readouterr().err
+    assert not (tmp_path / "dense" / "config.json").exists()
+
+
+def test_damage_is_not_pruned_away(tmp_path, capsys):
+    saved(tmp_path / "m")
+    scan = spectra.scan(str(tmp_path / "m"), tmp_path / "scan.zarr")
+    made = compress(str(tmp_path / "m"), spectra.allocate(scan, err=0.55), tmp_path / "c")
+
+    def flipped(tensors):
+        tensors[first(tensors)][0, 0] += 1e-3
+
+    change(made.path, flipped)
+    asked = ["--sparsity", "0.5", "--method", "magnitude"]
+    assert main(["prune", str(made.path), *asked, "--out", str(tmp_path / "p")]) == 2
+    assert "is not what was written" in capsys.readouterr().err
+    assert not (tmp_path / "p" / "config.json").exists()
