@@ -10,10 +10,8 @@ from typing import Any
 import torch
 
 from data.errors import InputError
-from spectra.allocation.fit import require_fit
 from spectra.allocation.rankmap import Module, RankMap
-from spectra.calibration.loading import empty_model
-from spectra.checkpoint.checkpoint import Checkpoint, Tensors, open_checkpoint
+from spectra.checkpoint.checkpoint import Tensors
 from spectra.checkpoint.digests import combined_sha256, digest
 from spectra.checkpoint.tensors import NAMES
 from spectra.checkpoint.writer import (
@@ -27,15 +25,10 @@ from spectra.checkpoint.writer import (
 from spectra.compression.config import SpectraConfig
 from spectra.compression.factors import Factors, pivoted
 from spectra.compression.maps import stored_map
+from spectra.compression.plan import Asked, Plan, make_plan
 from spectra.compression.settings import Calibration, Settings
-from spectra.compression.sources import (
-    copy_companions,
-    is_gguf,
-    model_source,
-    require_dtype,
-    tensor_bytes,
-)
-from spectra.compression.weighting import Weighting, Weightings, plain_weightings
+from spectra.compression.sources import copy_companions, is_gguf, require_dtype, tensor_bytes
+from spectra.compression.weighting import Weighting, Weightings
 
 Progress = Callable[[str, int, int], None]
 
@@ -120,78 +113,38 @@ def compress(
     """
     out = Path(out)
     require_free(out)
-    opened = open_checkpoint(checkpoint)
-    if (rank_map is None) == (budget is None):
-        raise InputError("name a rank map or a budget, one of them")
-    if budget is not None and not 0 < budget <= 1:
-        raise InputError(f"a budget is a fraction of block parameters, not {budget:g}")
-    if budget is not None and method == "sequential":
-        raise InputError("sequential needs a map: it weighs errors by what the map makes of blocks")
-    if align is not None and align < 1:
-        raise InputError(f"ranks are multiples of 1 or more, not of {align}")
     settings = Settings(
         method or ("svd" if budget is None else "fisher"), calibration or Calibration(), shrinkage
     )
-    source, config = model_source(opened, checkpoint)
-    fixed = left_whole(opened, checkpoint)
-    weightings: Weightings = plain_weightings()
-    about = settings.described()
-    if settings.calibrated:
-        from spectra.compression.calibrated import calibrate
-
-        weightings = calibrate(opened, checkpoint, settings, device, progress)
-        about |= weightings.about
-    if rank_map is None:
-        assert budget is not None
-        from spectra.compression.budget import allocate_by_loss
-
-        rank_map = allocate_by_loss(
-            opened,
-            source,
-            weightings,
-            budget,
-            storage=storage or "pivoted",
-            align=align or 16,
-            whole=frozenset(fixed),
-            progress=progress,
-        )
-    else:
-        # elsewhere weights are compared while they are read
-        first = is_gguf(checkpoint) or any(len(names) for names in opened.fused.values())
-        first = first or any(part.entry is not None for part in opened.matrices.values())
-        require_fit(rank_map, opened, weights=check_weights and first)
-    left_dense = {m.name: fixed[m.name] for m in rank_map.modules if m.name in fixed and m.factored}
-    wanted = stored_map(rank_map, storage=storage, whole=left_dense)
-    if not any(m.factored for m in wanted.modules):
-        reasons = (
-            "; ".join(dict.fromkeys(left_dense.values())) or "the map leaves all of them whole"
-        )
-        raise InputError(f"no matrix would be factored: {reasons}")
-    if settings.method == "sequential":
-        from spectra.compression.sequential import sequential_weightings
-
-        weightings = sequential_weightings(opened, checkpoint, settings, wanted, device, progress)
-    maker = _Maker(source, wanted, weightings, dtype, device)
-    key = _key(opened, wanted, about, dtype)
-    sizes = {name: tensor_bytes(source, name) for name in source.tensors}
+    asked = Asked(checkpoint, settings, rank_map, budget, storage, align, check_weights, device)
+    plan = make_plan(asked, progress)
+    maker = _Maker(plan.source, plan.rank_map, plan.weightings, dtype, device)
+    sizes = {name: tensor_bytes(plan.source, name) for name in plan.source.tensors}
     written = write_shards(
         out,
         shards_of(sizes, shard_bytes),
         maker.make,
-        key=key,
+        key=_key(plan, dtype),
         progress=lambda done, count: progress("tensors written", done, count),
     )
-    digests = {n["name"]: bytes.fromhex(n["sha256"]) for n in written.notes.values()}
     if check_weights and not is_gguf(checkpoint):
-        _require_hash(rank_map, opened, digests)
+        _require_hash(plan, written)
     stored_as = next(iter({n["format"] for n in written.notes.values() if "format" in n}), None)
     errors = {n["name"]: n["error"] for n in written.notes.values() if "error" in n}
-    final = stored_map(wanted, errors=errors, stored_as=stored_as)
-    described = SpectraConfig(final, about, written.sha256).to_dict()
+    final = stored_map(plan.rank_map, errors=errors, stored_as=stored_as)
+    described = SpectraConfig(final, plan.about, written.sha256).to_dict()
     copy_companions(checkpoint, out)
-    weightings.close()
-    finish(out, with_dtype(config, dtype) | {"quantization_config": described})
-    return _result(out, final, about, left_dense, written)
+    plan.weightings.close()
+    finish(out, with_dtype(plan.config, dtype) | {"quantization_config": described})
+    return Compressed(
+        out,
+        final,
+        plan.about,
+        plan.left_dense,
+        written.parameters,
+        written.bytes,
+        written.reused,
+    )
 
 
 class _Maker:
@@ -288,50 +241,21 @@ def with_dtype(config: Mapping[str, Any], dtype: str | None) -> dict[str, Any]:
     return {k: v for k, v in config.items() if k != "torch_dtype"} | {"dtype": dtype} | nested
 
 
-def left_whole(checkpoint: Checkpoint, address: str) -> dict[str, str]:
-    """Matrices that cannot be replaced by a low-rank layer, with the reasons."""
-    model = empty_model(address)
-    linear = {n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    found = {}
-    for matrix, part in checkpoint.matrices.items():
-        if part.rows:
-            found[matrix.name] = "lies in a fused layer"
-        elif part.entry is not None or ".experts." in matrix.name:
-            found[matrix.name] = "lies in a stack of experts"
-        elif part.transposed:
-            found[matrix.name] = "its layer holds its weight transposed"
-        elif matrix.name not in linear:
-            found[matrix.name] = "is no linear layer of the model"
-    return found
-
-
-def _require_hash(rank_map: RankMap, checkpoint: Checkpoint, digests: Mapping[str, bytes]) -> None:
-    known = rank_map.model.sha256
-    held = {matrix.name for matrix in checkpoint.matrices}
-    if known is None or held != set(digests):
+def _require_hash(plan: Plan, written: Written) -> None:
+    """Compare the hash of the weights that were read with the map's."""
+    digests = {n["name"]: bytes.fromhex(n["sha256"]) for n in written.notes.values()}
+    known = plan.rank_map.model.sha256
+    held = {matrix.name for matrix in plan.opened.matrices}
+    if known is None or held != digests.keys():  # then they were compared before
         return
     found = combined_sha256(digests)
     if found != known:
         raise InputError(
-            f"the rank map does not fit {checkpoint.name}: its weights hash to {found[:12]}…, the "
+            f"the rank map does not fit {plan.opened.name}: its weights hash to {found[:12]}…, the "
             f"map was made for {known[:12]}…"
         )
 
 
-def _key(
-    checkpoint: Checkpoint, wanted: RankMap, about: Mapping[str, Any], dtype: str | None
-) -> str:
-    text = json.dumps([checkpoint.identity, wanted.to_dict(), dict(about), dtype], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _result(
-    out: Path,
-    rank_map: RankMap,
-    about: Mapping[str, Any],
-    left_dense: Mapping[str, str],
-    written: Written,
-) -> Compressed:
-    return Compressed(
-        out, rank_map, about, left_dense, written.parameters, written.bytes, written.reused
-    )
+def _key(plan: Plan, dtype: str | None) -> str:
+    known = [plan.opened.identity, plan.rank_map.to_dict(), dict(plan.about), dtype]
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

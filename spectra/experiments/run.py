@@ -29,6 +29,7 @@ class Experiment:
     x: str
     y: str
     """What the figure draws against what."""
+    x_title: str = "effective rank reduction"
     log: bool = True
 
 
@@ -50,6 +51,7 @@ EXPERIMENTS = {
         ("err", "parameters", "weight_bytes", "peak", "prefill", "decode"),
         "context",
         "peak memory, bytes",
+        "context, tokens",
         log=False,
     ),
     "figure7": Experiment(
@@ -57,12 +59,14 @@ EXPERIMENTS = {
         ("err", "pruner", "sparsity", "perplexity", "increase"),
         "sparsity",
         "increase",
+        "share of zeros",
     ),
     "quality": Experiment(
         "Perplexity at equal parameters",
         ("recipe", "budget_asked", "budget", "perplexity"),
         "budget_asked",
         "perplexity",
+        "fraction of block parameters",
     ),
 }
 
@@ -121,7 +125,7 @@ def run_experiment(
     csv, html = folder / f"{name}.csv", folder / f"{name}.html"
     table = pd.DataFrame([{c: row.get(c) for c in columns} for row in rows])
     write_file(csv, table.to_csv(index=False).encode())
-    figure = _figure(experiment, rows, f"{checkpoint}, {settings.data}")
+    figure = _figure(experiment, rows, f"{Path(checkpoint).name}, {Path(settings.data).name}")
     write_file(html, figure.to_html(include_plotlyjs=True).encode())
     return Outcome(experiment.title, tuple(rows), columns, (csv, html, ledger.path))
 
@@ -165,7 +169,7 @@ def _figure(experiment: Experiment, rows: Sequence[Row], subtitle: str) -> go.Fi
         list(labels),
         title=experiment.title,
         subtitle=subtitle,
-        x_title=experiment.x.replace("_", " "),
+        x_title=experiment.x_title,
         y_title=experiment.y,
         log=experiment.log,
     )

@@ -7,7 +7,10 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
-from spectra.figures.theme import legend_at_right, role_color, styled
+from spectra.figures.theme import OTHER_ROLES, legend_at_right, role_color, styled
+
+DASHES = ("solid", "dash", "dot")
+"""For lines beyond the palette."""
 
 
 def measured_lines(
@@ -43,7 +46,10 @@ def measured_lines(
         mine = mine[np.argsort(x[mine], kind="stable")]
         figure.add_scatter(
             x=x[mine], y=y[mine], name=label, mode="lines+markers",
-            line={"color": role_color("", number), "width": 1.6}, marker={"size": 7},
+            line={
+                "color": role_color("", number), "width": 1.6,
+                "dash": DASHES[number // len(OTHER_ROLES) % len(DASHES)],
+            }, marker={"size": 7},
             hovertemplate=f"{label}<br>{x_title} %{{x:.3g}}<br>{y_title} %{{y:.4g}}<extra></extra>",
         )  # fmt: skip
     styled(figure, title=title, subtitle=subtitle, height=320)

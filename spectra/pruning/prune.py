@@ -20,8 +20,9 @@ from spectra.checkpoint.checkpoint import Checkpoint, Tensors, open_checkpoint
 from spectra.checkpoint.compressed import MergedTensors
 from spectra.checkpoint.writer import SHARD_BYTES, finish, require_free, shards_of, write_shards
 from spectra.compression.calibrated import calibration_text
-from spectra.compression.compress import left_whole, rounded
+from spectra.compression.compress import rounded
 from spectra.compression.config import SpectraConfig
+from spectra.compression.plan import left_whole
 from spectra.compression.settings import Calibration
 from spectra.compression.sources import copy_companions, model_source, tensor_bytes
 from spectra.pruning.pruner import Pruner

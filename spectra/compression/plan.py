@@ -1,0 +1,141 @@
+"""What a compression will do: ranks, and how errors are weighed, before anything is written."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from data.errors import InputError
+from spectra.allocation.fit import require_fit
+from spectra.allocation.rankmap import RankMap
+from spectra.calibration.loading import empty_model
+from spectra.checkpoint.checkpoint import Checkpoint, Tensors, open_checkpoint
+from spectra.compression.budget import allocate_by_loss
+from spectra.compression.calibrated import calibrate
+from spectra.compression.maps import stored_map
+from spectra.compression.sequential import sequential_weightings
+from spectra.compression.settings import Settings
+from spectra.compression.sources import is_gguf, model_source
+from spectra.compression.weighting import Weightings, plain_weightings
+
+ALIGN = 16
+"""What ranks are multiples of by default: below, kernels waste part of their registers."""
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a caller of `compress` asks for; see there.
+
+    Raises
+    ------
+    InputError
+        When it contradicts itself.
+    """
+
+    checkpoint: str
+    settings: Settings
+    rank_map: RankMap | None
+    budget: float | None
+    storage: str | None
+    align: int | None
+    check_weights: bool
+    device: str
+
+    def __post_init__(self) -> None:
+        if (self.rank_map is None) == (self.budget is None):
+            raise InputError("name a rank map or a budget, one of them")
+        if self.budget is not None and not 0 < self.budget <= 1:
+            raise InputError(f"a budget is a fraction of block parameters, not {self.budget:g}")
+        if self.budget is not None and self.settings.method == "sequential":
+            raise InputError(
+                "sequential needs a map: it weighs errors by what the map makes of blocks"
+            )
+        if self.align is not None and self.align < 1:
+            raise InputError(f"ranks are multiples of 1 or more, not of {self.align}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be written."""
+
+    opened: Checkpoint
+    source: Tensors
+    """Tensors by the names of the model's parameters."""
+    config: Mapping[str, Any]
+    rank_map: RankMap
+    """Of what will be stored."""
+    weightings: Weightings
+    about: Mapping[str, Any]
+    """Method, calibration and hashes, for the result's metadata."""
+    left_dense: Mapping[str, str]
+    """Matrices that the map factors and that stay whole, with the reasons."""
+
+
+def make_plan(asked: Asked, progress: Progress) -> Plan:
+    """Calibrate and allocate, as far as that is asked for.
+
+    Raises
+    ------
+    InputError
+        When the map does not fit, or nothing would be factored.
+    """
+    opened, settings = open_checkpoint(asked.checkpoint), asked.settings
+    source, config = model_source(opened, asked.checkpoint)
+    fixed = left_whole(opened, asked.checkpoint)
+    if asked.rank_map is not None:
+        require_fit(
+            asked.rank_map, opened, weights=asked.check_weights and _in_parts(asked, opened)
+        )
+    about, weightings = settings.described(), plain_weightings()
+    if settings.calibrated:
+        weightings = calibrate(opened, asked.checkpoint, settings, asked.device, progress)
+        about |= weightings.about
+    rank_map = asked.rank_map
+    if rank_map is None:
+        assert asked.budget is not None
+        rank_map = allocate_by_loss(
+            opened,
+            source,
+            weightings,
+            asked.budget,
+            storage=asked.storage or "pivoted",
+            align=asked.align or ALIGN,
+            whole=frozenset(fixed),
+            progress=progress,
+        )
+    left = {m.name: fixed[m.name] for m in rank_map.modules if m.name in fixed and m.factored}
+    wanted = stored_map(rank_map, storage=asked.storage, whole=left)
+    if not any(module.factored for module in wanted.modules):
+        reasons = "; ".join(dict.fromkeys(left.values())) or "the map leaves all of them whole"
+        raise InputError(f"no matrix would be factored: {reasons}")
+    if settings.method == "sequential":
+        weightings = sequential_weightings(
+            opened, asked.checkpoint, settings, wanted, asked.device, progress
+        )
+    return Plan(opened, source, config, wanted, weightings, about, left)
+
+
+def left_whole(checkpoint: Checkpoint, address: str) -> dict[str, str]:
+    """Matrices that cannot be replaced by a low-rank layer, with the reasons."""
+    model = empty_model(address)
+    linear = {n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    found = {}
+    for matrix, part in checkpoint.matrices.items():
+        if part.rows:
+            found[matrix.name] = "lies in a fused layer"
+        elif part.entry is not None or ".experts." in matrix.name:
+            found[matrix.name] = "lies in a stack of experts"
+        elif part.transposed:
+            found[matrix.name] = "its layer holds its weight transposed"
+        elif matrix.name not in linear:
+            found[matrix.name] = "is no linear layer of the model"
+    return found
+
+
+def _in_parts(asked: Asked, checkpoint: Checkpoint) -> bool:
+    """Whether matrices are not whole tensors, whose hash is compared while they are read."""
+    parts = checkpoint.matrices.values()
+    return is_gguf(asked.checkpoint) or any(part.rows or part.entry is not None for part in parts)
