@@ -211,7 +211,7 @@ def _compressed(options: Options) -> Evaluation:
         rank_map.method,
         str(described.compression.get("method", "")),
         rank_map.storage,
-        open_source(options.data or "").name,
+        Path(options.data or "").name,  # stores travel, folders do not
     )
 
 

@@ -215,6 +215,7 @@ def test_a_measured_perplexity_is_added_to_the_scans_store(stories, shared, tmp_
     found = json.loads(capsys.readouterr().out)
     (kept,) = evaluations(spectra.open(store))
     assert kept.perplexity == found["perplexity"]
+    assert kept.data == "wikitext2-valid.txt"
     assert (kept.err, kept.budget) == (made.rank_map.err, made.rank_map.budget)
     assert (kept.allocation, kept.compression, kept.storage) == ("welore", "svd", "factors")
     assert main(["evaluate", str(stories), *options]) == 2
