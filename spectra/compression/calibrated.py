@@ -64,7 +64,7 @@ def calibrate(
     needed = list(dict.fromkeys(blocks.values()))
     folder = both
     if not all(both.intact(block) for block in needed):
-        # statistics of inputs are in both, and alone they take half the time
+        # statistics of inputs are in both, and alone they need no backward pass
         folder = both if gradients else StatisticsFolder({**known, "gradients": False})
         if not all(folder.intact(block) for block in needed):
             _take(checkpoint, address, folder, windows, gradients, settings, device, progress)
