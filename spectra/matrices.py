@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data.errors import InputError
 
@@ -39,11 +39,41 @@ class Matrix:
         return min(self.rows, self.cols)
 
 
+@dataclass(frozen=True, eq=False)
+class Product:
+    """In the place of a parameter: the weight of a low-rank layer, which nothing holds.
+
+    Computed in float32 from what the layer stores, whenever it is asked for.
+    """
+
+    module: "torch.nn.Module"
+    """A layer with `factorisation`, e.g. `spectra.compression.layers.LowRankLinear`."""
+
+    @property
+    def stored(self) -> "list[torch.nn.Parameter]":
+        """The parameters that it is made of."""
+        return [p for p in self.module.parameters(recurse=False) if p.ndim > 1]
+
+    @property
+    def requires_grad(self) -> bool:
+        return any(p.requires_grad for p in self.stored)
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        return self.stored[0].dtype
+
+    def detach(self) -> "torch.Tensor":
+        """(rows, cols), of its own memory."""
+        factorisation: Any = self.module.factorisation
+        whole: torch.Tensor = factorisation.float().product().detach()
+        return whole
+
+
 @dataclass(frozen=True)
 class Weight:
-    """Where a matrix lies: a parameter, or a part of one."""
+    """Where a matrix lies: a parameter, a part of one, or the product of some."""
 
-    parameter: "torch.nn.Parameter"
+    parameter: "torch.nn.Parameter | Product"
     index: tuple[int | slice, ...] = field(default=())
     transposed: bool = False
     """Whether the parameter holds the matrix as (cols, rows)."""
@@ -54,8 +84,14 @@ class Weight:
         return part.mT if self.transposed else part
 
     @property
+    def sources(self) -> "list[torch.nn.Parameter]":
+        """The parameters that an optimizer sees of it."""
+        parameter = self.parameter
+        return parameter.stored if isinstance(parameter, Product) else [parameter]
+
+    @property
     def value(self) -> "torch.Tensor":
-        """The weight itself, sharing memory: (rows, cols)."""
+        """The weight itself, sharing memory with a parameter: (rows, cols)."""
         return self.of(self.parameter.detach())
 
 
@@ -113,7 +149,8 @@ def find_matrices(
 ) -> tuple[dict[Matrix, Weight], list[Skipped]]:
     """Find the weights of all linear layers inside transformer blocks, in the model's order.
 
-    A weight shared by several layers is one matrix, under its first name. Experts stacked into one
+    A weight shared by several layers is one matrix, under its first name. A low-rank layer of a
+    compressed model is one matrix, too: the product that it stands for. Experts stacked into one
     parameter (Mixtral, Qwen-MoE and others in transformers) are matrices named like
     ``model.layers.0.mlp.experts.3.gate_proj``.
 
@@ -168,7 +205,13 @@ def _all_matrices(model: "torch.nn.Module") -> tuple[dict[Matrix, Weight], list[
         layer = layer_of(name)
         conv1d = type(owner).__name__ == "Conv1D"
         linear = name.endswith(".weight") and (isinstance(owner, torch.nn.Linear) or conv1d)
-        if not parameter.is_floating_point():
+        product = name.rpartition(".")[0] if hasattr(owner, "factorisation") else None
+        if product is not None and layer is not None and parameter.ndim > 1:
+            if not any(m.name == product for m in matrices):
+                low: Any = owner
+                matrix = Matrix(product, layer, role_of(product), low.out_features, low.in_features)
+                matrices[matrix] = Weight(Product(owner))
+        elif not parameter.is_floating_point():
             skipped.append(Skipped(name, f"quantised ({parameter.dtype})"))
         elif linear and layer is None:
             skipped.append(Skipped(name, "outside the transformer blocks"))

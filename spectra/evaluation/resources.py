@@ -12,9 +12,7 @@ from pathlib import Path
 
 import torch
 
-from data.errors import InputError
 from spectra.checkpoint.shards import is_weights
-from spectra.compression.layers import CompressedLinear
 from spectra.matrices import find_matrices
 
 PROCESS = Path("/proc/self")
@@ -55,15 +53,11 @@ class Speed:
 def size_of(model: torch.nn.Module) -> Size:
     """Count a model's parameters; tied ones once."""
     counted = dict(model.named_parameters())
-    compressed = [m for m in model.modules() if isinstance(m, CompressedLinear)]
-    factors = sum(p.numel() for m in compressed for p in m.parameters(recurse=False) if p.ndim > 1)
-    try:
-        matrices = find_matrices(model)[0]
-    except InputError:  # all of them are factored
-        matrices = {}
+    matrices = find_matrices(model)[0]
+    stored = {id(p): p.numel() for weight in matrices.values() for p in weight.sources}
     return Size(
         sum(p.numel() for p in counted.values()),
-        factors + sum(matrix.rows * matrix.cols for matrix in matrices),
+        sum(stored.values()),
         sum(p.numel() * p.element_size() for p in counted.values()),
     )
 

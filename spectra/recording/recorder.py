@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import torch
 
-from spectra.matrices import Weight
+from spectra.matrices import Product, Weight
 from spectra.recording.budget import Budget
 from spectra.recording.clipping import Clipping, ClippingWatch
 from spectra.recording.inline import Place
@@ -70,6 +70,7 @@ class Recorder:
         """What was left out to stay within the overhead allowed."""
         self._model, self._weights, self._place = model, list(weights), place
         self._parameters = list({id(w.parameter): w.parameter for w in weights}.values())
+        self._sources = [source for w in weights for source in w.sources]
         self._schedule, self._probe = schedule, probe
         self._processes, self._strict = processes, strict
         self._begun_at = step
@@ -228,7 +229,10 @@ class Recorder:
         if closure:  # the gradients of this step are yet to come, inside of it
             self._place.take("training_gradient", [Status.IN_CLOSURE] * len(self._own))
             return
-        gradients: Tensors = {id(p): p.grad for p in self._parameters}
+        # of a product, only the factors have one
+        gradients: Tensors = {
+            id(p): None if isinstance(p, Product) else p.grad for p in self._parameters
+        }
         with self.timings.measure("gathering", "training_gradient"):
             matrices = whole_matrices(self._weights, self._own, gradients)
         scale = getattr(optimizer, "grad_scale", None)  # left to a fused optimizer by GradScaler
@@ -240,7 +244,7 @@ class Recorder:
                 frozen = not parameter.requires_grad
                 captured.append(Status.FROZEN if frozen else Status.NO_GRADIENT)
                 continue
-            if id(parameter) not in self._optimized:
+            if id(parameter) not in self._optimized or isinstance(parameter, Product):
                 captured.append(Status.NOT_OPTIMIZED)
                 continue
             factor = clipping.factor_of(parameter)
@@ -262,7 +266,7 @@ class Recorder:
 
     def _stepping(self) -> bool:
         """Whether this step changes weights: not if the backward pass has updated them already."""
-        return any(p.grad is not None for p in self._parameters)
+        return any(p.grad is not None for p in self._sources)
 
     def _end(self) -> None:
         """Take what is due of the state now, and hand the snapshot over."""
@@ -327,8 +331,9 @@ class Recorder:
 
     def _updated(self, number: int) -> bool:
         """Whether the optimizer that is recorded updates a matrix, or nothing does."""
-        parameter = self._weights[number].parameter
-        return id(parameter) in self._optimized or not parameter.requires_grad
+        sources = self._weights[number].sources
+        optimized = any(id(source) in self._optimized for source in sources)
+        return optimized or not any(source.requires_grad for source in sources)
 
     def _finish(self) -> None:
         self._place.finish()

@@ -1,0 +1,73 @@
+"""Recording a model with low-rank layers: the products are matrices, as in the dense model."""
+
+import numpy as np
+import pytest
+import torch
+
+import spectra
+from spectra.compression.factors import Factors, pivoted
+from spectra.compression.layers import LowRankLinear, PivotedLinear
+from spectra.compression.quantizer import put
+from spectra.matrices import find_matrices
+from spectra.recording.probe import probe_gradients
+from tests.small import random_batch, small_llama, train
+
+LOW = ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj")
+
+
+def compressed(storage: str, rank: int = 3):
+    """A small model with two low-rank layers, and the dense model that it stands for."""
+    low, dense = small_llama(), small_llama()
+    for name in LOW:
+        weight = dense.get_submodule(name).weight
+        rows, cols = weight.shape
+        left, right = torch.randn(rows, rank) / 8, torch.randn(rank, cols) / 8
+        if storage == "factors":
+            layer = LowRankLinear(cols, rows, rank)
+            layer.A.data, layer.B.data = left, right
+        else:
+            stored = pivoted(Factors(left.double(), right.double())).float()
+            layer = PivotedLinear(cols, rows, rank)
+            layer.kept.data, layer.coefficients.data = stored.kept, stored.coefficients
+            layer.order.copy_(stored.order)
+        put(low, name, layer)
+        weight.data = layer.product().detach()
+    return low, dense
+
+
+@pytest.mark.parametrize("storage", ["factors", "pivoted"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_gradient_of_a_product_is_that_of_the_dense_weight(storage, frozen):
+    low, dense = compressed(storage)
+    low.requires_grad_(not frozen)
+    probe = random_batch(3)
+    found, _ = find_matrices(low)
+    expected, _ = find_matrices(dense)
+    assert list(found) == list(expected)
+    ours = probe_gradients(low, probe, [w.parameter for w in found.values()])
+    theirs = probe_gradients(dense, probe, [w.parameter for w in expected.values()])
+    for matrix, one, other in zip(found, ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-7, msg=matrix.name)
+
+
+def test_a_run_through_low_rank_layers_records_their_products(tmp_path):
+    low, _ = compressed("factors")
+    low.requires_grad_(False)
+    for name in LOW:
+        low.get_submodule(name).requires_grad_(True)
+    optimizer = torch.optim.AdamW([p for p in low.parameters() if p.requires_grad], lr=1e-2)
+    before = {name: low.get_submodule(name).product().detach().clone() for name in LOW}
+    with spectra.record(low, optimizer, tmp_path / "a.zarr", probe=random_batch(3), every=1) as r:
+        train(low, optimizer, 1, recorder=r)
+    run = spectra.open(tmp_path / "a.zarr")["spectra"]
+    for name in LOW:
+        product = low.get_submodule(name).product().detach()
+        one = run.sel(matrix=name)
+        rank = product.shape
+        expected = torch.linalg.svdvals(product)[:3]
+        np.testing.assert_allclose(one.weight[-1, :3], expected, rtol=1e-4)
+        moved = torch.linalg.svdvals(product - before[name])[: min(rank)]
+        np.testing.assert_allclose(one["update"][-1, :3], moved[:3], rtol=1e-3)
+    still = run.sel(matrix="model.layers.0.mlp.up_proj")
+    assert np.array_equal(still.weight[0], still.weight[-1])
+    assert np.isfinite(still.gradient[-1, 0])
