@@ -1,18 +1,18 @@
 """Checkpoints: what a killed run goes on from, bit for bit.
 
-``checkpoints/step-000100/`` is a model in Hugging Face format, tokenizer included, with
-``training.pt`` beside it (optimizer, step, random state; tensors and numbers only, loaded with
-weights_only). A folder gets its name after all of it is on disk, so a checkpoint that has a name is
-whole.
+``checkpoints/step-000100/`` holds what a run writes of its model (pretraining all of it, in Hugging
+Face format; finetuning what is trained), with ``training.pt`` beside it (optimizer, step, random
+state; tensors and numbers only, loaded with weights_only). A folder gets its name after all of it
+is on disk, so a checkpoint that has a name is whole.
 """
 
 import contextlib
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,7 +22,7 @@ from spectra.store.durable import sync_folder, sync_tree
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-FORMAT = 1
+FORMAT = 2
 _NAME = re.compile(r"step-(\d+)")
 
 
@@ -44,10 +44,8 @@ class Checkpoints:
     def save(
         self,
         step: int,
-        model: "PreTrainedModel",
-        optimizer: torch.optim.Optimizer,
-        tokenizer: "PreTrainedTokenizerFast",
-        train_loss: float,
+        write_model: Callable[[Path], None],
+        state: dict[str, Any],
     ) -> Path:
         """Save the state after `step` optimizer steps, then remove all but the latest `keep`.
 
@@ -58,15 +56,13 @@ class Checkpoints:
         """
         target = self.folder / f"step-{step:06d}"
         state = {
+            **state,
             "format": FORMAT,
-            "step": step,
-            "train_loss": train_loss,
-            "optimizer": optimizer.state_dict(),
             "cpu_random_state": torch.get_rng_state(),
             "cuda_random_states": _cuda_random_states(),
         }
-        with _appearing(target) as partial:
-            _save_model(partial, model, tokenizer)
+        with appearing(target) as partial:
+            write_model(partial)
             torch.save(state, partial / "training.pt")
         for old in sorted(self._all(), key=step_of)[: -self.keep]:
             shutil.rmtree(old)
@@ -112,12 +108,12 @@ def load_model(checkpoint: Path) -> "PreTrainedModel":
     return model
 
 
-def restore_training(checkpoint: Path, optimizer: torch.optim.Optimizer) -> float:
-    """Give an optimizer and the process' random state what they were at the checkpoint.
+def restore_state(checkpoint: Path) -> dict[str, Any]:
+    """Give the process' random state what it was at the checkpoint.
 
     Returns
     -------
-    The training loss of the checkpoint's last step.
+    The state that was saved with it.
 
     Raises
     ------
@@ -131,23 +127,15 @@ def restore_training(checkpoint: Path, optimizer: torch.optim.Optimizer) -> floa
         raise InputError(f"{file} cannot be read ({error}): remove {checkpoint}") from error
     if state["format"] != FORMAT:
         raise InputError(f"{file} is of format {state['format']}; this version reads {FORMAT}")
-    optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["cpu_random_state"])
     if torch.cuda.is_available() and state["cuda_random_states"]:
         torch.cuda.set_rng_state_all(state["cuda_random_states"][: torch.cuda.device_count()])
-    return float(state["train_loss"])
-
-
-def export_model(
-    target: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast"
-) -> None:
-    """Write a model in Hugging Face format; it replaces an earlier one when it is whole."""
-    with _appearing(target) as partial:
-        _save_model(partial, model, tokenizer)
+    found: dict[str, Any] = state
+    return found
 
 
 @contextlib.contextmanager
-def _appearing(target: Path) -> Iterator[Path]:
+def appearing(target: Path) -> Iterator[Path]:
     """Fill a folder that takes its name, and the place of an earlier one, when it is on disk."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -167,8 +155,9 @@ def _appearing(target: Path) -> Iterator[Path]:
         raise SaveError(f"{target} could not be written: {error}") from error
 
 
-def _save_model(
+def save_model(
     folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerFast"
 ) -> None:
+    """Write a model and its tokenizer in Hugging Face format."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -5,13 +5,15 @@ from typing import Any
 
 import torch
 
+from pretrain.batches import Batch
+
 
 class NonFiniteError(RuntimeError):
     """Training met a NaN or an infinity; the message names the step and the place."""
 
 
 def first_non_finite(
-    model: torch.nn.Module, micro_batches: Sequence[torch.Tensor], loss_is_finite: bool
+    model: torch.nn.Module, micro_batches: Sequence[Batch], loss_is_finite: bool
 ) -> str:
     """Name the place where the NaN or infinity of these micro-batches comes from."""
     for name, parameter in model.named_parameters():
@@ -37,7 +39,7 @@ def first_non_finite(
 
 
 @torch.no_grad()
-def _first_output(model: torch.nn.Module, batch: torch.Tensor) -> str | None:
+def _first_output(model: torch.nn.Module, batch: Batch) -> str | None:
     found: list[str] = []
 
     def watch(name: str) -> Any:
@@ -54,7 +56,8 @@ def _first_output(model: torch.nn.Module, batch: torch.Tensor) -> str | None:
         if not any(True for _ in module.children())
     ]
     try:
-        model(input_ids=batch, use_cache=False)
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        model(**inputs, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()

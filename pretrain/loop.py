@@ -1,7 +1,7 @@
 """The training loop.
 
-One optimizer step is: read the windows of (seed, step), accumulate gradients over micro-batches,
-stop if anything is not finite, clip, update. Evaluation and checkpoints come after the step that
+One optimizer step is: read the batch of (seed, step), accumulate gradients over micro-batches, stop
+if anything is not finite, clip, update. Evaluation and checkpoints come after the step that
 they belong to. The recorder hangs on the optimizer and needs nothing but the numbers that hooks
 cannot see.
 """
@@ -10,23 +10,71 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 
-from data.windows import Windows, training_batch
+from pretrain.batches import Batch, Batches, Validation, labels_of, moved, split, tokens_of
 from pretrain.checkpoint import Checkpoints
 from pretrain.display import Display, Status
 from pretrain.evaluation import validation_loss
 from pretrain.finiteness import NonFiniteError, first_non_finite
-from pretrain.options import PretrainOptions
+from pretrain.options import RunOptions
 from pretrain.schedule import learning_rate
 from pretrain.signals import StopRequest
 from spectra.recording.recorder import NullRecorder, Recorder
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+Objective = Callable[[Callable[..., Any], Batch], torch.Tensor]
+"""From a model's forward function and a batch to the loss: a mean over the labels that count."""
+
+
+def own_loss(forward: Callable[..., Any], batch: Batch) -> torch.Tensor:
+    """The model's own: cross-entropy of the next token, and what else it adds."""
+    loss: torch.Tensor = forward(**batch, use_cache=False).loss
+    return loss
+
+
+class Method(Protocol):
+    """What a way of training does beside the optimizer, and what that depends on."""
+
+    def after_step(self, step: int, /) -> None:
+        """Called between the optimizer's step and the clearing of gradients."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and numbers, for a checkpoint."""
+        ...
+
+    def load_state(self, state: dict[str, Any], /) -> None:
+        """Go on from what `state` gave."""
+        ...
+
+
+class PlainMethod:
+    """Does nothing."""
+
+    def after_step(self, step: int, /) -> None:
+        """Do nothing."""
+
+    def state(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state(self, state: dict[str, Any], /) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Where a run stood at an evaluation."""
+
+    step: int
+    tokens: int
+    train_loss: float
+    """Mean over the steps since the evaluation before."""
+    validation_loss: float
 
 
 @dataclass(frozen=True)
@@ -47,21 +95,29 @@ class Training:
 
     def __init__(
         self,
-        options: PretrainOptions,
-        model: "PreTrainedModel",
+        options: RunOptions,
+        model: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
-        train: Windows,
-        validation: Windows,
-        step: int = 0,
+        train: Batches,
+        validation: Validation,
+        *,
+        objective: Objective = own_loss,
+        method: Method | None = None,
     ) -> None:
         self.options = options
         self.model = model
         self.optimizer = optimizer
-        self.step = step
+        self.step = 0
         """Optimizer steps done."""
+        self.tokens = 0
+        """Tokens trained on."""
         self.loss = math.nan
-        """Training loss of the last of them."""
+        """Training loss of the last step."""
+        self.evaluations: list[Evaluated] = []
+        self._losses: list[float] = []
         self._train, self._validation = train, validation
+        self._objective = objective
+        self._method: Method = method or PlainMethod()
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._device = next(model.parameters()).device
         # compiled beside the model, whose names and parameters stay as they are
@@ -78,11 +134,8 @@ class Training:
             When the loss or a gradient is not finite; weights and optimizer are as before the step.
         """
         options = self.options
-        batch = torch.from_numpy(
-            training_batch(
-                self._train, seed=options.seed, step=self.step, size=options.batch.batch_size
-            )
-        ).to(self._device)  # (batch_size, seq_len)
+        batch = self._train.read(self.step)
+        tokens = self.tokens + tokens_of(batch)
         loss = self._accumulate(batch)
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         total_norm = torch.nn.utils.get_total_norm(gradients)
@@ -99,45 +152,66 @@ class Training:
             loss=loss,
             gradient_norm=norm,
             clip_factor=min(1.0, clip / (norm + 1e-6)),
-            tokens=(self.step + 1) * options.tokens_per_step,
+            tokens=tokens,
         )
         self.optimizer.step()
+        self._method.after_step(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self.loss = loss
+        self.tokens, self.loss = tokens, loss
+        self._losses.append(loss)
         return loss
 
     def evaluate(self) -> float:
         """Loss on the validation part, in nats."""
-        return validation_loss(
-            self.model,
-            self._validation,
-            tokens=self.options.evaluation.eval_tokens,
-            batch_size=self.options.micro_batch_size,
-            autocast=self._autocast(),
-        )
+        found = validation_loss(self.model, self._validation, autocast=self.autocast())
+        losses, self._losses = self._losses, []
+        mean = sum(losses) / len(losses) if losses else math.nan
+        self.evaluations.append(Evaluated(self.step, self.tokens, mean, found))
+        return found
 
-    def _accumulate(self, batch: torch.Tensor) -> float:
-        """Gradients of the mean loss over all windows; micro-batches are equally long."""
-        micro_batches = torch.split(batch, self.options.micro_batch_size)
+    def state(self) -> dict[str, Any]:
+        """All but model and random state that the next step depends on, and what was seen."""
+        return {
+            "step": self.step,
+            "tokens": self.tokens,
+            "train_loss": self.loss,
+            "losses": list(self._losses),
+            "evaluations": [asdict(e) for e in self.evaluations],
+            "optimizer": self.optimizer.state_dict(),
+            "method": self._method.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.step, self.tokens = int(state["step"]), int(state["tokens"])
+        self.loss = float(state["train_loss"])
+        self._losses = list(state["losses"])
+        self.evaluations = [Evaluated(**e) for e in state["evaluations"]]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._method.load_state(state["method"])
+
+    def _accumulate(self, batch: Batch) -> float:
+        """Gradients of the mean loss over all labels of the batch."""
+        micro_batches = split(batch, self.options.micro_batch_size)
+        labels = labels_of(batch)
         total = torch.zeros((), device=self._device)
         for micro_batch in micro_batches:
-            with self._autocast():
-                loss = self._forward(
-                    input_ids=micro_batch, labels=micro_batch, use_cache=False
-                ).loss
-            loss = loss / len(micro_batches)
-            loss.backward()
+            with self.autocast():
+                loss = self._objective(self._forward, moved(micro_batch, self._device))
+            loss = loss * (labels_of(micro_batch) / labels)
+            loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total.item()
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The precision that the model computes in."""
         reduced = self.options.precision == "bfloat16"
         return torch.autocast(self._device.type, torch.bfloat16, enabled=reduced)
 
-    def _stop_non_finite(self, batch: torch.Tensor, loss: float) -> None:
-        micro_batches = torch.split(batch, self.options.micro_batch_size)
-        with self._autocast():
+    def _stop_non_finite(self, batch: Batch, loss: float) -> None:
+        micro_batches = split(moved(batch, self._device), self.options.micro_batch_size)
+        with self.autocast():
             place = first_non_finite(self.model, micro_batches, math.isfinite(loss))
         raise NonFiniteError(f"step {self.step + 1}: the loss is {loss:.4g}; {place}")
 
@@ -146,21 +220,19 @@ def run_loop(
     training: Training,
     recorder: Recorder | NullRecorder,
     checkpoints: Checkpoints,
-    tokenizer: "PreTrainedTokenizerFast",
+    write_model: Callable[[Path], None],
     display: Display,
     stop: StopRequest,
 ) -> Outcome:
     """Train to the last step, or to the end of the step in which a stop was asked for."""
     options = training.options
-    started, first = time.perf_counter(), training.step
+    started, first, seen = time.perf_counter(), training.step, training.tokens
     evaluated = math.nan
     saved = first
 
     def save() -> int:
         recorder.flush()
-        checkpoints.save(
-            training.step, training.model, training.optimizer, tokenizer, training.loss
-        )
+        checkpoints.save(training.step, write_model, training.state())
         return training.step
 
     while training.step < options.steps and stop.signal is None:
@@ -176,16 +248,15 @@ def run_loop(
             )
         if last or done % options.checkpoints.checkpoint_every == 0:
             saved = save()
-        speed = (done - first) * options.tokens_per_step / (time.perf_counter() - started)
+        speed = (training.tokens - seen) / (time.perf_counter() - started)
         display.update(Status(done, training.loss, speed, recorder.share))
     if training.step == options.steps and math.isnan(evaluated):
-        evaluated = (
-            training.evaluate()
-        )  # resumed after the last step, before its figures were saved
+        # resumed after the last step, before its figures were saved
+        evaluated = training.evaluations[-1].validation_loss
     if saved != training.step:  # a stop was asked for between two checkpoints
         save()
     elapsed = time.perf_counter() - started
-    tokens = (training.step - first) * options.tokens_per_step
+    tokens = training.tokens - seen
     return Outcome(
         training.step, training.loss, evaluated, tokens / elapsed if tokens else math.nan
     )

@@ -1,19 +1,16 @@
-"""Every option of pretraining: the command's help, and the file to repeat a run from."""
+"""The options of training: the command's help, and what a run is repeated from."""
 
-import dataclasses
-import json
 import math
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Literal
 
 from data.errors import InputError
 from data.tokenizer import SMALLEST_VOCABULARY, TRAIN
 from spectra.store.layout import DEFAULT_SPECTRA, Contents
 from spectra.store.schedule import Schedule
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
+Check = tuple[bool, str]
+"""Whether something is wrong, and what."""
 
 
 @dataclass(frozen=True)
@@ -174,19 +171,15 @@ class MachineOptions:
 
 
 @dataclass(frozen=True)
-class PretrainOptions:
-    """A pretraining run; the same options, corpus and seed give the same run."""
+class RunOptions:
+    """What every training run has; the same options, data and seed give the same run."""
 
-    model: str = "llama_9m"
-    """A preset (llama_9m, _20m, _35m, _60m, _71m, _100m, _130m, _250m, _350m, _1b, _3b, _7b) or a
-    Hugging Face config.json."""
     steps: int = 1000
     """Optimizer steps."""
     seed: int = 0
-    """Of the initial weights, the order of the data and the sketches."""
+    """Of everything that is drawn: initial weights, the order of the data, the sketches."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """bfloat16 is autocast with float32 weights, gradients and optimizer state."""
-    corpus: CorpusOptions = field(default_factory=CorpusOptions)
     batch: BatchOptions = field(default_factory=BatchOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     recorder: RecorderOptions = field(default_factory=RecorderOptions)
@@ -196,7 +189,7 @@ class PretrainOptions:
     machine: MachineOptions = field(default_factory=MachineOptions)
 
     def __post_init__(self) -> None:
-        problems = [message for wrong, message in self._checks() if wrong]
+        problems = [message for wrong, message in (*self._checks(), *self.own_checks()) if wrong]
         if self.recorder.wanted and self.recorder.record_every >= 0 and self.steps > 0:
             try:
                 self.recorder.schedule(self.steps)
@@ -219,7 +212,11 @@ class PretrainOptions:
         """Tokens that the whole run trains on."""
         return self.steps * self.tokens_per_step
 
-    def _checks(self) -> list[tuple[bool, str]]:
+    def own_checks(self) -> list[Check]:
+        """What further options must hold."""
+        return []
+
+    def _checks(self) -> list[Check]:
         batch, micro = self.batch, self.batch.micro_batch_size
         at_least_one = {
             "--steps": self.steps,
@@ -250,27 +247,13 @@ class PretrainOptions:
             "--clip": self.optimizer.clip,
             "--weight-decay": self.optimizer.weight_decay,
         }
-        size, trained = self.corpus.vocab_size, self.corpus.tokenizer == TRAIN
-        fraction = self.corpus.validation_fraction
         overhead = self.recorder.record_overhead
         return [
             *((v < 1, f"{name} is at least 1, not {v}") for name, v in at_least_one.items()),
             *((v < 0, f"{name} is at least 0, not {v}") for name, v in not_negative.items()),
             *((not 0 <= v <= 1, f"{name} is from 0 to 1, not {v}") for name, v in shares.items()),
-            (
-                size is not None and trained and size < SMALLEST_VOCABULARY,
-                f"a byte-level vocabulary has at least {SMALLEST_VOCABULARY} tokens, not {size}",
-            ),
-            (
-                size is not None and not trained,
-                "--vocab-size goes with --tokenizer train: one that is loaded has its own",
-            ),
             *((not math.isfinite(v), f"{name} is a number, not {v}") for name, v in finite.items()),
             (self.seed >= 1 << 63, f"--seed is below 2^63, not {self.seed}"),
-            (
-                self.corpus.max_tokens is not None and self.corpus.max_tokens < 1,
-                f"--max-tokens is at least 1, not {self.corpus.max_tokens}",
-            ),
             (
                 self.optimizer.beta1 == 1 or self.optimizer.beta2 == 1,
                 "--beta1 and --beta2 are below 1",
@@ -281,7 +264,6 @@ class PretrainOptions:
             ),
             (batch.seq_len < 2, f"--seq-len is at least 2, not {batch.seq_len}"),
             (self.optimizer.learning_rate <= 0, "--learning-rate is above 0"),
-            (not 0 < fraction < 1, f"--validation-fraction is between 0 and 1, not {fraction}"),
             (
                 micro is not None and (micro < 1 or batch.batch_size % micro != 0),
                 f"--micro-batch-size {micro} does not divide --batch-size {batch.batch_size}",
@@ -289,87 +271,40 @@ class PretrainOptions:
         ]
 
 
-MAY_CHANGE = {"machine", "checkpoints", "place"}
-"""Groups whose options may differ when a run is resumed: they do not decide what it computes."""
+@dataclass(frozen=True)
+class PretrainOptions(RunOptions):
+    """A pretraining run."""
 
-Options = TypeVar("Options", bound="DataclassInstance")
+    model: str = "llama_9m"
+    """A preset (llama_9m, _20m, _35m, _60m, _71m, _100m, _130m, _250m, _350m, _1b, _3b, _7b) or a
+    Hugging Face config.json."""
+    corpus: CorpusOptions = field(default_factory=CorpusOptions)
 
-
-def to_dict(options: PretrainOptions) -> dict[str, Any]:
-    """Options as one flat dictionary, by the names they have on the command line."""
-    flat: dict[str, Any] = {}
-    for f in dataclasses.fields(options):
-        value = getattr(options, f.name)
-        flat |= _fields(f.name, value)
-    return flat
-
-
-def from_dict(flat: dict[str, Any], source: str) -> PretrainOptions:
-    """Options from `to_dict`'s dictionary; options that it lacks keep their defaults.
-
-    Raises
-    ------
-    InputError
-        Naming `source`, when a name is unknown or a value is not of its option's type.
-    """
-    remaining = dict(flat)
-    built = _build(PretrainOptions, remaining, source)
-    if remaining:
-        raise InputError(f"{source} has unknown options: {', '.join(sorted(remaining))}")
-    return built
-
-
-def read_options(path: Path) -> PretrainOptions:
-    """Options from a file that a run wrote (pretrain.json in its folder)."""
-    try:
-        flat = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
-    if not isinstance(flat, dict):
-        raise InputError(f"{path} is no file of options: it holds no JSON object")
-    return from_dict(flat, str(path))
-
-
-def differences(one: PretrainOptions, other: PretrainOptions) -> list[str]:
-    """Options that must not change on resuming and do, as ``--steps 300 (was 200)``."""
-    changed = []
-    for f in dataclasses.fields(PretrainOptions):
-        a, b = getattr(one, f.name), getattr(other, f.name)
-        if f.name in MAY_CHANGE or a == b:
-            continue
-        old, new = _fields(f.name, a), _fields(f.name, b)
-        changed += [
-            f"--{name.replace('_', '-')} {new[name]} (was {old[name]})"
-            for name in old
-            if old[name] != new[name]
+    def own_checks(self) -> list[Check]:
+        """What corpus and tokenizer must hold."""
+        size, trained = self.corpus.vocab_size, self.corpus.tokenizer == TRAIN
+        return [
+            *text_checks(self.corpus.validation_fraction, self.corpus.max_tokens),
+            (
+                size is not None and trained and size < SMALLEST_VOCABULARY,
+                f"a byte-level vocabulary has at least {SMALLEST_VOCABULARY} tokens, not {size}",
+            ),
+            (
+                size is not None and not trained,
+                "--vocab-size goes with --tokenizer train: one that is loaded has its own",
+            ),
         ]
-    return changed
 
 
-def _fields(name: str, value: Any) -> dict[str, Any]:
-    """The options of a group, or the one option that is none."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    return {name: value}
-
-
-def _build(kind: type[Options], remaining: dict[str, Any], source: str) -> Options:
-    values: dict[str, Any] = {}
-    for f in dataclasses.fields(kind):
-        if isinstance(f.type, type) and dataclasses.is_dataclass(f.type):
-            values[f.name] = _build(f.type, remaining, source)
-        elif f.name in remaining:
-            values[f.name] = _typed(f.name, remaining.pop(f.name), f.type, source)
-    return kind(**values)
-
-
-def _typed(name: str, value: Any, kind: Any, source: str) -> Any:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    allowed = getattr(kind, "__args__", (kind,))  # of a union or a Literal, its members
-    fits = any(type(value) is a if isinstance(a, type) else value == a for a in allowed)
-    if not fits:
-        raise InputError(f"{source}: {name} cannot be {value!r}")
-    return value
+def text_checks(validation_fraction: float, max_tokens: int | None) -> list[Check]:
+    """What options of a text must hold."""
+    return [
+        (
+            not 0 < validation_fraction < 1,
+            f"--validation-fraction is between 0 and 1, not {validation_fraction}",
+        ),
+        (
+            max_tokens is not None and max_tokens < 1,
+            f"--max-tokens is at least 1, not {max_tokens}",
+        ),
+    ]

@@ -11,8 +11,9 @@ import torch
 from data.windows import Windows
 from pretrain.display import duration
 from pretrain.loop import Training
-from pretrain.options import PretrainOptions
-from spectra.matrices import find_matrices, layer_of
+from pretrain.options import RunOptions
+from spectra.matrices import find_matrices, layer_of, stored_parameters
+from spectra.recording.pieces import Probe
 from spectra.recording.recorder import NullRecorder
 from spectra.recording.start import record
 from spectra.store.layout import Layout
@@ -29,21 +30,20 @@ class Plan:
     matrices: int
     left_out: tuple[str, ...]
     """Weights inside of blocks that are not recorded, with the reason."""
-    vocabulary: str
     snapshots: int
     store_bytes: dict[str, int]
     """What all snapshots take at most, by what is recorded."""
     shared_memory: int
     """Of the snapshots that may wait for the background process."""
 
-    def lines(self, options: PretrainOptions) -> list[str]:
+    def lines(self, options: RunOptions, model: str, vocabulary: str) -> list[str]:
         """The arithmetic in words."""
         batch, steps = options.batch, options.steps
         accumulation = batch.batch_size // options.micro_batch_size
         passes = f" in {accumulation} passes" if accumulation > 1 else ""
         lines = [
-            f"model {options.model}: {self.parameters:,} parameters, {self.block_parameters:,} of "
-            f"them in {self.matrices} block matrices; {self.vocabulary}",
+            f"{model}: {self.parameters:,} parameters, {self.block_parameters:,} of "
+            f"them in {self.matrices} block matrices; {vocabulary}",
             f"batch {batch.batch_size} windows{passes} x {batch.seq_len} tokens = "
             f"{options.tokens_per_step:,} tokens a step; "
             f"{steps:,} steps = {options.tokens:,} tokens",
@@ -67,7 +67,7 @@ class Plan:
         return lines
 
 
-def _rhythm(options: PretrainOptions) -> str:
+def _rhythm(options: RunOptions) -> str:
     """When there are snapshots, in words."""
     schedule = options.recorder.schedule(options.steps)
     if schedule.at is not None:
@@ -76,7 +76,7 @@ def _rhythm(options: PretrainOptions) -> str:
     return f"every {schedule.every} steps{early}"
 
 
-def make_plan(options: PretrainOptions, model: torch.nn.Module, vocabulary: str) -> Plan:
+def make_plan(options: RunOptions, model: torch.nn.Module) -> Plan:
     """Count what a run has."""
     matrices, skipped = find_matrices(model)
     snapshots, store_bytes, shared_memory = 0, {}, 0
@@ -98,10 +98,9 @@ def make_plan(options: PretrainOptions, model: torch.nn.Module, vocabulary: str)
     )
     return Plan(
         parameters=sum(p.numel() for p in model.parameters()),
-        block_parameters=sum(m.rows * m.cols for m in matrices),
+        block_parameters=stored_parameters(matrices.values()),
         matrices=len(matrices),
         left_out=left_out,
-        vocabulary=vocabulary,
         snapshots=snapshots,
         store_bytes=store_bytes,
         shared_memory=shared_memory,
@@ -118,7 +117,7 @@ class Forecast:
     expected_seconds: float
     """Without evaluations and checkpoints."""
 
-    def lines(self, options: PretrainOptions) -> list[str]:
+    def lines(self, options: RunOptions) -> list[str]:
         """The forecast in words."""
         speed = options.tokens_per_step / self.step_seconds
         lines = [f"a step takes {self.step_seconds:.3f} s ({speed:,.0f} tokens/s)"]
@@ -131,7 +130,7 @@ class Forecast:
         return [*lines, f"the run takes about {expected}, without evaluations and checkpoints"]
 
 
-def measure(options: PretrainOptions, training: Training, probe: torch.Tensor | None) -> Forecast:
+def measure(options: RunOptions, training: Training, probe: Probe | None) -> Forecast:
     """Make two steps and one snapshot on random tokens, and say how long the run would take."""
     training.train_step(NullRecorder())  # the first step allocates, and compiles where asked
     started = time.perf_counter()
@@ -145,7 +144,7 @@ def measure(options: PretrainOptions, training: Training, probe: torch.Tensor | 
     return Forecast(step, snapshot, options.steps * step + snapshots * snapshot)
 
 
-def random_windows(options: PretrainOptions, vocab_size: int) -> Windows:
+def random_windows(options: RunOptions, vocab_size: int) -> Windows:
     """Tokens to measure the speed on, for as many steps as are measured."""
     count = options.tokens_per_step * (MEASURED_STEPS + 1)
     tokens = np.random.default_rng(options.seed).integers(vocab_size, size=count, dtype=np.uint32)
@@ -160,7 +159,7 @@ def readable_bytes(count: int) -> str:
     return f"{count / 1e3:.1f} kB"
 
 
-def _snapshot_seconds(options: PretrainOptions, training: Training, probe: torch.Tensor) -> float:
+def _snapshot_seconds(options: RunOptions, training: Training, probe: Probe) -> float:
     """Seconds of one snapshot, measured and written before the loop goes on, to memory."""
     contents = options.recorder.contents()
     store = f"memory://{uuid4().hex}.zarr"

@@ -24,6 +24,10 @@ COMMANDS = {
     "evaluate": ("spectra.commands.evaluate", "perplexity, tasks, memory and speed of a model"),
     "experiment": ("spectra.commands.experiment", "a table or figure of the paper, measured"),
     "export": ("spectra.commands.export", "a rank map in other tools' formats"),
+    "finetune": (
+        "pretrain.finetuning.command",
+        "finetuning through low-rank components, and every baseline",
+    ),
     "merge": ("spectra.commands.merge", "a compressed checkpoint as a dense one"),
     "metrics": (
         "spectra.commands.metrics",

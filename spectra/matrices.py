@@ -5,7 +5,7 @@ parameter are a matrix each, with gate and up apart.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -188,6 +188,11 @@ def find_matrices(
     kept = {m: w for m, w in found.items() if any(fnmatchcase(m.name, p) for p in wanted)}
     unasked = [Skipped(m.name, "not asked for by matrices=") for m in found if m not in kept]
     return kept, skipped + unasked
+
+
+def stored_parameters(matrices: Iterable[Weight]) -> int:
+    """How many numbers hold some matrices; shared and low-rank ones as they are stored."""
+    return sum({id(p): p.numel() for weight in matrices for p in weight.sources}.values())
 
 
 def _all_matrices(model: "torch.nn.Module") -> tuple[dict[Matrix, Weight], list[Skipped]]:

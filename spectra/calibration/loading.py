@@ -43,7 +43,14 @@ class Loaded:
 
 
 def hub_arguments(address: str) -> dict[str, Any]:
-    """How transformers names a checkpoint: a folder, a hub name with revision, or a GGUF file."""
+    """How transformers names a checkpoint: a folder, a hub name with revision, or a GGUF file.
+
+    Of an adapter's folder, its base.
+    """
+    from spectra.compression.adapter import adapter_of
+
+    if adapter := adapter_of(address):
+        return hub_arguments(adapter.base)
     (found,) = addresses([address])
     path = Path(found.place)
     if found.place.endswith(".gguf"):
@@ -55,7 +62,7 @@ def hub_arguments(address: str) -> dict[str, Any]:
 
 
 def load_whole(address: str, dtype: torch.dtype | str = torch.float32, **options: Any) -> Loaded:
-    """A checkpoint's model in memory.
+    """A checkpoint's model in memory; of an adapter's folder, its base with the adapter in it.
 
     Raises
     ------
@@ -64,9 +71,15 @@ def load_whole(address: str, dtype: torch.dtype | str = torch.float32, **options
     """
     from transformers import AutoModelForCausalLM
 
+    from spectra.compression.adapter import adapter_of, apply_adapter, require_base
+
+    adapter = adapter_of(address)
+    if adapter is not None:
+        require_base(adapter, address)
     with loading(address):
         arguments = hub_arguments(address) | options
-        return Loaded(AutoModelForCausalLM.from_pretrained(dtype=dtype, **arguments))
+        model = AutoModelForCausalLM.from_pretrained(dtype=dtype, **arguments)
+    return Loaded(model if adapter is None else apply_adapter(model, address))
 
 
 def load_config(address: str) -> Any:

@@ -232,6 +232,8 @@ def _described(result: Perplexity | Accuracy, options: Options) -> dict[str, Any
     return {
         "task": options.task,
         "accuracy": result.accuracy,
+        "accuracy_low": result.interval[0],
+        "accuracy_high": result.interval[1],
         "correct": result.correct,
         "total": result.total,
         "unparsed": result.unparsed,
@@ -251,7 +253,8 @@ def _print(found: dict[str, Any]) -> None:
         print(f"{found['tokens_per_second']:,.0f} tokens/s")
     else:
         print(
-            f"{found['task']}: accuracy {found['accuracy']:.2%}, {found['correct']} of "
+            f"{found['task']}: accuracy {found['accuracy']:.2%} (95 % interval "
+            f"{found['accuracy_low']:.1%} to {found['accuracy_high']:.1%}), {found['correct']} of "
             f"{found['total']}; {found['unparsed']} answers could not be read and count as wrong"
         )
         if found["cut"]:

@@ -150,6 +150,12 @@ def layer_of_storage(storage: str) -> "type[LowRankLinear] | type[PivotedLinear]
     return LAYERS[require_storage(storage)]
 
 
+def put(model: torch.nn.Module, name: str, module: torch.nn.Module) -> None:
+    """Replace a module by its path."""
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, module)
+
+
 def _ordered(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     """Columns in an order; gather is twice as fast as index_select on the CPU."""
     return x.gather(1, order.long().expand(len(x), -1))

@@ -20,7 +20,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from data.errors import InputError
 from spectra.checkpoint.digests import digest
 from spectra.compression.config import METHOD, VERSION, SpectraConfig
-from spectra.compression.layers import CompressedLinear, layer_of_storage
+from spectra.compression.layers import CompressedLinear, layer_of_storage, put
 from spectra.threads import available_cores
 
 SHOWN = 4
@@ -125,12 +125,6 @@ def put_layers(model: torch.nn.Module, config: SpectraConfig) -> None:
                 dtype=weight.dtype,
             ),
         )
-
-
-def put(model: torch.nn.Module, name: str, module: torch.nn.Module) -> None:
-    """Replace a module by its path."""
-    parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, module)
 
 
 def dense(module: CompressedLinear, dtype: torch.dtype | None = None) -> torch.nn.Linear:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from spectra.checkpoint.shards import is_weights
-from spectra.matrices import find_matrices
+from spectra.matrices import find_matrices, stored_parameters
 
 PROCESS = Path("/proc/self")
 
@@ -54,10 +54,9 @@ def size_of(model: torch.nn.Module) -> Size:
     """Count a model's parameters; tied ones once."""
     counted = dict(model.named_parameters())
     matrices = find_matrices(model)[0]
-    stored = {id(p): p.numel() for weight in matrices.values() for p in weight.sources}
     return Size(
         sum(p.numel() for p in counted.values()),
-        sum(stored.values()),
+        stored_parameters(matrices.values()),
         sum(p.numel() * p.element_size() for p in counted.values()),
     )
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from scipy.stats import binomtest
 
 from data.errors import InputError
 from data.tasks import TASKS, Example, read_answer
@@ -30,6 +31,12 @@ class Accuracy:
     def accuracy(self) -> float:
         """Right answers over all."""
         return self.correct / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the accuracy, by Wilson's score."""
+        found = binomtest(self.correct, self.total).proportion_ci(0.95, method="wilson")
+        return float(found.low), float(found.high)
 
 
 def task_accuracy(

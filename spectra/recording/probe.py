@@ -70,9 +70,9 @@ def probe_gradients(
     wanted = [aliases[names[id(p)]].requires_grad_() for p in held]
     found: dict[int, torch.Tensor] = {}
     device = _device_of(model)
-    for product in products:  # a leaf on the way of every product's gradient
-        wanted.append(torch.zeros((), device=device, requires_grad=True))
-    leaves = dict(zip(map(id, products), wanted[len(held) :], strict=True))
+    # a leaf on the way of every product's gradient
+    leaves = {id(p): torch.zeros((), device=device, requires_grad=True) for p in products}
+    wanted += leaves.values()
     state: dict[str, torch.Tensor] = aliases | {n: _alias(b) for n, b in model.named_buffers()}
     state = {f"model.{name}": tensor for name, tensor in state.items()}
     tokens = PIECE_TOKENS.get(device.type, PIECE_TOKENS["cuda"])

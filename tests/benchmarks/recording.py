@@ -20,7 +20,7 @@ import torch
 from data.windows import Windows
 from pretrain.loop import Training
 from pretrain.options import BatchOptions, PretrainOptions
-from pretrain.run import _new_model, _optimizer
+from pretrain.run import new_model, new_training
 from spectra.recording.recorder import NullRecorder
 from spectra.recording.start import record
 from tests.benchmarks.histograms import HistogramHooks
@@ -39,11 +39,11 @@ def run() -> list[dict[str, object]]:
 
 def _measure(name: str, runs: int) -> Iterator[dict[str, object]]:
     options = PretrainOptions(model=name, batch=BatchOptions(seq_len=256, batch_size=8))
-    model = _new_model(options, 32_000, None)
+    model = new_model(options, 32_000, None)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     tokens = np.random.default_rng(0).integers(32_000, size=200_000, dtype=np.uint16)
     windows = Windows(tokens, 256)
-    training = Training(options, model, _optimizer(options, model), windows, windows)
+    training = new_training(options, model, windows, windows)
     step = median_seconds(lambda: training.train_step(NullRecorder()), runs)
     with peak_memory() as training_peak:
         training.train_step(NullRecorder())

@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 
 import spectra
 from pretrain.checkpoint import Checkpoints
-from pretrain.options import PretrainOptions, from_dict
+from pretrain.optionfile import from_dict
+from pretrain.options import PretrainOptions
 
 TINY = {
     "hidden_size": 32,
@@ -36,7 +37,7 @@ SETTINGS = {
 
 
 def options_of(inputs, **changes) -> PretrainOptions:
-    return from_dict(SETTINGS | inputs | changes, "test")
+    return from_dict(SETTINGS | inputs | changes, "test", PretrainOptions)
 
 
 def flags(inputs, **changes) -> list[str]:

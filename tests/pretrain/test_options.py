@@ -6,21 +6,15 @@ import math
 import pytest
 
 from data.errors import InputError
-from pretrain.options import (
-    OptimizerOptions,
-    PretrainOptions,
-    differences,
-    from_dict,
-    read_options,
-    to_dict,
-)
+from pretrain.optionfile import differences, from_dict, read_options, to_dict
+from pretrain.options import OptimizerOptions, PretrainOptions
 from pretrain.presets import PRESETS, model_config
 from pretrain.schedule import learning_rate
 
 
 def test_options_come_back_from_their_dictionary():
     flat = to_dict(PretrainOptions()) | {"steps": 7, "vocab_size": 300, "clip": 2, "compile": True}
-    options = from_dict(json.loads(json.dumps(flat)), "test")
+    options = from_dict(json.loads(json.dumps(flat)), "test", PretrainOptions)
     assert to_dict(options) == flat
     assert options.corpus.vocab_size == 300
     assert options.optimizer.clip == 2.0
@@ -40,19 +34,21 @@ def test_options_come_back_from_their_dictionary():
 )
 def test_wrong_options_are_named(flat, message):
     with pytest.raises(InputError, match=message):
-        from_dict(flat, "test")
+        from_dict(flat, "test", PretrainOptions)
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '"text"'])
 def test_a_file_that_holds_no_options_says_so(tmp_path, content):
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(InputError, match=r"a\.json"):
-        read_options(tmp_path / "a.json")
+        read_options(tmp_path / "a.json", PretrainOptions)
 
 
 def test_differences_name_what_must_not_change_on_resuming():
     one = PretrainOptions()
-    other = from_dict({"steps": 5, "clip": 0.5, "device": "cpu", "keep_checkpoints": 9}, "test")
+    other = from_dict(
+        {"steps": 5, "clip": 0.5, "device": "cpu", "keep_checkpoints": 9}, "test", PretrainOptions
+    )
     assert differences(one, other) == ["--steps 5 (was 1000)", "--clip 0.5 (was 1.0)"]
 
 

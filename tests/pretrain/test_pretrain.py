@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import spectra
-from pretrain.options import read_options
+from pretrain.optionfile import read_options
+from pretrain.options import PretrainOptions
 from pretrain.run import pretrain
 from spectra.cli import main
 from spectra.store.writer import StoreWriter
@@ -59,7 +60,7 @@ def test_the_loss_falls(inputs, tmp_path):
 
 def test_the_saved_options_repeat_the_run(finished, tmp_path):
     out, _ = finished
-    pretrain(read_options(out / "pretrain.json"), tmp_path / "again")
+    pretrain(read_options(out / "pretrain.json", PretrainOptions), tmp_path / "again")
     assert_same_run(out, tmp_path / "again")
 
 
@@ -100,6 +101,8 @@ def test_json_prints_one_object_on_stdout(inputs, tmp_path, capsys):
         "recorder_seconds",
         "recorder_left_out",
         "store",
+        "evaluations",
+        "peak_memory_bytes",
         "recorder_stopped",
     }
 
@@ -121,7 +124,7 @@ def test_a_config_file_and_the_options_given_are_checked_together(inputs, tmp_pa
     saved.write_text(json.dumps(SETTINGS | inputs | {"batch_size": 6, "steps": 1}))
     arguments = ["pretrain", "--config", str(saved), "--out", str(tmp_path / "run")]
     assert main([*arguments, "--micro-batch-size", "3"]) == 0
-    assert read_options(tmp_path / "run/pretrain.json").batch.micro_batch_size == 3
+    assert read_options(tmp_path / "run/pretrain.json", PretrainOptions).batch.micro_batch_size == 3
 
 
 def test_a_recorder_that_gave_up_is_said_at_the_end(inputs, tmp_path, monkeypatch, capsys):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from data.errors import InputError
+from pretrain.batches import split
 from pretrain.finiteness import NonFiniteError, first_non_finite
 from pretrain.run import pretrain
 from spectra.cli import main
@@ -23,7 +24,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_place(inputs, tmp_path, m
     options = options_of(inputs)
     from pretrain import run
 
-    original = run._new_model
+    original = run.new_model
 
     def broken(*args):
         model = original(*args)
@@ -31,7 +32,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_place(inputs, tmp_path, m
             model.model.layers[1].mlp.up_proj.weight[0, 0] = torch.inf
         return model
 
-    monkeypatch.setattr(run, "_new_model", broken)
+    monkeypatch.setattr(run, "new_model", broken)
     with pytest.raises(
         NonFiniteError,
         match=r"step 1: the loss is nan; the weight model\.layers\.1\.mlp\.up_proj\.weight is not",
@@ -56,7 +57,7 @@ def test_a_loss_that_overflows_names_the_layer_whose_output_does(micro, row):
     )
     batch = torch.zeros(4, 8, dtype=torch.long)
     batch[row] = 5
-    place = first_non_finite(model, torch.split(batch, micro), loss_is_finite=False)
+    place = first_non_finite(model, split({"input_ids": batch}, micro), loss_is_finite=False)
     assert place == "the output of model.layers.1.mlp.act_fn is not finite"
 
 
@@ -65,7 +66,7 @@ def test_a_loss_that_overflows_names_the_layer_whose_output_does(micro, row):
 def test_a_gradient_that_is_not_finite_names_its_matrix(inputs, tmp_path, monkeypatch, clip, value):
     from pretrain import run
 
-    original = run._new_model
+    original = run.new_model
 
     def broken(*args):
         model = original(*args)
@@ -73,7 +74,7 @@ def test_a_gradient_that_is_not_finite_names_its_matrix(inputs, tmp_path, monkey
         weight.register_hook(lambda gradient: torch.full_like(gradient, value))
         return model
 
-    monkeypatch.setattr(run, "_new_model", broken)
+    monkeypatch.setattr(run, "new_model", broken)
     place = r"the gradient of model\.layers\.1\.mlp\.up_proj\.weight is not finite"
     with pytest.raises(NonFiniteError, match=place):
         pretrain(options_of(inputs, clip=clip, record_every=0), tmp_path / "run")

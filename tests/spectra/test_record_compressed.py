@@ -6,8 +6,7 @@ import torch
 
 import spectra
 from spectra.compression.factors import Factors, pivoted
-from spectra.compression.layers import LowRankLinear, PivotedLinear
-from spectra.compression.quantizer import put
+from spectra.compression.layers import LowRankLinear, PivotedLinear, put
 from spectra.matrices import find_matrices
 from spectra.recording.probe import probe_gradients
 from tests.small import random_batch, small_llama, train

@@ -1,0 +1,180 @@
+"""Adapters of `peft` over a checkpoint's linear layers, low-rank ones included.
+
+A low-rank layer is adapted as the two linear layers that it is made of, so that every method of
+`peft` applies, and what is merged is a layer of the same rank.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.errors import InputError
+from pretrain.finetuning.methods import Trainee, set_precision
+from pretrain.finetuning.options import FinetuneOptions
+from pretrain.loop import Method, PlainMethod
+from spectra.checkpoint.digests import digest
+from spectra.compression.adapter import require_peft, save_changed, save_peft
+from spectra.compression.pairs import chosen, linear_layers, pair, unpair
+
+PATTERNS = ("rank_pattern", "alpha_pattern")
+
+
+def adapted(options: FinetuneOptions, model: Any, kinds: dict[int, str]) -> Trainee:
+    """A model with adapters, of which alone they are trained.
+
+    Raises
+    ------
+    InputError
+        When `peft` is missing, or cannot put these adapters into this model.
+    """
+    peft = require_peft()
+    pair(model)
+    layers = linear_layers(model)
+    config = _config(peft, options, layers)
+    model.requires_grad_(False)
+    targets = [model.get_submodule(name) for name in config.target_modules]
+    for target in targets:  # what a method computes of the weights, it computes in float32
+        target.weight.data = target.weight.data.float()
+    weights = {name: model.get_submodule(name).weight for name in config.target_modules}
+    before = {name: digest(weight) for name, weight in weights.items()}
+    torch.manual_seed(options.seed)
+    try:
+        wrapped = peft.get_peft_model(model, config)
+    except Exception as error:  # of many kinds, by method
+        raise InputError(f"peft cannot adapt this model so: {_first_line(error)}") from error
+    if not any(p.requires_grad for p in wrapped.parameters()):
+        raise InputError(f"{config.peft_type.value} trains nothing of this model")
+    rewritten = _rewritten(wrapped, weights, before)
+    set_precision(wrapped, options)
+    for weight in rewritten.values():
+        weight.data = weight.data.float()
+    trained = [name for name, p in wrapped.named_parameters() if p.requires_grad]
+    merges = bool(rewritten) or config.peft_type.value in REWRITING
+
+    def save(folder: Path, base: str, identity: str) -> None:
+        if merges:
+            save_changed(folder, base, identity, _merged(wrapped, list(weights)))
+        else:
+            save_peft(folder, base, identity, wrapped)
+
+    ranked = config.peft_type.value == "ADALORA"
+    method: Method = RankAllocation(wrapped) if ranked else PlainMethod()
+    return Trainee(wrapped, kinds, (*trained, *rewritten), save, method)
+
+
+REWRITING = ("OSF",)
+"""Methods that put parameters of their own in the place of weights."""
+
+
+def _config(peft: Any, options: FinetuneOptions, layers: dict[str, str]) -> Any:
+    """The configuration of `peft`, with full names of linear layers as targets."""
+    trained = options.trained
+    if trained.train.endswith(".json"):
+        fields = _read(Path(trained.train))
+    else:
+        fields = {
+            "peft_type": "LORA",
+            "r": trained.lora_rank,
+            "lora_alpha": trained.lora_alpha,
+            "lora_dropout": trained.lora_dropout,
+            "use_dora": trained.train == "dora",
+        }
+    targets = fields.get("target_modules") or "all-linear"
+    names = list(layers) if targets == "all-linear" else chosen(layers, targets)
+    if not names:
+        raise InputError(
+            f"target_modules {targets!r} match no linear layer; names are like {next(iter(layers))}"
+        )
+    fields = fields | {"target_modules": names, "task_type": "CAUSAL_LM"}
+    for key in PATTERNS:
+        if fields.get(key):
+            fields[key] = _of_parts(key, fields[key], layers, names)
+    if fields["peft_type"] == "ADALORA":
+        fields = {"total_step": options.steps} | fields
+    try:
+        config = peft.PeftConfig.from_peft_type(**fields)
+    except Exception as error:  # of many kinds, by method
+        raise InputError(
+            f"{trained.train} is no peft configuration: {_first_line(error)}"
+        ) from error
+    config.target_modules = set(names)  # peft shortens long lists; ours are exact
+    return config
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    if not isinstance(fields, dict) or "peft_type" not in fields:
+        raise InputError(
+            f"{path} is no peft configuration: it has no peft_type (LORA, ADALORA, RANDLORA, …)"
+        )
+    return fields
+
+
+def _of_parts(
+    key: str, pattern: Mapping[str, Any], layers: Mapping[str, str], names: Iterable[str]
+) -> dict[str, Any]:
+    """A pattern by names of matrices, as one by names of their linear layers."""
+    found: dict[str, Any] = {}
+    for wanted, value in pattern.items():
+        matching = re.compile(rf"(.*\.)?({wanted})$")
+        own = [n for n in names if matching.match(n) or matching.match(layers[n])]
+        if not own:
+            raise InputError(f"{key} names {wanted!r}, which is no target")
+        found |= dict.fromkeys(own, value)
+    return found
+
+
+def _rewritten(
+    wrapped: Any, weights: Mapping[str, torch.nn.Parameter], before: Mapping[str, bytes]
+) -> dict[str, torch.nn.Parameter]:
+    """The frozen weights that preparing the adapters has changed, by their names now."""
+    changed = {id(w) for name, w in weights.items() if digest(w) != before[name]}
+    return {
+        name: p
+        for name, p in wrapped.named_parameters()
+        if id(p) in changed and not p.requires_grad
+    }
+
+
+def _merged(wrapped: Any, names: list[str]) -> dict[str, torch.Tensor]:
+    """The weights of adapted layers with the adapters in them, as the checkpoint names them."""
+    base = wrapped.merge_and_unload()
+    changed = {id(base.get_submodule(name).weight) for name in names}
+    unpair(base)
+    return {name: p.detach() for name, p in base.named_parameters() if id(p) in changed}
+
+
+class RankAllocation:
+    """AdaLoRA shares its ranks out anew while it is trained."""
+
+    HELD = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+
+    def __init__(self, wrapped: Any) -> None:
+        self._tuner = wrapped.base_model
+        (self._config,) = wrapped.peft_config.values()
+
+    def after_step(self, step: int, /) -> None:
+        """See `pretrain.loop.Method`."""
+        self._tuner.update_and_allocate(step)
+
+    def state(self) -> dict[str, Any]:
+        """See `pretrain.loop.Method`."""
+        held = {name: dict(getattr(self._tuner.rankallocator, name)) for name in self.HELD}
+        return held | {"rank_pattern": self._config.rank_pattern}
+
+    def load_state(self, state: dict[str, Any], /) -> None:
+        """See `pretrain.loop.Method`."""
+        for name in self.HELD:
+            setattr(self._tuner.rankallocator, name, state[name])
+        self._config.rank_pattern = state["rank_pattern"]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

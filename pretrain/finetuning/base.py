@@ -1,0 +1,61 @@
+"""The checkpoint that is finetuned: its model, tokenizer, and rank map where it is compressed."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from data.errors import InputError
+from spectra.allocation.rankmap import RankMap
+from spectra.calibration.loading import load_config, load_whole
+from spectra.calibration.text import tokenizer_of
+from spectra.checkpoint.checkpoint import open_checkpoint
+from spectra.checkpoint.compressed import is_compressed
+from spectra.compression.adapter import adapter_of
+from spectra.compression.config import SpectraConfig
+from spectra.compression.sources import is_gguf
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class Base:
+    """A checkpoint by its address."""
+
+    address: str
+    named_tokenizer: str | None = None
+
+    def __post_init__(self) -> None:
+        if adapter_of(self.address) is not None:
+            raise InputError(
+                f"{self.address} is an adapter: finetune what `spectra merge --compressed` makes "
+                "of it"
+            )
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of its content."""
+        return open_checkpoint(self.address).identity
+
+    @cached_property
+    def rank_map(self) -> RankMap | None:
+        """Of a compressed checkpoint."""
+        config = load_config(self.address).to_dict()
+        return SpectraConfig.of(config).rank_map if is_compressed(config) else None
+
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerFast":
+        """The one that was named, or its own."""
+        return tokenizer_of(self.address, self.named_tokenizer)
+
+    def model(self) -> Any:
+        """A fresh copy, in the numbers that it is stored in; a GGUF file's in float32."""
+        dtype: torch.dtype | str = torch.float32 if is_gguf(self.address) else "auto"
+        return load_whole(self.address, dtype).model
+
+    @property
+    def stored(self) -> torch.dtype | None:
+        """What its weights are saved as again; None for what they are read as."""
+        return torch.bfloat16 if is_gguf(self.address) else None

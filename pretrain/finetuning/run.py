@@ -1,0 +1,374 @@
+"""A finetuning run from its options: checkpoint, method, data, and what it leaves."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+
+from data.errors import InputError
+from data.sources import open_source
+from data.tasks import load_task
+from pretrain.batches import Batch, Batches, Validation, WindowBatches, WindowValidation, of_windows
+from pretrain.checkpoint import appearing
+from pretrain.corpus import MANIFEST, Text, open_corpus, recorded_key
+from pretrain.finetuning.answers import AnswerBatches, AnswerValidation, answered, held_out, padded
+from pretrain.finetuning.base import Base
+from pretrain.finetuning.distillation import Distillation
+from pretrain.finetuning.methods import (
+    Trainee,
+    held_state,
+    load_held_state,
+    make_trainee,
+    optimizer_of,
+)
+from pretrain.finetuning.options import FinetuneOptions
+from pretrain.finetuning.trainable import Group, groups_of, table_of, total
+from pretrain.loop import Objective, Training, own_loss
+from pretrain.optionfile import to_dict
+from pretrain.plan import make_plan, measure, random_windows
+from pretrain.session import (
+    Prepared,
+    Summary,
+    checkpoint_activations,
+    device_of,
+    read_json,
+    run,
+    silence_library_bars,
+)
+from spectra.allocation.rankmap import RankMap
+from spectra.compression.adapter import apply_adapter
+from spectra.compression.sources import copy_companions, require_dtype
+from spectra.evaluation.tasks import task_accuracy
+
+HELD = "trained.safetensors"
+BASE = "base.json"
+
+
+def finetune(options: FinetuneOptions, out: Path, *, resume: bool = False) -> Summary:
+    """Finetune, record, and leave a run in `out`; see `pretrain.session.run`.
+
+    The folder gets spectra.zarr, checkpoints/, model/ or adapter/, finetune.json, data.json,
+    summary.json.
+    """
+    return run(Finetuning(options), out, resume=resume)
+
+
+class Finetuning:
+    """A checkpoint that goes on learning."""
+
+    command = "finetune"
+
+    def __init__(self, options: FinetuneOptions) -> None:
+        if not options.checkpoint:
+            raise InputError("name the CHECKPOINT to finetune")
+        self._options = options
+
+    @property
+    def options(self) -> FinetuneOptions:
+        """See `pretrain.session.Job`."""
+        return self._options
+
+    def base(self) -> Base:
+        """The checkpoint that is finetuned."""
+        return Base(self.options.checkpoint, self.options.text.tokenizer)
+
+    def prepare(
+        self, latest: Path | None, out: Path, device: torch.device, console: Console
+    ) -> Prepared:
+        """See `pretrain.session.Job`."""
+        options = self.options
+        base = self.base()
+        identity = _same_base(base, out, latest)
+        data = _read_data(options, base, out, latest, console)
+        trainee, groups = _prepare_model(options, base, device)
+        if latest:
+            load_held_state(trainee, load_file(latest / HELD))
+        training = _training(options, trainee, data, device)
+        plan = make_plan(options, trainee.model)
+        rank_map = base.rank_map
+
+        def finish(out: Path) -> Summary:
+            found = _memory(groups)
+            if options.task.task is not None:
+                found |= _ask(options, base, training)
+            _write_result(options, base, identity, trainee, out)
+            return found
+
+        return Prepared(
+            training,
+            data.probe,
+            [
+                *plan.lines(options, f"{options.trained.train} of {_name(options)}", data.about),
+                *([] if rank_map is None else [_map_line(rank_map)]),
+                table_of(groups),
+            ],
+            write_checkpoint=lambda folder: save_file(_cpu(held_state(trainee)), folder / HELD),
+            finish=finish,
+            files={MANIFEST: data.manifest, BASE: {"identity": identity}},
+            attrs={
+                "model": _name(options),
+                "train": options.trained.train,
+                **({} if rank_map is None else {"rank_map": rank_map.to_dict()}),
+            },
+        )
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run is trained and validated on."""
+
+    train: Batches
+    validation: Validation
+    probe: Batch
+    about: str
+    manifest: dict[str, Any]
+
+
+def dry_run(options: FinetuneOptions, *, as_json: bool = False) -> None:
+    """Print what the run would be, in words or as one JSON object, and write nothing.
+
+    Raises
+    ------
+    InputError
+        When the run could not be made.
+    """
+    silence_library_bars()
+    console = Console()
+    base = Finetuning(options).base()
+    if options.task.task is not None:
+        load_task(options.task.task, options.task.task_data, "train")
+    else:
+        open_source(options.text.data, options.text.text_field)
+    device = device_of(options.machine.device)
+    trainee, groups = _prepare_model(options, base, device)
+    windows = random_windows(options, len(base.tokenizer))
+    batches = WindowBatches(windows, options.seed, options.batch.batch_size)
+    validation = WindowValidation(windows, options.batch.seq_len, 1)
+    probe = of_windows(windows.read(np.arange(min(options.recorder.probe_size, len(windows)))))
+    training = _training(options, trainee, Data(batches, validation, probe, "", {}), device)
+    plan = make_plan(options, trainee.model)
+    forecast = measure(options, training, probe if options.recorder.wanted else None)
+    if as_json:
+        figures = asdict(plan) | asdict(forecast) | {"tokens": options.tokens}
+        figures |= {"groups": [asdict(group) for group in groups]} | _memory(groups)
+        print(json.dumps({"options": to_dict(options)} | figures))
+        return
+    console.print_json(json.dumps(to_dict(options)))
+    lines = plan.lines(options, f"{options.trained.train} of {_name(options)}", "random tokens")
+    for line in [
+        *lines,
+        table_of(groups),
+        *forecast.lines(options),
+        "nothing was written (--dry-run)",
+    ]:
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _prepare_model(
+    options: FinetuneOptions, base: Base, device: torch.device
+) -> tuple[Trainee, list[Group]]:
+    model = base.model()
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if longest is not None and options.batch.seq_len > longest:
+        raise InputError(f"the model takes {longest} tokens, not --seq-len {options.batch.seq_len}")
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(base.tokenizer) > rows:
+        raise InputError(
+            f"the tokenizer has {len(base.tokenizer):,} tokens, the model {rows:,}: name another "
+            "--tokenizer"
+        )
+    trainee = make_trainee(options, model, base.rank_map)
+    torch.nn.Module.to(trainee.model, device).train()
+    if options.machine.activation_checkpointing:
+        model.enable_input_require_grads()
+        checkpoint_activations(model)
+    galore = options.trained.galore_rank if options.trained.train == "galore" else None
+    return trainee, groups_of(trainee.model, trainee.kinds, galore_rank=galore)
+
+
+def _training(
+    options: FinetuneOptions, trainee: Trainee, data: Data, device: torch.device
+) -> Training:
+    objective: Objective = own_loss
+    chosen = options.distillation
+    if chosen.teacher is not None:
+        teacher = Base(chosen.teacher).model().eval().requires_grad_(False)
+        if options.precision == "bfloat16":
+            teacher = teacher.to(torch.bfloat16)
+        sides = [m.get_input_embeddings().weight.shape[0] for m in (teacher, trainee.model)]
+        if sides[0] != sides[1]:
+            raise InputError(
+                f"the teacher has {sides[0]:,} tokens in its vocabulary, the model {sides[1]:,}"
+            )
+        objective = Distillation(teacher.to(device), chosen.distill_weight, chosen.temperature)
+    return Training(
+        options,
+        trainee.model,
+        optimizer_of(options, trainee),
+        data.train,
+        data.validation,
+        objective=objective,
+        method=trainee.method,
+    )
+
+
+def _read_data(
+    options: FinetuneOptions, base: Base, out: Path, latest: Path | None, console: Console
+) -> Data:
+    if options.task.task is not None:
+        return _read_task(options, base, options.task.task, out, latest)
+    text = options.text
+    corpus = open_corpus(
+        Text(
+            text.data,
+            text.text_field,
+            text.validation_fraction,
+            text.max_tokens,
+            options.tokens,
+            options.batch.seq_len,
+        ),
+        lambda source: base.tokenizer,
+        out,
+        console,
+        recorded=recorded_key(out) if latest else None,
+        of_run=lambda: base.tokenizer,
+    )
+    validation = corpus.validation
+    probe = validation.read(np.arange(min(options.recorder.probe_size, len(validation))))
+    return Data(
+        WindowBatches(corpus.train, options.seed, options.batch.batch_size),
+        WindowValidation(validation, options.evaluation.eval_tokens, options.micro_batch_size),
+        of_windows(probe),
+        corpus.line(options.tokens),
+        corpus.manifest,
+    )
+
+
+def _read_task(
+    options: FinetuneOptions, base: Base, task: str, out: Path, latest: Path | None
+) -> Data:
+    examples = load_task(task, options.task.task_data, "train")
+    asked = load_task(task, options.task.task_data, "test")[: options.task.questions]
+    text = json.dumps([asdict(example) for example in (*examples, *asked)])
+    train, apart = held_out(examples, options.text.validation_fraction, options.seed)
+    manifest = {
+        "task": task,
+        "training_questions": len(train),
+        "validation_questions": len(apart),
+        "test_questions": len(asked),
+        "key": hashlib.sha256(text.encode()).hexdigest()[:16],
+    }
+    if latest and recorded_key(out) != manifest["key"]:
+        raise InputError(f"the task's files are no longer those that {out} was trained on")
+    length = options.batch.seq_len
+    learnt, kept = (answered(part, base.tokenizer, length) for part in (train, apart))
+    epochs = options.steps * options.batch.batch_size / len(learnt)
+    return Data(
+        AnswerBatches(learnt, options.seed, options.batch.batch_size),
+        AnswerValidation(kept, options.micro_batch_size),
+        padded(kept[: options.recorder.probe_size]),
+        f"task {task}: {len(train):,} questions to train on (the run makes {epochs:.2f} epochs), "
+        f"{len(apart):,} for validation, {len(asked):,} asked at the end",
+        manifest,
+    )
+
+
+def _ask(options: FinetuneOptions, base: Base, training: Training) -> Summary:
+    """Accuracy on the test questions, by the model that is in memory."""
+    name = options.task.task
+    assert name is not None
+    model = training.model.eval()
+    with training.autocast():
+        found = task_accuracy(
+            model,
+            base.tokenizer,
+            name,
+            load_task(name, options.task.task_data)[: options.task.questions],
+            batch_size=options.batch.batch_size,
+        )
+    low, high = found.interval
+    return {
+        "task": name,
+        "accuracy": found.accuracy,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "correct": found.correct,
+        "total": found.total,
+        "unparsed": found.unparsed,
+        "seed": options.seed,
+    }
+
+
+def _write_result(
+    options: FinetuneOptions, base: Base, identity: str, trainee: Trainee, out: Path
+) -> None:
+    """The adapter's folder, or the base checkpoint with what it changes, whole."""
+    local = Path(base.address).expanduser()
+    address = str(local.resolve()) if local.exists() else base.address
+    adapter = out / "adapter"
+    with appearing(adapter) as folder:
+        trainee.save(folder, address, identity)
+        base.tokenizer.save_pretrained(folder)
+    if options.saving.save == "adapter":
+        return
+    fresh: Any = apply_adapter(base.model(), adapter)
+    dtype = base.stored
+    if options.saving.save_dtype != "auto":
+        dtype = require_dtype(options.saving.save_dtype)
+    for parameter in fresh.parameters():
+        if dtype is not None and parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    described: Any = getattr(fresh.config, "quantization_config", None)
+    if hasattr(described, "compression"):
+        told = {"train": options.trained.train, "steps": options.steps, "seed": options.seed}
+        described.compression["finetuned"] = told
+    with appearing(out / "model") as folder:
+        fresh.save_pretrained(folder)
+        copy_companions(base.address, folder)
+        base.tokenizer.save_pretrained(folder)
+    shutil.rmtree(adapter)
+
+
+def _same_base(base: Base, out: Path, latest: Path | None) -> str:
+    """The base's identity, which must be what the run began with."""
+    begun = read_json(out / BASE) if latest else None
+    if begun is not None and begun.get("identity") != base.identity:
+        raise InputError(
+            f"{base.address} is no longer the checkpoint that {out} began with: begin anew in "
+            "another --out"
+        )
+    return base.identity
+
+
+def _memory(groups: list[Group]) -> Summary:
+    trained, frozen = total(groups, trained=True), total(groups, trained=False)
+    return {
+        "trained_parameters": trained.parameters,
+        "parameters": trained.parameters + frozen.parameters,
+        "weight_bytes": trained.weight_bytes + frozen.weight_bytes,
+        "gradient_bytes": trained.gradient_bytes,
+        "optimizer_bytes": trained.optimizer_bytes,
+    }
+
+
+def _map_line(rank_map: RankMap) -> str:
+    lrc, nlrc = len(rank_map.lrc), len(rank_map.nlrc)
+    return (
+        f"rank map by {rank_map.method}: {lrc} LRCs, {nlrc} N-LRCs, ERR {rank_map.err:.1%}, "
+        f"{rank_map.budget:.1%} of the block parameters, as {rank_map.storage}"
+    )
+
+
+def _name(options: FinetuneOptions) -> str:
+    return Path(options.checkpoint).name
+
+
+def _cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}

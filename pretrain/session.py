@@ -1,0 +1,316 @@
+"""A training run from its options to what it leaves: the same for pretraining and finetuning.
+
+What differs is a `Job`: it prepares a model, an optimizer and data, and says what is written of the
+model. The session holds the folder, the recorder, the loop, resuming, and the summary.
+"""
+
+import json
+import math
+import os
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console, RenderableType
+
+from data.errors import InputError
+from pretrain.checkpoint import Checkpoints, restore_state, step_of
+from pretrain.display import open_display
+from pretrain.loop import Outcome, Training, run_loop
+from pretrain.optionfile import to_dict
+from pretrain.options import RunOptions
+from pretrain.signals import StopRequest
+from spectra.commands.options import program_name
+from spectra.evaluation.resources import peak_memory
+from spectra.recording.pieces import Probe
+from spectra.recording.recorder import NullRecorder, Recorder
+from spectra.recording.start import record
+from spectra.store.durable import write_file
+from spectra.store.location import exists
+from spectra.store.lock import locked
+
+PARTS = ("spectra.zarr", "checkpoints", "model", "adapter")
+Summary = dict[str, Any]
+
+
+class RunInterruptedError(Exception):
+    """A stop was asked for, and everything is saved."""
+
+    def __init__(self, signal: signal.Signals, message: str) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run needs before its first step, or its next."""
+
+    training: Training
+    probe: Probe
+    lines: list[RenderableType]
+    """Said before the run."""
+    write_checkpoint: Callable[[Path], None]
+    """Write of the model, into a checkpoint's folder, what `Job.prepare` reads."""
+    finish: Callable[[Path], Summary]
+    """After the last step: write what the run is for, and return further figures."""
+    files: Mapping[str, Any] = field(default_factory=dict)
+    """JSON files of the folder, by name."""
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    """Of the store."""
+
+
+class Job(Protocol):
+    """A kind of run."""
+
+    command: str
+    """Name of its command; NAME.json in the folder holds its options."""
+
+    @property
+    def options(self) -> RunOptions:
+        """Everything that decides the run."""
+        ...
+
+    def prepare(
+        self, latest: Path | None, out: Path, device: torch.device, console: Console
+    ) -> Prepared:
+        """Everything for the first step, or for the one after the latest checkpoint."""
+        ...
+
+
+def run(job: Job, out: Path, *, resume: bool = False) -> Summary:
+    """Train, record, and leave a run in `out`.
+
+    Parameters
+    ----------
+    job
+        What is trained.
+    out
+        Folder of the run.
+    resume
+        Go on from the last checkpoint in `out`; begin where there is none.
+
+    Returns
+    -------
+    The run's figures: steps, tokens, train_loss, validation_loss, validation_perplexity,
+    tokens_per_second, recorder_share, store, evaluations, why the recorder stopped before the end,
+    if so, and what the job adds.
+
+    Raises
+    ------
+    InputError
+        When something asked for cannot be done.
+    NonFiniteError
+        When the loss or a gradient is not finite.
+    RunInterruptedError
+        When SIGINT or SIGTERM came; the run can be resumed.
+    """
+    console = Console(stderr=True)
+    silence_library_bars()
+    _require_one_process()
+    options = job.options
+    checkpoints = Checkpoints(out / "checkpoints", options.checkpoints.keep_checkpoints)
+    device = device_of(options.machine.device)
+    _require_place(job, out, resume)
+    with locked(out):
+        latest = checkpoints.latest() if resume else None
+        finished = read_json(out / "summary.json")
+        if latest and step_of(latest) == options.steps and finished is not None:
+            console.print(f"{out} is finished: nothing left to do")
+            return finished
+        _require_parts(job, latest, out)
+        return _train(job, out, device, checkpoints, latest, console, resume)
+
+
+def _train(
+    job: Job,
+    out: Path,
+    device: torch.device,
+    checkpoints: Checkpoints,
+    latest: Path | None,
+    console: Console,
+    resume: bool,
+) -> Summary:
+    options = job.options
+    with StopRequest() as stop:
+        prepared = job.prepare(latest, out, device, console)
+        training = prepared.training
+        if latest:
+            training.load_state(restore_state(latest))
+        for line in prepared.lines:
+            console.print(line, highlight=False, soft_wrap=True)
+        recorder = _open_recorder(job, prepared, out, resume)
+        files = {f"{job.command}.json": to_dict(options), **prepared.files}
+        for name, content in files.items():
+            write_file(out / name, json.dumps(content, indent=2).encode())
+        try:
+            with (
+                peak_memory(device) as peak,
+                open_display(console, training.step, options.steps) as display,
+            ):
+                if latest:
+                    display.say(f"resumed after step {training.step}")
+                outcome = run_loop(
+                    training, recorder, checkpoints, prepared.write_checkpoint, display, stop
+                )
+        finally:
+            recorder.close()
+        if stop.signal and outcome.step < options.steps:
+            saved = "checkpoint saved" if outcome.step else "nothing to save"
+            raise RunInterruptedError(
+                stop.signal,
+                f"stopped after step {outcome.step} by {stop.signal.name}, {saved}; "
+                f"go on by {program_name()} {job.command} --resume --out {out}",
+            )
+        further = prepared.finish(out)
+    summary = _summary(options, training, outcome, recorder, out)
+    summary |= {"peak_memory_bytes": peak[0], **further}
+    write_file(out / "summary.json", json.dumps(summary, indent=2).encode())
+    return summary
+
+
+def _summary(
+    options: RunOptions,
+    training: Training,
+    outcome: Outcome,
+    recorder: Recorder | NullRecorder,
+    out: Path,
+) -> Summary:
+    return {
+        "steps": outcome.step,
+        "tokens": training.tokens,
+        "train_loss": _finite(outcome.train_loss),
+        "validation_loss": outcome.validation_loss,
+        "validation_perplexity": math.exp(min(outcome.validation_loss, 700.0)),
+        "tokens_per_second": _finite(outcome.tokens_per_second),
+        "recorder_share": recorder.share,
+        "store": store_of(options, out) if options.recorder.wanted else None,
+        "evaluations": [asdict(evaluated) for evaluated in training.evaluations],
+        "recorder_stopped": recorder.stopped,
+        "recorder_seconds": dict(recorder.timings),
+        "recorder_left_out": list(recorder.left_out),
+    }
+
+
+def _open_recorder(
+    job: Job, prepared: Prepared, out: Path, resume: bool
+) -> Recorder | NullRecorder:
+    options = job.options
+    if not options.recorder.wanted:
+        return NullRecorder()
+    schedule = options.recorder.schedule(options.steps)
+    contents = options.recorder.contents()
+    background = options.place.record_background
+    return record(
+        prepared.training.model,
+        prepared.training.optimizer,
+        store_of(options, out),
+        probe=prepared.probe,
+        every=schedule.every if schedule.at is None else schedule.at,
+        early=schedule.early,
+        steps=options.steps,
+        matrices=options.recorder.patterns,
+        spectra=contents.spectra,
+        sketch=contents.sketch,
+        gradients=contents.gradients,
+        subspaces=contents.subspaces,
+        seed=options.seed,
+        background=None if background == "off" else background,
+        queue=options.place.record_queue,
+        overhead=options.recorder.record_overhead,
+        strict=options.place.record_strict,
+        start_step=prepared.training.step,
+        resume=resume,
+        attrs={"config": to_dict(options), **prepared.attrs},
+    )
+
+
+def device_of(name: str) -> torch.device:
+    """The device that an option names.
+
+    Raises
+    ------
+    InputError
+        When it cannot be used here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        if device.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"--device {name} cannot be used here: {reason}") from error
+    return device
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Recompute activations in the backward pass."""
+    renamed = getattr(
+        model, "activation_checkpointing_enable", None
+    )  # its name in later versions of 5
+    (renamed or model.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
+def store_of(options: RunOptions, out: Path) -> str:
+    """Where a run records to."""
+    return options.recorder.store or str(out / "spectra.zarr")
+
+
+def read_json(file: Path) -> Summary | None:
+    """A JSON object in a file; None where there is none."""
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def silence_library_bars() -> None:
+    """Keep the bars that transformers draws for every saved shard out of ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def _require_one_process() -> None:
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        raise InputError("training runs in one process so far: start it without torchrun")
+
+
+def _require_place(job: Job, out: Path, resume: bool) -> None:
+    present = [name for name in (*OPTION_FILES, *PARTS) if (out / name).exists()]
+    if present and not resume:
+        raise InputError(
+            f"{out} holds a run already: add --resume to go on with it, remove it, or choose "
+            "another --out"
+        )
+    others = [name for name in OPTION_FILES if name in present and name != f"{job.command}.json"]
+    if others:
+        raise InputError(f"{out} holds a run of `spectra {others[0].removesuffix('.json')}`")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {out}: {error.strerror}") from error
+
+
+OPTION_FILES = ("pretrain.json", "finetune.json")
+
+
+def _require_parts(job: Job, latest: Path | None, out: Path) -> None:
+    """A run is gone on with only if none of its parts was taken away."""
+    name = f"{job.command}.json"
+    if latest and not (out / name).exists():
+        raise InputError(f"{out} has lost its {name}, which says what run it is: begin anew")
+    store = store_of(job.options, out)
+    if job.options.recorder.wanted and latest and not exists(store):
+        lost = "its spectra.zarr" if job.options.recorder.store is None else f"its store {store}"
+        raise InputError(f"{out} has lost {lost}: put it back, or begin anew elsewhere")
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

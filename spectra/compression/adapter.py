@@ -1,0 +1,172 @@
+"""What finetuning changed of a checkpoint, without the checkpoint: a folder beside it.
+
+``adapter.json`` names the base checkpoint, by address and by the hash of its content; the changed
+tensors lie in ``changed.safetensors`` under the model's names, or, of an adapter of `peft`, in the
+files that `peft` writes. An adapter's folder is loaded wherever a checkpoint's model is.
+"""
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from data.errors import InputError
+from spectra.checkpoint.checkpoint import open_checkpoint
+from spectra.checkpoint.digests import combined_sha256, digest
+from spectra.compression.pairs import pair, unpair
+
+FILE = "adapter.json"
+TENSORS = "changed.safetensors"
+SCHEMA = "spectra.adapter/1"
+Kind = Literal["changed", "peft"]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What an adapter's folder says of itself."""
+
+    base: str
+    """Address of the checkpoint that it changes."""
+    identity: str
+    """Of the base: see `Checkpoint.identity`."""
+    kind: Kind
+    sha256: str = ""
+    """Of the changed tensors."""
+    schema: str = SCHEMA
+
+
+def adapter_of(address: str) -> Adapter | None:
+    """The adapter in a folder; None where there is none.
+
+    Raises
+    ------
+    InputError
+        When it is damaged.
+    """
+    file = Path(address) / FILE
+    if not file.is_file():
+        return None
+    try:
+        content = json.loads(file.read_text())
+        found = Adapter(**content)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{file} is damaged: {error}") from error
+    if found.schema != SCHEMA or found.kind not in ("changed", "peft"):
+        raise InputError(f"{file} is of another version: {found.schema}, not {SCHEMA}")
+    return found
+
+
+def require_base(adapter: Adapter, address: str) -> None:
+    """Require that an adapter's base is where it was, and what it was.
+
+    Raises
+    ------
+    InputError
+        When it is not.
+    """
+    try:
+        found = open_checkpoint(adapter.base).identity
+    except InputError as error:
+        raise InputError(f"the base of the adapter {address} is gone: {error}") from error
+    if found != adapter.identity:
+        raise InputError(
+            f"{adapter.base} is no longer the checkpoint that {address} was finetuned from"
+        )
+
+
+def save_changed(
+    folder: Path, base: str, identity: str, tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Write the changed tensors of a model, under its names."""
+    stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    save_file(stored, folder / TENSORS, metadata={"format": "pt"})
+    _describe(folder, Adapter(base, identity, "changed", _sha256(stored)))
+
+
+def save_peft(folder: Path, base: str, identity: str, model: Any) -> None:
+    """Write the adapter of a `peft` model over paired layers."""
+    model.save_pretrained(folder)
+    _describe(folder, Adapter(base, identity, "peft"))
+
+
+def apply_adapter(model: torch.nn.Module, folder: str | Path) -> torch.nn.Module:
+    """Change a base checkpoint's model to what finetuning made of it.
+
+    Parameters
+    ----------
+    model
+        The base, as `from_pretrained` gives it.
+    folder
+        The adapter's.
+
+    Returns
+    -------
+    The model, changed; low-rank layers stay low-rank layers.
+
+    Raises
+    ------
+    InputError
+        When the adapter is damaged, or of another model; when `peft` is missing.
+    """
+    adapter = adapter_of(str(folder))
+    if adapter is None:
+        raise InputError(f"{folder} holds no {FILE}: it is no adapter")
+    if adapter.kind == "peft":
+        return _merged(model, Path(folder))
+    try:
+        tensors = load_file(Path(folder) / TENSORS)
+    except Exception as error:  # of the disk or of safetensors
+        raise InputError(f"{folder}/{TENSORS} cannot be read: {error}") from error
+    if _sha256(tensors) != adapter.sha256:
+        raise InputError(f"{folder}/{TENSORS} is not what was written")
+    own = model.state_dict()
+    wrong = [k for k, v in tensors.items() if k not in own or own[k].shape != v.shape]
+    if wrong:
+        raise InputError(f"{folder} is of another model: it has no {wrong[0]} of that shape")
+    with torch.no_grad():
+        for name, value in tensors.items():
+            own[name].copy_(value)
+    return model
+
+
+def require_peft() -> Any:
+    """The package.
+
+    Raises
+    ------
+    InputError
+        When it is not installed, with the command that does.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise InputError("adapters need peft: pip install 'spectra-dynamics[peft]'") from error
+    # what peft still asks transformers by its old name
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", module="transformers")
+    return peft
+
+
+def _merged(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
+    peft = require_peft()
+    pair(model)
+    try:
+        adapted = peft.PeftModel.from_pretrained(model, folder)
+    except (ValueError, RuntimeError, KeyError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{folder} is no adapter of this model: {reason}") from error
+    merged: torch.nn.Module = adapted.merge_and_unload()
+    unpair(merged)
+    return merged
+
+
+def _describe(folder: Path, adapter: Adapter) -> None:
+    (folder / FILE).write_text(json.dumps(asdict(adapter), indent=2))
+
+
+def _sha256(tensors: Mapping[str, torch.Tensor]) -> str:
+    return combined_sha256({name: digest(value) for name, value in tensors.items()})
