@@ -18,6 +18,7 @@ from spectra.recording.recorder import NullRecorder
 from spectra.recording.start import record
 from spectra.store.layout import Layout
 
+WARM_UP_STEPS = 2
 MEASURED_STEPS = 2
 
 
@@ -132,7 +133,8 @@ class Forecast:
 
 def measure(options: RunOptions, training: Training, probe: Probe | None) -> Forecast:
     """Make two steps and one snapshot on random tokens, and say how long the run would take."""
-    training.train_step(NullRecorder())  # the first step allocates, and compiles where asked
+    for _ in range(WARM_UP_STEPS):  # they allocate, and compile where asked
+        training.train_step(NullRecorder())
     started = time.perf_counter()
     for _ in range(MEASURED_STEPS):
         training.train_step(NullRecorder())
@@ -146,7 +148,7 @@ def measure(options: RunOptions, training: Training, probe: Probe | None) -> For
 
 def random_windows(options: RunOptions, vocab_size: int) -> Windows:
     """Tokens to measure the speed on, for as many steps as are measured."""
-    count = options.tokens_per_step * (MEASURED_STEPS + 1)
+    count = options.tokens_per_step * (WARM_UP_STEPS + MEASURED_STEPS)
     tokens = np.random.default_rng(options.seed).integers(vocab_size, size=count, dtype=np.uint32)
     return Windows(tokens, options.batch.seq_len)
 

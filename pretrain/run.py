@@ -26,7 +26,9 @@ from pretrain.session import (
     Summary,
     checkpoint_activations,
     device_of,
+    keep_freed_memory,
     run,
+    set_attention,
 )
 
 if TYPE_CHECKING:
@@ -63,6 +65,7 @@ class Pretraining:
         tokenizer = corpus.tokenizer
         model = load_model(latest) if latest else new_model(options, len(tokenizer), tokenizer)
         torch.nn.Module.to(model, device).train()
+        set_attention(model, options, device)
         if options.machine.activation_checkpointing:
             checkpoint_activations(model)
         training = new_training(options, model, corpus.train, corpus.validation)
@@ -101,7 +104,9 @@ def dry_run(options: PretrainOptions, *, as_json: bool = False) -> None:
     given = None if options.corpus.tokenizer == TRAIN else load_tokenizer(options.corpus.tokenizer)
     vocab_size = len(given) if given else _trained_vocabulary(options)
     model = new_model(options, vocab_size, given)
-    torch.nn.Module.to(model, device_of(options.machine.device))
+    device = device_of(options.machine.device)
+    keep_freed_memory(device)
+    set_attention(torch.nn.Module.to(model, device), options, device)
     windows = random_windows(options, vocab_size)
     training = new_training(options, model, windows, windows)
     plan = make_plan(options, model)

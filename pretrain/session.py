@@ -4,10 +4,12 @@ What differs is a `Job`: it prepares a model, an optimizer and data, and says wh
 model. The session holds the folder, the recorder, the loop, resuming, and the summary.
 """
 
+import ctypes
 import json
 import math
 import os
 import signal
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,6 +34,10 @@ from spectra.store.durable import write_file
 from spectra.store.location import exists
 from spectra.store.lock import locked
 
+SHORT = 512
+"""Tokens up to which attention in bfloat16 is faster on a CPU without the fused kernel."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Names of glibc's malloc.h."""
 PARTS = ("spectra.zarr", "checkpoints", "model", "adapter")
 Summary = dict[str, Any]
 
@@ -113,6 +119,7 @@ def run(job: Job, out: Path, *, resume: bool = False) -> Summary:
     options = job.options
     checkpoints = Checkpoints(out / "checkpoints", options.checkpoints.keep_checkpoints)
     device = device_of(options.machine.device)
+    keep_freed_memory(device)
     _require_place(job, out, resume)
     with locked(out):
         latest = checkpoints.latest() if resume else None
@@ -246,6 +253,40 @@ def device_of(name: str) -> torch.device:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"--device {name} cannot be used here: {reason}") from error
     return device
+
+
+def set_attention(model: Any, options: RunOptions, device: torch.device) -> None:
+    """Have a model of transformers compute attention in the way that the options name.
+
+    Raises
+    ------
+    InputError
+        When the model does not know it.
+    """
+    way = options.machine.attention
+    if way == "auto":
+        short = device.type == "cpu" and options.batch.seq_len <= SHORT
+        if not (short and options.precision == "bfloat16"):
+            return
+        way = "eager"
+    try:
+        model.set_attn_implementation(way)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"--attention {way}: {str(error).splitlines()[0]}") from error
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """On a CPU, let freed memory stay with the process: the next step wants it again.
+
+    Otherwise glibc hands large tensors back to the system, which clears every page anew: a quarter
+    of the time of a step of a 135M model.
+    """
+    if device.type != "cpu" or not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def checkpoint_activations(model: Any) -> None:

@@ -66,12 +66,16 @@ def make_trainee(options: FinetuneOptions, model: Any, rank_map: RankMap | None)
 
 
 def set_precision(model: torch.nn.Module, options: FinetuneOptions) -> None:
-    """Trained parameters as masters, frozen ones in the precision of the run; buffers stay."""
+    """Trained parameters as masters, frozen ones in the precision of the run; buffers stay.
+
+    Frozen vectors, of norms say, are float32: they are small, and meet float32.
+    """
     frozen = torch.bfloat16 if options.precision == "bfloat16" else torch.float32
     masters = torch.bfloat16 if options.trained.masters == "bfloat16" else torch.float32
     for parameter in model.parameters():
         if parameter.is_floating_point():
-            dtype = masters if parameter.requires_grad else frozen
+            alone = frozen if parameter.ndim > 1 else torch.float32
+            dtype = masters if parameter.requires_grad else alone
             parameter.data = parameter.data.to(dtype)
 
 

@@ -15,12 +15,21 @@ from safetensors.torch import load_file, save_file
 from data.errors import InputError
 from data.sources import open_source
 from data.tasks import load_task
-from pretrain.batches import Batch, Batches, Validation, WindowBatches, WindowValidation, of_windows
+from pretrain.batches import (
+    Batch,
+    Batches,
+    Validation,
+    WindowBatches,
+    WindowValidation,
+    moved,
+    of_windows,
+)
 from pretrain.checkpoint import appearing
 from pretrain.corpus import MANIFEST, Text, open_corpus, recorded_key
 from pretrain.finetuning.answers import AnswerBatches, AnswerValidation, answered, held_out, padded
 from pretrain.finetuning.base import Base
 from pretrain.finetuning.distillation import Distillation
+from pretrain.finetuning.headloss import objective_of
 from pretrain.finetuning.methods import (
     Trainee,
     held_state,
@@ -38,8 +47,10 @@ from pretrain.session import (
     Summary,
     checkpoint_activations,
     device_of,
+    keep_freed_memory,
     read_json,
     run,
+    set_attention,
     silence_library_bars,
 )
 from spectra.allocation.rankmap import RankMap
@@ -147,6 +158,7 @@ def dry_run(options: FinetuneOptions, *, as_json: bool = False) -> None:
     else:
         open_source(options.text.data, options.text.text_field)
     device = device_of(options.machine.device)
+    keep_freed_memory(device)
     trainee, groups = _prepare_model(options, base, device)
     windows = random_windows(options, len(base.tokenizer))
     batches = WindowBatches(windows, options.seed, options.batch.batch_size)
@@ -186,6 +198,10 @@ def _prepare_model(
         )
     trainee = make_trainee(options, model, base.rank_map)
     torch.nn.Module.to(trainee.model, device).train()
+    set_attention(model, options, device)
+    if options.precision == "bfloat16":
+        # the stream of residuals is float32, as it is where embeddings are masters
+        model.get_input_embeddings().register_forward_hook(lambda module, inputs, out: out.float())
     if options.machine.activation_checkpointing:
         model.enable_input_require_grads()
         checkpoint_activations(model)
@@ -196,7 +212,6 @@ def _prepare_model(
 def _training(
     options: FinetuneOptions, trainee: Trainee, data: Data, device: torch.device
 ) -> Training:
-    objective: Objective = own_loss
     chosen = options.distillation
     if chosen.teacher is not None:
         teacher = Base(chosen.teacher).model().eval().requires_grad_(False)
@@ -207,7 +222,15 @@ def _training(
             raise InputError(
                 f"the teacher has {sides[0]:,} tokens in its vocabulary, the model {sides[1]:,}"
             )
-        objective = Distillation(teacher.to(device), chosen.distill_weight, chosen.temperature)
+        objective: Objective = Distillation(
+            teacher.to(device), chosen.distill_weight, chosen.temperature
+        )
+    elif options.machine.compile:
+        objective = own_loss
+    else:
+        reduced = options.precision == "bfloat16"
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=reduced)
+        objective = objective_of(trainee.model, moved(data.probe, device), autocast)
     return Training(
         options,
         trainee.model,
