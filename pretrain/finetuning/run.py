@@ -98,10 +98,10 @@ class Finetuning:
         base = self.base()
         identity = _same_base(base, out, latest)
         data = _read_data(options, base, out, latest, console)
-        trainee, groups = _prepare_model(options, base, device)
+        trainee, groups = prepare_model(options, base, device)
         if latest:
             load_held_state(trainee, load_file(latest / HELD))
-        training = _training(options, trainee, data, device)
+        training = training_of(options, trainee, data, device)
         plan = make_plan(options, trainee.model)
         rank_map = base.rank_map
 
@@ -159,12 +159,12 @@ def dry_run(options: FinetuneOptions, *, as_json: bool = False) -> None:
         open_source(options.text.data, options.text.text_field)
     device = device_of(options.machine.device)
     keep_freed_memory(device)
-    trainee, groups = _prepare_model(options, base, device)
+    trainee, groups = prepare_model(options, base, device)
     windows = random_windows(options, len(base.tokenizer))
     batches = WindowBatches(windows, options.seed, options.batch.batch_size)
     validation = WindowValidation(windows, options.batch.seq_len, 1)
     probe = of_windows(windows.read(np.arange(min(options.recorder.probe_size, len(windows)))))
-    training = _training(options, trainee, Data(batches, validation, probe, "", {}), device)
+    training = training_of(options, trainee, Data(batches, validation, probe, "", {}), device)
     plan = make_plan(options, trainee.model)
     forecast = measure(options, training, probe if options.recorder.wanted else None)
     if as_json:
@@ -183,9 +183,16 @@ def dry_run(options: FinetuneOptions, *, as_json: bool = False) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _prepare_model(
+def prepare_model(
     options: FinetuneOptions, base: Base, device: torch.device
 ) -> tuple[Trainee, list[Group]]:
+    """The checkpoint's model, ready to be trained on a device, with its parameters counted.
+
+    Raises
+    ------
+    InputError
+        When the checkpoint does not fit what is asked.
+    """
     model = base.model()
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if longest is not None and options.batch.seq_len > longest:
@@ -209,9 +216,10 @@ def _prepare_model(
     return trainee, groups_of(trainee.model, trainee.kinds, galore_rank=galore)
 
 
-def _training(
+def training_of(
     options: FinetuneOptions, trainee: Trainee, data: Data, device: torch.device
 ) -> Training:
+    """A model before its first step, with the objective and the optimizer that are asked for."""
     chosen = options.distillation
     if chosen.teacher is not None:
         teacher = Base(chosen.teacher).model().eval().requires_grad_(False)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 BENCHMARKS = (
     "decomposition", "recording", "corpus", "measures", "power_law", "cosine", "scan", "allocation",
-    "dashboard", "compression",
+    "dashboard", "compression", "finetuning",
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "results"
 

@@ -1,0 +1,78 @@
+"""Finetuning through LRCs against full finetuning: SmolLM2-135M at ERR 50 %, length 512, batch 1.
+
+All methods train the same compressed model in one process, their steps taken in turns, so that the
+machine's moods meet them alike. Seconds are medians of whole optimizer steps, without evaluations
+and checkpoints; bytes are those of gradients and optimizer state, as the run's table counts them.
+"""
+
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from pretrain.batches import WindowBatches, WindowValidation, of_windows
+from pretrain.finetuning.base import Base
+from pretrain.finetuning.options import FinetuneOptions, TrainedOptions
+from pretrain.finetuning.run import Data, prepare_model, training_of
+from pretrain.finetuning.trainable import total
+from pretrain.options import BatchOptions
+from pretrain.plan import random_windows
+from pretrain.session import device_of, keep_freed_memory
+from spectra.allocation.allocate import allocate
+from spectra.compression.compress import compress
+from spectra.recording.recorder import NullRecorder
+from spectra.scanning.scan import scan
+from tests.smollm import FILE, FOLDER, smollm
+
+METHODS = ("full", "lrc", "nlrc", "lora", "galore")
+TURNS = 7
+WARM_UP = 3
+
+
+def run() -> list[dict[str, object]]:
+    """Measure every method."""
+    smollm()
+    device = device_of("auto")
+    keep_freed_memory(device)
+    with tempfile.TemporaryDirectory() as folder:
+        address = str(FOLDER / FILE)
+        rank_map = allocate(scan(address, f"{folder}/scan.zarr"), err=0.5)
+        compress(address, rank_map, f"{folder}/compressed")
+        base = Base(f"{folder}/compressed")
+        trainings, sizes = {}, {}
+        for method in METHODS:
+            options = FinetuneOptions(
+                checkpoint=base.address,
+                steps=WARM_UP + TURNS,
+                batch=BatchOptions(seq_len=512, batch_size=1),
+                trained=replace(TrainedOptions(), train=method),
+            )
+            trainee, groups = prepare_model(options, base, device)
+            windows = random_windows(options, len(base.tokenizer))
+            batches = WindowBatches(windows, 0, 1)
+            probe = of_windows(windows.read(np.arange(1)))
+            data = Data(batches, WindowValidation(windows, 512, 1), probe, "", {})
+            trainings[method] = training_of(options, trainee, data, device)
+            sizes[method] = total(groups, trained=True)
+        seconds: dict[str, list[float]] = {method: [] for method in METHODS}
+        for turn in range(WARM_UP + TURNS):
+            for method, training in trainings.items():
+                started = time.perf_counter()
+                training.train_step(NullRecorder())
+                if turn >= WARM_UP:
+                    seconds[method].append(time.perf_counter() - started)
+    medians = {method: statistics.median(found) for method, found in seconds.items()}
+    whole = sizes["full"].gradient_bytes + sizes["full"].optimizer_bytes
+    return [
+        {
+            "train": method,
+            "trained parameters": size.parameters,
+            "tokens/s": 512 / medians[method],
+            "against full": medians["full"] / medians[method],
+            "gradients + optimizer MB": (size.gradient_bytes + size.optimizer_bytes) / 1e6,
+            "of full's": (size.gradient_bytes + size.optimizer_bytes) / whole,
+        }
+        for method, size in sizes.items()
+    ]
