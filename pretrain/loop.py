@@ -72,8 +72,8 @@ class Evaluated:
 
     step: int
     tokens: int
-    train_loss: float
-    """Mean over the steps since the evaluation before."""
+    train_loss: float | None
+    """Mean over the steps since the evaluation before; None before the first step."""
     validation_loss: float
 
 
@@ -88,6 +88,8 @@ class Outcome:
     """After the last step; NaN where it was not evaluated."""
     tokens_per_second: float
     """Of this process, all its work included."""
+    step_tokens_per_second: float
+    """Without evaluations and checkpoints."""
 
 
 class Training:
@@ -103,6 +105,7 @@ class Training:
         *,
         objective: Objective = own_loss,
         method: Method | None = None,
+        from_checkpoint: bool = False,
     ) -> None:
         self.options = options
         self.model = model
@@ -113,9 +116,13 @@ class Training:
         """Tokens trained on."""
         self.loss = math.nan
         """Training loss of the last step."""
+        self.seconds = 0.0
+        """That steps of this process took, recording included."""
         self.evaluations: list[Evaluated] = []
         self._losses: list[float] = []
         self._train, self._validation = train, validation
+        self.from_checkpoint = from_checkpoint
+        """Whether the first weights are worth an evaluation."""
         self._objective = objective
         self._method: Method = method or PlainMethod()
         self._parameters = [p for p in model.parameters() if p.requires_grad]
@@ -133,6 +140,7 @@ class Training:
         NonFiniteError
             When the loss or a gradient is not finite; weights and optimizer are as before the step.
         """
+        started = time.perf_counter()
         options = self.options
         batch = self._train.read(self.step)
         tokens = self.tokens + tokens_of(batch)
@@ -160,13 +168,14 @@ class Training:
         self.step += 1
         self.tokens, self.loss = tokens, loss
         self._losses.append(loss)
+        self.seconds += time.perf_counter() - started
         return loss
 
     def evaluate(self) -> float:
         """Loss on the validation part, in nats."""
         found = validation_loss(self.model, self._validation, autocast=self.autocast())
         losses, self._losses = self._losses, []
-        mean = sum(losses) / len(losses) if losses else math.nan
+        mean = sum(losses) / len(losses) if losses else None
         self.evaluations.append(Evaluated(self.step, self.tokens, mean, found))
         return found
 
@@ -226,6 +235,8 @@ def run_loop(
 ) -> Outcome:
     """Train to the last step, or to the end of the step in which a stop was asked for."""
     options = training.options
+    if training.step == 0 and training.from_checkpoint:
+        display.say(f"before the first step: {_words(training.evaluate())}")
     started, first, seen = time.perf_counter(), training.step, training.tokens
     evaluated = math.nan
     saved = first
@@ -242,10 +253,7 @@ def run_loop(
         if last or done % options.evaluation.eval_every == 0:
             evaluated = training.evaluate()
             recorder.log_validation(evaluated)
-            display.say(
-                f"step {done}: validation loss {evaluated:.4f}, "
-                f"perplexity {math.exp(min(evaluated, 700)):.2f}"
-            )
+            display.say(f"step {done}: {_words(evaluated)}")
         if last or done % options.checkpoints.checkpoint_every == 0:
             saved = save()
         speed = (training.tokens - seen) / (time.perf_counter() - started)
@@ -258,5 +266,13 @@ def run_loop(
     elapsed = time.perf_counter() - started
     tokens = training.tokens - seen
     return Outcome(
-        training.step, training.loss, evaluated, tokens / elapsed if tokens else math.nan
+        training.step,
+        training.loss,
+        evaluated,
+        tokens / elapsed if tokens else math.nan,
+        tokens / training.seconds if tokens else math.nan,
     )
+
+
+def _words(loss: float) -> str:
+    return f"validation loss {loss:.4f}, perplexity {math.exp(min(loss, 700)):.2f}"

@@ -192,6 +192,7 @@ def _summary(
         "validation_loss": outcome.validation_loss,
         "validation_perplexity": math.exp(min(outcome.validation_loss, 700.0)),
         "tokens_per_second": _finite(outcome.tokens_per_second),
+        "step_tokens_per_second": _finite(outcome.step_tokens_per_second),
         "recorder_share": recorder.share,
         "store": store_of(options, out) if options.recorder.wanted else None,
         "evaluations": [asdict(evaluated) for evaluated in training.evaluations],

@@ -53,21 +53,17 @@ def adapted(options: FinetuneOptions, model: Any, kinds: dict[int, str]) -> Trai
     for weight in rewritten.values():
         weight.data = weight.data.float()
     trained = [name for name, p in wrapped.named_parameters() if p.requires_grad]
-    merges = bool(rewritten) or config.peft_type.value in REWRITING
+    plain = config.peft_type.value == "LORA" and not rewritten
 
     def save(folder: Path, base: str, identity: str) -> None:
-        if merges:
-            save_changed(folder, base, identity, _merged(wrapped, list(weights)))
-        else:
+        if plain:
             save_peft(folder, base, identity, wrapped)
+        else:  # what peft writes of other methods does not always load again
+            save_changed(folder, base, identity, _merged(wrapped, list(weights)))
 
     ranked = config.peft_type.value == "ADALORA"
     method: Method = RankAllocation(wrapped) if ranked else PlainMethod()
     return Trainee(wrapped, kinds, (*trained, *rewritten), save, method)
-
-
-REWRITING = ("OSF",)
-"""Methods that put parameters of their own in the place of weights."""
 
 
 def _config(peft: Any, options: FinetuneOptions, layers: dict[str, str]) -> Any:
@@ -145,6 +141,9 @@ def _rewritten(
 
 def _merged(wrapped: Any, names: list[str]) -> dict[str, torch.Tensor]:
     """The weights of adapted layers with the adapters in them, as the checkpoint names them."""
+    for parameter in wrapped.parameters():
+        if parameter.ndim > 1 and parameter.is_floating_point():
+            parameter.data = parameter.data.float()
     base = wrapped.merge_and_unload()
     changed = {id(base.get_submodule(name).weight) for name in names}
     unpair(base)

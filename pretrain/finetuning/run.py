@@ -247,6 +247,7 @@ def training_of(
         data.validation,
         objective=objective,
         method=trainee.method,
+        from_checkpoint=True,
     )
 
 

@@ -1,7 +1,7 @@
 """Write a compressed checkpoint as a dense one that any tool loads.
 
 Products take the place of factors; names, shapes and configuration are those of the original, so
-llama.cpp's converter, vLLM and others read it without spectra.
+llama.cpp's converter, vLLM and others read it without spectra. An adapter is merged into its base.
 """
 
 import json
@@ -23,11 +23,13 @@ class Options:
     """Options of `spectra merge`."""
 
     checkpoint: tyro.conf.Positional[str]
-    """A folder of `spectra compress`."""
+    """A folder of `spectra compress`, or an adapter's of `spectra finetune`."""
     out: Path
     """The folder to write; the same command goes on with what an interrupted one left there."""
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     """What weights are stored as; as the factors are by default."""
+    compressed: bool = False
+    """Of an adapter: write a compressed checkpoint again instead of a dense one."""
     json: bool = False
     """Print one JSON object on stdout instead of text."""
 
@@ -36,7 +38,13 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="merge", description=__doc__)
     with Shown(Console(stderr=True)) as shown:
-        made = merge(options.checkpoint, options.out, dtype=options.dtype, progress=shown.update)
+        made = merge(
+            options.checkpoint,
+            options.out,
+            dtype=options.dtype,
+            compressed=options.compressed,
+            progress=shown.update,
+        )
     found = {
         "merged": made.merged,
         "parameters": made.parameters,

@@ -3,15 +3,19 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from data.errors import InputError
+from spectra.calibration.loading import load_whole
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.checkpoint.compressed import is_compressed
 from spectra.checkpoint.writer import SHARD_BYTES, finish, require_free, shards_of, write_shards
+from spectra.compression.adapter import Adapter, adapter_of
 from spectra.compression.compress import rounded, with_dtype
 from spectra.compression.config import SpectraConfig
+from spectra.compression.pairs import compressed_layers
 from spectra.compression.sources import copy_companions, require_dtype, tensor_bytes
 
 
@@ -31,19 +35,22 @@ def merge(
     out: str | Path,
     *,
     dtype: str | None = None,
+    compressed: bool = False,
     shard_bytes: int = SHARD_BYTES,
     progress: Callable[[str, int, int], None] = lambda stage, done, count: None,
 ) -> Merged:
-    """Write the dense checkpoint that a compressed one stands for.
+    """Write the dense checkpoint that a compressed one stands for, or that an adapter makes.
 
     Parameters
     ----------
     checkpoint
-        A folder, or a hub name, of `compress`.
+        A folder, or a hub name, of `compress`; or an adapter's folder of `spectra finetune`.
     out
         The folder to write.
     dtype
         What weights are stored as; as the factors are by default.
+    compressed
+        Of an adapter: leave low-rank layers low-rank.
     shard_bytes
         Largest shard.
     progress
@@ -55,6 +62,10 @@ def merge(
         When it is no compressed checkpoint, or damaged.
     """
     require_free(Path(out))
+    if (adapter := adapter_of(checkpoint)) is not None:
+        return _with_adapter(checkpoint, adapter, Path(out), dtype, compressed, shard_bytes)
+    if compressed:
+        raise InputError(f"{checkpoint} is no adapter: nothing to merge that would stay compressed")
     opened = open_checkpoint(checkpoint)
     if not is_compressed(opened.config):
         raise InputError(f"{checkpoint} is no compressed checkpoint: nothing to merge")
@@ -79,3 +90,29 @@ def merge(
     config = {k: v for k, v in opened.config.items() if k != "quantization_config"}
     finish(Path(out), with_dtype(config, dtype))
     return Merged(Path(out), len(described.factored), written.parameters, written.bytes)
+
+
+def _with_adapter(
+    checkpoint: str,
+    adapter: Adapter,
+    out: Path,
+    dtype: str | None,
+    compressed: bool,
+    shard_bytes: int,
+) -> Merged:
+    """The base of an adapter with the adapter in it; the model is in memory."""
+    model: Any = load_whole(checkpoint, "auto").model
+    products = len(compressed_layers(model))
+    if products and not compressed:
+        model.dequantize()
+    for parameter in model.parameters():
+        if dtype is not None and parameter.is_floating_point():
+            parameter.data = parameter.data.to(require_dtype(dtype))
+    model.save_pretrained(out, max_shard_size=shard_bytes)
+    copy_companions(adapter.base, out)
+    return Merged(
+        out,
+        0 if compressed else products,
+        sum(p.numel() for p in model.parameters()),
+        sum(p.numel() * p.element_size() for p in model.parameters()),
+    )

@@ -79,6 +79,8 @@ class Outcome:
     rows: tuple[Row, ...]
     columns: tuple[str, ...]
     files: tuple[Path, ...]
+    claims: tuple[str, ...] = ()
+    """What the paper says, and what was measured."""
 
 
 def run_experiment(
@@ -121,13 +123,38 @@ def run_experiment(
     known |= {"identity": open_checkpoint(checkpoint).identity, "texts": settings.fingerprints()}
     ledger = Ledger(folder, known)
     rows = list(_rows(name, checkpoint, settings, folder, device, ledger, progress))
-    columns = tuple(c for c in _columns(experiment, rows) if any(c in row for row in rows))
-    csv, html = folder / f"{name}.csv", folder / f"{name}.html"
+    shape = Shape(name, experiment, list(_points(experiment, rows)))
+    subtitle = f"{Path(checkpoint).name}, {Path(settings.data).name}"
+    return written(shape, rows, folder, subtitle, ledger)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is made of measured rows."""
+
+    name: str
+    experiment: Experiment
+    points: Sequence[tuple[Any, Any, str]]
+    """x, y and label, for the figure."""
+    claims: tuple[str, ...] = ()
+
+
+def written(
+    shape: Shape, rows: Sequence[Row], folder: Path, subtitle: str, ledger: Ledger
+) -> Outcome:
+    """Write rows as CSV and figure, and what they say as text."""
+    columns = tuple(c for c in _columns(shape.experiment, rows) if any(c in row for row in rows))
+    csv, html = folder / f"{shape.name}.csv", folder / f"{shape.name}.html"
     table = pd.DataFrame([{c: row.get(c) for c in columns} for row in rows])
     write_file(csv, table.to_csv(index=False).encode())
-    figure = _figure(experiment, rows, f"{Path(checkpoint).name}, {Path(settings.data).name}")
+    figure = _figure(shape.experiment, shape.points, subtitle)
     write_file(html, figure.to_html(include_plotlyjs=True).encode())
-    return Outcome(experiment.title, tuple(rows), columns, (csv, html, ledger.path))
+    files = [csv, html, ledger.path]
+    if shape.claims:
+        text = folder / f"{shape.name}.txt"
+        write_file(text, "\n".join((*shape.claims, "")).encode())
+        files.append(text)
+    return Outcome(shape.experiment.title, tuple(rows), columns, tuple(files), shape.claims)
 
 
 def _rows(
@@ -160,8 +187,9 @@ def _columns(experiment: Experiment, rows: Sequence[Row]) -> Iterator[str]:
             yield column
 
 
-def _figure(experiment: Experiment, rows: Sequence[Row], subtitle: str) -> go.Figure:
-    points = list(_points(experiment, rows))
+def _figure(
+    experiment: Experiment, points: Sequence[tuple[Any, Any, str]], subtitle: str
+) -> go.Figure:
     x, y, labels = zip(*points, strict=True) if points else ((), (), ())
     return measured_lines(
         np.array(x, float),

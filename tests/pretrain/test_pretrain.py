@@ -102,6 +102,7 @@ def test_json_prints_one_object_on_stdout(inputs, tmp_path, capsys):
         "recorder_left_out",
         "store",
         "evaluations",
+        "step_tokens_per_second",
         "peak_memory_bytes",
         "recorder_stopped",
     }

@@ -1,0 +1,64 @@
+"""Run an experiment that finetunes: measure, and write table, figure and what it says."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from data.errors import InputError
+from pretrain.experiments.lab import Lab
+from pretrain.experiments.results import RESULTS, Result
+from spectra.checkpoint.checkpoint import open_checkpoint
+from spectra.experiments.ledger import Ledger, Row
+from spectra.experiments.run import Outcome, Progress, Shape, written
+from spectra.experiments.settings import Settings
+from spectra.experiments.tuning import Tuning
+
+
+def run_tuning(
+    name: str,
+    checkpoint: str,
+    settings: Settings,
+    tuning: Tuning,
+    folder: Path,
+    *,
+    device: str = "cpu",
+    progress: Progress = lambda stage, done, count: None,
+) -> Outcome:
+    """Make every run that is not there yet, and write what was found.
+
+    Parameters are those of `spectra.experiments.run.run_experiment`, with the settings of
+    finetuning.
+
+    Raises
+    ------
+    InputError
+        When the folder holds results of other settings, or a run fails.
+    """
+    result = RESULTS[name]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
+    known: dict[str, Any] = {"experiment": name, "checkpoint": checkpoint, "device": device}
+    known |= settings.to_dict() | tuning.to_dict()
+    known |= {"identity": open_checkpoint(checkpoint).identity}
+    known |= {"texts": settings.fingerprints() | tuning.fingerprints()}
+    ledger = Ledger(folder, known)
+    lab = Lab(checkpoint, settings, tuning, folder, device, progress)
+    rows = list(result.rows(lab, ledger))
+    shape = Shape(name, result.experiment, list(_points(result, rows)), tuple(result.claims(rows)))
+    return written(shape, rows, folder, f"{Path(checkpoint).name}, {tuning.steps} steps", ledger)
+
+
+def _points(result: Result, rows: Sequence[Row]) -> Iterator[tuple[Any, Any, str]]:
+    """Of every run its evaluations, or its last figure."""
+    experiment = result.experiment
+    for row in rows:
+        label = " ".join(str(row[key]) for key in ("task", "train") if key in row)
+        if not result.curves:
+            yield row[experiment.x], row[experiment.y], label
+            continue
+        for evaluation in row["evaluations"]:
+            loss = evaluation["validation_loss"]
+            y = loss if experiment.y == "validation_loss" else 2.718281828459045**loss
+            yield evaluation["tokens"], y, label

@@ -1,0 +1,285 @@
+"""Finetuning: what is trained changes, nothing else does, and what is saved is what was trained."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import spectra
+from data.errors import InputError
+from pretrain.checkpoint import Checkpoints
+from pretrain.finetuning.base import Base
+from pretrain.finetuning.methods import make_trainee, optimizer_of
+from pretrain.finetuning.run import Finetuning, finetune
+from pretrain.finetuning.trainable import groups_of, total
+from pretrain.loop import Training
+from pretrain.session import Console
+from spectra.allocation.allocate import allocate
+from spectra.calibration.loading import load_whole
+from spectra.cli import main
+from spectra.compression.compress import compress
+from spectra.compression.config import SpectraConfig
+from spectra.scanning.scan import scan
+from tests.pretrain.tuned import loss_of, tuned
+
+PEFT = {
+    "adalora": {"peft_type": "ADALORA", "init_r": 4, "target_r": 2, "tinit": 1, "tfinal": 1},
+    "pissa": {"peft_type": "LORA", "r": 2, "init_lora_weights": "pissa"},
+    "olora": {"peft_type": "LORA", "r": 2, "init_lora_weights": "olora"},
+    "randlora": {"peft_type": "RANDLORA", "r": 2},
+    "miss": {"peft_type": "MISS", "r": 2, "target_modules": ["o_proj", "up_proj"]},
+    "osf": {"peft_type": "OSF", "target_modules": ["o_proj", "up_proj"]},
+}
+
+
+@pytest.fixture(scope="module")
+def rank_map(shared, tmp_path_factory):
+    stories = str(shared / "data/checkpoints/stories260K")
+    return allocate(scan(stories, tmp_path_factory.mktemp("scan") / "s.zarr"), err=0.5)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(shared, rank_map, tmp_path_factory):
+    """The same model compressed in both ways, by storage, and the dense one."""
+    stories = str(shared / "data/checkpoints/stories260K")
+    folder = tmp_path_factory.mktemp("compressed")
+    for storage in ("factors", "pivoted"):
+        compress(stories, rank_map, folder / storage, storage=storage, dtype="float32")
+    return {s: str(folder / s) for s in ("factors", "pivoted")} | {"dense": stories}
+
+
+def config_file(folder, name) -> str:
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(PEFT[name]))
+    return str(path)
+
+
+def validation_of(options, out):
+    """The run's own validation batches."""
+    job = Finetuning(options)
+    return job.prepare(None, out, torch.device("cpu"), Console(quiet=True)).training._validation
+
+
+@pytest.mark.parametrize("storage", ["factors", "pivoted"])
+@pytest.mark.parametrize("train", ["lrc", "nlrc", "full", "galore", "lora", "dora"])
+def test_the_saved_checkpoint_is_what_was_trained(checkpoints, inputs, tmp_path, storage, train):
+    base = checkpoints[storage]
+    options = tuned(base, inputs["data"], train=train)
+    summary = finetune(options, tmp_path / "run")
+    found = loss_of(tmp_path / "run/model", validation_of(options, tmp_path / "again"))
+    assert found == pytest.approx(summary["validation_loss"], rel=1e-4)
+    assert summary["evaluations"][0]["validation_loss"] > summary["validation_loss"]
+    before = load_file(f"{base}/model.safetensors")
+    after = load_file(tmp_path / "run/model/model.safetensors")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    lrc = {m.name for m in SpectraConfig.of(Base(base).model().config.to_dict()).rank_map.lrc}
+    kinds = {
+        "lrc": lambda n: n.rpartition(".")[0] in lrc,
+        "nlrc": lambda n: n.rpartition(".")[0] not in lrc and "_proj" in n,
+        "lora": lambda n: "_proj" in n,
+        "dora": lambda n: "_proj" in n,
+    }
+    wanted = kinds.get(train, lambda n: True)
+    assert {n for n in changed if "norm" not in n} == {
+        n for n in before if wanted(n) and "norm" not in n and not n.endswith("order")
+    }
+    assert any("norm" in name for name in changed) == (train not in ("lora", "dora"))
+
+
+@pytest.mark.parametrize("name", sorted(PEFT))
+def test_any_adapter_of_peft_is_trained_and_merged(checkpoints, inputs, tmp_path, name):
+    options = tuned(checkpoints["factors"], inputs["data"], train=config_file(tmp_path, name))
+    summary = finetune(options, tmp_path / "run")
+    assert summary["trained_parameters"] > 0
+    found = loss_of(tmp_path / "run/model", validation_of(options, tmp_path / "again"))
+    assert found == pytest.approx(summary["validation_loss"], rel=1e-3)
+    assert SpectraConfig.of(json.loads((tmp_path / "run/model/config.json").read_text()))
+
+
+@pytest.mark.parametrize("train", ["lrc", "galore", "adalora", "stochastic"])
+def test_a_killed_run_goes_on_bit_for_bit(checkpoints, inputs, tmp_path, monkeypatch, train):
+    changes = {"train": config_file(tmp_path, "adalora") if train == "adalora" else "lrc"}
+    if train == "galore":
+        changes = {"train": "galore", "galore_projection": "randomized"}
+    if train == "stochastic":
+        changes = {"train": "lrc", "masters": "bfloat16", "precision": "bfloat16"}
+    options = tuned(checkpoints["factors"], inputs["data"], record_every=2, **changes)
+    finetune(options, tmp_path / "whole")
+    original = Training.train_step
+
+    def killed(self, recorder):
+        if self.step == 3:
+            raise KeyboardInterrupt
+        return original(self, recorder)
+
+    monkeypatch.setattr(Training, "train_step", killed)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(options, tmp_path / "cut")
+    monkeypatch.setattr(Training, "train_step", original)
+    finetune(options, tmp_path / "cut", resume=True)
+    last = [Checkpoints(tmp_path / f / "checkpoints").latest() for f in ("whole", "cut")]
+    one, other = (load_file(folder / "trained.safetensors") for folder in last)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    states = [torch.load(folder / "training.pt", weights_only=True) for folder in last]
+    torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
+    runs = [spectra.open(tmp_path / f / "spectra.zarr")["spectra"] for f in ("whole", "cut")]
+    assert runs[0].equals(runs[1])
+
+
+@pytest.mark.parametrize("train", ["lrc", "lora", "pissa"])
+def test_an_adapter_is_loaded_like_a_checkpoint(checkpoints, inputs, tmp_path, train, capsys):
+    how = config_file(tmp_path, train) if train in PEFT else train
+    options = tuned(checkpoints["pivoted"], inputs["data"], train=how, save="adapter")
+    summary = finetune(options, tmp_path / "run")
+    assert not (tmp_path / "run/model").exists()
+    adapter = tmp_path / "run/adapter"
+    assert loss_of(adapter, validation_of(options, tmp_path / "again")) == pytest.approx(
+        summary["validation_loss"], rel=1e-3
+    )
+    arguments = ["merge", str(adapter), "--out", str(tmp_path / "merged"), "--compressed"]
+    assert main(arguments) == 0
+    merged = load_whole(str(tmp_path / "merged")).model.state_dict()
+    expected = load_whole(str(adapter)).model.state_dict()
+    for name, value in expected.items():
+        torch.testing.assert_close(merged[name], value, msg=name)
+    assert main(["merge", str(adapter), "--out", str(tmp_path / "dense")]) == 0
+    dense = load_whole(str(tmp_path / "dense")).model
+    ids = torch.arange(16)[None]
+    torch.testing.assert_close(
+        dense(ids).logits, load_whole(str(adapter)).model(ids).logits, rtol=1e-3, atol=1e-3
+    )
+
+
+def test_an_adapter_whose_base_has_changed_is_refused(checkpoints, inputs, tmp_path):
+    base = tmp_path / "base"
+    compress(checkpoints["dense"], None, base, budget=0.8, method="svd")
+    finetune(tuned(base, inputs["data"], train="full", save="adapter"), tmp_path / "run")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"bos_token_id": 7}))
+    with pytest.raises(InputError, match="no longer the checkpoint"):
+        load_whole(str(tmp_path / "run/adapter"))
+
+
+@pytest.mark.parametrize("train", ["lrc", "full", "galore", "lora"])
+def test_the_table_counts_what_the_optimizer_holds(checkpoints, inputs, train):
+    options = tuned(checkpoints["factors"], inputs["data"], train=train)
+    base = Base(options.checkpoint)
+    trainee = make_trainee(options, base.model(), base.rank_map)
+    rank = options.trained.galore_rank if train == "galore" else None
+    groups = groups_of(trainee.model, trainee.kinds, galore_rank=rank)
+    optimizer = optimizer_of(options, trainee)
+    trainee.model(input_ids=torch.arange(8)[None], labels=torch.arange(8)[None]).loss.backward()
+    optimizer.step()
+    held = sum(
+        value.numel() * value.element_size()
+        for state in optimizer.state.values()
+        for name, value in state.items()
+        if name != "step"
+    )
+    gradients = [p.grad for p in trainee.model.parameters() if p.grad is not None]
+    trained = total(groups, trained=True)
+    assert trained.optimizer_bytes == held
+    assert trained.gradient_bytes == sum(g.numel() * g.element_size() for g in gradients)
+
+
+def test_frozen_matrices_are_bfloat16_and_trained_ones_float32(checkpoints, inputs):
+    options = tuned(checkpoints["factors"], inputs["data"], precision="bfloat16")
+    base = Base(options.checkpoint)
+    model = make_trainee(options, base.model(), base.rank_map).model
+    for name, parameter in model.named_parameters():
+        wide = parameter.requires_grad or parameter.ndim == 1
+        assert parameter.dtype == (torch.float32 if wide else torch.bfloat16), name
+
+
+def test_norms_follow_their_option(checkpoints, inputs):
+    base = Base(checkpoints["factors"])
+    for norms, trained in (("auto", True), ("train", True), ("freeze", False)):
+        options = tuned(base.address, inputs["data"], norms=norms)
+        model = make_trainee(options, base.model(), base.rank_map).model
+        assert model.model.norm.weight.requires_grad == trained
+
+
+def test_the_rank_map_travels_with_the_recording(checkpoints, inputs, tmp_path):
+    options = tuned(checkpoints["pivoted"], inputs["data"], record_every=2)
+    summary = finetune(options, tmp_path / "run")
+    run = spectra.open(summary["store"])
+    modules = {m["name"]: m["kind"] for m in run.attrs["rank_map"]["modules"]}
+    assert set(run["spectra"].matrix.values) == set(modules)
+    lrc = [name for name, kind in modules.items() if kind == "LRC"]
+    last = run["spectra"].isel(step=-1)
+    assert (last["update"].sel(matrix=lrc).isel(index=0) > 0).all()
+    assert (last.gradient.isel(index=0) > 0).all()
+
+
+def test_finetuning_learns_from_a_teacher(checkpoints, inputs, tmp_path):
+    teacher = checkpoints["dense"]
+    options = tuned(checkpoints["factors"], inputs["data"], teacher=teacher, distill_weight=1.0)
+    summary = finetune(options, tmp_path / "run")
+    losses = [e["validation_loss"] for e in summary["evaluations"]]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": "some"}, "--train is one of"),
+        ({"train": "lora", "norms": "train"}, "adapters freeze the norms"),
+        ({"train": "full", "norms": "freeze"}, "trains everything"),
+        ({"masters": "bfloat16"}, "goes with --precision bfloat16"),
+        ({"distill_weight": 0.0}, "--distill-weight"),
+        ({"galore_rank": 0}, "--galore-rank is at least 1"),
+        ({"train": "missing.json"}, "cannot read missing.json"),
+        ({"seq_len": 100_000}, "the model takes 512 tokens"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(checkpoints, inputs, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        finetune(tuned(checkpoints["factors"], inputs["data"], **changes), tmp_path / "run")
+
+
+def test_a_dense_checkpoint_has_no_lrcs_and_says_so(checkpoints, inputs, tmp_path):
+    with pytest.raises(InputError, match="needs a checkpoint that `spectra compress` wrote"):
+        finetune(tuned(checkpoints["dense"], inputs["data"]), tmp_path / "run")
+    summary = finetune(tuned(checkpoints["dense"], inputs["data"], train="lora"), tmp_path / "lora")
+    assert summary["validation_loss"] < summary["evaluations"][0]["validation_loss"]
+
+
+def test_peft_configurations_may_name_matrices(checkpoints, inputs, tmp_path):
+    path = tmp_path / "own.json"
+    fields = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj", "o_proj"]}
+    path.write_text(json.dumps(fields | {"rank_pattern": {"layers.0.self_attn.q_proj": 3}}))
+    options = tuned(checkpoints["factors"], inputs["data"], train=str(path))
+    base = Base(options.checkpoint)
+    model = make_trainee(options, base.model(), base.rank_map).model
+    ranks = {n: p.shape[0] for n, p in model.named_parameters() if "lora_A" in n}
+    assert {n.split(".lora_A")[0].split("self_attn.")[1].split(".")[0] for n in ranks} == {
+        "q_proj", "o_proj",
+    }  # fmt: skip
+    assert {r for n, r in ranks.items() if "layers.0.self_attn.q_proj" in n} == {3}
+    path.write_text(json.dumps(fields | {"rank_pattern": {"nothing": 3}}))
+    with pytest.raises(InputError, match="which is no target"):
+        make_trainee(options, base.model(), base.rank_map)
+
+
+def test_the_command_prints_one_object_and_a_dry_run_writes_nothing(
+    checkpoints, inputs, tmp_path, capsys
+):
+    arguments = ["finetune", checkpoints["factors"], "--data", inputs["data"], "--steps", "2"]
+    arguments += ["--seq-len", "32", "--record-every", "0", "--out", str(tmp_path / "run")]
+    assert main([*arguments, "--dry-run", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["trained_parameters"] > 0
+    assert figures["groups"][0]["name"] == "LRCs"
+    assert not (tmp_path / "run").exists()
+    assert main([*arguments, "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert {"steps", "tokens", "train_loss", "validation_loss", "validation_perplexity"} < set(
+        summary
+    )
+    assert {"tokens_per_second", "recorder_share", "store"} < set(summary)
+    assert main(["finetune", "--out", str(tmp_path / "run"), "--resume"]) == 0
+    assert main(["finetune"]) == 2
+    assert "name the CHECKPOINT" in capsys.readouterr().err

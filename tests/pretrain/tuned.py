@@ -1,0 +1,42 @@
+"""Finetuning runs small enough for any test."""
+
+import math
+
+import torch
+
+from pretrain.finetuning.options import FinetuneOptions
+from pretrain.optionfile import from_dict
+from spectra.calibration.loading import load_whole
+
+SETTINGS = {
+    "steps": 4,
+    "seq_len": 32,
+    "batch_size": 4,
+    "learning_rate": 1e-3,
+    "warmup": 0.25,
+    "record_every": 0,
+    "probe_size": 2,
+    "sketch": 64,
+    "eval_every": 2,
+    "eval_tokens": 256,
+    "checkpoint_every": 2,
+    "device": "cpu",
+    "precision": "float32",
+    "save_dtype": "float32",
+    "galore_rank": 8,
+    "galore_every": 2,
+    "lora_rank": 4,
+}
+
+
+def tuned(checkpoint, data, **changes) -> FinetuneOptions:
+    given = {"checkpoint": str(checkpoint), "data": data}
+    return from_dict(SETTINGS | given | changes, "test", FinetuneOptions)
+
+
+def loss_of(address, validation) -> float:
+    """Of a saved model, in float32, on the batches of a run's validation."""
+    model = load_whole(str(address)).model.eval()
+    with torch.no_grad():
+        losses = [model(**batch).loss.item() for batch in validation.batches()]
+    return math.fsum(losses) / len(losses)
