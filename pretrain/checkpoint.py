@@ -108,12 +108,8 @@ def load_model(checkpoint: Path) -> "PreTrainedModel":
     return model
 
 
-def restore_state(checkpoint: Path) -> dict[str, Any]:
-    """Give the process' random state what it was at the checkpoint.
-
-    Returns
-    -------
-    The state that was saved with it.
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """What was saved beside the model.
 
     Raises
     ------
@@ -122,16 +118,19 @@ def restore_state(checkpoint: Path) -> dict[str, Any]:
     """
     file = checkpoint / "training.pt"
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever the bytes lead it to
         raise InputError(f"{file} cannot be read ({error}): remove {checkpoint}") from error
     if state["format"] != FORMAT:
         raise InputError(f"{file} is of format {state['format']}; this version reads {FORMAT}")
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Give the process' random state what it was at the checkpoint."""
     torch.set_rng_state(state["cpu_random_state"])
     if torch.cuda.is_available() and state["cuda_random_states"]:
         torch.cuda.set_rng_state_all(state["cuda_random_states"][: torch.cuda.device_count()])
-    found: dict[str, Any] = state
-    return found
 
 
 @contextlib.contextmanager

@@ -173,7 +173,9 @@ class Training:
 
     def evaluate(self) -> float:
         """Loss on the validation part, in nats."""
-        found = validation_loss(self.model, self._validation, autocast=self.autocast())
+        # adapters may add terms of their own to the loss of the model around this one
+        inner = getattr(self.model, "get_base_model", lambda: self.model)()
+        found = validation_loss(inner, self._validation, autocast=self.autocast())
         losses, self._losses = self._losses, []
         mean = sum(losses) / len(losses) if losses else None
         self.evaluations.append(Evaluated(self.step, self.tokens, mean, found))

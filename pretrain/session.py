@@ -19,7 +19,7 @@ import torch
 from rich.console import Console, RenderableType
 
 from data.errors import InputError
-from pretrain.checkpoint import Checkpoints, restore_state, step_of
+from pretrain.checkpoint import Checkpoints, read_state, restore_random_state, step_of
 from pretrain.display import open_display
 from pretrain.loop import Outcome, Training, run_loop
 from pretrain.optionfile import to_dict
@@ -144,8 +144,9 @@ def _train(
     with StopRequest() as stop:
         prepared = job.prepare(latest, out, device, console)
         training = prepared.training
-        if latest:
-            training.load_state(restore_state(latest))
+        state = read_state(latest) if latest else None
+        if state:
+            training.load_state(state)
         for line in prepared.lines:
             console.print(line, highlight=False, soft_wrap=True)
         recorder = _open_recorder(job, prepared, out, resume)
@@ -157,7 +158,8 @@ def _train(
                 peak_memory(device) as peak,
                 open_display(console, training.step, options.steps) as display,
             ):
-                if latest:
+                if state:
+                    restore_random_state(state)  # last: what was opened may have drawn numbers
                     display.say(f"resumed after step {training.step}")
                 outcome = run_loop(
                     training, recorder, checkpoints, prepared.write_checkpoint, display, stop

@@ -7,11 +7,10 @@ correction. The state holds tensors and numbers only.
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import torch
 
-Projection = Literal["exact", "randomized"]
 OVERSAMPLING = 8
 POWER_ITERATIONS = 2
 
@@ -23,9 +22,7 @@ class GaLoreAdamW(torch.optim.Optimizer):
     ----------
     params
         Groups; of those with ``rank``, matrices whose smaller side is larger are projected. They
-        may have ``every`` (steps between projections), ``scale`` (of the update) and ``projection``
-        (exact or randomized).
-    lr, betas, eps, weight_decay
+XX    lr, betas, eps, weight_decay
         As of AdamW.
     """
 
@@ -45,7 +42,7 @@ class GaLoreAdamW(torch.optim.Optimizer):
             "rank": None,
             "every": 200,
             "scale": 0.25,
-            "projection": "exact",
+            "randomized": False,
         }
         super().__init__(params, defaults)
 
@@ -75,7 +72,7 @@ class GaLoreAdamW(torch.optim.Optimizer):
         projected = is_projected(p, group["rank"])
         if projected:
             if done % group["every"] == 0:
-                state["basis"] = basis_of(gradient, group["rank"], group["projection"])
+                state["basis"] = basis_of(gradient, group["rank"], group["randomized"])
             gradient = project(gradient, state["basis"])
         if not done:
             state["exp_avg"] = torch.zeros_like(gradient)
@@ -99,7 +96,7 @@ def is_projected(parameter: torch.Tensor, rank: int | None) -> bool:
     return rank is not None and parameter.ndim == 2 and min(parameter.shape) > rank
 
 
-def basis_of(gradient: torch.Tensor, rank: int, projection: Projection = "exact") -> torch.Tensor:
+def basis_of(gradient: torch.Tensor, rank: int, randomized: bool = False) -> torch.Tensor:
     """Leading singular vectors of a gradient on its smaller side.
 
     Parameters
@@ -108,8 +105,8 @@ def basis_of(gradient: torch.Tensor, rank: int, projection: Projection = "exact"
         (rows, cols).
     rank
         How many.
-    projection
-        ``exact``: of the whole SVD. ``randomized``: by subspace iteration from a random start.
+    randomized
+        By subspace iteration from a random start, instead of the whole SVD.
 
     Returns
     -------
@@ -117,7 +114,7 @@ def basis_of(gradient: torch.Tensor, rank: int, projection: Projection = "exact"
     """
     tall = gradient.shape[0] >= gradient.shape[1]
     matrix = gradient.float()
-    if projection == "exact":
+    if not randomized:
         left, _, right = torch.linalg.svd(matrix, full_matrices=False)
         basis = right[:rank] if tall else left[:, :rank]
     else:

@@ -95,7 +95,7 @@ def optimizer_of(options: FinetuneOptions, trainee: Trainee) -> torch.optim.Opti
             "rank": trained.galore_rank,
             "every": trained.galore_every,
             "scale": trained.galore_scale,
-            "projection": trained.galore_projection,
+            "randomized": trained.galore_projection == "randomized",
         }
         groups = [{"params": [p for p in parameters if id(p) in projected], **how}]
         groups.append({"params": [p for p in parameters if id(p) not in projected]})

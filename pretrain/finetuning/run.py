@@ -212,6 +212,7 @@ def prepare_model(
     if options.machine.activation_checkpointing:
         model.enable_input_require_grads()
         checkpoint_activations(model)
+    torch.manual_seed(options.seed)  # for what steps draw: dropout, rounding, projections
     galore = options.trained.galore_rank if options.trained.train == "galore" else None
     return trainee, groups_of(trainee.model, trainee.kinds, galore_rank=galore)
 
