@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from data.errors import InputError
 from pretrain.options import RunOptions
@@ -91,8 +91,13 @@ def _build(kind: type[Options], remaining: dict[str, Any], source: str) -> Optio
 def _typed(name: str, value: Any, kind: Any, source: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    allowed = getattr(kind, "__args__", (kind,))  # of a union or a Literal, its members
-    fits = any(type(value) is a if isinstance(a, type) else value == a for a in allowed)
+    fits = any(type(value) is a if isinstance(a, type) else value == a for a in _members(kind))
     if not fits:
         raise InputError(f"{source}: {name} cannot be {value!r}")
     return value
+
+
+def _members(kind: Any) -> list[Any]:
+    """Of a union or a Literal, its members, and theirs."""
+    inner = get_args(kind)
+    return [member for one in inner for member in _members(one)] if inner else [kind]

@@ -22,7 +22,8 @@ class GaLoreAdamW(torch.optim.Optimizer):
     ----------
     params
         Groups; of those with ``rank``, matrices whose smaller side is larger are projected. They
-XX    lr, betas, eps, weight_decay
+        may have ``every`` (steps between projections), ``scale`` and ``randomized``.
+    lr, betas, eps, weight_decay
         As of AdamW.
     """
 
