@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import dask.array  # noqa: F401  (else the first request's threads meet a half of it)
 import numpy as np
 import numpy.typing as npt
 import xarray as xr

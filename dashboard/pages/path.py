@@ -169,8 +169,9 @@ def _finetuning(library: Library, run: Run) -> Any:
     if not losses:
         return html.P(
             [
-                "No run here finetunes this checkpoint. A run is taken for one when its store "
-                "carries the rank map: ",
+                "No run here finetunes this checkpoint. ",
+                html.Code("spectra finetune"),
+                " records runs that carry its rank map; so does ",
                 html.Code('spectra.record(..., attrs={"rank_map": rank_map.to_dict()})'),
             ],
             className="lead",

@@ -78,6 +78,11 @@ def claims1(rows: Sequence[Row]) -> Iterator[str]:
     if whole > 0:
         share = (before - lrc["validation_loss"]) / whole
         yield f"LRC-only gains {share:.0%} of what full finetuning gains of the loss"
+    else:
+        yield (
+            f"full finetuning gains nothing here, from {before:.4g} to "
+            f"{full['validation_loss']:.4g} nats: a lower --learning-rate may"
+        )
     yield _speed("LRC-only", lrc, "full finetuning", full, 3.0)
     yield _trained(lrc, full, 0.35)
 

@@ -198,7 +198,7 @@ def _figure(
         title=experiment.title,
         subtitle=subtitle,
         x_title=experiment.x_title,
-        y_title=experiment.y,
+        y_title=experiment.y.replace("_", " "),
         log=experiment.log,
     )
 
