@@ -6,16 +6,18 @@ correction. The state holds tensors and numbers only.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, overload
+from collections.abc import Iterable
+from typing import Any
 
 import torch
+
+from pretrain.finetuning.parameterwise import ParameterwiseOptimizer
 
 OVERSAMPLING = 8
 POWER_ITERATIONS = 2
 
 
-class GaLoreAdamW(torch.optim.Optimizer):
+class GaLoreAdamW(ParameterwiseOptimizer):
     """AdamW whose groups with a ``rank`` see their gradients projected.
 
     Parameters
@@ -47,26 +49,8 @@ class GaLoreAdamW(torch.optim.Optimizer):
         }
         super().__init__(params, defaults)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Make one step."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._update(p, group)
-        return loss
-
-    def _update(self, p: torch.Tensor, group: dict[str, Any]) -> None:
+    def update(self, p: torch.Tensor, group: dict[str, Any]) -> None:
+        """See `ParameterwiseOptimizer`."""
         state, gradient = self.state[p], p.grad
         assert gradient is not None
         done = state.get("step", 0)

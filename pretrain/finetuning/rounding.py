@@ -7,13 +7,15 @@ Precision".
 """
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Any, overload
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 
+from pretrain.finetuning.parameterwise import ParameterwiseOptimizer
 
-class StochasticAdamW(torch.optim.Optimizer):
+
+class StochasticAdamW(ParameterwiseOptimizer):
     """AdamW, computed in float32 with float32 moments; weights and gradients are bfloat16.
 
     The random numbers are torch's, so that a run which restores the random state goes on bit for
@@ -31,25 +33,6 @@ class StochasticAdamW(torch.optim.Optimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Make one step."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._update(p, group)
-        return loss
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As of any optimizer, which would round the moments to the weights' dtype."""
         super().load_state_dict(state_dict)
@@ -61,7 +44,8 @@ class StochasticAdamW(torch.optim.Optimizer):
                 if number in saved:
                     self.state[p][name] = saved[number][name].to(p.device, copy=True)
 
-    def _update(self, p: torch.Tensor, group: dict[str, Any]) -> None:
+    def update(self, p: torch.Tensor, group: dict[str, Any]) -> None:
+        """See `ParameterwiseOptimizer`."""
         assert p.grad is not None
         state, gradient = self.state[p], p.grad.float()
         if not state:
