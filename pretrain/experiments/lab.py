@@ -71,7 +71,7 @@ class Lab:
         """A run of continual finetuning: its figures and its evaluations."""
         data = self.tuning.train_data or self.settings.data
         own = ["--data", data, "--validation-fraction", "0.05"]
-        return self._run(f"text-{err:g}-{train}", err, train, 0, own)
+        return self._run(f"text-{err:g}-{train}", err, train, self.settings.seed, own)
 
     def on_task(self, err: float, train: str, task: str, seed: int) -> Row:
         """A run of downstream finetuning, with the accuracy on the test questions."""

@@ -19,7 +19,9 @@ from pretrain.loop import Method, PlainMethod
 from spectra.checkpoint.digests import digest
 from spectra.compression.adapter import require_peft, save_changed, save_peft
 from spectra.compression.pairs import chosen, linear_layers, pair, unpair
+from spectra.matrices import layer_of
 
+APPLIED = ("exclude_modules", "layers_to_transform", "layers_pattern")
 PATTERNS = ("rank_pattern", "alpha_pattern")
 
 
@@ -34,7 +36,11 @@ def adapted(options: FinetuneOptions, model: Any, kinds: dict[int, str]) -> Trai
     peft = require_peft()
     pair(model)
     layers = linear_layers(model)
-    config = _config(peft, options, layers)
+    try:
+        config = _config(peft, options, layers)
+    except (TypeError, AttributeError, re.error) as error:
+        reason = _first_line(error)
+        raise InputError(f"{options.trained.train} is no peft configuration: {reason}") from error
     model.requires_grad_(False)
     targets = [model.get_submodule(name) for name in config.target_modules]
     for target in targets:  # what a method computes of the weights, it computes in float32
@@ -54,6 +60,8 @@ def adapted(options: FinetuneOptions, model: Any, kinds: dict[int, str]) -> Trai
         weight.data = weight.data.float()
     trained = [name for name, p in wrapped.named_parameters() if p.requires_grad]
     plain = config.peft_type.value == "LORA" and not rewritten
+    if not plain:
+        _require_weights_alone(config)
 
     def save(folder: Path, base: str, identity: str) -> None:
         if plain:
@@ -81,6 +89,15 @@ def _config(peft: Any, options: FinetuneOptions, layers: dict[str, str]) -> Any:
         }
     targets = fields.get("target_modules") or "all-linear"
     names = list(layers) if targets == "all-linear" else chosen(layers, targets)
+    # full names overrule what else peft would choose by, so it is applied here
+    if excluded := fields.get("exclude_modules"):
+        names = [name for name in names if name not in chosen(layers, excluded)]
+    if (kept := fields.get("layers_to_transform")) is not None:
+        kept = [kept] if isinstance(kept, int) else list(kept)
+        names = [name for name in names if layer_of(name) in kept]
+    fields = {k: v for k, v in fields.items() if k not in APPLIED}
+    if forward := fields.get("feedforward_modules"):
+        fields["feedforward_modules"] = [n for n in chosen(layers, forward) if n in names]
     if not names:
         raise InputError(
             f"target_modules {targets!r} match no linear layer; names are like {next(iter(layers))}"
@@ -99,6 +116,22 @@ def _config(peft: Any, options: FinetuneOptions, layers: dict[str, str]) -> Any:
         ) from error
     config.target_modules = set(names)  # peft shortens long lists; ours are exact
     return config
+
+
+def _require_weights_alone(config: Any) -> None:
+    """Require that nothing but adapters of weights is trained: only these are saved merged."""
+    other = [
+        name
+        for name in ("modules_to_save", "trainable_token_indices")
+        if getattr(config, name, None)
+    ]
+    bias = getattr(config, "bias", "none")
+    other += ["bias"] if bias not in ("none", False, None) else []
+    if other:
+        raise InputError(
+            f"{', '.join(other)} go with plain LoRA and DoRA only: leave them out of a "
+            f"configuration of {config.peft_type.value}"
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:

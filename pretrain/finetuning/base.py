@@ -30,7 +30,7 @@ class Base:
     def __post_init__(self) -> None:
         if adapter_of(self.address) is not None:
             raise InputError(
-                f"{self.address} is an adapter: finetune what `spectra merge --compressed` makes "
+                f"{self.address} is an adapter: `spectra merge --compressed` makes a checkpoint "
                 "of it"
             )
 
@@ -56,6 +56,8 @@ class Base:
         return load_whole(self.address, dtype).model
 
     @property
-    def stored(self) -> torch.dtype | None:
-        """What its weights are saved as again; None for what they are read as."""
-        return torch.bfloat16 if is_gguf(self.address) else None
+    def stored(self) -> torch.dtype:
+        """What its weights are saved as again."""
+        if is_gguf(self.address):
+            return torch.bfloat16
+        return getattr(load_config(self.address), "dtype", None) or torch.float32

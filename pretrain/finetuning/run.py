@@ -54,6 +54,7 @@ from pretrain.session import (
     silence_library_bars,
 )
 from spectra.allocation.rankmap import RankMap
+from spectra.calibration.loading import load_whole
 from spectra.compression.adapter import apply_adapter
 from spectra.compression.sources import copy_companions, require_dtype
 from spectra.evaluation.tasks import task_accuracy
@@ -96,11 +97,11 @@ class Finetuning:
         """See `pretrain.session.Job`."""
         options = self.options
         base = self.base()
-        identity = _same_base(base, out, latest)
+        begun = _same_beginning(options, base, out, latest)
         data = _read_data(options, base, out, latest, console)
         trainee, groups = prepare_model(options, base, device)
         if latest:
-            load_held_state(trainee, load_file(latest / HELD))
+            load_held_state(trainee, _read_held(latest / HELD))
         training = training_of(options, trainee, data, device)
         plan = make_plan(options, trainee.model)
         rank_map = base.rank_map
@@ -109,7 +110,7 @@ class Finetuning:
             found = _memory(groups)
             if options.task.task is not None:
                 found |= _ask(options, base, training)
-            _write_result(options, base, identity, trainee, out)
+            _write_result(options, base, begun["identity"], trainee, out)
             return found
 
         return Prepared(
@@ -122,7 +123,7 @@ class Finetuning:
             ],
             write_checkpoint=lambda folder: save_file(_cpu(held_state(trainee)), folder / HELD),
             finish=finish,
-            files={MANIFEST: data.manifest, BASE: {"identity": identity}},
+            files={MANIFEST: data.manifest, BASE: begun},
             attrs={
                 "model": _name(options),
                 "train": options.trained.train,
@@ -224,8 +225,9 @@ def training_of(
     chosen = options.distillation
     if chosen.teacher is not None:
         teacher = Base(chosen.teacher).model().eval().requires_grad_(False)
-        if options.precision == "bfloat16":
-            teacher = teacher.to(torch.bfloat16)
+        reduced = options.precision == "bfloat16"
+        for parameter in teacher.parameters():
+            parameter.data = parameter.data.to(torch.bfloat16 if reduced else torch.float32)
         sides = [m.get_input_embeddings().weight.shape[0] for m in (teacher, trainee.model)]
         if sides[0] != sides[1]:
             raise InputError(
@@ -351,12 +353,13 @@ def _write_result(
         base.tokenizer.save_pretrained(folder)
     if options.saving.save == "adapter":
         return
-    fresh: Any = apply_adapter(base.model(), adapter)
+    # in float32, so that what was trained is rounded once
+    fresh: Any = apply_adapter(load_whole(base.address).model, adapter)
     dtype = base.stored
     if options.saving.save_dtype != "auto":
         dtype = require_dtype(options.saving.save_dtype)
     for parameter in fresh.parameters():
-        if dtype is not None and parameter.is_floating_point():
+        if parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
     described: Any = getattr(fresh.config, "quantization_config", None)
     if hasattr(described, "compression"):
@@ -369,15 +372,32 @@ def _write_result(
     shutil.rmtree(adapter)
 
 
-def _same_base(base: Base, out: Path, latest: Path | None) -> str:
-    """The base's identity, which must be what the run began with."""
+def _same_beginning(
+    options: FinetuneOptions, base: Base, out: Path, latest: Path | None
+) -> dict[str, Any]:
+    """What the options name by an address, which must be what the run began with."""
+    found: dict[str, Any] = {"identity": base.identity}
+    if options.trained.train.endswith(".json"):
+        found["configuration"] = read_json(Path(options.trained.train))
+    if options.distillation.teacher is not None:
+        found["teacher"] = Base(options.distillation.teacher).identity
     begun = read_json(out / BASE) if latest else None
-    if begun is not None and begun.get("identity") != base.identity:
+    differing = [name for name in found if begun is not None and begun.get(name) != found[name]]
+    if differing:
+        words = {"identity": f"the checkpoint {base.address}", "teacher": "the teacher"}
+        what = words.get(differing[0], options.trained.train)
         raise InputError(
-            f"{base.address} is no longer the checkpoint that {out} began with: begin anew in "
-            "another --out"
+            f"{what} is no longer what {out} began with: put it back, or begin anew in another "
+            "--out"
         )
-    return base.identity
+    return found
+
+
+def _read_held(file: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(file)
+    except Exception as error:  # of the disk or of safetensors
+        raise InputError(f"{file} cannot be read ({error}): remove {file.parent}") from error
 
 
 def _memory(groups: list[Group]) -> Summary:

@@ -5,6 +5,7 @@ tensors lie in ``changed.safetensors`` under the model's names, or, of an adapte
 files that `peft` writes. An adapter's folder is loaded wherever a checkpoint's model is.
 """
 
+import hashlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ from spectra.compression.pairs import pair, unpair
 
 FILE = "adapter.json"
 TENSORS = "changed.safetensors"
+PEFT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 SCHEMA = "spectra.adapter/1"
 Kind = Literal["changed", "peft"]
 
@@ -36,7 +38,7 @@ class Adapter:
     """Of the base: see `Checkpoint.identity`."""
     kind: Kind
     sha256: str = ""
-    """Of the changed tensors."""
+    """Of the changed tensors, or of the files of `peft`."""
     schema: str = SCHEMA
 
 
@@ -91,7 +93,7 @@ def save_changed(
 def save_peft(folder: Path, base: str, identity: str, model: Any) -> None:
     """Write the adapter of a `peft` model over paired layers."""
     model.save_pretrained(folder)
-    _describe(folder, Adapter(base, identity, "peft"))
+    _describe(folder, Adapter(base, identity, "peft", _files_sha256(folder)))
 
 
 def apply_adapter(model: torch.nn.Module, folder: str | Path) -> torch.nn.Module:
@@ -117,6 +119,8 @@ def apply_adapter(model: torch.nn.Module, folder: str | Path) -> torch.nn.Module
     if adapter is None:
         raise InputError(f"{folder} holds no {FILE}: it is no adapter")
     if adapter.kind == "peft":
+        if _files_sha256(Path(folder)) != adapter.sha256:
+            raise InputError(f"the adapter in {folder} is damaged: it is not what was written")
         return _merged(model, Path(folder))
     try:
         tensors = load_file(Path(folder) / TENSORS)
@@ -155,8 +159,8 @@ def _merged(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
     peft = require_peft()
     pair(model)
     try:
-        adapted = peft.PeftModel.from_pretrained(model, folder)
-    except (ValueError, RuntimeError, KeyError, OSError) as error:
+        adapted = peft.PeftModel.from_pretrained(model, str(folder))
+    except Exception as error:  # of many kinds, by method
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"{folder} is no adapter of this model: {reason}") from error
     merged: torch.nn.Module = adapted.merge_and_unload()
@@ -166,6 +170,14 @@ def _merged(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
 
 def _describe(folder: Path, adapter: Adapter) -> None:
     (folder / FILE).write_text(json.dumps(asdict(adapter), indent=2))
+
+
+def _files_sha256(folder: Path) -> str:
+    known = hashlib.sha256()
+    for name in PEFT_FILES:
+        file = folder / name
+        known.update(file.read_bytes() if file.is_file() else b"")
+    return known.hexdigest()
 
 
 def _sha256(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -1,5 +1,6 @@
 """`merge`: a compressed checkpoint as a dense one that any tool loads."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 
 from data.errors import InputError
-from spectra.calibration.loading import load_whole
+from spectra.calibration.loading import load_config, load_whole
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.checkpoint.compressed import is_compressed
 from spectra.checkpoint.writer import SHARD_BYTES, finish, require_free, shards_of, write_shards
@@ -16,7 +17,7 @@ from spectra.compression.adapter import Adapter, adapter_of
 from spectra.compression.compress import rounded, with_dtype
 from spectra.compression.config import SpectraConfig
 from spectra.compression.pairs import compressed_layers
-from spectra.compression.sources import copy_companions, require_dtype, tensor_bytes
+from spectra.compression.sources import COPIED, copy_companions, require_dtype, tensor_bytes
 
 
 @dataclass(frozen=True)
@@ -101,15 +102,25 @@ def _with_adapter(
     shard_bytes: int,
 ) -> Merged:
     """The base of an adapter with the adapter in it; the model is in memory."""
-    model: Any = load_whole(checkpoint, "auto").model
+    stored = getattr(load_config(checkpoint), "dtype", None) or torch.float32
+    target = stored if dtype is None else require_dtype(dtype)
+    model: Any = load_whole(checkpoint).model  # in float32, to be rounded once
     products = len(compressed_layers(model))
     if products and not compressed:
         model.dequantize()
     for parameter in model.parameters():
-        if dtype is not None and parameter.is_floating_point():
-            parameter.data = parameter.data.to(require_dtype(dtype))
-    model.save_pretrained(out, max_shard_size=shard_bytes)
-    copy_companions(adapter.base, out)
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(target)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial, max_shard_size=shard_bytes)
+    copy_companions(adapter.base, partial)
+    for name in COPIED:  # the tokenizer that it was finetuned with
+        if (Path(checkpoint) / name).is_file():
+            shutil.copyfile(Path(checkpoint) / name, partial / name)
+    if out.exists():
+        out.rmdir()
+    partial.rename(out)
     return Merged(
         out,
         0 if compressed else products,

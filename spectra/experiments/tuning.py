@@ -65,8 +65,9 @@ class Tuning:
             raise InputError("effective rank reductions are from 0 up to 1")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise InputError(f"--learning-rate is above 0, not {self.learning_rate}")
-        if not self.seeds:
-            raise InputError("name one of --seeds at least")
+        for name in ("seeds", "tasks", "tuning_errs", "task_errs"):
+            if not getattr(self, name):
+                raise InputError(f"name one of --{name.replace('_', '-')} at least")
 
     def fingerprints(self) -> dict[str, str]:
         """Hashes of the texts."""

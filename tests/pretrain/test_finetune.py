@@ -283,3 +283,74 @@ def test_the_command_prints_one_object_and_a_dry_run_writes_nothing(
     assert main(["finetune", "--out", str(tmp_path / "run"), "--resume"]) == 0
     assert main(["finetune"]) == 2
     assert "name the CHECKPOINT" in capsys.readouterr().err
+
+
+def test_trained_weights_are_rounded_once_to_the_dtype_that_is_asked_for(
+    checkpoints, inputs, tmp_path
+):
+    base = tmp_path / "short"
+    compress(checkpoints["dense"], None, base, budget=0.9, method="svd", dtype="bfloat16")
+    options = tuned(base, inputs["data"], train="full")
+    finetune(options, tmp_path / "run")
+    last = Checkpoints(tmp_path / "run/checkpoints").latest()
+    trained = load_file(last / "trained.safetensors")
+    saved = load_file(tmp_path / "run/model/model.safetensors")
+    assert all(torch.equal(saved[name], value) for name, value in trained.items())
+
+
+def test_a_configuration_chooses_layers_and_leaves_matrices_out(checkpoints, inputs, tmp_path):
+    path = tmp_path / "own.json"
+    fields = {"peft_type": "LORA", "r": 2, "layers_to_transform": [0]}
+    path.write_text(json.dumps(fields | {"exclude_modules": ["q_proj", "gate_proj"]}))
+    options = tuned(checkpoints["factors"], inputs["data"], train=str(path))
+    base = Base(options.checkpoint)
+    model = make_trainee(options, base.model(), base.rank_map).model
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert names
+    assert all(".layers.0." in name for name in names)
+    assert not any("q_proj" in name or "gate_proj" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"peft_type": "LORA", "target_modules": "q_proj("}, "no peft configuration"),
+        ({"peft_type": "LORA", "target_modules": 5}, "no peft configuration"),
+        ({"peft_type": "LORA", "rank_pattern": [1]}, "no peft configuration"),
+        ({"peft_type": "NOTHING"}, "no peft configuration"),
+        ({"r": 2}, "it has no peft_type"),
+        ({"peft_type": "LOHA", "r": 2, "modules_to_save": ["norm"]}, "plain LoRA and DoRA only"),
+    ],
+)
+def test_configurations_that_cannot_be_are_refused(checkpoints, inputs, tmp_path, fields, message):
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps(fields))
+    options = tuned(checkpoints["factors"], inputs["data"], train=str(path))
+    base = Base(options.checkpoint)
+    with pytest.raises(InputError, match=message):
+        make_trainee(options, base.model(), base.rank_map)
+
+
+def test_a_resumed_run_has_the_configuration_that_it_began_with(checkpoints, inputs, tmp_path):
+    path = tmp_path / "own.json"
+    path.write_text(json.dumps({"peft_type": "LORA", "r": 2}))
+    options = tuned(checkpoints["factors"], inputs["data"], train=str(path))
+    finetune(options, tmp_path / "run")
+    (tmp_path / "run/summary.json").unlink()
+    path.write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 800}))
+    with pytest.raises(InputError, match="no longer what"):
+        finetune(options, tmp_path / "run", resume=True)
+
+
+def test_what_is_damaged_says_so(checkpoints, inputs, tmp_path):
+    options = tuned(checkpoints["factors"], inputs["data"], train="lora", save="adapter")
+    finetune(options, tmp_path / "run")
+    file = tmp_path / "run/adapter/adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(InputError, match="is not what was written"):
+        load_whole(str(tmp_path / "run/adapter"))
+    held = Checkpoints(tmp_path / "run/checkpoints").latest() / "trained.safetensors"
+    held.write_bytes(held.read_bytes()[:200])
+    (tmp_path / "run/summary.json").unlink()
+    with pytest.raises(InputError, match="cannot be read"):
+        finetune(options, tmp_path / "run", resume=True)
