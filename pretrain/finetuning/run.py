@@ -56,7 +56,7 @@ from pretrain.session import (
 from spectra.allocation.rankmap import RankMap
 from spectra.calibration.loading import load_whole
 from spectra.compression.adapter import apply_adapter
-from spectra.compression.sources import copy_companions, require_dtype
+from spectra.compression.sources import copy_companions, is_gguf, require_dtype
 from spectra.evaluation.tasks import task_accuracy
 
 HELD = "trained.safetensors"
@@ -365,6 +365,10 @@ def _write_result(
     if hasattr(described, "compression"):
         told = {"train": options.trained.train, "steps": options.steps, "seed": options.seed}
         described.compression["finetuned"] = told
+    if is_gguf(base.address):  # what it was read from is no format to write
+        fresh.hf_quantizer = None
+        fresh.config.quantization_config = None
+        del fresh.config.quantization_config
     with appearing(out / "model") as folder:
         fresh.save_pretrained(folder)
         copy_companions(base.address, folder)
