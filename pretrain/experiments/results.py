@@ -9,6 +9,8 @@ from pretrain.experiments.lab import Lab
 from spectra.experiments.ledger import Ledger, Row
 from spectra.experiments.run import Experiment
 
+ALIKE = 0.01
+"""Relative difference up to which one run of each says nothing."""
 COST = ("trained_parameters", "step_tokens_per_second", "gradient_bytes", "optimizer_bytes")
 ON_TEXT = ("train", "tokens", "train_loss", "validation_perplexity", *COST, "peak_memory_bytes")
 
@@ -174,8 +176,8 @@ def _trained(one: Row, other: Row, paper: float) -> str:
 
 def _compared(claim: str, lower: float, higher: float, numbers: str) -> str:
     """A claim that one number is below another, and how they are."""
-    if lower == higher:
-        return f"no difference where the paper says: {claim}: {numbers}"
+    if abs(lower - higher) <= ALIKE * max(abs(lower), abs(higher)):
+        return f"no difference of 1 % where the paper says: {claim}: {numbers}"
     return f"{'as in' if lower < higher else 'UNLIKE'} the paper: {claim}: {numbers}"
 
 
