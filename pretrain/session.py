@@ -281,8 +281,7 @@ def set_attention(model: Any, options: RunOptions, device: torch.device) -> None
 def keep_freed_memory(device: torch.device) -> None:
     """On a CPU, let freed memory stay with the process: the next step wants it again.
 
-    Otherwise glibc hands large tensors back to the system, which clears every page anew: a quarter
-    of the time of a step of a 135M model.
+    Otherwise glibc hands large tensors back to the system, which clears every page anew.
     """
     if device.type != "cpu" or not sys.platform.startswith("linux"):
         return

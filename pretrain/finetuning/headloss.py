@@ -1,10 +1,9 @@
 """Cross-entropy behind an output head that is not trained: logits are never kept.
 
 Of a frozen head only the gradient of its input is wanted, and that is known as soon as the logits
-are. So a few hundred tokens at a time are predicted, compared and forgotten, in the forward pass:
-on a CPU twice as fast as the model's own loss with a vocabulary of 49 152, without the memory for
-all logits and their gradients. It trades away what a model may do with its logits beyond the
-head's product, and is used only where both losses are seen to be the same.
+are. So a few hundred tokens at a time are predicted, compared and forgotten, in the forward pass,
+without the memory for all logits and their gradients. It trades away what a model may do with its
+logits beyond the head's product, and is used only where both losses are seen to be the same.
 """
 
 from collections.abc import Callable

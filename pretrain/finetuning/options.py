@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-from data.tasks import TASKS
 from pretrain.options import (
     BatchOptions,
     Check,
@@ -19,7 +18,6 @@ from pretrain.options import (
 
 METHODS = ("lrc", "nlrc", "full", "galore", "lora", "dora")
 ADAPTERS = ("lora", "dora")
-TASK_NAMES = tuple(TASKS)
 
 
 @dataclass(frozen=True)
