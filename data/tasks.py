@@ -4,11 +4,12 @@ CommonsenseQA, SVAMP, BoolQ, CoinFlip, BIG-bench date understanding and Strategy
 which their authors publish them. An answer that cannot be read is wrong, and counted.
 """
 
+import hashlib
 import json
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -151,6 +152,19 @@ def load_task(name: str, folder: str | Path, split: Split = "test") -> list[Exam
         return found
     cut = int(task.share * len(found))
     return found[:cut] if split == "train" else found[cut:]
+
+
+def task_fingerprint(name: str, folder: str | Path) -> str:
+    """Hash of a task's questions and answers, of both splits.
+
+    Raises
+    ------
+    InputError
+        As `load_task`.
+    """
+    examples = [load_task(name, folder, split) for split in ("train", "test")]
+    text = json.dumps([[asdict(example) for example in part] for part in examples])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_answer(kind: Kind, text: str, choices: int = 5) -> str | None:

@@ -8,6 +8,7 @@ from functools import partial
 from pretrain.experiments.lab import Lab
 from spectra.experiments.ledger import Ledger, Row
 from spectra.experiments.run import Experiment
+from spectra.experiments.tuning import Tuning
 
 ALIKE = 0.01
 """Relative difference up to which one run of each says nothing."""
@@ -25,6 +26,8 @@ class Result:
     """What the paper says, and what was measured."""
     curves: bool = False
     """Whether the figure draws every evaluation of the runs."""
+    tasks: Callable[[Tuning], Sequence[str]] = lambda tuning: ()
+    """Those that are learnt."""
 
 
 def figure1(lab: Lab, ledger: Ledger) -> Iterator[Row]:
@@ -41,8 +44,9 @@ def figure8(lab: Lab, ledger: Ledger) -> Iterator[Row]:
     """LRC-only against full finetuning and LoRA, on one task."""
     err, task = lab.tuning.tuning_err, lab.tuning.figure8_task
     for train in ("lrc", "full", "lora"):
-        key = {"err": err, "train": train, "task": task}
-        yield ledger.cell(key, partial(lab.on_task, err, train, task, lab.settings.seed))
+        for seed in lab.tuning.seeds:
+            key = {"err": err, "train": train, "task": task, "seed": seed}
+            yield ledger.cell(key, partial(lab.on_task, err, train, task, seed))
 
 
 def table4(lab: Lab, ledger: Ledger) -> Iterator[Row]:
@@ -64,7 +68,9 @@ def table5(lab: Lab, ledger: Ledger) -> Iterator[Row]:
 
 def _on_text(lab: Lab, ledger: Ledger, err: float, methods: Sequence[str]) -> Iterator[Row]:
     for train in methods:
-        yield ledger.cell({"err": err, "train": train}, partial(lab.on_text, err, train))
+        for seed in lab.tuning.seeds:
+            key = {"err": err, "train": train, "seed": seed}
+            yield ledger.cell(key, partial(lab.on_text, err, train, seed))
 
 
 def claims1(rows: Sequence[Row]) -> Iterator[str]:
@@ -215,7 +221,7 @@ RESULTS = {
             ("train", "task", "validation_loss", "accuracy", "correct", "total", "unparsed", *COST),
             "tokens", "validation_loss", "tokens", log=False,
         ),
-        figure8, claims8, curves=True,
+        figure8, claims8, curves=True, tasks=lambda tuning: (tuning.figure8_task,),
     ),
     "table4": Result(
         Experiment(
@@ -231,6 +237,6 @@ RESULTS = {
              "correct", "total", "unparsed"),
             "err", "accuracy", log=False,
         ),
-        table5, claims5_tasks,
+        table5, claims5_tasks, tasks=lambda tuning: tuning.tasks,
     ),
 }  # fmt: skip

@@ -21,13 +21,14 @@ def run_tuning(
     tuning: Tuning,
     folder: Path,
     *,
+    lab: Path | None = None,
     device: str = "cpu",
     progress: Progress = lambda stage, done, count: None,
 ) -> Outcome:
     """Make every run that is not there yet, and write what was found.
 
     Parameters are those of `spectra.experiments.run.run_experiment`, with the settings of
-    finetuning.
+    finetuning, and the folder of what several experiments may share.
 
     Raises
     ------
@@ -42,10 +43,10 @@ def run_tuning(
     known: dict[str, Any] = {"experiment": name, "checkpoint": checkpoint, "device": device}
     known |= settings.to_dict() | tuning.to_dict()
     known |= {"identity": open_checkpoint(checkpoint).identity}
-    known |= {"texts": settings.fingerprints() | tuning.fingerprints()}
+    known |= {"texts": settings.fingerprints() | tuning.fingerprints(result.tasks(tuning))}
     ledger = Ledger(folder, known)
-    lab = Lab(checkpoint, settings, tuning, folder, device, progress)
-    rows = list(result.rows(lab, ledger))
+    made = Lab(checkpoint, settings, tuning, lab or folder, device, progress)
+    rows = list(result.rows(made, ledger))
     shape = Shape(name, result.experiment, list(_points(result, rows)), tuple(result.claims(rows)))
     return written(shape, rows, folder, f"{Path(checkpoint).name}, {tuning.steps} steps", ledger)
 

@@ -42,6 +42,9 @@ class Options:
     """A Hugging Face folder, a .gguf file, or a hub name."""
     out: Path | None = None
     """Where results are kept; runs/experiments/NAME by default."""
+    lab: Path | None = None
+    """Where checkpoints are compressed and finetuned, made once for all experiments that name it;
+    in --out by default."""
     settings: Settings = field(default_factory=Settings)
     tuning: Tuning = field(default_factory=Tuning)
     device: str | None = None
@@ -66,7 +69,13 @@ def main(arguments: Sequence[str]) -> int:
         else:
             training = import_module("pretrain.experiments.run")
             outcome = training.run_tuning(
-                options.name, options.checkpoint, options.settings, options.tuning, out, **common
+                options.name,
+                options.checkpoint,
+                options.settings,
+                options.tuning,
+                out,
+                lab=options.lab,
+                **common,
             )
     if options.json:
         found = {"title": outcome.title, "rows": outcome.rows, "claims": outcome.claims}

@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from data.errors import InputError
 from data.sources import open_source
-from data.tasks import TASKS
+from data.tasks import TASKS, task_fingerprint
 from spectra.compression.settings import METHODS
 
 
@@ -40,7 +41,7 @@ class Tuning:
     questions: int = 64
     """Test questions asked of every task."""
     seeds: tuple[int, ...] = (0,)
-    """Of table 5: every run is repeated with each."""
+    """Every run is repeated with each; what is said of the paper is said of means."""
     lora_rank: int = 16
     """Of LoRA."""
     galore_rank: int = 128
@@ -69,10 +70,11 @@ class Tuning:
             if not getattr(self, name):
                 raise InputError(f"name one of --{name.replace('_', '-')} at least")
 
-    def fingerprints(self) -> dict[str, str]:
-        """Hashes of the texts."""
+    def fingerprints(self, tasks: Sequence[str]) -> dict[str, str]:
+        """Hashes of the text to train on and of the tasks that are asked."""
         named = self.train_data
-        return {} if named is None else {"train_data": open_source(named).fingerprint()}
+        found = {} if named is None else {"train_data": open_source(named).fingerprint()}
+        return found | {task: task_fingerprint(task, self.task_data) for task in tasks}
 
     def to_dict(self) -> dict[str, Any]:
         """For the written configuration."""
