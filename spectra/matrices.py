@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from data.errors import InputError
+from spectra.composites import Composite, composites
 
 if TYPE_CHECKING:
     import torch
@@ -39,41 +40,11 @@ class Matrix:
         return min(self.rows, self.cols)
 
 
-@dataclass(frozen=True, eq=False)
-class Product:
-    """In the place of a parameter: the weight of a low-rank layer, which nothing holds.
-
-    Computed in float32 from what the layer stores, whenever it is asked for.
-    """
-
-    module: "torch.nn.Module"
-    """A layer with `factorisation`, e.g. `spectra.compression.layers.LowRankLinear`."""
-
-    @property
-    def stored(self) -> "list[torch.nn.Parameter]":
-        """The parameters that it is made of."""
-        return [p for p in self.module.parameters(recurse=False) if p.ndim > 1]
-
-    @property
-    def requires_grad(self) -> bool:
-        return any(p.requires_grad for p in self.stored)
-
-    @property
-    def dtype(self) -> "torch.dtype":
-        return self.stored[0].dtype
-
-    def detach(self) -> "torch.Tensor":
-        """(rows, cols), of its own memory."""
-        factorisation: Any = self.module.factorisation
-        whole: torch.Tensor = factorisation.float().product().detach()
-        return whole
-
-
 @dataclass(frozen=True)
 class Weight:
-    """Where a matrix lies: a parameter, a part of one, or the product of some."""
+    """Where a matrix lies: a parameter, a part of one, or composed of some."""
 
-    parameter: "torch.nn.Parameter | Product"
+    parameter: "torch.nn.Parameter | Composite"
     index: tuple[int | slice, ...] = field(default=())
     transposed: bool = False
     """Whether the parameter holds the matrix as (cols, rows)."""
@@ -87,7 +58,7 @@ class Weight:
     def sources(self) -> "list[torch.nn.Parameter]":
         """The parameters that an optimizer sees of it."""
         parameter = self.parameter
-        return parameter.stored if isinstance(parameter, Product) else [parameter]
+        return parameter.stored if isinstance(parameter, Composite) else [parameter]
 
     @property
     def value(self) -> "torch.Tensor":
@@ -130,15 +101,17 @@ def full_tensor(tensor: "torch.Tensor") -> "torch.Tensor":
 
 
 def unwrapped(model: "torch.nn.Module") -> "torch.nn.Module":
-    """The model inside of `torch.compile` and data-parallel wrappers."""
+    """The model inside of `torch.compile`, data-parallel wrappers and `peft`."""
     while True:
-        inner = getattr(model, "_orig_mod", None)
+        inner: Any = getattr(model, "_orig_mod", None)
         if inner is None and type(model).__name__ in (
             "DistributedDataParallel",
             "DataParallel",
             "FullyShardedDataParallel",
         ):
             inner = model.module
+        if inner is None and (base := getattr(model, "get_base_model", None)) is not None:
+            inner = base()
         if inner is None:
             return model
         model = inner
@@ -150,7 +123,8 @@ def find_matrices(
     """Find the weights of all linear layers inside transformer blocks, in the model's order.
 
     A weight shared by several layers is one matrix, under its first name. A low-rank layer of a
-    compressed model is one matrix, too: the product that it stands for. Experts stacked into one
+    compressed model is one matrix, too, the product that it stands for, and so is a layer with
+    adapters of `peft`: the weight with the adapters in it. Experts stacked into one
     parameter (Mixtral, Qwen-MoE and others in transformers) are matrices named like
     ``model.layers.0.mlp.experts.3.gate_proj``.
 
@@ -202,20 +176,21 @@ def _all_matrices(model: "torch.nn.Module") -> tuple[dict[Matrix, Weight], list[
     for path, module in model.named_modules():
         for name, _ in module.named_parameters(recurse=False):
             owners[f"{path}.{name}"] = module
+    composed = {_plain(path): composite for path, composite in composites(model).items()}
+    parts = {id(p): path for path, composite in composed.items() for p in composite.stored}
     matrices: dict[Matrix, Weight] = {}
     skipped = []
     for parameter_name, parameter in model.named_parameters():
-        name = ".".join(part for part in parameter_name.split(".") if part not in _WRAPPERS)
+        name = _plain(parameter_name)
         owner = owners.get(parameter_name, model)
         layer = layer_of(name)
         conv1d = type(owner).__name__ == "Conv1D"
         linear = name.endswith(".weight") and (isinstance(owner, torch.nn.Linear) or conv1d)
-        product = name.rpartition(".")[0] if hasattr(owner, "factorisation") else None
-        if product is not None and layer is not None and parameter.ndim > 1:
-            if not any(m.name == product for m in matrices):
-                low: Any = owner
-                matrix = Matrix(product, layer, role_of(product), low.out_features, low.in_features)
-                matrices[matrix] = Weight(Product(owner))
+        outer = parts.get(id(parameter))
+        if outer is not None and layer is not None:
+            if not any(m.name == outer for m in matrices):
+                whole = composed[outer]
+                matrices[Matrix(outer, layer, role_of(outer), *whole.shape)] = Weight(whole)
         elif not parameter.is_floating_point():
             skipped.append(Skipped(name, f"quantised ({parameter.dtype})"))
         elif linear and layer is None:
@@ -232,6 +207,11 @@ def _all_matrices(model: "torch.nn.Module") -> tuple[dict[Matrix, Weight], list[
         else:
             skipped.append(Skipped(name, "not the weight of a linear layer"))
     return matrices, skipped
+
+
+def _plain(path: str) -> str:
+    """A path without the wrappers on its way."""
+    return ".".join(part for part in path.split(".") if part not in _WRAPPERS)
 
 
 def _is_stack(owner: "torch.nn.Module") -> bool:

@@ -104,8 +104,9 @@ class Lab:
         self, name: str, err: float, train: str, seed: int, own: dict[str, Any], content: str
     ) -> Row:
         options = self._options(train, seed) | own
-        known: dict[str, Any] = {"options": options, "content": content}
-        known |= {
+        known = {
+            "options": options,
+            "content": content,
             "identity": self._identity,
             "compression": self._compression(err) if err else None,
         }

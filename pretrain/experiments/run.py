@@ -1,7 +1,9 @@
 """Run an experiment that finetunes: measure, and write table, figure and what it says."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from data.errors import InputError
@@ -47,19 +49,26 @@ def run_tuning(
     ledger = Ledger(folder, known)
     made = Lab(checkpoint, settings, tuning, lab or folder, device, progress)
     rows = list(result.rows(made, ledger))
-    shape = Shape(name, result.experiment, list(_points(result, rows)), tuple(result.claims(rows)))
+    points, said = list(_points(result, rows)), tuple(result.claims(rows))
+    shape = Shape(name, result.experiment, points, said, tuple(result.table(rows)))
     return written(shape, rows, folder, f"{Path(checkpoint).name}, {tuning.steps} steps", ledger)
 
 
 def _points(result: Result, rows: Sequence[Row]) -> Iterator[tuple[Any, Any, str]]:
-    """Of every run its evaluations, or its last figure."""
-    experiment = result.experiment
+    """Of every method its evaluations, or its last figures: means over seeds and tasks."""
+    found: dict[tuple[Any, str], list[float]] = {}
     for row in rows:
-        label = " ".join(str(row[key]) for key in ("task", "train") if key in row)
-        if not result.curves:
-            yield row[experiment.x], row[experiment.y], label
-            continue
-        for evaluation in row["evaluations"]:
-            loss = evaluation["validation_loss"]
-            y = loss if experiment.y == "validation_loss" else 2.718281828459045**loss
-            yield evaluation["tokens"], y, label
+        for x, y in _evaluated(result, row):
+            found.setdefault((x, str(row["train"])), []).append(y)
+    for (x, label), values in found.items():
+        yield x, fmean(values), label
+
+
+def _evaluated(result: Result, row: Row) -> Iterator[tuple[Any, float]]:
+    experiment = result.experiment
+    if not result.curves:
+        yield row[experiment.x], row[experiment.y]
+        return
+    for evaluation in row["evaluations"]:
+        loss = evaluation["validation_loss"]
+        yield evaluation["tokens"], math.exp(loss) if experiment.log else loss

@@ -1,9 +1,7 @@
 """A finetuning run from its options: checkpoint, method, data, and what it leaves."""
 
-import hashlib
 import json
-import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +14,16 @@ from data.errors import InputError
 from data.sources import open_source
 from data.tasks import load_task
 from pretrain.batches import (
-    Batch,
-    Batches,
-    Validation,
     WindowBatches,
     WindowValidation,
     moved,
     of_windows,
 )
-from pretrain.checkpoint import appearing
-from pretrain.corpus import MANIFEST, Text, open_corpus, recorded_key
-from pretrain.finetuning.answers import AnswerBatches, AnswerValidation, answered, held_out, padded
+from pretrain.corpus import MANIFEST
 from pretrain.finetuning.base import Base
 from pretrain.finetuning.distillation import Distillation
 from pretrain.finetuning.headloss import objective_of
+from pretrain.finetuning.material import Data, read_data
 from pretrain.finetuning.methods import (
     Trainee,
     held_state,
@@ -38,6 +32,7 @@ from pretrain.finetuning.methods import (
     optimizer_of,
 )
 from pretrain.finetuning.options import FinetuneOptions
+from pretrain.finetuning.result import ask, write_result
 from pretrain.finetuning.trainable import Group, groups_of, table_of, total
 from pretrain.loop import Objective, Training, own_loss
 from pretrain.optionfile import to_dict
@@ -54,10 +49,6 @@ from pretrain.session import (
     silence_library_bars,
 )
 from spectra.allocation.rankmap import RankMap
-from spectra.calibration.loading import load_whole
-from spectra.compression.adapter import apply_adapter
-from spectra.compression.sources import copy_companions, is_gguf, require_dtype
-from spectra.evaluation.tasks import task_accuracy
 
 HELD = "trained.safetensors"
 BASE = "base.json"
@@ -98,7 +89,7 @@ class Finetuning:
         options = self.options
         base = self.base()
         begun = _same_beginning(options, base, out, latest)
-        data = _read_data(options, base, out, latest, console)
+        data = read_data(options, base, out, latest, console)
         trainee, groups = prepare_model(options, base, device)
         if latest:
             load_held_state(trainee, _read_held(latest / HELD))
@@ -109,8 +100,8 @@ class Finetuning:
         def finish(out: Path) -> Summary:
             found = _memory(groups)
             if options.task.task is not None:
-                found |= _ask(options, base, training)
-            _write_result(options, base, begun["identity"], trainee, out)
+                found |= ask(options, base, training)
+            write_result(options, base, begun["identity"], trainee, out)
             return found
 
         return Prepared(
@@ -130,17 +121,6 @@ class Finetuning:
                 **({} if rank_map is None else {"rank_map": rank_map.to_dict()}),
             },
         )
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a run is trained and validated on."""
-
-    train: Batches
-    validation: Validation
-    probe: Batch
-    about: str
-    manifest: dict[str, Any]
 
 
 def dry_run(options: FinetuneOptions, *, as_json: bool = False) -> None:
@@ -252,128 +232,6 @@ def training_of(
         method=trainee.method,
         from_checkpoint=True,
     )
-
-
-def _read_data(
-    options: FinetuneOptions, base: Base, out: Path, latest: Path | None, console: Console
-) -> Data:
-    if options.task.task is not None:
-        return _read_task(options, base, options.task.task, out, latest)
-    text = options.text
-    corpus = open_corpus(
-        Text(
-            text.data,
-            text.text_field,
-            text.validation_fraction,
-            text.max_tokens,
-            options.tokens,
-            options.batch.seq_len,
-        ),
-        lambda source: base.tokenizer,
-        out,
-        console,
-        recorded=recorded_key(out) if latest else None,
-        of_run=lambda: base.tokenizer,
-    )
-    validation = corpus.validation
-    probe = validation.read(np.arange(min(options.recorder.probe_size, len(validation))))
-    return Data(
-        WindowBatches(corpus.train, options.seed, options.batch.batch_size),
-        WindowValidation(validation, options.evaluation.eval_tokens, options.micro_batch_size),
-        of_windows(probe),
-        corpus.line(options.tokens),
-        corpus.manifest,
-    )
-
-
-def _read_task(
-    options: FinetuneOptions, base: Base, task: str, out: Path, latest: Path | None
-) -> Data:
-    examples = load_task(task, options.task.task_data, "train")
-    asked = load_task(task, options.task.task_data, "test")[: options.task.questions]
-    text = json.dumps([asdict(example) for example in (*examples, *asked)])
-    train, apart = held_out(examples, options.text.validation_fraction, options.seed)
-    manifest = {
-        "task": task,
-        "training_questions": len(train),
-        "validation_questions": len(apart),
-        "test_questions": len(asked),
-        "key": hashlib.sha256(text.encode()).hexdigest()[:16],
-    }
-    if latest and recorded_key(out) != manifest["key"]:
-        raise InputError(f"the task's files are no longer those that {out} was trained on")
-    length = options.batch.seq_len
-    learnt, kept = (answered(part, base.tokenizer, length) for part in (train, apart))
-    epochs = options.steps * options.batch.batch_size / len(learnt)
-    return Data(
-        AnswerBatches(learnt, options.seed, options.batch.batch_size),
-        AnswerValidation(kept, options.micro_batch_size),
-        padded(kept[: options.recorder.probe_size]),
-        f"task {task}: {len(train):,} questions to train on (the run makes {epochs:.2f} epochs), "
-        f"{len(apart):,} for validation, {len(asked):,} asked at the end",
-        manifest,
-    )
-
-
-def _ask(options: FinetuneOptions, base: Base, training: Training) -> Summary:
-    """Accuracy on the test questions, by the model that is in memory."""
-    name = options.task.task
-    assert name is not None
-    model = training.model.eval()
-    with training.autocast():
-        found = task_accuracy(
-            model,
-            base.tokenizer,
-            name,
-            load_task(name, options.task.task_data)[: options.task.questions],
-            batch_size=options.batch.batch_size,
-        )
-    low, high = found.interval
-    return {
-        "task": name,
-        "accuracy": found.accuracy,
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "correct": found.correct,
-        "total": found.total,
-        "unparsed": found.unparsed,
-        "seed": options.seed,
-    }
-
-
-def _write_result(
-    options: FinetuneOptions, base: Base, identity: str, trainee: Trainee, out: Path
-) -> None:
-    """The adapter's folder, or the base checkpoint with what it changes, whole."""
-    local = Path(base.address).expanduser()
-    address = str(local.resolve()) if local.exists() else base.address
-    adapter = out / "adapter"
-    with appearing(adapter) as folder:
-        trainee.save(folder, address, identity)
-        base.tokenizer.save_pretrained(folder)
-    if options.saving.save == "adapter":
-        return
-    # in float32, so that what was trained is rounded once
-    fresh: Any = apply_adapter(load_whole(base.address).model, adapter)
-    dtype = base.stored
-    if options.saving.save_dtype != "auto":
-        dtype = require_dtype(options.saving.save_dtype)
-    for parameter in fresh.parameters():
-        if parameter.is_floating_point():
-            parameter.data = parameter.data.to(dtype)
-    described: Any = getattr(fresh.config, "quantization_config", None)
-    if hasattr(described, "compression"):
-        told = {"train": options.trained.train, "steps": options.steps, "seed": options.seed}
-        described.compression["finetuned"] = told
-    if is_gguf(base.address):  # what it was read from is no format to write
-        fresh.hf_quantizer = None
-        fresh.config.quantization_config = None
-        del fresh.config.quantization_config
-    with appearing(out / "model") as folder:
-        fresh.save_pretrained(folder)
-        copy_companions(base.address, folder)
-        base.tokenizer.save_pretrained(folder)
-    shutil.rmtree(adapter)
 
 
 def _same_beginning(

@@ -90,7 +90,7 @@ def _print(outcome: Outcome) -> None:
     for column in outcome.columns:
         words = column in ("recipe", "train", "task")
         table.add_column(column.replace("_", " "), justify="left" if words else "right")
-    for row in outcome.rows:
+    for row in outcome.table:
         table.add_row(*(_shown(column, row.get(column)) for column in outcome.columns))
     Console(width=120).print(table)
     for claim in outcome.claims:

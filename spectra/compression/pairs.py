@@ -19,9 +19,12 @@ PARTS = ("A", "B", "kept", "coefficients")
 class FactorPair(torch.nn.Module):
     """A `LowRankLinear` as two linear layers: x to B x to A B x."""
 
+    is_pair = True
+
     def __init__(self, layer: LowRankLinear) -> None:
         super().__init__()
         self.rank = layer.rank
+        self.in_features, self.out_features = layer.in_features, layer.out_features
         self.B = _linear(layer.B)
         self.A = _linear(layer.A, layer.bias)
 
@@ -33,8 +36,8 @@ class FactorPair(torch.nn.Module):
     def layer(self) -> LowRankLinear:
         """The layer that it stands for."""
         made = LowRankLinear(
-            self.B.in_features,
-            self.A.out_features,
+            self.in_features,
+            self.out_features,
             self.rank,
             bias=self.A.bias is not None,
             device="meta",
@@ -47,6 +50,7 @@ class FactorPair(torch.nn.Module):
 class PivotedPair(torch.nn.Module):
     """A `PivotedLinear` as two linear layers, and the order of its rows or columns."""
 
+    is_pair = True
     order: torch.Tensor
 
     def __init__(self, layer: PivotedLinear) -> None:

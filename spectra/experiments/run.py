@@ -77,7 +77,10 @@ class Outcome:
 
     title: str
     rows: tuple[Row, ...]
+    table: tuple[Row, ...]
+    """What is printed of them."""
     columns: tuple[str, ...]
+    """Of the table."""
     files: tuple[Path, ...]
     claims: tuple[str, ...] = ()
     """What the paper says, and what was measured."""
@@ -137,6 +140,8 @@ class Shape:
     points: Sequence[tuple[Any, Any, str]]
     """x, y and label, for the figure."""
     claims: tuple[str, ...] = ()
+    table: tuple[Row, ...] | None = None
+    """The rows to print; all columns of all rows where it is None."""
 
 
 def written(
@@ -154,7 +159,12 @@ def written(
         text = folder / f"{shape.name}.txt"
         write_file(text, "\n".join((*shape.claims, "")).encode())
         files.append(text)
-    return Outcome(shape.experiment.title, tuple(rows), columns, tuple(files), shape.claims)
+    printed = tuple(rows)
+    if shape.table is not None:
+        printed, columns = shape.table, tuple(shape.table[0])
+    return Outcome(
+        shape.experiment.title, tuple(rows), printed, columns, tuple(files), shape.claims
+    )
 
 
 def _rows(

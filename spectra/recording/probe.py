@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from data.errors import InputError
-from spectra.matrices import Product, is_sharded, unwrapped
+from spectra.composites import Composite
+from spectra.matrices import is_sharded, unwrapped
 from spectra.recording.pieces import Piece, Probe, pieces
 
 PIECE_TOKENS = {"cpu": 512, "cuda": 8192}
@@ -30,7 +31,7 @@ PIECE_TOKENS = {"cpu": 512, "cuda": 8192}
 def probe_gradients(
     model: torch.nn.Module,
     probe: Probe,
-    parameters: Sequence[torch.nn.Parameter | Product],
+    parameters: Sequence[torch.nn.Parameter | Composite],
     *,
     rank: int = 0,
     processes: int = 1,
@@ -44,7 +45,7 @@ def probe_gradients(
     probe
         The fixed batch, the same in every process.
     parameters
-        Parameters of `model`, or products that its low-rank layers stand for.
+        Parameters of `model`, or composites of its.
     rank, processes
         Which share of the batch to take, of how many: the gradient is the sum over the shares.
 
@@ -59,55 +60,59 @@ def probe_gradients(
         When the model gives no scalar loss for this probe.
     """
     model = unwrapped(model)
-    held = [p for p in parameters if not isinstance(p, Product)]
-    products = [p for p in parameters if isinstance(p, Product)]
+    held = [p for p in parameters if not isinstance(p, Composite)]
+    composites = [p for p in parameters if isinstance(p, Composite)]
     if any(map(is_sharded, model.parameters())):
-        if products:
-            raise InputError("low-rank layers cannot be recorded where parameters are sharded")
+        if composites:
+            raise InputError(
+                "low-rank layers and adapters cannot be recorded where parameters are sharded"
+            )
         return _sharded_gradients(model, probe, held, rank, processes)
     names = {id(p): name for name, p in model.named_parameters()}
     aliases = {name: _alias(p) for name, p in model.named_parameters()}
     wanted = [aliases[names[id(p)]].requires_grad_() for p in held]
     found: dict[int, torch.Tensor] = {}
     device = _device_of(model)
-    # a leaf on the way of every product's gradient
-    leaves = {id(p): torch.zeros((), device=device, requires_grad=True) for p in products}
+    # a leaf on the way of every composite's gradient
+    leaves = {id(p): torch.zeros((), device=device, requires_grad=True) for p in composites}
     wanted += leaves.values()
     state: dict[str, torch.Tensor] = aliases | {n: _alias(b) for n, b in model.named_buffers()}
     state = {f"model.{name}": tensor for name, tensor in state.items()}
     tokens = PIECE_TOKENS.get(device.type, PIECE_TOKENS["cuda"])
-    with _undisturbed(model), _watched(products, leaves, found):
+    with _undisturbed(model), _watched(composites, leaves, found):
         for piece in pieces(model, probe, tokens, rank=rank, processes=processes):
             torch.func.functional_call(_ProbePass(model, piece, wanted), state, ())
     return [
-        found.get(id(p)) if isinstance(p, Product) else aliases[names[id(p)]].grad
+        found.get(id(p)) if isinstance(p, Composite) else aliases[names[id(p)]].grad
         for p in parameters
     ]
 
 
 @contextlib.contextmanager
 def _watched(
-    products: Sequence[Product],
+    composites: Sequence[Composite],
     leaves: Mapping[int, torch.Tensor],
     found: dict[int, torch.Tensor],
 ) -> Iterator[None]:
-    """Add up the gradients of products, which no parameter holds: outputs' gradients by inputs."""
+    """Add up the gradients of composites: of their outputs, by their inputs."""
 
-    def watch(product: Product) -> Any:
+    def watch(composite: Composite) -> Any:
+        key = id(composite)
+
         def hook(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
             rows = inputs[0].detach().flatten(0, -2)  # (tokens, cols)
 
             def add(gradient: torch.Tensor) -> None:
                 part = gradient.flatten(0, -2).mT @ rows
-                found[id(product)] = part + found[id(product)] if id(product) in found else part
+                found[key] = part + found[key] if key in found else part
 
-            output = output + leaves[id(product)]
+            output = output + leaves[key]
             output.register_hook(add)  # type: ignore[no-untyped-call]
             return output
 
         return hook
 
-    handles = [product.module.register_forward_hook(watch(product)) for product in products]
+    handles = [composite.module.register_forward_hook(watch(composite)) for composite in composites]
     try:
         yield
     finally:

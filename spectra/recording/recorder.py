@@ -16,7 +16,8 @@ from typing import Any, Self
 
 import torch
 
-from spectra.matrices import Product, Weight
+from spectra.composites import Composite
+from spectra.matrices import Weight
 from spectra.recording.budget import Budget
 from spectra.recording.clipping import Clipping, ClippingWatch
 from spectra.recording.inline import Place
@@ -229,9 +230,9 @@ class Recorder:
         if closure:  # the gradients of this step are yet to come, inside of it
             self._place.take("training_gradient", [Status.IN_CLOSURE] * len(self._own))
             return
-        # of a product, only the factors have one
+        # of a composite, only the parts have one
         gradients: Tensors = {
-            id(p): None if isinstance(p, Product) else p.grad for p in self._parameters
+            id(p): None if isinstance(p, Composite) else p.grad for p in self._parameters
         }
         with self.timings.measure("gathering", "training_gradient"):
             matrices = whole_matrices(self._weights, self._own, gradients)
@@ -244,7 +245,7 @@ class Recorder:
                 frozen = not parameter.requires_grad
                 captured.append(Status.FROZEN if frozen else Status.NO_GRADIENT)
                 continue
-            if id(parameter) not in self._optimized or isinstance(parameter, Product):
+            if id(parameter) not in self._optimized or isinstance(parameter, Composite):
                 captured.append(Status.NOT_OPTIMIZED)
                 continue
             factor = clipping.factor_of(parameter)

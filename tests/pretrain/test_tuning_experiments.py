@@ -1,6 +1,9 @@
 """Experiments that finetune: runs are made once, and what they say of the paper is measured."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -10,6 +13,7 @@ from pretrain.experiments.results import RESULTS
 from pretrain.experiments.run import run_tuning
 from pretrain.finetuning.run import finetune
 from spectra.cli import main
+from spectra.experiments.run import Outcome
 from spectra.experiments.settings import Settings
 from spectra.experiments.tuning import Tuning
 from tests.pretrain.tuned import tuned
@@ -21,6 +25,8 @@ def made(train: str, loss: float, **changes) -> dict:
     row = {
         "err": 0.5,
         "train": train,
+        "task": "coinflip",
+        "seed": 0,
         "validation_loss": loss,
         "validation_perplexity": 2.718**loss,
         "step_tokens_per_second": 100.0,
@@ -52,25 +58,83 @@ def test_an_experiment_says_where_it_is_unlike_the_paper():
     assert "3 of 12 answers could not be read" in interval
 
 
-def test_runs_are_made_once_and_written(shared, tmp_path, monkeypatch):
+def test_seeds_say_what_may_be_chance():
+    def runs(lrc: list[float], nlrc: list[float]) -> list[dict]:
+        named = [("lrc", loss) for loss in lrc] + [("nlrc", loss) for loss in nlrc]
+        seeds = [*range(len(lrc)), *range(len(nlrc))]
+        return [made(t, x, seed=s) for (t, x), s in zip(named, seeds, strict=True)]
+
+    claims = RESULTS["figure5"].claims
+    apart = next(claims(runs([3.0, 3.1, 3.05], [3.5, 3.6, 3.55])))
+    assert apart.startswith("as in the paper")
+    assert "±" in apart
+    # the means differ by more than 1 %, the seeds by more than that
+    assert next(claims(runs([3.0, 3.4, 3.2], [3.1, 3.5, 3.3]))).startswith("no difference")
+    assert next(claims(runs([3.0], [3.001]))).startswith("no difference")
+    (row, _) = RESULTS["figure5"].table(runs([3.0, 3.1, 3.05], [3.5, 3.6, 3.55]))
+    assert row["train"] == "lrc"
+    assert "±" in row["validation_perplexity"]
+    assert row["trained_parameters"] == 10
+
+
+def test_few_questions_say_little():
+    def runs(lrc: float, lora: float, total: int) -> list[dict]:
+        shares = {"lrc": lrc, "lora": lora, "galore": 0.1}
+        return [made(t, 3.0, accuracy=a, total=total) for t, a in shares.items()]
+
+    claims = RESULTS["table5"].claims
+    assert next(claims(runs(0.6, 0.5, 20))).startswith("no difference")
+    assert next(claims(runs(0.6, 0.5, 2000))).startswith("as in the paper")
+    assert next(claims(runs(0.5, 0.6, 2000))).startswith("UNLIKE")
+    (row, *_) = RESULTS["table5"].table(runs(0.6, 0.5, 20))
+    assert row == {"err": 0.5, "train": "lrc", "coinflip": "60", "mean": "60", "unparsed": 1}
+
+
+def test_runs_are_made_once_for_all_experiments_of_a_lab(shared, tmp_path, monkeypatch):
     stories = str(shared / "data/checkpoints/stories260K")
     asked = []
 
-    def run(self, name, err, train, seed, own):
-        asked.append(name)
-        self.compressed(err)
-        return {k: v for k, v in made(train, 3.0).items() if k not in ("err", "train")}
+    def run(command, **_):
+        asked.append(command)
+        out = command[command.index("--out") + 1]
+        Path(out).mkdir(parents=True)
+        return SimpleNamespace(returncode=0, stdout=json.dumps(made("any", 3.0)), stderr="")
 
-    monkeypatch.setattr(lab.Lab, "_run", run)
+    monkeypatch.setattr(lab.subprocess, "run", run)
     settings = Settings(data=str(shared / "data/text/books.jsonl.gz"), seq_len=32)
+    tuning = replace(TUNING, task_data=str(shared / "data/tasks"))
+    shared_lab = tmp_path / "lab"
+
+    def experiment(name: str, tuning: Tuning = tuning, out: str = "") -> Outcome:
+        folder = tmp_path / (out or name)
+        return run_tuning(name, stories, settings, tuning, folder, lab=shared_lab)
+
     for _ in range(2):
-        outcome = run_tuning("table5", stories, settings, TUNING, tmp_path)
-    assert len(asked) == len(set(asked)) == 3 + 3 * 4
+        outcome = experiment("table5")
+    assert len(asked) == 3 + 3 * 4
     assert {path.name for path in outcome.files} == {
         "table5.csv", "table5.html", "table5.txt", "results.json",
     }  # fmt: skip
+    experiment("figure1")
+    assert len(asked) == 15 + 2
+    experiment("figure5")  # whose LRC-only run is figure 1's
+    assert len(asked) == 15 + 3
+    experiment("figure1", replace(tuning, seeds=(0, 1)), "seeds")
+    assert len(asked) == 15 + 5
     with pytest.raises(InputError, match="results of other settings"):
-        run_tuning("table5", stories, settings, Tuning(steps=3), tmp_path)
+        experiment("figure1", replace(tuning, steps=3))
+    experiment("figure1", replace(tuning, steps=3), "longer")
+    assert len(asked) == 15 + 7
+    assert len(list((shared_lab / "compressed").iterdir())) == 3
+
+
+def test_a_run_that_fails_is_told_of(shared, tmp_path, monkeypatch):
+    failed = SimpleNamespace(returncode=1, stdout="", stderr="so it is\nspectra: no memory\n")
+    monkeypatch.setattr(lab.subprocess, "run", lambda command, **_: failed)
+    settings = Settings(data=str(shared / "data/text/books.jsonl.gz"), seq_len=32)
+    stories = str(shared / "data/checkpoints/stories260K")
+    with pytest.raises(InputError, match="failed: spectra: no memory"):
+        run_tuning("figure1", stories, settings, TUNING, tmp_path)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import torch
 import spectra
 from spectra.compression.factors import Factors, pivoted
 from spectra.compression.layers import LowRankLinear, PivotedLinear, put
+from spectra.compression.pairs import linear_layers, pair
 from spectra.matrices import find_matrices
 from spectra.recording.probe import probe_gradients
 from tests.small import random_batch, small_llama, train
@@ -70,3 +71,38 @@ def test_a_run_through_low_rank_layers_records_their_products(tmp_path):
     still = run.sel(matrix="model.layers.0.mlp.up_proj")
     assert np.array_equal(still.weight[0], still.weight[-1])
     assert np.isfinite(still.gradient[-1, 0])
+
+
+@pytest.mark.parametrize("storage", ["factors", "pivoted"])
+@pytest.mark.parametrize("how", [{"lora_dropout": 0.5}, {"use_dora": True}])
+def test_a_matrix_with_an_adapter_is_the_merged_one(storage, how):
+    peft = pytest.importorskip("peft")
+    low, dense = compressed(storage)
+    pair(low)
+    low.model.layers[0].self_attn.o_proj.bias = torch.nn.Parameter(torch.randn(32))
+    dense.model.layers[0].self_attn.o_proj.bias = low.model.layers[0].self_attn.o_proj.bias
+    config = peft.LoraConfig(r=2, target_modules=list(linear_layers(low)), **how)
+    adapted = peft.get_peft_model(low, config)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    adapted.train()
+    found, _ = find_matrices(adapted)
+    expected, _ = find_matrices(dense)
+    assert {m.name for m in found} == {m.name for m in expected}
+    values = {matrix: weight.value for matrix, weight in found.items()}
+    assert all(module.training for module in adapted.modules())
+    for matrix, value in values.items():  # whose gradient is then that of the merged weight
+        weight = dense.get_submodule(matrix.name).weight
+        assert not torch.allclose(weight, value, atol=1e-3)
+        weight.data = value
+    probe = random_batch(3)
+    ours = probe_gradients(adapted, probe, [w.parameter for w in found.values()])
+    weights = [dense.get_submodule(m.name).weight for m in found]
+    theirs = probe_gradients(dense, probe, weights)
+    for matrix, one, other in zip(found, ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6, msg=matrix.name)
+    merged = adapted.merge_and_unload()
+    for name in ("model.layers.1.self_attn.q_proj", "model.layers.0.mlp.up_proj"):
+        (value,) = (v for m, v in values.items() if m.name == name)
+        torch.testing.assert_close(merged.get_submodule(name).weight, value, rtol=1e-4, atol=1e-6)

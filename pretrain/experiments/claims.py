@@ -1,0 +1,112 @@
+"""What the paper says of finetuning, and whether it is so in what was measured."""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from pretrain.experiments.summary import Sample, measured, of, sample, standard_error
+from spectra.experiments.ledger import Row
+
+
+def claims1(rows: Sequence[Row]) -> Iterator[str]:
+    """Of figure 1."""
+    lrc, full = of(rows, "lrc"), of(rows, "full")
+    yield _perplexities("LRC-only reaches the perplexity of full finetuning", lrc, full)
+    before = full[0]["evaluations"][0]["validation_loss"]
+    after, whole = sample(lrc, "validation_loss").mean, sample(full, "validation_loss").mean
+    if whole < before:
+        share = (before - after) / (before - whole)
+        yield f"LRC-only gains {share:.0%} of what full finetuning gains of the loss"
+    else:
+        yield (
+            f"full finetuning gains nothing here, from {before:.4g} to {whole:.4g} nats: a lower "
+            "--learning-rate may"
+        )
+    yield _speed("LRC-only", lrc, "full finetuning", full, 3.0)
+    yield _trained(lrc, full, 0.35)
+
+
+def claims5(rows: Sequence[Row]) -> Iterator[str]:
+    """Of figure 5."""
+    lrc, nlrc = of(rows, "lrc"), of(rows, "nlrc")
+    yield _perplexities("LRC-only is below N-LRC-only in perplexity after equal tokens", lrc, nlrc)
+    yield _speed("LRC-only", lrc, "N-LRC-only", nlrc, 2.0)
+    yield _trained(lrc, nlrc, 1 / 3)
+
+
+def claims8(rows: Sequence[Row]) -> Iterator[str]:
+    """Of figure 8."""
+    losses = {t: sample(of(rows, t), "validation_loss").values for t in ("lrc", "full", "lora")}
+    near, far = (
+        Sample(tuple(abs(a - b) for a, b in zip(losses[train], losses["full"], strict=True)))
+        for train in ("lrc", "lora")
+    )
+    yield _compared(
+        "LRC-only follows the loss of full finetuning closer than LoRA does",
+        near.mean < far.mean,
+        near.like(far),
+        f"{near} against {far} nats away",
+    )
+    yield _speed("LRC-only", of(rows, "lrc"), "LoRA", of(rows, "lora"), 1.0)
+    yield from _doubtful(rows)
+
+
+def claims4(rows: Sequence[Row]) -> Iterator[str]:
+    """Of table 4."""
+    for err in dict.fromkeys(row["err"] for row in rows):
+        others = [of(rows, train, err) for train in ("lora", "galore")]
+        best = min(others, key=lambda runs: sample(runs, "validation_perplexity").mean)
+        claim = f"at ERR {err:.0%} LRC-only is below LoRA and GaLore in perplexity"
+        yield _perplexities(claim, of(rows, "lrc", err), best)
+
+
+def claims_of_tasks(rows: Sequence[Row]) -> Iterator[str]:
+    """Of table 5."""
+    for err in dict.fromkeys(row["err"] for row in rows if row["err"] > 0):
+        others = [of(rows, train, err) for train in ("lora", "galore")]
+        best = max(others, key=lambda runs: sample(runs, "accuracy").mean)
+        lrc = of(rows, "lrc", err)
+        mine, theirs = sample(lrc, "accuracy").mean, sample(best, "accuracy").mean
+        noise = 2 * math.hypot(standard_error(lrc), standard_error(best))
+        yield _compared(
+            f"at ERR {err:.0%} LRC-only is above LoRA and GaLore, in the mean over tasks",
+            mine > theirs,
+            abs(mine - theirs) <= noise,
+            f"{mine:.1%} against {theirs:.1%}, sure to {noise:.1%} with so many questions",
+        )
+    yield from _doubtful(rows)
+
+
+def _perplexities(claim: str, lower: Sequence[Row], higher: Sequence[Row]) -> str:
+    a, b = (sample(runs, "validation_perplexity") for runs in (lower, higher))
+    return _compared(claim, a.mean < b.mean, a.like(b), f"{a} against {b}")
+
+
+def _doubtful(rows: Sequence[Row]) -> Iterator[str]:
+    widths = [row["accuracy_high"] - row["accuracy_low"] for row in rows]
+    unparsed = sum(row["unparsed"] for row in rows)
+    yield (
+        f"95 % intervals of accuracies are up to {max(widths):.0%} wide; {unparsed} of "
+        f"{sum(row['total'] for row in rows)} answers could not be read and count as wrong"
+    )
+
+
+def _speed(one: str, mine: Sequence[Row], other: str, theirs: Sequence[Row], paper: float) -> str:
+    speeds = [measured(runs, "step_tokens_per_second") for runs in (mine, theirs)]
+    if speeds[0] is None or speeds[1] is None:
+        return "the speed was not measured: a run was resumed after its last step"
+    return (
+        f"{one} trains {speeds[0] / speeds[1]:.2f} times the tokens/s of {other} "
+        f"(paper: {'more' if paper == 1 else f'about {paper:g} times'})"
+    )
+
+
+def _trained(one: Sequence[Row], other: Sequence[Row], paper: float) -> str:
+    share = one[0]["trained_parameters"] / other[0]["trained_parameters"]
+    return f"it trains {share:.2f} of the parameters (paper: about {paper:.2f})"
+
+
+def _compared(claim: str, holds: bool, alike: bool, numbers: str) -> str:
+    """A claim of the paper, and how it is here."""
+    if alike:
+        return f"no difference to speak of where the paper says: {claim}: {numbers}"
+    return f"{'as in' if holds else 'UNLIKE'} the paper: {claim}: {numbers}"

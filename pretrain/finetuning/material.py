@@ -1,0 +1,106 @@
+"""What a finetuning run learns from: text, or a task's questions with their answers."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from data.errors import InputError
+from data.tasks import load_task
+from pretrain.batches import Batch, Batches, Validation, WindowBatches, WindowValidation, of_windows
+from pretrain.corpus import Text, open_corpus, recorded_key
+from pretrain.finetuning.answers import AnswerBatches, AnswerValidation, answered, held_out, padded
+from pretrain.finetuning.base import Base
+from pretrain.finetuning.options import FinetuneOptions
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run is trained and validated on."""
+
+    train: Batches
+    validation: Validation
+    probe: Batch
+    about: str
+    manifest: dict[str, Any]
+
+
+def read_data(
+    options: FinetuneOptions, base: Base, out: Path, latest: Path | None, console: Console
+) -> Data:
+    """What the options name, cut into batches.
+
+    Parameters
+    ----------
+    options, base
+        The run's, and the checkpoint with its tokenizer.
+    out, latest
+        The run's folder, and the checkpoint to go on from.
+    console
+        For what takes time.
+
+    Raises
+    ------
+    InputError
+        When it cannot be read, is too short, or is no longer what the run was begun with.
+    """
+    if options.task.task is not None:
+        return _read_task(options, base, options.task.task, out, latest)
+    text = options.text
+    corpus = open_corpus(
+        Text(
+            text.data,
+            text.text_field,
+            text.validation_fraction,
+            text.max_tokens,
+            options.tokens,
+            options.batch.seq_len,
+        ),
+        lambda source: base.tokenizer,
+        out,
+        console,
+        recorded=recorded_key(out) if latest else None,
+        of_run=lambda: base.tokenizer,
+    )
+    validation = corpus.validation
+    probe = validation.read(np.arange(min(options.recorder.probe_size, len(validation))))
+    return Data(
+        WindowBatches(corpus.train, options.seed, options.batch.batch_size),
+        WindowValidation(validation, options.evaluation.eval_tokens, options.micro_batch_size),
+        of_windows(probe),
+        corpus.line(options.tokens),
+        corpus.manifest,
+    )
+
+
+def _read_task(
+    options: FinetuneOptions, base: Base, task: str, out: Path, latest: Path | None
+) -> Data:
+    examples = load_task(task, options.task.task_data, "train")
+    asked = load_task(task, options.task.task_data, "test")[: options.task.questions]
+    text = json.dumps([asdict(example) for example in (*examples, *asked)])
+    train, apart = held_out(examples, options.text.validation_fraction, options.seed)
+    manifest = {
+        "task": task,
+        "training_questions": len(train),
+        "validation_questions": len(apart),
+        "test_questions": len(asked),
+        "key": hashlib.sha256(text.encode()).hexdigest()[:16],
+    }
+    if latest and recorded_key(out) != manifest["key"]:
+        raise InputError(f"the task's files are no longer those that {out} was trained on")
+    length = options.batch.seq_len
+    learnt, kept = (answered(part, base.tokenizer, length) for part in (train, apart))
+    epochs = options.steps * options.batch.batch_size / len(learnt)
+    return Data(
+        AnswerBatches(learnt, options.seed, options.batch.batch_size),
+        AnswerValidation(kept, options.micro_batch_size),
+        padded(kept[: options.recorder.probe_size]),
+        f"task {task}: {len(train):,} questions to train on (the run makes {epochs:.2f} epochs), "
+        f"{len(apart):,} for validation, {len(asked):,} asked at the end",
+        manifest,
+    )

@@ -1,0 +1,78 @@
+"""What a finetuning run leaves: answers to the test questions, an adapter or a checkpoint."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from data.tasks import load_task
+from pretrain.checkpoint import appearing
+from pretrain.finetuning.base import Base
+from pretrain.finetuning.methods import Trainee
+from pretrain.finetuning.options import FinetuneOptions
+from pretrain.loop import Training
+from pretrain.session import Summary
+from spectra.calibration.loading import load_whole
+from spectra.compression.adapter import apply_adapter
+from spectra.compression.sources import copy_companions, is_gguf, require_dtype
+from spectra.evaluation.tasks import task_accuracy
+
+
+def ask(options: FinetuneOptions, base: Base, training: Training) -> Summary:
+    """Accuracy on the test questions, by the model that is in memory."""
+    name = options.task.task
+    assert name is not None
+    model = training.model.eval()
+    with training.autocast():
+        found = task_accuracy(
+            model,
+            base.tokenizer,
+            name,
+            load_task(name, options.task.task_data)[: options.task.questions],
+            batch_size=options.batch.batch_size,
+        )
+    low, high = found.interval
+    return {
+        "task": name,
+        "accuracy": found.accuracy,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "correct": found.correct,
+        "total": found.total,
+        "unparsed": found.unparsed,
+        "seed": options.seed,
+    }
+
+
+def write_result(
+    options: FinetuneOptions, base: Base, identity: str, trainee: Trainee, out: Path
+) -> None:
+    """The adapter's folder, or the base checkpoint with what it changes, whole."""
+    local = Path(base.address).expanduser()
+    address = str(local.resolve()) if local.exists() else base.address
+    adapter = out / "adapter"
+    with appearing(adapter) as folder:
+        trainee.save(folder, address, identity)
+        base.tokenizer.save_pretrained(folder)
+    if options.saving.save == "adapter":
+        return
+    # in float32, so that what was trained is rounded once
+    fresh: Any = apply_adapter(load_whole(base.address).model, adapter)
+    dtype = base.stored
+    if options.saving.save_dtype != "auto":
+        dtype = require_dtype(options.saving.save_dtype)
+    for parameter in fresh.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    described: Any = getattr(fresh.config, "quantization_config", None)
+    if hasattr(described, "compression"):
+        told = {"train": options.trained.train, "steps": options.steps, "seed": options.seed}
+        described.compression["finetuned"] = told
+    if is_gguf(base.address):  # what it was read from is no format to write
+        fresh.hf_quantizer = None
+        fresh.config.quantization_config = None
+        del fresh.config.quantization_config
+    with appearing(out / "model") as folder:
+        fresh.save_pretrained(folder)
+        copy_companions(base.address, folder)
+        base.tokenizer.save_pretrained(folder)
+    shutil.rmtree(adapter)
