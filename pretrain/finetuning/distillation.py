@@ -7,7 +7,32 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from data.errors import InputError
 from pretrain.batches import Batch
+from pretrain.finetuning.base import Base
+from pretrain.finetuning.options import FinetuneOptions
+
+
+def learnt_from(options: FinetuneOptions, base: Base, device: torch.device) -> "Distillation":
+    """The objective of learning from the teacher that is asked for.
+
+    Raises
+    ------
+    InputError
+        When the teacher speaks of other tokens than the model that learns.
+    """
+    chosen = options.distillation
+    teacher = Base(chosen.teacher or "")
+    if teacher.tokenizer.get_vocab() != base.tokenizer.get_vocab():
+        raise InputError(
+            f"the teacher {chosen.teacher} has another tokenizer than {base.address}: its "
+            "predictions are of other tokens"
+        )
+    model = teacher.model().eval().requires_grad_(False)
+    dtype = torch.bfloat16 if options.precision == "bfloat16" else torch.float32
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return Distillation(model.to(device), chosen.distill_weight, chosen.temperature)
 
 
 @dataclass(frozen=True, eq=False)

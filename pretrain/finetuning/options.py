@@ -1,8 +1,9 @@
 """The options of finetuning, with the paper's recipes (its tables 8 and 9) as defaults."""
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -18,6 +19,8 @@ from pretrain.options import (
 
 METHODS = ("lrc", "nlrc", "full", "galore", "lora", "dora")
 ADAPTERS = ("lora", "dora")
+LORA = ("lora_rank", "lora_alpha", "lora_dropout")
+GALORE = ("galore_rank", "galore_every", "galore_scale", "galore_projection")
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,37 @@ class FinetuneOptions(RunOptions):
                 trained.masters == "bfloat16" and trained.train == "galore",
                 "galore has float32 masters: leave out --masters bfloat16",
             ),
+            *self._idle(),
         ]
+
+    def _idle(self) -> Iterator[Check]:
+        """Options that are given and would do nothing."""
+        parts: tuple[tuple[Any, Sequence[str], bool, str], ...] = (
+            (self.trained, LORA, self.trained.train in ADAPTERS, "--train lora or dora"),
+            (self.trained, GALORE, self.trained.train == "galore", "--train galore"),
+            (
+                self.distillation,
+                ("distill_weight", "temperature"),
+                self.distillation.teacher is not None,
+                "--teacher",
+            ),
+            (self.task, ("task_data", "questions"), self.task.task is not None, "--task"),
+            (
+                self.text,
+                ("data", "text_field", "max_tokens"),
+                self.task.task is None,
+                "text, not --task",
+            ),
+            (self.saving, ("save_dtype",), self.saving.save == "checkpoint", "--save checkpoint"),
+        )
+        for options, names, used, what in parts:
+            default = type(options)()
+            for name in names:
+                given = getattr(options, name) != getattr(default, name)
+                yield (
+                    given and not used,
+                    f"--{name.replace('_', '-')} goes with {what}: leave it out",
+                )
 
 
 TABLE_9 = {

@@ -21,7 +21,7 @@ from pretrain.batches import (
 )
 from pretrain.corpus import MANIFEST
 from pretrain.finetuning.base import Base
-from pretrain.finetuning.distillation import Distillation
+from pretrain.finetuning.distillation import learnt_from
 from pretrain.finetuning.headloss import objective_of
 from pretrain.finetuning.material import Data, read_data
 from pretrain.finetuning.methods import (
@@ -93,7 +93,7 @@ class Finetuning:
         trainee, groups = prepare_model(options, base, device)
         if latest:
             load_held_state(trainee, _read_held(latest / HELD))
-        training = training_of(options, trainee, data, device)
+        training = training_of(options, trainee, data, base, device)
         plan = make_plan(options, trainee.model)
         rank_map = base.rank_map
 
@@ -145,7 +145,8 @@ def dry_run(options: FinetuneOptions, *, as_json: bool = False) -> None:
     batches = WindowBatches(windows, options.seed, options.batch.batch_size)
     validation = WindowValidation(windows, options.batch.seq_len, 1)
     probe = of_windows(windows.read(np.arange(min(options.recorder.probe_size, len(windows)))))
-    training = training_of(options, trainee, Data(batches, validation, probe, "", {}), device)
+    data = Data(batches, validation, probe, "", {})
+    training = training_of(options, trainee, data, base, device)
     plan = make_plan(options, trainee.model)
     forecast = measure(options, training, probe if options.recorder.wanted else None)
     if as_json:
@@ -199,23 +200,11 @@ def prepare_model(
 
 
 def training_of(
-    options: FinetuneOptions, trainee: Trainee, data: Data, device: torch.device
+    options: FinetuneOptions, trainee: Trainee, data: Data, base: Base, device: torch.device
 ) -> Training:
     """A model before its first step, with the objective and the optimizer that are asked for."""
-    chosen = options.distillation
-    if chosen.teacher is not None:
-        teacher = Base(chosen.teacher).model().eval().requires_grad_(False)
-        reduced = options.precision == "bfloat16"
-        for parameter in teacher.parameters():
-            parameter.data = parameter.data.to(torch.bfloat16 if reduced else torch.float32)
-        sides = [m.get_input_embeddings().weight.shape[0] for m in (teacher, trainee.model)]
-        if sides[0] != sides[1]:
-            raise InputError(
-                f"the teacher has {sides[0]:,} tokens in its vocabulary, the model {sides[1]:,}"
-            )
-        objective: Objective = Distillation(
-            teacher.to(device), chosen.distill_weight, chosen.temperature
-        )
+    if options.distillation.teacher is not None:
+        objective: Objective = learnt_from(options, base, device)
     elif options.machine.compile:
         objective = own_loss
     else:

@@ -7,9 +7,10 @@ files that `peft` writes. An adapter's folder is loaded wherever a checkpoint's 
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +40,8 @@ class Adapter:
     kind: Kind
     sha256: str = ""
     """Of the changed tensors, or of the files of `peft`."""
+    beside: str = ""
+    """The way to a local base from the adapter's folder, so that both can be moved together."""
     schema: str = SCHEMA
 
 
@@ -58,6 +61,9 @@ def adapter_of(address: str) -> Adapter | None:
         found = Adapter(**content)
     except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{file} is damaged: {error}") from error
+    near = Path(address, found.beside)
+    if found.beside and not Path(found.base).exists() and near.exists():
+        found = replace(found, base=str(near.resolve()))
     if found.schema != SCHEMA or found.kind not in ("changed", "peft"):
         raise InputError(f"{file} is of another version: {found.schema}, not {SCHEMA}")
     return found
@@ -74,7 +80,10 @@ def require_base(adapter: Adapter, address: str) -> None:
     try:
         found = open_checkpoint(adapter.base).identity
     except InputError as error:
-        raise InputError(f"the base of the adapter {address} is gone: {error}") from error
+        raise InputError(
+            f"the base of the adapter {address} is not where it was: {error}; put it back, or its "
+            f"new place into {Path(address, FILE)} as base"
+        ) from error
     if found != adapter.identity:
         raise InputError(
             f"{adapter.base} is no longer the checkpoint that {address} was finetuned from"
@@ -169,6 +178,8 @@ def _merged(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
 
 
 def _describe(folder: Path, adapter: Adapter) -> None:
+    if Path(adapter.base).exists():
+        adapter = replace(adapter, beside=os.path.relpath(adapter.base, folder.resolve()))
     (folder / FILE).write_text(json.dumps(asdict(adapter), indent=2))
 
 

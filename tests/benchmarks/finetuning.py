@@ -54,7 +54,7 @@ def run() -> list[dict[str, object]]:
             batches = WindowBatches(windows, 0, 1)
             probe = of_windows(windows.read(np.arange(1)))
             data = Data(batches, WindowValidation(windows, 512, 1), probe, "", {})
-            trainings[method] = training_of(options, trainee, data, device)
+            trainings[method] = training_of(options, trainee, data, base, device)
             sizes[method] = total(groups, trained=True)
         seconds: dict[str, list[float]] = {method: [] for method in METHODS}
         for turn in range(WARM_UP + TURNS):

@@ -1,6 +1,8 @@
 """Finetuning: what is trained changes, nothing else does, and what is saved is what was trained."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from data.errors import InputError
 from pretrain.checkpoint import Checkpoints
 from pretrain.finetuning.base import Base
 from pretrain.finetuning.methods import make_trainee, optimizer_of
+from pretrain.finetuning.options import TeacherOptions
 from pretrain.finetuning.run import Finetuning, finetune
 from pretrain.finetuning.trainable import groups_of, total
 from pretrain.loop import Training
@@ -153,6 +156,19 @@ def test_an_adapter_is_loaded_like_a_checkpoint(checkpoints, inputs, tmp_path, t
     )
 
 
+def test_an_adapter_moves_with_its_base(checkpoints, inputs, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    shutil.copytree(checkpoints["factors"], here / "base")
+    finetune(tuned(here / "base", inputs["data"], save="adapter"), here / "run")
+    before = load_whole(str(here / "run/adapter")).model.state_dict()
+    here.rename(there)
+    after = load_whole(str(there / "run/adapter")).model.state_dict()
+    assert all(torch.equal(before[name], value) for name, value in after.items())
+    shutil.rmtree(there / "base")
+    with pytest.raises(InputError, match="or its new place into"):
+        load_whole(str(there / "run/adapter"))
+
+
 def test_an_adapter_whose_base_has_changed_is_refused(checkpoints, inputs, tmp_path):
     base = tmp_path / "base"
     compress(checkpoints["dense"], None, base, budget=0.8, method="svd")
@@ -220,6 +236,15 @@ def test_finetuning_learns_from_a_teacher(checkpoints, inputs, tmp_path):
     summary = finetune(options, tmp_path / "run")
     losses = [e["validation_loss"] for e in summary["evaluations"]]
     assert losses[-1] < losses[0]
+    other = tmp_path / "other"
+    shutil.copytree(teacher, other)
+    words = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = words["model"]["vocab"]
+    first, second = list(vocabulary)[300:302]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (other / "tokenizer.json").write_text(json.dumps(words))
+    with pytest.raises(InputError, match="has another tokenizer"):
+        finetune(replace(options, distillation=TeacherOptions(str(other))), tmp_path / "two")
 
 
 @pytest.mark.parametrize(
@@ -230,7 +255,13 @@ def test_finetuning_learns_from_a_teacher(checkpoints, inputs, tmp_path):
         ({"train": "full", "norms": "freeze"}, "trains everything"),
         ({"masters": "bfloat16"}, "goes with --precision bfloat16"),
         ({"distill_weight": 0.0}, "--distill-weight"),
-        ({"galore_rank": 0}, "--galore-rank is at least 1"),
+        ({"train": "galore", "galore_rank": 0}, "--galore-rank is at least 1"),
+        ({"lora_rank": 3}, "--lora-rank goes with --train lora or dora: leave it out"),
+        ({"train": "full", "galore_every": 3}, "--galore-every goes with --train galore"),
+        ({"temperature": 3.0}, "--temperature goes with --teacher"),
+        ({"questions": 3}, "--questions goes with --task"),
+        ({"task": "date", "max_tokens": 3000}, "--max-tokens goes with text"),
+        ({"save": "adapter", "save_dtype": "float16"}, "--save-dtype goes with --save checkpoint"),
         ({"train": "missing.json"}, "cannot read missing.json"),
         ({"seq_len": 1024}, "the model takes 512 tokens"),
     ],

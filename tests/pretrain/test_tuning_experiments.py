@@ -31,6 +31,11 @@ def made(train: str, loss: float, **changes) -> dict:
         "validation_perplexity": 2.718**loss,
         "step_tokens_per_second": 100.0,
         "trained_parameters": 10,
+        "gradient_bytes": 40,
+        "optimizer_bytes": 80,
+        "peak_memory_bytes": 200,
+        "tokens": 64,
+        "train_loss": 4.0,
         "evaluations": [
             {"step": 0, "tokens": 0, "train_loss": None, "validation_loss": 5.0},
             {"step": 2, "tokens": 64, "train_loss": 4.0, "validation_loss": loss},

@@ -23,15 +23,20 @@ SETTINGS = {
     "device": "cpu",
     "precision": "float32",
     "save_dtype": "float32",
-    "galore_rank": 8,
-    "galore_every": 2,
-    "lora_rank": 4,
+}
+OF_METHOD = {
+    "galore": {"galore_rank": 8, "galore_every": 2},
+    "lora": {"lora_rank": 4},
+    "dora": {"lora_rank": 4},
 }
 
 
 def tuned(checkpoint, data, **changes) -> FinetuneOptions:
-    given = {"checkpoint": str(checkpoint), "data": data}
-    return from_dict(SETTINGS | given | changes, "test", FinetuneOptions)
+    own = OF_METHOD.get(changes.get("train", "lrc"), {})
+    given = {"checkpoint": str(checkpoint)} | ({} if "task" in changes else {"data": data})
+    if changes.get("save") == "adapter":
+        given["save_dtype"] = "auto"
+    return from_dict(SETTINGS | own | given | changes, "test", FinetuneOptions)
 
 
 def loss_of(address, validation) -> float:
