@@ -21,7 +21,7 @@ from spectra.experiments.tuning import Tuning
 from spectra.scanning.scan import scan
 from spectra.store.durable import write_file
 
-EVALUATIONS = 10
+EVALUATIONS = {"text": 10, "task": 4}
 """Of a run, evenly over its steps."""
 EVALUATED = 16
 """Windows or so of an evaluation."""
@@ -85,13 +85,14 @@ class Lab:
     def on_text(self, err: float, train: str, seed: int) -> Row:
         """A run of continual finetuning: its figures and its evaluations."""
         data = self.tuning.train_data or self.settings.data
-        own = {"data": data, "validation-fraction": 0.05}
+        own = self._evaluated("text") | {"data": data, "validation-fraction": 0.05}
+        own["micro-batch-size"] = 1
         content = open_source(data).fingerprint()
         return self._run(f"text-{err:g}-{train}", err, train, seed, own, content)
 
     def on_task(self, err: float, train: str, task: str, seed: int) -> Row:
         """A run of downstream finetuning, with the accuracy on the test questions."""
-        own = {
+        own = self._evaluated("task") | {
             "task": task,
             "task-data": self.tuning.task_data,
             "questions": self.tuning.questions,
@@ -139,9 +140,12 @@ class Lab:
             known |= {"seed": settings.seed}
         return known
 
+    def _evaluated(self, on: str) -> dict[str, Any]:
+        every = max(1, self.tuning.steps // EVALUATIONS[on])
+        return {"eval-every": every, "checkpoint-every": max(50, every)}
+
     def _options(self, train: str, seed: int) -> dict[str, Any]:
         tuning, settings = self.tuning, self.settings
-        every = max(1, tuning.steps // EVALUATIONS)
         own: dict[str, Any] = {}
         if train == "lora":
             own = {"lora-rank": tuning.lora_rank}
@@ -153,13 +157,10 @@ class Lab:
             "steps": tuning.steps,
             "seq-len": settings.seq_len,
             "batch-size": tuning.tuning_batch,
-            "micro-batch-size": 1,
             "learning-rate": tuning.learning_rate,
             "warmup": 0.05,
             "precision": tuning.precision,
-            "eval-every": every,
             "eval-tokens": EVALUATED * settings.seq_len,
-            "checkpoint-every": max(50, every),
             "keep-checkpoints": 1,
             "record-every": 0,
             "seed": seed,

@@ -53,11 +53,18 @@ class AnswerValidation:
 
     examples: Sequence[Answered]
     size: int
+    """Of a batch."""
 
     def batches(self) -> Iterator[Batch]:
         """See `Validation`."""
         for first in range(0, len(self.examples), self.size):
             yield padded(self.examples[first : first + self.size])
+
+    @staticmethod
+    def of(examples: Sequence[Answered], tokens: int, size: int) -> "AnswerValidation":
+        """The first questions, of so many tokens together; one at least."""
+        ends = np.cumsum([len(example.tokens) for example in examples])
+        return AnswerValidation(examples[: max(1, int(np.sum(ends <= tokens)))], size)
 
 
 def answered(
@@ -98,20 +105,21 @@ def written(answer: str) -> str:
 
 
 def held_out(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], ...]:
-    """Those to train on and those to validate on, drawn by the seed; at least one of each.
+    """Those to train on, in their order, and those to validate on, as the seed draws them.
 
     Raises
     ------
     InputError
-        When there are fewer than two.
+        When there are fewer than two: each part has one at least.
     """
     if len(examples) < 2:
         raise InputError("a task needs two training questions at least, one to validate on")
     order = np.random.default_rng(seed).permutation(len(examples))
     count = min(len(examples) - 1, max(1, round(share * len(examples))))
-    apart = set(order[:count].tolist())
-    train = [e for i, e in enumerate(examples) if i not in apart]
-    return train, [e for i, e in enumerate(examples) if i in apart]
+    apart = order[:count].tolist()
+    drawn = set(apart)
+    train = [e for i, e in enumerate(examples) if i not in drawn]
+    return train, [examples[i] for i in apart]
 
 
 def padded(examples: Sequence[Answered]) -> Batch:

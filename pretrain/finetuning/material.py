@@ -95,12 +95,15 @@ def _read_task(
         raise InputError(f"the task's files are no longer those that {out} was trained on")
     length = options.batch.seq_len
     learnt, kept = (answered(part, base.tokenizer, length) for part in (train, apart))
+    tokens = options.evaluation.eval_tokens
+    validation = AnswerValidation.of(kept, tokens, options.micro_batch_size)
     epochs = options.steps * options.batch.batch_size / len(learnt)
     return Data(
         AnswerBatches(learnt, options.seed, options.batch.batch_size),
-        AnswerValidation(kept, options.micro_batch_size),
+        validation,
         padded(kept[: options.recorder.probe_size]),
         f"task {task}: {len(train):,} questions to train on (the run makes {epochs:.2f} epochs), "
-        f"{len(apart):,} for validation, {len(asked):,} asked at the end",
+        f"{len(validation.examples):,} of {len(apart):,} held out for validation, {len(asked):,} "
+        "asked at the end",
         manifest,
     )

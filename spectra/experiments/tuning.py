@@ -21,7 +21,7 @@ class Tuning:
     steps: int = 200
     """Optimizer steps of every run. The paper's: 10 000 on text, 500 to 5000 on a task."""
     tuning_batch: int = 4
-    """Windows or questions of a step; passes are of one window."""
+    """Windows or questions of a step; a pass is of one window, or of all its questions."""
     learning_rate: float = 3e-4
     """Of every run: the same for all methods, as in the paper (5e-5 on text, 1e-4 on tasks)."""
     tuning_err: float = 0.5

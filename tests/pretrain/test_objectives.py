@@ -5,7 +5,7 @@ import torch
 
 from data.tasks import Example
 from pretrain.batches import labels_of
-from pretrain.finetuning.answers import AnswerBatches, answered, held_out, padded
+from pretrain.finetuning.answers import AnswerBatches, AnswerValidation, answered, held_out, padded
 from pretrain.finetuning.distillation import Distillation, divergence_of
 from pretrain.finetuning.headloss import HeadLoss, objective_of
 from pretrain.finetuning.options import recipe
@@ -96,6 +96,9 @@ def test_questions_come_in_an_order_of_the_seed_and_all_of_them_an_epoch():
     assert torch.equal(batches.read(1)["input_ids"], again)
     train, apart = held_out(examples, 0.2, seed=0)
     assert (len(train), len(apart)) == (8, 2)
+    for tokens, count in ((1, 1), (5, 2), (6, 3), (100, 10)):
+        kept = AnswerValidation.of(examples, tokens, size=2)
+        assert sum(len(batch["labels"]) for batch in kept.batches()) == count
 
 
 @pytest.mark.parametrize(
