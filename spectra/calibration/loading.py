@@ -78,8 +78,21 @@ def load_whole(address: str, dtype: torch.dtype | str = torch.float32, **options
         require_base(adapter, address)
     with loading(address):
         arguments = hub_arguments(address) | options
+        if "gguf_file" in arguments:
+            arguments |= _unpacked()
         model = AutoModelForCausalLM.from_pretrained(dtype=dtype, **arguments)
     return Loaded(model if adapter is None else apply_adapter(model, address))
+
+
+def _unpacked() -> dict[str, Any]:
+    """A GGUF file's weights as parameters: newer releases of transformers leave them packed where
+    they have kernels to compute with them.
+    """
+    try:
+        from transformers import GgufConfig
+    except ImportError:
+        return {}
+    return {"quantization_config": GgufConfig(dequantize=True)}
 
 
 def load_config(address: str) -> Any:
