@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import product
 
 from pretrain.experiments.claims import claims1, claims4, claims5, claims8, claims_of_tasks
 from pretrain.experiments.lab import Lab
 from pretrain.experiments.summary import by_task, over_seeds
-from spectra.experiments.ledger import Ledger, Row
+from spectra.experiments.ledger import Row
 from spectra.experiments.run import Experiment
-from spectra.experiments.tuning import Tuning
 
 COST = ("trained_parameters", "step_tokens_per_second", "gradient_bytes", "optimizer_bytes")
 ON_TEXT = (
@@ -28,13 +27,11 @@ class Result:
     """One of the paper's results that need training."""
 
     experiment: Experiment
-    rows: Callable[[Lab, Ledger], Iterator[Row]]
+    rows: Callable[[Lab], Iterator[Row]]
     claims: Callable[[Sequence[Row]], Iterator[str]]
     """What the paper says, and what was measured."""
     curves: bool = False
     """Whether the figure draws every evaluation of the runs."""
-    tasks: Callable[[Tuning], Sequence[str]] = lambda tuning: ()
-    """Those that are learnt."""
     by_task: bool = False
     """Whether the printed table has a column of every task."""
 
@@ -43,47 +40,45 @@ class Result:
         return list(by_task(rows) if self.by_task else over_seeds(rows, self.experiment.columns))
 
 
-def figure1(lab: Lab, ledger: Ledger) -> Iterator[Row]:
+def figure1(lab: Lab) -> Iterator[Row]:
     """LRC-only against full finetuning, on text."""
-    yield from _on_text(lab, ledger, lab.tuning.tuning_err, ("lrc", "full"))
+    yield from _on_text(lab, lab.tuning.tuning_err, ("lrc", "full"))
 
 
-def figure5(lab: Lab, ledger: Ledger) -> Iterator[Row]:
+def figure5(lab: Lab) -> Iterator[Row]:
     """LRC-only against N-LRC-only, on text."""
-    yield from _on_text(lab, ledger, lab.tuning.tuning_err, ("lrc", "nlrc"))
+    yield from _on_text(lab, lab.tuning.tuning_err, ("lrc", "nlrc"))
 
 
-def figure8(lab: Lab, ledger: Ledger) -> Iterator[Row]:
+def figure8(lab: Lab) -> Iterator[Row]:
     """LRC-only against full finetuning and LoRA, on one task."""
-    err, task = lab.tuning.tuning_err, lab.tuning.figure8_task
-    for train in ("lrc", "full", "lora"):
-        for seed in lab.tuning.seeds:
-            key = {"err": err, "train": train, "task": task, "seed": seed}
-            yield ledger.cell(key, partial(lab.on_task, err, train, task, seed))
+    yield from _on_tasks(
+        lab, lab.tuning.tuning_err, ("lrc", "full", "lora"), (lab.tuning.figure8_task,)
+    )
 
 
-def table4(lab: Lab, ledger: Ledger) -> Iterator[Row]:
+def table4(lab: Lab) -> Iterator[Row]:
     """LoRA, GaLore and LRC-only by ERR, on text."""
     for err in lab.tuning.tuning_errs:
-        yield from _on_text(lab, ledger, err, ("lora", "galore", "lrc"))
+        yield from _on_text(lab, err, ("lora", "galore", "lrc"))
 
 
-def table5(lab: Lab, ledger: Ledger) -> Iterator[Row]:
+def table5(lab: Lab) -> Iterator[Row]:
     """Six tasks: the dense model and compressed ones, by every method."""
     for err in lab.tuning.task_errs:
         methods = ("full", "lora", "galore") if err == 0 else ("full", "lora", "galore", "lrc")
-        for train in methods:
-            for task in lab.tuning.tasks:
-                for seed in lab.tuning.seeds:
-                    key = {"err": err, "train": train, "task": task, "seed": seed}
-                    yield ledger.cell(key, partial(lab.on_task, err, train, task, seed))
+        yield from _on_tasks(lab, err, methods, lab.tuning.tasks)
 
 
-def _on_text(lab: Lab, ledger: Ledger, err: float, methods: Sequence[str]) -> Iterator[Row]:
-    for train in methods:
-        for seed in lab.tuning.seeds:
-            key = {"err": err, "train": train, "seed": seed}
-            yield ledger.cell(key, partial(lab.on_text, err, train, seed))
+def _on_text(lab: Lab, err: float, methods: Sequence[str]) -> Iterator[Row]:
+    for train, seed in product(methods, lab.tuning.seeds):
+        yield {"err": err, "train": train, "seed": seed, **lab.on_text(err, train, seed)}
+
+
+def _on_tasks(lab: Lab, err: float, methods: Sequence[str], tasks: Sequence[str]) -> Iterator[Row]:
+    for train, task, seed in product(methods, tasks, lab.tuning.seeds):
+        key = {"err": err, "train": train, "task": task, "seed": seed}
+        yield key | lab.on_task(err, train, task, seed)
 
 
 RESULTS = {
@@ -108,7 +103,7 @@ RESULTS = {
              *COST),
             "tokens", "validation_loss", "tokens", log=False,
         ),
-        figure8, claims8, curves=True, tasks=lambda tuning: (tuning.figure8_task,),
+        figure8, claims8, curves=True,
     ),
     "table4": Result(
         Experiment(
@@ -124,6 +119,6 @@ RESULTS = {
              "correct", "total", "unparsed"),
             "err", "accuracy", log=False,
         ),
-        table5, claims_of_tasks, tasks=lambda tuning: tuning.tasks, by_task=True,
+        table5, claims_of_tasks, by_task=True,
     ),
 }  # fmt: skip

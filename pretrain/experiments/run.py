@@ -1,5 +1,6 @@
 """Run an experiment that finetunes: measure, and write table, figure and what it says."""
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,11 +10,11 @@ from typing import Any
 from data.errors import InputError
 from pretrain.experiments.lab import Lab
 from pretrain.experiments.results import RESULTS, Result
-from spectra.checkpoint.checkpoint import open_checkpoint
-from spectra.experiments.ledger import Ledger, Row
+from spectra.experiments.ledger import Row
 from spectra.experiments.run import Outcome, Progress, Shape, written
 from spectra.experiments.settings import Settings
 from spectra.experiments.tuning import Tuning
+from spectra.store.durable import write_file
 
 
 def run_tuning(
@@ -35,23 +36,22 @@ def run_tuning(
     Raises
     ------
     InputError
-        When the folder holds results of other settings, or a run fails.
+        When the folder cannot be written, or a run fails.
     """
     result = RESULTS[name]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
-    known: dict[str, Any] = {"experiment": name, "checkpoint": checkpoint, "device": device}
-    known |= settings.to_dict() | tuning.to_dict()
-    known |= {"identity": open_checkpoint(checkpoint).identity}
-    known |= {"texts": settings.fingerprints() | tuning.fingerprints(result.tasks(tuning))}
-    ledger = Ledger(folder, known)
     made = Lab(checkpoint, settings, tuning, lab or folder, device, progress)
-    rows = list(result.rows(made, ledger))
+    rows = list(result.rows(made))
+    known = {"experiment": name, "checkpoint": checkpoint, "device": device}
+    known |= settings.to_dict() | tuning.to_dict()
+    results = folder / "results.json"
+    write_file(results, json.dumps({"settings": known, "rows": rows}, indent=1).encode())
     points, said = list(_points(result, rows)), tuple(result.claims(rows))
     shape = Shape(name, result.experiment, points, said, tuple(result.table(rows)))
-    return written(shape, rows, folder, f"{Path(checkpoint).name}, {tuning.steps} steps", ledger)
+    return written(shape, rows, folder, f"{Path(checkpoint).name}, {tuning.steps} steps", results)
 
 
 def _points(result: Result, rows: Sequence[Row]) -> Iterator[tuple[Any, Any, str]]:

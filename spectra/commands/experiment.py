@@ -6,7 +6,7 @@ stayed dense. quality: the public ways to make a model of a size and ours, at eq
 figure1: finetuning LRCs alone against everything. figure5: LRCs against N-LRCs. table4: LoRA,
 GaLore and WeLore by ERR. table5: six tasks, dense and compressed. figure8: one task by LRCs, all
 weights, LoRA. These say where what was measured is unlike the paper.
-Every measured cell is kept in --out, so the same command goes on after a kill.
+What is measured is kept, in --out or in --lab, so the same command goes on after a kill.
 """
 
 import json

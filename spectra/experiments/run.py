@@ -128,7 +128,7 @@ def run_experiment(
     rows = list(_rows(name, checkpoint, settings, folder, device, ledger, progress))
     shape = Shape(name, experiment, list(_points(experiment, rows)))
     subtitle = f"{Path(checkpoint).name}, {Path(settings.data).name}"
-    return written(shape, rows, folder, subtitle, ledger)
+    return written(shape, rows, folder, subtitle, ledger.path)
 
 
 @dataclass(frozen=True)
@@ -145,16 +145,18 @@ class Shape:
 
 
 def written(
-    shape: Shape, rows: Sequence[Row], folder: Path, subtitle: str, ledger: Ledger
+    shape: Shape, rows: Sequence[Row], folder: Path, subtitle: str, results: Path
 ) -> Outcome:
-    """Write rows as CSV and figure, and what they say as text."""
+    """Write rows, which are in a file of results already, as CSV and figure, and what they say as
+    text.
+    """
     columns = tuple(c for c in _columns(shape.experiment, rows) if any(c in row for row in rows))
     csv, html = folder / f"{shape.name}.csv", folder / f"{shape.name}.html"
     table = pd.DataFrame([{c: row.get(c) for c in columns} for row in rows])
     write_file(csv, table.to_csv(index=False).encode())
     figure = _figure(shape.experiment, shape.points, subtitle)
     write_file(html, figure.to_html(include_plotlyjs=True).encode())
-    files = [csv, html, ledger.path]
+    files = [csv, html, results]
     if shape.claims:
         text = folder / f"{shape.name}.txt"
         write_file(text, "\n".join((*shape.claims, "")).encode())

@@ -2,13 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from data.errors import InputError
-from data.sources import open_source
-from data.tasks import TASKS, task_fingerprint
+from data.tasks import TASKS
 from spectra.compression.settings import METHODS
 
 
@@ -69,12 +67,6 @@ class Tuning:
         for name in ("seeds", "tasks", "tuning_errs", "task_errs"):
             if not getattr(self, name):
                 raise InputError(f"name one of --{name.replace('_', '-')} at least")
-
-    def fingerprints(self, tasks: Sequence[str]) -> dict[str, str]:
-        """Hashes of the text to train on and of the tasks that are asked."""
-        named = self.train_data
-        found = {} if named is None else {"train_data": open_source(named).fingerprint()}
-        return found | {task: task_fingerprint(task, self.task_data) for task in tasks}
 
     def to_dict(self) -> dict[str, Any]:
         """For the written configuration."""
