@@ -10,7 +10,9 @@ from spectra.experiments.ledger import Row
 def claims1(rows: Sequence[Row]) -> Iterator[str]:
     """Of figure 1."""
     lrc, full = of(rows, "lrc"), of(rows, "full")
-    yield _perplexities("LRC-only reaches the perplexity of full finetuning", lrc, full)
+    a, b = (sample(runs, "validation_perplexity") for runs in (lrc, full))
+    claim = "LRC-only reaches the perplexity of full finetuning"
+    yield _compared(claim, a.mean < b.mean or a.like(b), False, f"{a} against {b}")
     before = full[0]["evaluations"][0]["validation_loss"]
     after, whole = sample(lrc, "validation_loss").mean, sample(full, "validation_loss").mean
     if whole < before:

@@ -56,7 +56,10 @@ def test_an_experiment_says_where_it_is_unlike_the_paper():
     assert good[0].startswith("as in the paper")
     assert bad[0].startswith("UNLIKE the paper")
     gains = list(RESULTS["figure1"].claims([made("lrc", 4.2), made("full", 4.0)]))
+    assert gains[0].startswith("UNLIKE")
     assert "80% of what full finetuning gains" in gains[1]
+    level = next(RESULTS["figure1"].claims([made("lrc", 4.001), made("full", 4.0)]))
+    assert level.startswith("as in the paper")
     rows = [made(t, 3.0) for t in ("lora", "galore")] + [made("lrc", 3.5)]
     assert next(RESULTS["table4"].claims(rows)).startswith("UNLIKE")
     (_, interval) = RESULTS["table5"].claims([made(t, 3.0) for t in ("lrc", "lora", "galore")])
