@@ -12,7 +12,7 @@ from data.windows import Windows
 from pretrain.display import duration
 from pretrain.loop import Training
 from pretrain.options import RunOptions
-from spectra.matrices import find_matrices, layer_of, stored_parameters
+from spectra.matrices import find_matrices, layer_of, stored_parameters, unwrapped
 from spectra.recording.pieces import Probe
 from spectra.recording.recorder import NullRecorder
 from spectra.recording.start import record
@@ -91,7 +91,7 @@ def make_plan(options: RunOptions, model: torch.nn.Module) -> Plan:
         if options.place.record_background != "off":
             copies = options.place.record_queue * len(layout.contents.kinds)
             shared_memory = copies * sum(m.rows * m.cols for m in recorded) * 4
-    sizes = {name: parameter.ndim for name, parameter in model.named_parameters()}
+    sizes = {name: parameter.ndim for name, parameter in unwrapped(model).named_parameters()}
     left_out = tuple(
         f"{s.name} ({s.reason})"
         for s in skipped

@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+INPUTS = ("in_features", "nx")
+"""What linear layers call the size of their inputs."""
+UNITS_AT_ONCE = 1024
+
 
 @dataclass(frozen=True, eq=False)
 class Composite:
@@ -24,7 +28,7 @@ class Composite:
     def stored(self) -> "list[torch.nn.Parameter]":
         """The parameters that it is made of."""
         named = self.module.named_parameters()
-        return [parameter for name, parameter in named if name.rpartition(".")[2] != "bias"]
+        return [parameter for name, parameter in named if not is_bias(name)]
 
     @property
     def requires_grad(self) -> bool:
@@ -37,10 +41,12 @@ class Composite:
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, cols)."""
-        described: Any = self.module
-        while not hasattr(described, "in_features"):
-            described = described.base_layer
-        return described.out_features, described.in_features
+        layer: Any = self.module
+        while not any(hasattr(layer, name) for name in INPUTS):
+            layer = layer.base_layer
+        if hasattr(layer, "nx"):  # transformers' Conv1D
+            return layer.nf, layer.nx
+        return layer.out_features, layer.in_features
 
     def detach(self) -> "torch.Tensor":
         """(rows, cols), of its own memory."""
@@ -69,7 +75,12 @@ def is_composite(module: "torch.nn.Module") -> bool:
     if hasattr(module, "factorisation") or getattr(module, "is_pair", False):
         return True
     base = getattr(module, "base_layer", None)  # peft's name of what it adapts
-    return base is not None and hasattr(base, "in_features")
+    return any(hasattr(base, name) for name in INPUTS)
+
+
+def is_bias(name: str) -> bool:
+    """Whether a parameter's name is that of a bias."""
+    return name.rpartition(".")[2] == "bias"
 
 
 def _inside(path: str, outer: str) -> bool:
@@ -77,26 +88,29 @@ def _inside(path: str, outer: str) -> bool:
 
 
 def _applied(module: "torch.nn.Module", cols: int) -> "torch.Tensor":
-    """What a module makes of the unit vectors, without dropout."""
+    """What a module makes of the unit vectors, without dropout and biases."""
     import torch
 
     state = {
         name: value.detach().float() if value.is_floating_point() else value
         for name, value in _tensors(module)
     }
+    # not subtracted afterwards: beside a large bias a small weight loses its digits
+    state |= {name: torch.zeros_like(value) for name, value in state.items() if is_bias(name)}
     device = next(module.parameters()).device
     flags = {part: part.training for part in module.modules()}
     module.eval()
     try:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            unit = torch.eye(cols, device=device)
-            rows = torch.func.functional_call(module, state, (unit,))
-            offset = torch.func.functional_call(module, state, (torch.zeros_like(unit[:1]),))
+            parts = []
+            for first in range(0, cols, UNITS_AT_ONCE):
+                units = torch.zeros(min(UNITS_AT_ONCE, cols - first), cols, device=device)
+                units.diagonal(first).fill_(1)
+                parts.append(torch.func.functional_call(module, state, (units,)).mT)
     finally:
         for part, flag in flags.items():
             part.training = flag
-    matrix: torch.Tensor = (rows - offset).mT.contiguous()
-    return matrix
+    return torch.cat(parts, dim=1)
 
 
 def _tensors(module: "torch.nn.Module") -> "Iterator[tuple[str, torch.Tensor]]":

@@ -110,11 +110,17 @@ def unwrapped(model: "torch.nn.Module") -> "torch.nn.Module":
             "FullyShardedDataParallel",
         ):
             inner = model.module
-        if inner is None and (base := getattr(model, "get_base_model", None)) is not None:
-            inner = base()
+        if inner is None and _injects(model):
+            inner = getattr(model.base_model, "model", None)
         if inner is None:
             return model
         model = inner
+
+
+def _injects(model: Any) -> bool:
+    """Whether a model is one of `peft` whose adapters lie inside of the model that it wraps."""
+    tuner = getattr(model, "base_model", None)
+    return hasattr(model, "peft_config") and hasattr(tuner, "merge_and_unload")
 
 
 def find_matrices(

@@ -11,7 +11,8 @@ from data.calibration import calibration_windows
 from data.errors import InputError
 from data.sources import open_source
 from data.tokenizer import load_tokenizer
-from spectra.matrices import Matrix, find_matrices, unwrapped
+from spectra.composites import Composite
+from spectra.matrices import Matrix, Weight, find_matrices, unwrapped
 
 MULTIPLE = 5.0
 """OWL's M."""
@@ -37,15 +38,16 @@ def outlier_shares(
         How far above the mean an outlier is.
     """
     inner = unwrapped(model)
-    layers = {
-        matrix: module
-        for matrix in find_matrices(inner)[0]
-        if isinstance(module := _module(inner, matrix.name), torch.nn.Linear)
+    modules = {
+        matrix: (module, weight)
+        for matrix, weight in find_matrices(inner)[0].items()
+        if (module := _module(inner, matrix, weight)) is not None
     }
+    layers = {matrix: weight for matrix, (_, weight) in modules.items()}
     squares = {matrix: torch.zeros(matrix.cols, dtype=torch.float64) for matrix in layers}
     hooks = [
         module.register_forward_pre_hook(_adding(squares, matrix))
-        for matrix, module in layers.items()
+        for matrix, (module, _) in modules.items()
     ]
     training = inner.training
     device = next(inner.parameters()).device
@@ -82,11 +84,15 @@ def outliers_on_text(checkpoint: str, data: str, *, windows: int, length: int) -
     return outlier_shares(model, [window[None] for window in torch.from_numpy(tokens)])
 
 
-def _module(model: torch.nn.Module, name: str) -> torch.nn.Module | None:
+def _module(model: torch.nn.Module, matrix: Matrix, weight: Weight) -> torch.nn.Module | None:
+    """The layer that a matrix is applied by; None of one in a stack."""
+    if isinstance(weight.parameter, Composite):
+        return weight.parameter.module
     try:
-        return model.get_submodule(name)
+        module = model.get_submodule(matrix.name)
     except AttributeError:
         return None
+    return module if isinstance(module, torch.nn.Linear) else None
 
 
 def _adding(squares: dict[Matrix, torch.Tensor], matrix: Matrix) -> Any:
@@ -100,7 +106,7 @@ def _adding(squares: dict[Matrix, torch.Tensor], matrix: Matrix) -> Any:
 
 
 def _shares(
-    layers: dict[Matrix, torch.nn.Linear], squares: dict[Matrix, torch.Tensor], multiple: float
+    layers: dict[Matrix, Weight], squares: dict[Matrix, torch.Tensor], multiple: float
 ) -> dict[int, float]:
     blocks: dict[int, list[Matrix]] = defaultdict(list)
     for matrix in layers:
@@ -115,6 +121,6 @@ def _shares(
     return found
 
 
-def _scores(layer: torch.nn.Linear, squares: torch.Tensor) -> torch.Tensor:
-    norms = squares.sqrt().to(layer.weight.device)
-    return layer.weight.detach().double().abs() * norms
+def _scores(weight: Weight, squares: torch.Tensor) -> torch.Tensor:
+    value = weight.value
+    return value.double().abs() * squares.sqrt().to(value.device)

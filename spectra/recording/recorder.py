@@ -263,7 +263,10 @@ class Recorder:
             return
         if closure or self._stepping():
             with self.timings.measure("copy", "update"):
-                self._before = {id(p): p.detach().clone() for p in self._parameters}
+                self._before = {
+                    id(p): p.detach() if isinstance(p, Composite) else p.detach().clone()
+                    for p in self._parameters
+                }
 
     def _stepping(self) -> bool:
         """Whether this step changes weights: not if the backward pass has updated them already."""

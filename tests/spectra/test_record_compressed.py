@@ -5,10 +5,11 @@ import pytest
 import torch
 
 import spectra
+from spectra.allocation.outliers import outlier_shares
 from spectra.compression.factors import Factors, pivoted
 from spectra.compression.layers import LowRankLinear, PivotedLinear, put
 from spectra.compression.pairs import linear_layers, pair
-from spectra.matrices import find_matrices
+from spectra.matrices import find_matrices, unwrapped
 from spectra.recording.probe import probe_gradients
 from tests.small import random_batch, small_llama, train
 
@@ -106,3 +107,44 @@ def test_a_matrix_with_an_adapter_is_the_merged_one(storage, how):
     for name in ("model.layers.1.self_attn.q_proj", "model.layers.0.mlp.up_proj"):
         (value,) = (v for m, v in values.items() if m.name == name)
         torch.testing.assert_close(merged.get_submodule(name).weight, value, rtol=1e-4, atol=1e-6)
+
+
+def adapted(model, **how):
+    peft = pytest.importorskip("peft")
+    return peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules="all-linear", **how))
+
+
+def test_a_large_bias_takes_no_digits_of_the_matrix():
+    model = small_llama()
+    layer = model.model.layers[0].self_attn.o_proj
+    layer.bias = torch.nn.Parameter(torch.full((layer.out_features,), 1e4))
+    before = layer.weight.detach().clone()
+    found, _ = find_matrices(adapted(model))
+    (value,) = (w.value for m, w in found.items() if m.name == "model.layers.0.self_attn.o_proj")
+    assert torch.equal(value, before)  # an adapter begins with nothing
+
+
+def test_adapters_of_gpt2_are_in_its_matrices():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=16, vocab_size=32)
+    model = transformers.GPT2LMHeadModel(config)
+    expected = {m.name: w.value.clone() for m, w in find_matrices(model)[0].items()}
+    found, _ = find_matrices(adapted(model, fan_in_fan_out=True))
+    assert {m.name for m in found} == set(expected)
+    for matrix, weight in found.items():
+        torch.testing.assert_close(weight.value, expected[matrix.name])
+
+
+def test_a_prompt_stays_before_the_model_that_it_was_learnt_for():
+    peft = pytest.importorskip("peft")
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    model = peft.get_peft_model(small_llama(), config)
+    assert unwrapped(model) is model
+
+
+def test_outliers_are_those_of_what_layers_apply():
+    low, dense = compressed("factors")
+    batches = [random_batch(3)]
+    expected = outlier_shares(dense, batches)
+    assert outlier_shares(low, batches) == pytest.approx(expected)
+    assert outlier_shares(adapted(dense), batches) == pytest.approx(expected)
