@@ -4,15 +4,16 @@ import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from scipy.stats import ttest_ind
+from scipy.stats import t
 
 from spectra.experiments.ledger import Row
 
-ALIKE = 0.01
-"""Relative difference up to which nothing is said."""
-CHANCE = 0.05
-"""Probability from which on a difference between seeds may be chance."""
+LEVEL = 0.01
+"""Relative difference up to which two figures are level."""
+CONFIDENCE = 0.95
+Verdict = Literal["below", "level", "above", "open"]
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,36 @@ class Sample:
         """Over seeds."""
         return statistics.fmean(self.values)
 
-    def like(self, other: "Sample") -> bool:
-        """Whether seeds explain the difference (Welch's t-test), or it is under 1 %."""
-        if abs(self.mean - other.mean) <= ALIKE * max(abs(self.mean), abs(other.mean)):
-            return True
-        if min(len(self.values), len(other.values)) < 2:
-            return False
-        # seeds that agree to the last bit have no variance to test against
-        if not (statistics.stdev(self.values) or statistics.stdev(other.values)):
-            return False
-        return float(ttest_ind(self.values, other.values, equal_var=False).pvalue) > CHANCE
+    def against(self, other: "Sample", noise: float = 0.0) -> Verdict:
+        """How it is to another, seed by seed; open where nothing can be said.
+
+        From two seeds on by the 95 % interval of the mean difference (Student's t): level where it
+        lies within 1 %, below or above where it is all on one side. With one seed, by the
+        difference alone, which is open where it is under 1 %.
+
+        Parameters
+        ----------
+        other
+            The same figure of another method, with the same seeds.
+        noise
+            Difference up to which it is open all the same.
+        """
+        differences = [a - b for a, b in zip(self.values, other.values, strict=True)]
+        mean = statistics.fmean(differences)
+        margin = LEVEL * max(abs(self.mean), abs(other.mean))
+        if len(differences) == 1:
+            low = high = mean
+            if abs(mean) <= max(margin, noise):
+                return "open"
+        else:
+            error = statistics.stdev(differences) / math.sqrt(len(differences))
+            reach = error * float(t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1))
+            low, high = mean - reach, mean + reach
+            if max(-low, high) <= margin:
+                return "level"
+        if low <= 0 <= high or abs(mean) <= noise:
+            return "open"
+        return "below" if mean < 0 else "above"
 
     def __str__(self) -> str:
         if len(self.values) == 1:
@@ -64,11 +85,24 @@ def measured(rows: Sequence[Row], column: str) -> float | None:
     return None if None in values else statistics.fmean(values)
 
 
-def standard_error(rows: Sequence[Row]) -> float:
-    """Of a mean accuracy, by the number of questions: those of one seed, as all are asked alike."""
-    share = statistics.fmean(row["accuracy"] for row in rows)
-    asked = sum(row["total"] for row in rows if row["seed"] == rows[0]["seed"])
-    return math.sqrt(share * (1 - share) / asked)
+def chance(higher: Sequence[Row], lower: Sequence[Row]) -> float:
+    """Up to which difference of mean accuracies over tasks so few questions say nothing.
+
+    The reach of the 95 % interval of the difference towards 0, from the Wilson intervals of both
+    (Newcombe 1998, method 10), of independent tasks. Every seed is asked the same questions, so
+    that they count once.
+    """
+    return math.hypot(_reach(higher, "accuracy_low"), _reach(lower, "accuracy_high"))
+
+
+def _reach(rows: Sequence[Row], side: str) -> float:
+    """From the mean accuracy over tasks to one side of its interval."""
+    tasks = dict.fromkeys(row["task"] for row in rows)
+    reaches = [
+        statistics.fmean(row["accuracy"] - row[side] for row in rows if row["task"] == task)
+        for task in tasks
+    ]
+    return math.hypot(*reaches) / len(reaches)
 
 
 def over_seeds(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[Row]:
@@ -94,7 +128,9 @@ def by_task(rows: Sequence[Row]) -> Iterator[Row]:
 
 def _brought(rows: Sequence[Row], column: str) -> object:
     values = [row[column] for row in rows]
-    if len(set(values)) == 1 or None in values:
+    if None in values:
+        return None
+    if len(set(values)) == 1:
         return values[0]
     if column in ("train_loss", "validation_perplexity", "validation_loss", "accuracy"):
         return str(sample(rows, column))
