@@ -175,7 +175,8 @@ def _train(
             )
         further = prepared.finish(out)
     summary = _summary(options, training, outcome, recorder, out)
-    summary |= {"peak_memory_bytes": peak[0], **further}
+    # of a run that was resumed after its last step, the peak was another process's
+    summary |= {"peak_memory_bytes": peak[0] if training.seconds else None, **further}
     write_file(out / "summary.json", json.dumps(summary, indent=2).encode())
     return summary
 

@@ -3,17 +3,21 @@
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
 from data.sources import open_source
 from data.tasks import task_fingerprint
+from pretrain.experiments.child import finished
+from spectra import __version__
 from spectra.allocation.allocate import allocate
+from spectra.calibration.text import tokenizer_of
 from spectra.checkpoint.checkpoint import open_checkpoint
+from spectra.compression.adapter import require_peft
 from spectra.compression.compress import compress
 from spectra.experiments.ledger import Row
 from spectra.experiments.settings import Settings
@@ -35,6 +39,17 @@ KEPT = (
 Progress = Callable[[str, int, int], None]
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A run of an experiment."""
+
+    err: float
+    train: str
+    seed: int
+    task: str | None = None
+    """Text where it is None."""
+
+
 class Lab:
     """Makes what an experiment compares.
 
@@ -54,7 +69,7 @@ class Lab:
     ) -> None:
         self.address, self.settings, self.tuning = address, settings, tuning
         self.folder, self.device, self.progress = folder, device, progress
-        self._identity = open_checkpoint(address).identity
+        self._identity = _identity(address)
 
     def compressed(self, err: float) -> str:
         """The checkpoint at an ERR, by WeLore's ranks; the dense one at 0."""
@@ -82,53 +97,54 @@ class Lab:
             )
         return str(target)
 
-    def on_text(self, err: float, train: str, seed: int) -> Row:
-        """A run of continual finetuning: its figures and its evaluations."""
-        data = self.tuning.train_data or self.settings.data
-        own = self._evaluated("text") | {"data": data, "validation-fraction": 0.05}
-        own["micro-batch-size"] = 1
-        content = open_source(data).fingerprint()
-        return self._run(f"text-{err:g}-{train}", err, train, seed, own, content)
+    def require(self, cells: Sequence[Cell]) -> None:
+        """Require what runs will need, before the first of them.
 
-    def on_task(self, err: float, train: str, task: str, seed: int) -> Row:
-        """A run of downstream finetuning, with the accuracy on the test questions."""
-        own = self._evaluated("task") | {
-            "task": task,
-            "task-data": self.tuning.task_data,
-            "questions": self.tuning.questions,
-            "validation-fraction": 0.1,
-        }
-        content = task_fingerprint(task, self.tuning.task_data)
-        return self._run(f"{task}-{err:g}-{train}", err, train, seed, own, content)
+        Raises
+        ------
+        InputError
+            When a text, a task's files or a package is missing.
+        """
+        for task in dict.fromkeys(cell.task for cell in cells):
+            self._content(task)
+        if any(cell.train in ("lora", "dora") for cell in cells):
+            require_peft()
 
-    def _run(
-        self, name: str, err: float, train: str, seed: int, own: dict[str, Any], content: str
-    ) -> Row:
-        options = self._options(train, seed) | own
+    def row(self, cell: Cell) -> Row:
+        """A run's figures, its evaluations, and its accuracy on a task's test questions."""
+        options = self._options(cell)
         known = {
             "options": options,
-            "content": content,
+            "content": self._content(cell.task),
             "identity": self._identity,
-            "compression": self._compression(err) if err else None,
+            "compression": self._compression(cell.err) if cell.err else None,
         }
-        out = self.folder / "runs" / _named(f"{name}-{seed}", known)
+        name = f"{cell.task or 'text'}-{cell.err:g}-{cell.train}-{cell.seed}"
+        out = self.folder / "runs" / _named(name, known)
+        key = {"err": cell.err, "train": cell.train, "seed": cell.seed}
+        key |= {} if cell.task is None else {"task": cell.task}
         if (out / RESULT).exists():
-            return _read(out / RESULT)
-        command = [sys.executable, "-m", "spectra.cli", "finetune", self.compressed(err)]
+            return key | _read(out / RESULT)
+        command = [sys.executable, "-m", "spectra.cli", "finetune", self.compressed(cell.err)]
         command += [part for k, v in options.items() for part in (f"--{k}", str(v))]
-        command += ["--out", str(out), "--resume", "--json"]
-        self.progress(f"run {name}-{seed}", 0, 1)
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or ["it printed nothing"]
-            raise InputError(f"the run {out} failed: {lines[-1]}")
-        found = json.loads(done.stdout.strip().splitlines()[-1])
-        row = {key: found.get(key) for key in KEPT}
+        self.progress(f"run {name}", 0, 1)
+        found = finished([*command, "--out", str(out), "--resume", "--json"], f"the run {out}")
+        row = {column: found.get(column) for column in KEPT}
         write_file(out / RESULT, json.dumps({"made_of": known, "row": row}, indent=1).encode())
         for part in ("checkpoints", "adapter", "model"):
             shutil.rmtree(out / part, ignore_errors=True)
-        self.progress(f"run {name}-{seed}", 1, 1)
-        return row
+        self.progress(f"run {name}", 1, 1)
+        return key | row
+
+    def _content(self, task: str | None) -> str:
+        """Hash of the text or of the questions."""
+        if task is None:
+            return open_source(self._text).fingerprint()
+        return task_fingerprint(task, self.tuning.task_data)
+
+    @property
+    def _text(self) -> str:
+        return self.tuning.train_data or self.settings.data
 
     def _compression(self, err: float) -> dict[str, Any]:
         """All that a compressed checkpoint depends on."""
@@ -140,33 +156,43 @@ class Lab:
             known |= {"seed": settings.seed}
         return known
 
-    def _evaluated(self, on: str) -> dict[str, Any]:
-        every = max(1, self.tuning.steps // EVALUATIONS[on])
-        return {"eval-every": every, "checkpoint-every": max(50, every)}
-
-    def _options(self, train: str, seed: int) -> dict[str, Any]:
+    def _options(self, cell: Cell) -> dict[str, Any]:
         tuning, settings = self.tuning, self.settings
-        own: dict[str, Any] = {}
-        if train == "lora":
-            own = {"lora-rank": tuning.lora_rank}
-        elif train == "galore":
-            own = {"galore-rank": tuning.galore_rank}
-        return {
-            "train": train,
-            **own,
+        every = max(1, tuning.steps // EVALUATIONS["text" if cell.task is None else "task"])
+        options: dict[str, Any] = {
+            "train": cell.train,
             "steps": tuning.steps,
             "seq-len": settings.seq_len,
             "batch-size": tuning.tuning_batch,
             "learning-rate": tuning.learning_rate,
             "warmup": 0.05,
             "precision": tuning.precision,
+            "eval-every": every,
             "eval-tokens": EVALUATED * settings.seq_len,
+            "checkpoint-every": max(50, every),
             "keep-checkpoints": 1,
             "record-every": 0,
-            "seed": seed,
+            "seed": cell.seed,
             "save": "adapter",
             "device": self.device,
         }
+        if cell.train == "lora":
+            options["lora-rank"] = tuning.lora_rank
+        elif cell.train == "galore":
+            options["galore-rank"] = tuning.galore_rank
+        if cell.task is None:
+            own = {"data": self._text, "validation-fraction": 0.05, "micro-batch-size": 1}
+        else:
+            own = {"task": cell.task, "task-data": tuning.task_data, "validation-fraction": 0.1}
+            own |= {"questions": tuning.questions}
+        return options | own
+
+
+def _identity(address: str) -> str:
+    """Hash of a checkpoint with its tokenizer, and of what makes runs of it."""
+    tokenizer: Any = tokenizer_of(address, None)
+    known = (open_checkpoint(address).identity, tokenizer.backend_tokenizer.to_str(), __version__)
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
 def _named(name: str, known: dict[str, Any]) -> str:

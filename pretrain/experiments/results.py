@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from itertools import product
 
 from pretrain.experiments.claims import claims1, claims4, claims5, claims8, claims_of_tasks
-from pretrain.experiments.lab import Lab
+from pretrain.experiments.lab import Cell
 from pretrain.experiments.summary import by_task, over_seeds
 from spectra.experiments.ledger import Row
 from spectra.experiments.run import Experiment
+from spectra.experiments.tuning import Tuning
 
 COST = ("trained_parameters", "step_tokens_per_second", "gradient_bytes", "optimizer_bytes")
 ON_TEXT = (
@@ -27,7 +28,7 @@ class Result:
     """One of the paper's results that need training."""
 
     experiment: Experiment
-    rows: Callable[[Lab], Iterator[Row]]
+    cells: Callable[[Tuning], Iterator[Cell]]
     claims: Callable[[Sequence[Row]], Iterator[str]]
     """What the paper says, and what was measured."""
     curves: bool = False
@@ -40,45 +41,40 @@ class Result:
         return list(by_task(rows) if self.by_task else over_seeds(rows, self.experiment.columns))
 
 
-def figure1(lab: Lab) -> Iterator[Row]:
+def figure1(tuning: Tuning) -> Iterator[Cell]:
     """LRC-only against full finetuning, on text."""
-    yield from _on_text(lab, lab.tuning.tuning_err, ("lrc", "full"))
+    yield from _cells(tuning, tuning.tuning_err, ("lrc", "full"))
 
 
-def figure5(lab: Lab) -> Iterator[Row]:
+def figure5(tuning: Tuning) -> Iterator[Cell]:
     """LRC-only against N-LRC-only, on text."""
-    yield from _on_text(lab, lab.tuning.tuning_err, ("lrc", "nlrc"))
+    yield from _cells(tuning, tuning.tuning_err, ("lrc", "nlrc"))
 
 
-def figure8(lab: Lab) -> Iterator[Row]:
+def figure8(tuning: Tuning) -> Iterator[Cell]:
     """LRC-only against full finetuning and LoRA, on one task."""
-    yield from _on_tasks(
-        lab, lab.tuning.tuning_err, ("lrc", "full", "lora"), (lab.tuning.figure8_task,)
-    )
+    task = (tuning.figure8_task,)
+    yield from _cells(tuning, tuning.tuning_err, ("lrc", "full", "lora"), task)
 
 
-def table4(lab: Lab) -> Iterator[Row]:
+def table4(tuning: Tuning) -> Iterator[Cell]:
     """LoRA, GaLore and LRC-only by ERR, on text."""
-    for err in lab.tuning.tuning_errs:
-        yield from _on_text(lab, err, ("lora", "galore", "lrc"))
+    for err in tuning.tuning_errs:
+        yield from _cells(tuning, err, ("lora", "galore", "lrc"))
 
 
-def table5(lab: Lab) -> Iterator[Row]:
+def table5(tuning: Tuning) -> Iterator[Cell]:
     """Six tasks: the dense model and compressed ones, by every method."""
-    for err in lab.tuning.task_errs:
+    for err in tuning.task_errs:
         methods = ("full", "lora", "galore") if err == 0 else ("full", "lora", "galore", "lrc")
-        yield from _on_tasks(lab, err, methods, lab.tuning.tasks)
+        yield from _cells(tuning, err, methods, tuning.tasks)
 
 
-def _on_text(lab: Lab, err: float, methods: Sequence[str]) -> Iterator[Row]:
-    for train, seed in product(methods, lab.tuning.seeds):
-        yield {"err": err, "train": train, "seed": seed, **lab.on_text(err, train, seed)}
-
-
-def _on_tasks(lab: Lab, err: float, methods: Sequence[str], tasks: Sequence[str]) -> Iterator[Row]:
-    for train, task, seed in product(methods, tasks, lab.tuning.seeds):
-        key = {"err": err, "train": train, "task": task, "seed": seed}
-        yield key | lab.on_task(err, train, task, seed)
+def _cells(
+    tuning: Tuning, err: float, methods: Sequence[str], tasks: Sequence[str | None] = (None,)
+) -> Iterator[Cell]:
+    for train, task, seed in product(methods, tasks, tuning.seeds):
+        yield Cell(err, train, seed, task)
 
 
 RESULTS = {

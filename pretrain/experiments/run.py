@@ -36,7 +36,7 @@ def run_tuning(
     Raises
     ------
     InputError
-        When the folder cannot be written, or a run fails.
+        When the folder cannot be written, something is missing, or a run fails.
     """
     result = RESULTS[name]
     try:
@@ -44,7 +44,9 @@ def run_tuning(
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
     made = Lab(checkpoint, settings, tuning, lab or folder, device, progress)
-    rows = list(result.rows(made))
+    cells = list(result.cells(tuning))
+    made.require(cells)
+    rows = [made.row(cell) for cell in cells]
     known = {"experiment": name, "checkpoint": checkpoint, "device": device}
     known |= settings.to_dict() | tuning.to_dict()
     results = folder / "results.json"

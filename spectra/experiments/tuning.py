@@ -59,14 +59,17 @@ class Tuning:
             raise InputError(
                 f"no compression {self.compression!r}; there are: {', '.join(METHODS)}"
             )
-        errs = (self.tuning_err, *self.tuning_errs, *self.task_errs)
-        if not all(0 <= err < 1 for err in errs):
-            raise InputError("effective rank reductions are from 0 up to 1")
+        if not all(0 < err < 1 for err in (self.tuning_err, *self.tuning_errs)):
+            raise InputError("--tuning-err and --tuning-errs are above 0 and below 1")
+        if not all(0 <= err < 1 for err in self.task_errs):
+            raise InputError("--task-errs are from 0, the dense model, up to 1")
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise InputError(f"--learning-rate is above 0, not {self.learning_rate}")
         for name in ("seeds", "tasks", "tuning_errs", "task_errs"):
-            if not getattr(self, name):
-                raise InputError(f"name one of --{name.replace('_', '-')} at least")
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                option = name.replace("_", "-")
+                raise InputError(f"name one of --{option} at least, and none twice")
 
     def to_dict(self) -> dict[str, Any]:
         """For the written configuration."""

@@ -1,14 +1,19 @@
 """Experiments that finetune: runs are made once, and what they say of the paper is measured."""
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from data.errors import InputError
 from pretrain.experiments import lab
+from pretrain.experiments.child import finished
 from pretrain.experiments.results import RESULTS
 from pretrain.experiments.run import run_tuning
 from pretrain.experiments.summary import Sample
@@ -129,13 +134,12 @@ def test_runs_are_made_once_for_all_experiments_of_a_lab(shared, tmp_path, monke
     stories = str(shared / "data/checkpoints/stories260K")
     calls = []
 
-    def run(command, **_):
+    def run(command, what):
         calls.append(command)
-        out = command[command.index("--out") + 1]
-        Path(out).mkdir(parents=True)
-        return SimpleNamespace(returncode=0, stdout=json.dumps(made("any", 3.0)), stderr="")
+        Path(command[command.index("--out") + 1]).mkdir(parents=True)
+        return made("any", 3.0)
 
-    monkeypatch.setattr(lab.subprocess, "run", run)
+    monkeypatch.setattr(lab, "finished", run)
     settings = Settings(data=str(shared / "data/text/books.jsonl.gz"), seq_len=32)
     tuning = replace(TUNING, task_data=str(shared / "data/tasks"))
     shared_lab = tmp_path / "lab"
@@ -161,13 +165,52 @@ def test_runs_are_made_once_for_all_experiments_of_a_lab(shared, tmp_path, monke
     assert len(list((shared_lab / "compressed").iterdir())) == 3
 
 
-def test_a_run_that_fails_is_told_of(shared, tmp_path, monkeypatch):
-    failed = SimpleNamespace(returncode=1, stdout="", stderr="so it is\nspectra: no memory\n")
-    monkeypatch.setattr(lab.subprocess, "run", lambda command, **_: failed)
+def test_what_is_missing_is_said_before_the_first_run(shared, tmp_path, monkeypatch):
+    monkeypatch.setattr(lab, "finished", lambda *_: pytest.fail("a run was begun"))
     settings = Settings(data=str(shared / "data/text/books.jsonl.gz"), seq_len=32)
     stories = str(shared / "data/checkpoints/stories260K")
-    with pytest.raises(InputError, match="failed: spectra: no memory"):
-        run_tuning("figure1", stories, settings, TUNING, tmp_path)
+    shutil.copytree(shared / "data/tasks/coin_flip", tmp_path / "tasks/coin_flip")
+    tuning = replace(TUNING, tasks=("coinflip", "svamp"), task_data=str(tmp_path / "tasks"))
+    with pytest.raises(InputError, match="SVAMP"):
+        run_tuning("table5", stories, settings, tuning, tmp_path / "a")
+    tuning = replace(TUNING, train_data=str(tmp_path / "nothing.txt"))
+    with pytest.raises(InputError, match="nothing"):
+        run_tuning("figure1", stories, settings, tuning, tmp_path / "b")
+
+
+def test_the_last_line_of_a_run_that_fails_is_told():
+    code = "import sys; print('one', file=sys.stderr); sys.exit('spectra: no memory')"
+    with pytest.raises(InputError, match="the run failed: spectra: no memory"):
+        finished([sys.executable, "-c", code], "the run")
+    assert finished([sys.executable, "-c", "print(1); print('{\"a\": 2}')"], "it") == {"a": 2}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_saves_what_it_has(tmp_path, number):
+    begun, saved = tmp_path / "begun", tmp_path / "saved"
+    child = f"""
+import pathlib, signal, time
+def stop(*_):
+    time.sleep(1)
+    pathlib.Path({str(saved)!r}).touch()
+    exit(130)
+signal.signal(signal.SIGINT, stop)
+pathlib.Path({str(begun)!r}).touch()
+time.sleep(60)
+"""
+    parent = f"""
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from pretrain.experiments.child import finished
+finished([sys.executable, "-c", {child!r}], "it")
+"""
+    process = subprocess.Popen([sys.executable, "-c", parent], stderr=subprocess.DEVNULL)
+    while not begun.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(60) != 0
+    assert saved.exists()
 
 
 @pytest.mark.slow
@@ -208,7 +251,10 @@ def test_a_task_is_learnt_and_asked(shared, tmp_path):
     [
         ({"tasks": ("nothing",)}, "no task 'nothing'"),
         ({"compression": "magic"}, "no compression"),
-        ({"tuning_err": 1.0}, "from 0 up to 1"),
+        ({"tuning_err": 0.0}, "above 0 and below 1"),
+        ({"tuning_errs": (0.3, 1.0)}, "above 0 and below 1"),
+        ({"task_errs": (1.0,)}, "up to 1"),
+        ({"seeds": (0, 0)}, "none twice"),
         ({"steps": 0}, "--steps is at least 1"),
         ({"seeds": ()}, "--seeds"),
     ],
