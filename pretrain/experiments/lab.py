@@ -12,13 +12,13 @@ from typing import Any
 from data.errors import InputError
 from data.sources import open_source
 from data.tasks import task_fingerprint
-from pretrain.experiments.child import finished
 from spectra import __version__
 from spectra.allocation.allocate import allocate
 from spectra.calibration.text import tokenizer_of
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.compression.adapter import require_peft
 from spectra.compression.compress import compress
+from spectra.experiments.child import finished
 from spectra.experiments.ledger import Row
 from spectra.experiments.settings import Settings
 from spectra.experiments.tuning import Tuning

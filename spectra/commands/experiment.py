@@ -22,6 +22,7 @@ from rich.table import Table
 
 from spectra.commands.options import parse, require_device
 from spectra.commands.progress import Shown
+from spectra.experiments.relevance import require_used
 from spectra.experiments.run import EXPERIMENTS, Outcome, run_experiment
 from spectra.experiments.settings import Settings
 from spectra.experiments.tuning import Tuning
@@ -56,6 +57,7 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="experiment", description=__doc__)
+    require_used(options.name, options.settings, options.tuning)
     out = options.out or Path("runs", "experiments", options.name)
     with Shown(Console(stderr=True)) as shown:
         common: dict[str, Any] = {

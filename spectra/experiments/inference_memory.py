@@ -1,16 +1,14 @@
 """The paper's table 3: memory for inference by ERR and context length, each in its own process."""
 
-import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from data.errors import InputError
 from spectra.allocation.allocate import allocate
 from spectra.compression.compress import compress
+from spectra.experiments.child import finished
 from spectra.experiments.ledger import Ledger, Row
 from spectra.experiments.settings import Settings
 from spectra.scanning.scan import scan
@@ -48,11 +46,7 @@ def _in_process(address: str, settings: Settings, device: str) -> Row:
     command += ["--data", settings.data, "--windows", "1", "--seq-len", str(settings.seq_len)]
     command += ["--dtype", settings.stored, "--device", device, "--contexts"]
     command += [str(context) for context in settings.contexts]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["it printed nothing"]
-        raise InputError(f"measuring {address} failed: {lines[-1]}")
-    found = json.loads(done.stdout)
+    found = finished(command, f"measuring {address}")
     row: Row = {
         "parameters": found["parameters"],
         "weight_bytes": found["weight_bytes"],

@@ -1,5 +1,6 @@
 """Experiments that finetune: runs are made once, and what they say of the paper is measured."""
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -13,13 +14,14 @@ import pytest
 
 from data.errors import InputError
 from pretrain.experiments import lab
-from pretrain.experiments.child import finished
 from pretrain.experiments.results import RESULTS
 from pretrain.experiments.run import run_tuning
 from pretrain.experiments.summary import Sample
 from pretrain.finetuning.run import finetune
 from spectra.cli import main
 from spectra.evaluation.tasks import Accuracy
+from spectra.experiments.child import finished
+from spectra.experiments.relevance import ONLY_OF
 from spectra.experiments.run import Outcome
 from spectra.experiments.settings import Settings
 from spectra.experiments.tuning import Tuning
@@ -201,7 +203,7 @@ time.sleep(60)
     parent = f"""
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from pretrain.experiments.child import finished
+from spectra.experiments.child import finished
 finished([sys.executable, "-c", {child!r}], "it")
 """
     process = subprocess.Popen([sys.executable, "-c", parent], stderr=subprocess.DEVNULL)
@@ -218,9 +220,15 @@ finished([sys.executable, "-c", {child!r}], "it")
 def test_every_experiment_runs_as_a_command(shared, tmp_path, name, capsys):
     arguments = ["experiment", name, str(shared / "data/checkpoints/stories260K"), "--json"]
     arguments += ["--data", str(shared / "data/text/books.jsonl.gz"), "--seq-len", "128"]
-    arguments += ["--steps", "2", "--questions", "4", "--tasks", "coinflip", "--galore-rank", "8"]
-    arguments += ["--task-data", str(shared / "data/tasks"), "--tuning-errs", "0.5"]
-    arguments += ["--task-errs", "0", "0.5", "--out", str(tmp_path)]
+    arguments += ["--steps", "2", "--out", str(tmp_path)]
+    if name.startswith("table"):
+        arguments += ["--galore-rank", "8"]
+    if name == "table4":
+        arguments += ["--tuning-errs", "0.5"]
+    if name in ("table5", "figure8"):
+        arguments += ["--task-data", str(shared / "data/tasks"), "--questions", "4"]
+    if name == "table5":
+        arguments += ["--tasks", "coinflip", "--task-errs", "0", "0.5"]
     assert main(arguments) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["claims"]
@@ -262,3 +270,27 @@ def test_a_task_is_learnt_and_asked(shared, tmp_path):
 def test_settings_that_cannot_be_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         Tuning(**changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "message"),
+    [
+        ("table4", ("--errs", "0.3"), "--errs goes with table1, table2, not table4"),
+        ("figure1", ("--tuning-errs", "0.3"), "--tuning-errs goes with table4, not figure1"),
+        ("figure5", ("--lora-rank", "4"), "--lora-rank goes with"),
+        ("table1", ("--steps", "4"), "--steps goes with"),
+    ],
+)
+def test_settings_that_would_do_nothing_are_refused(
+    shared, tmp_path, name, option, message, capsys
+):
+    stories = str(shared / "data/checkpoints/stories260K")
+    assert main(["experiment", name, stories, "--out", str(tmp_path / "out"), *option]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_setting_has_its_experiments():
+    fields = {f.name for kind in (Settings, Tuning) for f in dataclasses.fields(kind)}
+    common = {"data", "calibration", "seq_len", "calibration_windows", "batch_size", "seed"}
+    assert fields == ONLY_OF.keys() | common
