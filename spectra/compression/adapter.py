@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from data.errors import InputError
-from spectra.checkpoint.checkpoint import open_checkpoint
+from spectra.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from spectra.checkpoint.digests import combined_sha256, digest
 from spectra.compression.pairs import pair, unpair
 
@@ -40,6 +40,8 @@ class Adapter:
     kind: Kind
     sha256: str = ""
     """Of the changed tensors, or of the files of `peft`."""
+    content: str = ""
+    """Of a local base's files and configuration, which copies of it share."""
     beside: str = ""
     """The way to a local base from the adapter's folder, so that both can be moved together."""
     schema: str = SCHEMA
@@ -78,13 +80,13 @@ def require_base(adapter: Adapter, address: str) -> None:
         When it is not.
     """
     try:
-        found = open_checkpoint(adapter.base).identity
+        found = open_checkpoint(adapter.base)
     except InputError as error:
         raise InputError(
             f"the base of the adapter {address} is not where it was: {error}; put it back, or its "
             f"new place into {Path(address, FILE)} as base"
         ) from error
-    if found != adapter.identity:
+    if found.identity != adapter.identity and _content(found, adapter.base) != adapter.content:
         raise InputError(
             f"{adapter.base} is no longer the checkpoint that {address} was finetuned from"
         )
@@ -179,8 +181,26 @@ def _merged(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
 
 def _describe(folder: Path, adapter: Adapter) -> None:
     if Path(adapter.base).exists():
-        adapter = replace(adapter, beside=os.path.relpath(adapter.base, folder.resolve()))
+        adapter = replace(
+            adapter,
+            content=_content(open_checkpoint(adapter.base), adapter.base) or "",
+            beside=os.path.relpath(adapter.base, folder.resolve()),
+        )
     (folder / FILE).write_text(json.dumps(asdict(adapter), indent=2))
+
+
+def _content(checkpoint: Checkpoint, address: str) -> str | None:
+    """Hash of a local checkpoint's weights and configuration; None of one elsewhere."""
+    place = Path(address)
+    if not place.exists():
+        return None
+    known = hashlib.sha256(
+        json.dumps(dict(checkpoint.config), sort_keys=True, default=str).encode()
+    )
+    for name in sorted(checkpoint.files):
+        with (place / name if place.is_dir() else place).open("rb") as file:
+            known.update(hashlib.file_digest(file, "sha256").digest())
+    return known.hexdigest()
 
 
 def _files_sha256(folder: Path) -> str:

@@ -164,7 +164,11 @@ def test_an_adapter_moves_with_its_base(checkpoints, inputs, tmp_path):
     here.rename(there)
     after = load_whole(str(there / "run/adapter")).model.state_dict()
     assert all(torch.equal(before[name], value) for name, value in after.items())
-    shutil.rmtree(there / "base")
+    copied = tmp_path / "copied"
+    shutil.copytree(there, copied, copy_function=shutil.copy)  # with new times
+    (there / "base").rename(there / "other")
+    again = load_whole(str(copied / "run/adapter")).model.state_dict()
+    assert all(torch.equal(before[name], value) for name, value in again.items())
     with pytest.raises(InputError, match="or its new place into"):
         load_whole(str(there / "run/adapter"))
 
