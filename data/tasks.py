@@ -18,6 +18,8 @@ from data.errors import InputError
 Kind = Literal["letter", "number", "yes/no", "true/false"]
 Split = Literal["train", "test"]
 LETTERS = "ABCDEFGHIJ"
+OWN_SHARE = 0.7
+"""Of a part to train on, where the official training part is missing."""
 CHOICE_SEED = 0
 """Of the order in which choices are listed where a file has none."""
 
@@ -154,17 +156,43 @@ def load_task(name: str, folder: str | Path, split: Split = "test") -> list[Exam
     return found[:cut] if split == "train" else found[cut:]
 
 
-def task_fingerprint(name: str, folder: str | Path) -> str:
-    """Hash of a task's questions and answers, of both splits.
+@dataclass(frozen=True)
+class Splits:
+    """A task's examples to train on, and those to ask, which are none of them."""
+
+    train: list[Example]
+    test: list[Example]
+    note: str = ""
+    """Where they are not the official ones, why."""
+
+    def fingerprint(self) -> str:
+        """Hash of questions and answers."""
+        text = json.dumps([[asdict(e) for e in part] for part in (self.train, self.test)])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_splits(name: str, folder: str | Path) -> Splits:
+    """Both parts of a task.
+
+    Where the file of the official training part is not there, the first 70 % of the other part are
+    trained on, and the rest is asked.
 
     Raises
     ------
     InputError
         As `load_task`.
     """
-    examples = [load_task(name, folder, split) for split in ("train", "test")]
-    text = json.dumps([[asdict(example) for example in part] for part in examples])
-    return hashlib.sha256(text.encode()).hexdigest()
+    test = load_task(name, folder, "test")
+    files = dict(TASKS[name].files)
+    missing = "train" in files and not Path(folder, files["train"]).exists()
+    if not missing:
+        return Splits(load_task(name, folder, "train"), test)
+    cut = int(OWN_SHARE * len(test))
+    note = (
+        f"without {files['train']}, {OWN_SHARE:.0%} of {files['test']} are trained on and the rest "
+        "is asked"
+    )
+    return Splits(test[:cut], test[cut:], note)
 
 
 def read_answer(kind: Kind, text: str, choices: int = 5) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from data.errors import InputError
 from data.sources import open_source
-from data.tasks import task_fingerprint
+from data.tasks import load_splits
 from spectra import __version__
 from spectra.allocation.allocate import allocate
 from spectra.calibration.text import tokenizer_of
@@ -140,7 +140,7 @@ class Lab:
         """Hash of the text or of the questions."""
         if task is None:
             return open_source(self._text).fingerprint()
-        return task_fingerprint(task, self.tuning.task_data)
+        return load_splits(task, self.tuning.task_data).fingerprint()
 
     @property
     def _text(self) -> str:

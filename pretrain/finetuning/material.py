@@ -1,8 +1,7 @@
 """What a finetuning run learns from: text, or a task's questions with their answers."""
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from data.errors import InputError
-from data.tasks import load_task
+from data.tasks import Example, load_splits
 from pretrain.batches import Batch, Batches, Validation, WindowBatches, WindowValidation, of_windows
 from pretrain.corpus import Text, open_corpus, recorded_key
 from pretrain.finetuning.answers import AnswerBatches, AnswerValidation, answered, held_out, padded
@@ -27,6 +26,8 @@ class Data:
     probe: Batch
     about: str
     manifest: dict[str, Any]
+    asked: Sequence[Example] = ()
+    """A task's test questions."""
 
 
 def read_data(
@@ -80,16 +81,16 @@ def read_data(
 def _read_task(
     options: FinetuneOptions, base: Base, task: str, out: Path, latest: Path | None
 ) -> Data:
-    examples = load_task(task, options.task.task_data, "train")
-    asked = load_task(task, options.task.task_data, "test")[: options.task.questions]
-    text = json.dumps([asdict(example) for example in (*examples, *asked)])
-    train, apart = held_out(examples, options.text.validation_fraction, options.seed)
+    splits = load_splits(task, options.task.task_data)
+    asked = splits.test[: options.task.questions]
+    train, apart = held_out(splits.train, options.text.validation_fraction, options.seed)
     manifest = {
         "task": task,
         "training_questions": len(train),
         "validation_questions": len(apart),
         "test_questions": len(asked),
-        "key": hashlib.sha256(text.encode()).hexdigest()[:16],
+        "key": splits.fingerprint()[:16],
+        **({"note": splits.note} if splits.note else {}),
     }
     if latest and recorded_key(out) != manifest["key"]:
         raise InputError(f"the task's files are no longer those that {out} was trained on")
@@ -104,6 +105,7 @@ def _read_task(
         padded(kept[: options.recorder.probe_size]),
         f"task {task}: {len(train):,} questions to train on (the run makes {epochs:.2f} epochs), "
         f"{len(validation.examples):,} of {len(apart):,} held out for validation, {len(asked):,} "
-        "asked at the end",
+        f"asked at the end{'; ' if splits.note else ''}{splits.note}",
         manifest,
+        asked,
     )

@@ -1,10 +1,11 @@
 """What a finetuning run leaves: answers to the test questions, an adapter or a checkpoint."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.tasks import load_task
+from data.tasks import Example
 from pretrain.checkpoint import appearing
 from pretrain.finetuning.base import Base
 from pretrain.finetuning.methods import Trainee
@@ -17,7 +18,9 @@ from spectra.compression.sources import copy_companions, is_gguf, require_dtype
 from spectra.evaluation.tasks import task_accuracy
 
 
-def ask(options: FinetuneOptions, base: Base, training: Training) -> Summary:
+def ask(
+    options: FinetuneOptions, base: Base, training: Training, asked: Sequence[Example]
+) -> Summary:
     """Accuracy on the test questions, by the model that is in memory."""
     name = options.task.task
     assert name is not None
@@ -27,7 +30,7 @@ def ask(options: FinetuneOptions, base: Base, training: Training) -> Summary:
             model,
             base.tokenizer,
             name,
-            load_task(name, options.task.task_data)[: options.task.questions],
+            asked,
             batch_size=options.batch.batch_size,
         )
     low, high = found.interval

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from data.errors import InputError
 from data.sources import open_source
-from data.tasks import load_task
+from data.tasks import load_splits
 from pretrain.batches import (
     WindowBatches,
     WindowValidation,
@@ -100,7 +100,7 @@ class Finetuning:
         def finish(out: Path) -> Summary:
             found = _memory(groups)
             if options.task.task is not None:
-                found |= ask(options, base, training)
+                found |= ask(options, base, training, data.asked)
             write_result(options, base, begun["identity"], trainee, out)
             return found
 
@@ -135,7 +135,7 @@ def dry_run(options: FinetuneOptions, *, as_json: bool = False) -> None:
     console = Console()
     base = Finetuning(options).base()
     if options.task.task is not None:
-        load_task(options.task.task, options.task.task_data, "train")
+        load_splits(options.task.task, options.task.task_data)
     else:
         open_source(options.text.data, options.text.text_field)
     device = device_of(options.machine.device)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.errors import InputError
-from data.tasks import LETTERS, TASKS, load_task, read_answer
+from data.tasks import LETTERS, TASKS, load_splits, load_task, read_answer
 
 SIZES = {
     "commonsenseqa": (9741, 1221), "svamp": (700, 300), "coinflip": (350, 150),
@@ -38,6 +38,28 @@ def test_splits_part_the_file(folder, name, sizes):
     if TASKS[name].share:
         assert share == pytest.approx(TASKS[name].share, abs=0.01)
     assert (len(train), len(test)) == sizes
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_no_question_is_both_learnt_and_asked(folder, name):
+    splits = load_splits(name, folder)
+    assert {e.prompt for e in splits.train[:200]}.isdisjoint(e.prompt for e in splits.test[:200])
+    whole = [*splits.train, *splits.test]
+    if splits.note:
+        assert whole == load_task(name, folder)
+        assert "trained on and the rest is asked" in splits.note
+
+
+def test_official_parts_are_taken_where_they_are(folder, tmp_path):
+    (tmp_path / "boolq").mkdir()
+    development = (folder / "boolq/boolq_dev.jsonl").read_text().splitlines()
+    (tmp_path / "boolq/boolq_dev.jsonl").write_text("\n".join(development[:10]))
+    cut = load_splits("boolq", tmp_path)
+    assert (len(cut.train), len(cut.test)) == (7, 3)
+    (tmp_path / "boolq/boolq_train.jsonl").write_text("\n".join(development[10:30]))
+    official = load_splits("boolq", tmp_path)
+    assert (len(official.train), len(official.test), official.note) == (20, 10, "")
+    assert cut.fingerprint() != official.fingerprint()
 
 
 def test_prompts_read_as_questions(folder):
