@@ -73,4 +73,5 @@ def _evaluated(result: Result, row: Row) -> Iterator[tuple[Any, float]]:
         return
     for evaluation in row["evaluations"]:
         loss = evaluation["validation_loss"]
-        yield evaluation["tokens"], math.exp(loss) if experiment.log else loss
+        perplexity = experiment.y == "validation_perplexity"
+        yield evaluation["tokens"], math.exp(loss) if perplexity else loss

@@ -31,6 +31,8 @@ class Experiment:
     """What the figure draws against what."""
     x_title: str = "effective rank reduction"
     log: bool = True
+    bounds: tuple[float, float] | None = None
+    """Of y, so that noise does not fill the figure."""
 
 
 EXPERIMENTS = {
@@ -212,6 +214,7 @@ def _figure(
         x_title=experiment.x_title,
         y_title=experiment.y.replace("_", " "),
         log=experiment.log,
+        bounds=experiment.bounds,
     )
 
 

@@ -23,6 +23,7 @@ def measured_lines(
     y_title: str,
     subtitle: str = "",
     log: bool = True,
+    bounds: tuple[float, float] | None = None,
 ) -> go.Figure:
     """Points of equal label, joined in the order of x.
 
@@ -38,6 +39,8 @@ def measured_lines(
         Of the axes.
     log
         Whether y is logarithmic.
+    bounds
+        Of y, where they are not those of the points.
     """
     figure = go.Figure()
     of = np.array(list(labels), dtype=object)
@@ -55,5 +58,5 @@ def measured_lines(
     styled(figure, title=title, subtitle=subtitle, height=320)
     figure.update_layout(legend=legend_at_right(), showlegend=True)
     figure.update_xaxes(title=x_title)
-    figure.update_yaxes(title=y_title, type="log" if log else "linear")
+    figure.update_yaxes(title=y_title, type="log" if log else "linear", range=bounds)
     return figure

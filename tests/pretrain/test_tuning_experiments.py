@@ -156,6 +156,8 @@ def test_runs_are_made_once_for_all_experiments_of_a_lab(shared, tmp_path, monke
     assert {path.name for path in outcome.files} == {
         "table5.csv", "table5.html", "table5.txt", "results.json",
     }  # fmt: skip
+    drawn = (tmp_path / "table5/table5.html").read_text()
+    assert '"range":[0.0,1.0]' in drawn  # noise does not fill the figure
     experiment("figure1")
     assert len(calls) == 15 + 2
     experiment("figure5")  # whose LRC-only run is figure 1's
