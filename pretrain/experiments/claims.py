@@ -1,8 +1,9 @@
 """What the paper says of finetuning, and whether it is so in what was measured."""
 
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 
-from pretrain.experiments.summary import Sample, Verdict, chance, measured, of, sample
+from pretrain.experiments.summary import LEVEL, Sample, Verdict, chance, measured, of, sample
 from spectra.experiments.ledger import Row
 
 
@@ -42,7 +43,7 @@ def claims8(rows: Sequence[Row]) -> Iterator[str]:
     )
     yield _compared(
         "LRC-only follows the loss of full finetuning closer than LoRA does",
-        near.against(far),
+        near.against(far, LEVEL * fmean(losses["full"])),
         ("below",),
         f"{near} against {far} nats away",
     )

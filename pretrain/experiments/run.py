@@ -2,14 +2,16 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from data.errors import InputError
-from pretrain.experiments.lab import Lab
+from pretrain.experiments.lab import Cell, Lab
 from pretrain.experiments.results import RESULTS, Result
+from spectra.experiments.child import FailedError
 from spectra.experiments.ledger import Row
 from spectra.experiments.run import Outcome, Progress, Shape, written
 from spectra.experiments.settings import Settings
@@ -36,7 +38,8 @@ def run_tuning(
     Raises
     ------
     InputError
-        When the folder cannot be written, something is missing, or a run fails.
+        When the folder cannot be written, something is missing, or every run fails. Where some
+        fail, the outcome says so, and nothing is said of the paper where they are missed.
     """
     result = RESULTS[name]
     try:
@@ -46,32 +49,64 @@ def run_tuning(
     made = Lab(checkpoint, settings, tuning, lab or folder, device, progress)
     cells = list(result.cells(tuning))
     made.require(cells)
-    rows = [made.row(cell) for cell in cells]
+    rows, failed = _measured(made, cells)
     known = {"experiment": name, "checkpoint": checkpoint, "device": device}
     known |= settings.to_dict() | tuning.to_dict()
-    results = folder / "results.json"
-    write_file(results, json.dumps({"settings": known, "rows": rows}, indent=1).encode())
-    points, said = list(_points(result, rows)), tuple(result.claims(rows))
+    results = folder / f"{name}.json"
+    found = {"settings": known, "rows": rows, "failed": list(failed.values())}
+    write_file(results, json.dumps(found, indent=1).encode())
+    points, said = list(points_of(result, rows)), tuple(_said(result, rows, failed))
     shape = Shape(name, result.experiment, points, said, tuple(result.table(rows)))
-    return written(shape, rows, folder, f"{Path(checkpoint).name}, {tuning.steps} steps", results)
+    subtitle = f"{Path(checkpoint).name}, {tuning.steps} steps"
+    outcome = written(shape, rows, folder, subtitle, results)
+    return replace(outcome, failed=tuple(failed.values()))
 
 
-def _points(result: Result, rows: Sequence[Row]) -> Iterator[tuple[Any, Any, str]]:
+def _measured(made: Lab, cells: Sequence[Cell]) -> tuple[list[Row], dict[Cell, str]]:
+    """The runs that reach their end, and why others did not."""
+    rows, failed = [], {}
+    for cell in cells:
+        try:
+            rows.append(made.row(cell))
+        except FailedError as error:
+            failed[cell] = str(error)
+    if not rows:
+        raise InputError(next(iter(failed.values())))
+    return rows, failed
+
+
+def _said(result: Result, rows: Sequence[Row], failed: Mapping[Cell, str]) -> Iterator[str]:
+    """What the paper claims of the ERRs at which every run reached its end."""
+    lacking = {cell.err for cell in failed}
+    for err in sorted(lacking):
+        count = sum(cell.err == err for cell in failed)
+        yield f"not compared at ERR {err:.0%}, where {count} runs failed"
+    whole = [row for row in rows if row["err"] not in lacking]
+    if whole:
+        yield from result.claims(whole)
+
+
+def points_of(result: Result, rows: Sequence[Row]) -> Iterator[tuple[Any, Any, str]]:
     """Of every method its evaluations, or its last figures: means over seeds and tasks."""
-    found: dict[tuple[Any, str], list[float]] = {}
+    found: dict[tuple[Any, str], list[tuple[float, float]]] = {}
     for row in rows:
-        for x, y in _evaluated(result, row):
-            found.setdefault((x, str(row["train"])), []).append(y)
-    for (x, label), values in found.items():
-        yield x, fmean(values), label
+        for place, x, y in _evaluated(result, row):
+            found.setdefault((place, str(row["train"])), []).append((x, y))
+    for (_, label), points in found.items():
+        xs, ys = zip(*points, strict=True)
+        yield fmean(xs), fmean(ys), label
 
 
-def _evaluated(result: Result, row: Row) -> Iterator[tuple[Any, float]]:
+def _evaluated(result: Result, row: Row) -> Iterator[tuple[Any, float, float]]:
+    """What tells a point from the others of its run, and its x and y.
+
+    An evaluation is told by its step: with every seed, a task's questions have other tokens.
+    """
     experiment = result.experiment
     if not result.curves:
-        yield row[experiment.x], row[experiment.y]
+        yield row[experiment.x], row[experiment.x], row[experiment.y]
         return
     for evaluation in row["evaluations"]:
         loss = evaluation["validation_loss"]
         perplexity = experiment.y == "validation_perplexity"
-        yield evaluation["tokens"], math.exp(loss) if perplexity else loss
+        yield evaluation["step"], evaluation["tokens"], math.exp(loss) if perplexity else loss

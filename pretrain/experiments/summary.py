@@ -53,7 +53,7 @@ class Sample:
             reach = error * float(t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1))
             low, high = mean - reach, mean + reach
             if max(-low, high) <= margin:
-                return "level"
+                return "level" if noise <= margin else "open"
         if low <= 0 <= high or abs(mean) <= noise:
             return "open"
         return "below" if mean < 0 else "above"
@@ -119,9 +119,11 @@ def by_task(rows: Sequence[Row]) -> Iterator[Row]:
         mine = of(rows, train, err)
         row: Row = {"err": err, "train": train}
         for task in tasks:
-            row[task] = _percent(sample([r for r in mine if r["task"] == task], "accuracy"))
+            asked = [r for r in mine if r["task"] == task]
+            row[task] = _percent(sample(asked, "accuracy")) if asked else None
+        whole = len(mine) == len(tasks) * len({r["seed"] for r in mine})
         yield row | {
-            "mean": _percent(sample(mine, "accuracy")),
+            "mean": _percent(sample(mine, "accuracy")) if whole else None,
             "unparsed": sum(r["unparsed"] for r in mine),
         }
 

@@ -10,6 +10,7 @@ What is measured is kept, in --out or in --lab, so the same command goes on afte
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -81,10 +82,12 @@ def main(arguments: Sequence[str]) -> int:
             )
     if options.json:
         found = {"title": outcome.title, "rows": outcome.rows, "claims": outcome.claims}
-        print(json.dumps(found))
-        return 0
-    _print(outcome)
-    return 0
+        print(json.dumps(found | {"failed": outcome.failed}))
+    else:
+        _print(outcome)
+    for line in outcome.failed:
+        print(f"spectra experiment: {line}", file=sys.stderr)
+    return 1 if outcome.failed else 0
 
 
 def _print(outcome: Outcome) -> None:

@@ -10,6 +10,13 @@ from typing import Any
 
 from data.errors import InputError
 
+WRONG_INPUT = 2
+"""The exit status of our commands that says so."""
+
+
+class FailedError(InputError):
+    """A command that failed by itself: its input was right."""
+
 
 def finished(command: Sequence[str], what: str) -> dict[str, Any]:
     """Run a command to its end; the JSON object that it prints last.
@@ -19,8 +26,10 @@ def finished(command: Sequence[str], what: str) -> dict[str, Any]:
 
     Raises
     ------
-    InputError
+    FailedError
         When it fails, with the last line that it wrote.
+    InputError
+        When it says that its input is wrong.
     KeyboardInterrupt
         When it was interrupted.
     """
@@ -36,9 +45,16 @@ def finished(command: Sequence[str], what: str) -> dict[str, Any]:
             file.seek(0)
             texts.append(file.read().strip().splitlines())
     if child.returncode:
-        raise InputError(f"{what} failed: {texts[1][-1] if texts[1] else 'it printed nothing'}")
+        kind = InputError if child.returncode == WRONG_INPUT else FailedError
+        raise kind(f"{what} failed: {texts[1][-1] if texts[1] else _unsaid(child.returncode)}")
     found: dict[str, Any] = json.loads(texts[0][-1])
     return found
+
+
+def _unsaid(status: int) -> str:
+    """Why a command ended that wrote nothing: where memory runs out, the system kills it."""
+    killed = f"it was killed by {signal.Signals(-status).name}" if status < 0 else ""
+    return killed or f"it printed nothing, and exited with {status}"
 
 
 def _wait(child: subprocess.Popen[bytes]) -> bool:

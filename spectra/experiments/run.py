@@ -86,6 +86,8 @@ class Outcome:
     files: tuple[Path, ...]
     claims: tuple[str, ...] = ()
     """What the paper says, and what was measured."""
+    failed: tuple[str, ...] = ()
+    """What could not be measured, with the reason."""
 
 
 def run_experiment(

@@ -15,12 +15,12 @@ import pytest
 from data.errors import InputError
 from pretrain.experiments import lab
 from pretrain.experiments.results import RESULTS
-from pretrain.experiments.run import run_tuning
+from pretrain.experiments.run import points_of, run_tuning
 from pretrain.experiments.summary import Sample
 from pretrain.finetuning.run import finetune
 from spectra.cli import main
 from spectra.evaluation.tasks import Accuracy
-from spectra.experiments.child import finished
+from spectra.experiments.child import FailedError, finished
 from spectra.experiments.relevance import ONLY_OF
 from spectra.experiments.run import Outcome
 from spectra.experiments.settings import Settings
@@ -128,6 +128,9 @@ def test_few_questions_say_little():
     shares = {"lrc": (0.6, 0.8), "lora": (0.72, 0.58), "galore": (0.1, 0.1)}
     rows = [asked(t, a, 3000, seed) for t, of in shares.items() for seed, a in enumerate(of)]
     assert next(RESULTS["table5"].claims(rows)).startswith("undecided")
+    # the same answer with every seed, and few questions
+    rows = [asked(t, 0.6, 20, seed) for t in shares for seed in (0, 1)]
+    assert next(RESULTS["table5"].claims(rows)).startswith("undecided")
     (row, *_) = RESULTS["table5"].table([asked("lrc", 0.6, 20)])
     assert row == {"err": 0.5, "train": "lrc", "coinflip": "60", "mean": "60", "unparsed": 1}
 
@@ -154,7 +157,7 @@ def test_runs_are_made_once_for_all_experiments_of_a_lab(shared, tmp_path, monke
         outcome = experiment("table5")
     assert len(calls) == 3 + 3 * 4
     assert {path.name for path in outcome.files} == {
-        "table5.csv", "table5.html", "table5.txt", "results.json",
+        "table5.csv", "table5.html", "table5.txt", "table5.json",
     }  # fmt: skip
     drawn = (tmp_path / "table5/table5.html").read_text()
     assert '"range":[0.0,1.0]' in drawn  # noise does not fill the figure
@@ -167,6 +170,50 @@ def test_runs_are_made_once_for_all_experiments_of_a_lab(shared, tmp_path, monke
     experiment("figure1", replace(tuning, steps=3))
     assert len(calls) == 15 + 7
     assert len(list((shared_lab / "compressed").iterdir())) == 3
+
+
+def test_a_run_that_fails_costs_no_other(shared, tmp_path, monkeypatch, capsys):
+    stories = str(shared / "data/checkpoints/stories260K")
+
+    def run(command, what):
+        if "galore" in command and "strategyqa" in command:
+            raise FailedError(f"{what} failed: the loss is nan")
+        return made("any", 3.0)
+
+    monkeypatch.setattr(lab, "finished", run)
+    arguments = ["experiment", "table5", stories, "--seq-len", "32", "--out", str(tmp_path)]
+    arguments += ["--task-data", str(shared / "data/tasks"), "--task-errs", "0.5", "--steps", "2"]
+    assert main([*arguments, "--tasks", "coinflip", "strategyqa", "--json"]) == 1
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert len(found["rows"]) == 7
+    assert found["claims"] == ["not compared at ERR 50%, where 1 runs failed"]
+    assert "strategyqa-0.5-galore-0" in said.err
+    assert "the loss is nan" in said.err
+    table = {row["train"]: row for row in RESULTS["table5"].table(found["rows"])}
+    assert table["galore"]["strategyqa"] is None
+    assert table["galore"]["mean"] is None
+    assert table["lrc"]["mean"] == "50"
+    assert main([*arguments, "--tasks", "strategyqa", "coinflip"]) == 1
+    assert "50" in capsys.readouterr().out
+
+
+def test_a_figure_draws_means_over_seeds():
+    rows = [made(t, 3.0 + seed, seed=seed) for t in ("lrc", "full") for seed in (0, 1)]
+    for row in rows:  # a task's questions have other tokens with every seed
+        row["evaluations"][-1]["tokens"] += 10 * row["seed"]
+    assert list(points_of(RESULTS["figure8"], rows)) == [
+        (0, 5.0, "lrc"), (69, 3.5, "lrc"), (0, 5.0, "full"), (69, 3.5, "full"),
+    ]  # fmt: skip
+
+
+def test_losses_that_hardly_differ_are_no_verdict():
+    def said(lrc: float, lora: float) -> str:
+        losses = {"lrc": lrc, "full": 0.36, "lora": lora}
+        return next(RESULTS["figure8"].claims([made(t, loss) for t, loss in losses.items()]))
+
+    assert said(0.370, 0.371).startswith("undecided")
+    assert said(0.370, 0.380).startswith("as in the paper")
 
 
 def test_what_is_missing_is_said_before_the_first_run(shared, tmp_path, monkeypatch):
@@ -184,8 +231,15 @@ def test_what_is_missing_is_said_before_the_first_run(shared, tmp_path, monkeypa
 
 def test_the_last_line_of_a_run_that_fails_is_told():
     code = "import sys; print('one', file=sys.stderr); sys.exit('spectra: no memory')"
-    with pytest.raises(InputError, match="the run failed: spectra: no memory"):
+    with pytest.raises(FailedError, match="the run failed: spectra: no memory"):
         finished([sys.executable, "-c", code], "the run")
+    killed = "import os; os.kill(os.getpid(), 9)"
+    with pytest.raises(FailedError, match="the run failed: it was killed by SIGKILL"):
+        finished([sys.executable, "-c", killed], "the run")
+    wrong = "import sys; print('wrong input', file=sys.stderr); sys.exit(2)"
+    with pytest.raises(InputError, match="wrong input") as refused:
+        finished([sys.executable, "-c", wrong], "it")
+    assert not isinstance(refused.value, FailedError)
     assert finished([sys.executable, "-c", "print(1); print('{\"a\": 2}')"], "it") == {"a": 2}
 
 
