@@ -16,6 +16,7 @@ from spectra import __version__
 from spectra.allocation.allocate import allocate
 from spectra.calibration.text import tokenizer_of
 from spectra.checkpoint.checkpoint import open_checkpoint
+from spectra.checkpoint.content import content_of
 from spectra.compression.adapter import require_peft
 from spectra.compression.compress import compress
 from spectra.experiments.child import finished
@@ -191,7 +192,8 @@ class Lab:
 def _identity(address: str) -> str:
     """Hash of a checkpoint with its tokenizer, and of what makes runs of it."""
     tokenizer: Any = tokenizer_of(address, None)
-    known = (open_checkpoint(address).identity, tokenizer.backend_tokenizer.to_str(), __version__)
+    origin = content_of(address) or open_checkpoint(address).identity
+    known = (origin, tokenizer.backend_tokenizer.to_str(), __version__)
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 

@@ -12,12 +12,36 @@ from spectra.calibration.loading import load_config, load_whole
 from spectra.calibration.text import tokenizer_of
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.checkpoint.compressed import is_compressed
+from spectra.checkpoint.content import content_of
 from spectra.compression.adapter import adapter_of
 from spectra.compression.config import SpectraConfig
 from spectra.compression.sources import is_gguf
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What tells a checkpoint from any other."""
+
+    identity: str
+    """See `Checkpoint.identity`; that of a copy is another."""
+    content: str | None
+    """See `content_of`."""
+
+    @staticmethod
+    def of(address: str, before: "Origin | None" = None) -> "Origin":
+        """A checkpoint's; its files are read only if they are not, by their looks, those before."""
+        identity = open_checkpoint(address).identity
+        if before is not None and before.identity == identity:
+            return before
+        return Origin(identity, content_of(address))
+
+    def is_same(self, other: "Origin") -> bool:
+        """Whether it is the same checkpoint, or a copy of it."""
+        same = self.content is not None and self.content == other.content
+        return same or self.identity == other.identity
 
 
 @dataclass(frozen=True)
@@ -33,11 +57,6 @@ class Base:
                 f"{self.address} is an adapter: `spectra merge --compressed` makes a checkpoint "
                 "of it"
             )
-
-    @cached_property
-    def identity(self) -> str:
-        """Hash of its content."""
-        return open_checkpoint(self.address).identity
 
     @cached_property
     def rank_map(self) -> RankMap | None:

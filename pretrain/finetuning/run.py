@@ -20,7 +20,7 @@ from pretrain.batches import (
     of_windows,
 )
 from pretrain.corpus import MANIFEST
-from pretrain.finetuning.base import Base
+from pretrain.finetuning.base import Base, Origin
 from pretrain.finetuning.distillation import learnt_from
 from pretrain.finetuning.headloss import objective_of
 from pretrain.finetuning.material import Data, read_data
@@ -101,7 +101,7 @@ class Finetuning:
             found = _memory(groups)
             if options.task.task is not None:
                 found |= ask(options, base, training, data.asked)
-            write_result(options, base, begun["identity"], trainee, out)
+            write_result(options, base, begun["checkpoint"]["identity"], trainee, out)
             return found
 
         return Prepared(
@@ -227,19 +227,24 @@ def _same_beginning(
     options: FinetuneOptions, base: Base, out: Path, latest: Path | None
 ) -> dict[str, Any]:
     """What the options name by an address, which must be what the run began with."""
-    found: dict[str, Any] = {"identity": base.identity}
+    begun = (read_json(out / BASE) if latest else None) or {}
+    addresses = {"checkpoint": base.address, "teacher": options.distillation.teacher}
+    found: dict[str, Any] = {}
+    differing = []
+    for name, address in addresses.items():
+        if address is not None:
+            before = Origin(**begun[name]) if name in begun else None
+            origin = Origin.of(address, before)
+            found[name] = asdict(origin)
+            differing += [f"the {name} {address}"] if before and not origin.is_same(before) else []
     if options.trained.train.endswith(".json"):
         found["configuration"] = read_json(Path(options.trained.train))
-    if options.distillation.teacher is not None:
-        found["teacher"] = Base(options.distillation.teacher).identity
-    begun = read_json(out / BASE) if latest else None
-    differing = [name for name in found if begun is not None and begun.get(name) != found[name]]
+        if begun and begun.get("configuration") != found["configuration"]:
+            differing.append(options.trained.train)
     if differing:
-        words = {"identity": f"the checkpoint {base.address}", "teacher": "the teacher"}
-        what = words.get(differing[0], options.trained.train)
         raise InputError(
-            f"{what} is no longer what {out} began with: put it back, or begin anew in another "
-            "--out"
+            f"{differing[0]} is no longer what {out} began with: put it back, or begin anew in "
+            "another --out"
         )
     return found
 

@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from data.errors import InputError
-from spectra.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from spectra.checkpoint.checkpoint import open_checkpoint
+from spectra.checkpoint.content import content_of
 from spectra.checkpoint.digests import combined_sha256, digest
 from spectra.compression.pairs import pair, unpair
 
@@ -86,7 +87,7 @@ def require_base(adapter: Adapter, address: str) -> None:
             f"the base of the adapter {address} is not where it was: {error}; put it back, or its "
             f"new place into {Path(address, FILE)} as base"
         ) from error
-    if found.identity != adapter.identity and _content(found, adapter.base) != adapter.content:
+    if found.identity != adapter.identity and content_of(adapter.base) != adapter.content:
         raise InputError(
             f"{adapter.base} is no longer the checkpoint that {address} was finetuned from"
         )
@@ -183,24 +184,10 @@ def _describe(folder: Path, adapter: Adapter) -> None:
     if Path(adapter.base).exists():
         adapter = replace(
             adapter,
-            content=_content(open_checkpoint(adapter.base), adapter.base) or "",
+            content=content_of(adapter.base) or "",
             beside=os.path.relpath(adapter.base, folder.resolve()),
         )
     (folder / FILE).write_text(json.dumps(asdict(adapter), indent=2))
-
-
-def _content(checkpoint: Checkpoint, address: str) -> str | None:
-    """Hash of a local checkpoint's weights and configuration; None of one elsewhere."""
-    place = Path(address)
-    if not place.exists():
-        return None
-    known = hashlib.sha256(
-        json.dumps(dict(checkpoint.config), sort_keys=True, default=str).encode()
-    )
-    for name in sorted(checkpoint.files):
-        with (place / name if place.is_dir() else place).open("rb") as file:
-            known.update(hashlib.file_digest(file, "sha256").digest())
-    return known.hexdigest()
 
 
 def _files_sha256(folder: Path) -> str:

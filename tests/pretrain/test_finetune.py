@@ -377,6 +377,29 @@ def test_a_resumed_run_has_the_configuration_that_it_began_with(checkpoints, inp
         finetune(options, tmp_path / "run", resume=True)
 
 
+def test_a_run_goes_on_with_copies_of_its_checkpoints_alone(checkpoints, inputs, tmp_path):
+    base, teacher = tmp_path / "base", tmp_path / "teacher"
+    shutil.copytree(checkpoints["factors"], base)
+    shutil.copytree(checkpoints["dense"], teacher)
+    options = tuned(base, inputs["data"], teacher=str(teacher))
+    first = finetune(options, tmp_path / "run")
+
+    def again() -> dict:
+        (tmp_path / "run/summary.json").unlink(missing_ok=True)
+        return finetune(options, tmp_path / "run", resume=True)
+
+    for place in (base, teacher):  # moved to another machine, say
+        shutil.move(place, tmp_path / "old")
+        shutil.copytree(tmp_path / "old", place, copy_function=shutil.copy)
+        shutil.rmtree(tmp_path / "old")
+        assert again()["validation_loss"] == first["validation_loss"]
+    for place, name in ((teacher, "teacher"), (base, "checkpoint")):
+        config = json.loads((place / "config.json").read_text())
+        (place / "config.json").write_text(json.dumps(config | {"bos_token_id": 7}))
+        with pytest.raises(InputError, match=f"the {name} .* is no longer what"):
+            again()
+
+
 def test_what_is_damaged_says_so(checkpoints, inputs, tmp_path):
     options = tuned(checkpoints["factors"], inputs["data"], train="lora", save="adapter")
     finetune(options, tmp_path / "run")
