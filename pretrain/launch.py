@@ -138,6 +138,10 @@ def _print_summary(out: Path, summary: dict[str, Any], places: dict[str, str]) -
             f"{summary['correct']} of {summary['total']}; {summary['unparsed']} answers could not "
             "be read and count as wrong"
         )
+        if summary["cut"]:
+            print(
+                f"{summary['cut']} prompts were longer than the model's window: their end was kept"
+            )
     print()
     for name, what in places.items():
         if (out / name).exists():

@@ -215,6 +215,21 @@ class RunOptions:
         """Tokens that the whole run trains on."""
         return self.steps * self.tokens_per_step
 
+    @property
+    def reading(self) -> str:
+        """What steps read, in words."""
+        batch = self.batch
+        return (
+            f"batch {batch.batch_size} windows{self.passes} x {batch.seq_len} tokens = "
+            f"{self.tokens_per_step:,} tokens a step; {self.steps:,} steps = {self.tokens:,} tokens"
+        )
+
+    @property
+    def passes(self) -> str:
+        """In how many a step is made, in words; empty for one."""
+        count = self.batch.batch_size // self.micro_batch_size
+        return f" in {count} passes" if count > 1 else ""
+
     def own_checks(self) -> list[Check]:
         """What further options must hold."""
         return []

@@ -39,15 +39,10 @@ class Plan:
 
     def lines(self, options: RunOptions, model: str, vocabulary: str) -> list[str]:
         """The arithmetic in words."""
-        batch, steps = options.batch, options.steps
-        accumulation = batch.batch_size // options.micro_batch_size
-        passes = f" in {accumulation} passes" if accumulation > 1 else ""
         lines = [
             f"{model}: {self.parameters:,} parameters, {self.block_parameters:,} of "
             f"them in {self.matrices} block matrices; {vocabulary}",
-            f"batch {batch.batch_size} windows{passes} x {batch.seq_len} tokens = "
-            f"{options.tokens_per_step:,} tokens a step; "
-            f"{steps:,} steps = {options.tokens:,} tokens",
+            options.reading,
         ]
         if self.snapshots:
             total = readable_bytes(sum(self.store_bytes.values()))
@@ -113,6 +108,8 @@ class Forecast:
     """What a run will take, from a few steps that were made."""
 
     step_seconds: float
+    tokens_per_second: float
+    """Of the measured steps."""
     snapshot_seconds: float
     """0 where nothing is recorded."""
     expected_seconds: float
@@ -120,8 +117,8 @@ class Forecast:
 
     def lines(self, options: RunOptions) -> list[str]:
         """The forecast in words."""
-        speed = options.tokens_per_step / self.step_seconds
-        lines = [f"a step takes {self.step_seconds:.3f} s ({speed:,.0f} tokens/s)"]
+        speed = f"{self.tokens_per_second:,.0f} tokens/s"
+        lines = [f"a step takes {self.step_seconds:.3f} s ({speed})"]
         if self.snapshot_seconds:
             share = 1 - options.steps * self.step_seconds / self.expected_seconds
             lines.append(
@@ -132,18 +129,20 @@ class Forecast:
 
 
 def measure(options: RunOptions, training: Training, probe: Probe | None) -> Forecast:
-    """Make two steps and one snapshot on random tokens, and say how long the run would take."""
+    """Make two steps and one snapshot, and say how long the run would take."""
     for _ in range(WARM_UP_STEPS):  # they allocate, and compile where asked
         training.train_step(NullRecorder())
-    started = time.perf_counter()
+    started, before = time.perf_counter(), training.tokens
     for _ in range(MEASURED_STEPS):
         training.train_step(NullRecorder())
-    step = (time.perf_counter() - started) / MEASURED_STEPS
+    seconds, tokens = time.perf_counter() - started, training.tokens - before
+    step = seconds / MEASURED_STEPS
     snapshot, snapshots = 0.0, 0
     if probe is not None:
         snapshot = _snapshot_seconds(options, training, probe)
         snapshots = options.recorder.schedule(options.steps).snapshots or 0
-    return Forecast(step, snapshot, options.steps * step + snapshots * snapshot)
+    expected = options.steps * step + snapshots * snapshot
+    return Forecast(step, tokens / seconds, snapshot, expected)
 
 
 def random_windows(options: RunOptions, vocab_size: int) -> Windows:

@@ -17,6 +17,7 @@ from pretrain.batches import WindowBatches, WindowValidation
 from pretrain.checkpoint import appearing, load_model, save_model
 from pretrain.corpus import MANIFEST, Corpus, Text, open_corpus, recorded_key
 from pretrain.loop import Training
+from pretrain.machine import checkpoint_activations, device_of, keep_freed_memory, set_attention
 from pretrain.optionfile import to_dict
 from pretrain.options import PretrainOptions
 from pretrain.plan import make_plan, measure, random_windows
@@ -24,11 +25,7 @@ from pretrain.presets import default_vocabulary, model_config
 from pretrain.session import (
     Prepared,
     Summary,
-    checkpoint_activations,
-    device_of,
-    keep_freed_memory,
     run,
-    set_attention,
 )
 
 if TYPE_CHECKING:

@@ -4,12 +4,10 @@ What differs is a `Job`: it prepares a model, an optimizer and data, and says wh
 model. The session holds the folder, the recorder, the loop, resuming, and the summary.
 """
 
-import ctypes
 import json
 import math
 import os
 import signal
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +20,7 @@ from data.errors import InputError
 from pretrain.checkpoint import Checkpoints, read_state, restore_random_state, step_of
 from pretrain.display import open_display
 from pretrain.loop import Outcome, Training, run_loop
+from pretrain.machine import device_of, keep_freed_memory, slowness
 from pretrain.optionfile import to_dict
 from pretrain.options import RunOptions
 from pretrain.signals import StopRequest
@@ -34,10 +33,6 @@ from spectra.store.durable import write_file
 from spectra.store.location import exists
 from spectra.store.lock import locked
 
-SHORT = 512
-"""Tokens up to which attention in bfloat16 is faster on a CPU without the fused kernel."""
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Names of glibc's malloc.h."""
 PARTS = ("spectra.zarr", "checkpoints", "model", "adapter")
 Summary = dict[str, Any]
 
@@ -147,7 +142,7 @@ def _train(
         state = read_state(latest) if latest else None
         if state:
             training.load_state(state)
-        for line in prepared.lines:
+        for line in [*prepared.lines, *slowness(options, device)]:
             console.print(line, highlight=False, soft_wrap=True)
         recorder = _open_recorder(job, prepared, out, resume)
         files = {f"{job.command}.json": to_dict(options), **prepared.files}
@@ -171,14 +166,29 @@ def _train(
             raise RunInterruptedError(
                 stop.signal,
                 f"stopped after step {outcome.step} by {stop.signal.name}, {saved}; "
-                f"go on by {program_name()} {job.command} --resume --out {out}",
+                f"{_way_on(job, out)}",
             )
-        further = prepared.finish(out)
+    further = _finished(job, prepared, out)
     summary = _summary(options, training, outcome, recorder, out)
     # of a run that was resumed after its last step, the peak was another process's
     summary |= {"peak_memory_bytes": peak[0] if training.seconds else None, **further}
     write_file(out / "summary.json", json.dumps(summary, indent=2).encode())
     return summary
+
+
+def _finished(job: Job, prepared: Prepared, out: Path) -> Summary:
+    """What comes after the last step, whose checkpoint is saved."""
+    try:
+        return prepared.finish(out)
+    except KeyboardInterrupt:
+        raise RunInterruptedError(
+            signal.SIGINT,
+            f"stopped after the last step by SIGINT, checkpoint saved; {_way_on(job, out)}",
+        ) from None
+
+
+def _way_on(job: Job, out: Path) -> str:
+    return f"go on by {program_name()} {job.command} --resume --out {out}"
 
 
 def _summary(
@@ -236,68 +246,6 @@ def _open_recorder(
         resume=resume,
         attrs={"config": to_dict(options), **prepared.attrs},
     )
-
-
-def device_of(name: str) -> torch.device:
-    """The device that an option names.
-
-    Raises
-    ------
-    InputError
-        When it cannot be used here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type == "meta":
-            raise RuntimeError("it holds no numbers")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"--device {name} cannot be used here: {reason}") from error
-    return device
-
-
-def set_attention(model: Any, options: RunOptions, device: torch.device) -> None:
-    """Have a model of transformers compute attention in the way that the options name.
-
-    Raises
-    ------
-    InputError
-        When the model does not know it.
-    """
-    way = options.machine.attention
-    if way == "auto":
-        short = device.type == "cpu" and options.batch.seq_len <= SHORT
-        if not (short and options.precision == "bfloat16"):
-            return
-        way = "eager"
-    try:
-        model.set_attn_implementation(way)
-    except (ValueError, ImportError) as error:
-        raise InputError(f"--attention {way}: {str(error).splitlines()[0]}") from error
-
-
-def keep_freed_memory(device: torch.device) -> None:
-    """On a CPU, let freed memory stay with the process: the next step wants it again.
-
-    Otherwise glibc hands large tensors back to the system, which clears every page anew.
-    """
-    if device.type != "cpu" or not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-def checkpoint_activations(model: Any) -> None:
-    """Recompute activations in the backward pass."""
-    renamed = getattr(
-        model, "activation_checkpointing_enable", None
-    )  # its name in later versions of 5
-    (renamed or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def store_of(options: RunOptions, out: Path) -> str:

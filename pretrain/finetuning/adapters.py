@@ -4,6 +4,7 @@ A low-rank layer is adapted as the two linear layers that it is made of, so that
 `peft` applies, and what is merged is a layer of the same rank.
 """
 
+import copy
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,9 @@ from spectra.matrices import layer_of
 
 APPLIED = ("exclude_modules", "layers_to_transform", "layers_pattern")
 PATTERNS = ("rank_pattern", "alpha_pattern")
+NOT_LINEAR = ("ADAPTION_PROMPT", "LN_TUNING", "TRAINABLE_TOKENS")
+INITS_OF_DATA = ("eva", "corda", "lora_ga")
+"""They would train as ordinary LoRA without it."""
 
 
 def adapted(options: FinetuneOptions, model: Any, kinds: dict[int, str]) -> Trainee:
@@ -54,6 +58,7 @@ def adapted(options: FinetuneOptions, model: Any, kinds: dict[int, str]) -> Trai
         raise InputError(f"peft cannot adapt this model so: {_first_line(error)}") from error
     if not any(p.requires_grad for p in wrapped.parameters()):
         raise InputError(f"{config.peft_type.value} trains nothing of this model")
+    _require_mergeable(peft, wrapped, config)
     rewritten = _rewritten(wrapped, weights, before)
     set_precision(wrapped, options)
     for weight in rewritten.values():
@@ -98,11 +103,14 @@ def _config(peft: Any, options: FinetuneOptions, layers: dict[str, str]) -> Any:
     fields = {k: v for k, v in fields.items() if k not in APPLIED}
     if forward := fields.get("feedforward_modules"):
         fields["feedforward_modules"] = [n for n in chosen(layers, forward) if n in names]
+    if not layers:
+        raise InputError("adapters need linear layers in the blocks, and this model has none")
     if not names:
         raise InputError(
             f"target_modules {targets!r} match no linear layer; names are like {next(iter(layers))}"
         )
-    fields = fields | {"target_modules": names, "task_type": "CAUSAL_LM"}
+    own = {"target_modules": names, "task_type": "CAUSAL_LM", "inference_mode": False}
+    fields = fields | own
     for key in PATTERNS:
         if fields.get(key):
             fields[key] = _of_parts(key, fields[key], layers, names)
@@ -114,8 +122,40 @@ def _config(peft: Any, options: FinetuneOptions, layers: dict[str, str]) -> Any:
         raise InputError(
             f"{trained.train} is no peft configuration: {_first_line(error)}"
         ) from error
+    if config.is_prompt_learning:
+        raise InputError(
+            f"{config.peft_type.value} trains prompts, which no checkpoint holds: name adapters of "
+            "weights"
+        )
+    if config.peft_type.value in NOT_LINEAR:
+        raise InputError(
+            f"{config.peft_type.value} trains no linear layers: name adapters of these, or choose "
+            "by --train"
+        )
+    if (init := getattr(config, "init_lora_weights", None)) in INITS_OF_DATA:
+        raise InputError(
+            f"init_lora_weights {init!r} looks at data first, which is not done here: choose "
+            "another, pissa or olora say"
+        )
     config.target_modules = set(names)  # peft shortens long lists; ours are exact
     return config
+
+
+def _require_mergeable(peft: Any, wrapped: Any, config: Any) -> None:
+    """Require that what is trained can be written at the end: tried out on a copy of one layer."""
+    layer: Any = peft.tuners.tuners_utils.BaseTunerLayer
+    adapted_layers = [module for module in wrapped.modules() if isinstance(module, layer)]
+    try:
+        if not hasattr(wrapped.base_model, "merge_and_unload") or not adapted_layers:
+            raise NotImplementedError("it has no merge_and_unload")
+        smallest = min(adapted_layers, key=lambda one: one.get_base_layer().weight.numel())
+        with torch.no_grad():
+            copy.deepcopy(smallest).merge()
+    except Exception as error:  # of many kinds, by method
+        raise InputError(
+            f"adapters of {config.peft_type.value} cannot be merged into this model, so that no "
+            f"checkpoint could be written: {_first_line(error)}"
+        ) from error
 
 
 def _require_weights_alone(config: Any) -> None:
@@ -203,8 +243,10 @@ class RankAllocation:
 
     def load_state(self, state: dict[str, Any], /) -> None:
         """See `pretrain.loop.Method`."""
+        devices = {name: p.device for name, p in self._tuner.model.named_parameters()}
         for name in self.HELD:
-            setattr(self._tuner.rankallocator, name, state[name])
+            held = {n: value.to(devices[n]) for n, value in state[name].items()}
+            setattr(self._tuner.rankallocator, name, held)
         self._config.rank_pattern = state["rank_pattern"]
 
 

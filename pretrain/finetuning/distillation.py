@@ -29,6 +29,9 @@ def learnt_from(options: FinetuneOptions, base: Base, device: torch.device) -> "
             "predictions are of other tokens"
         )
     model = teacher.model().eval().requires_grad_(False)
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if longest is not None and options.batch.seq_len > longest:
+        raise InputError(f"the teacher takes {longest} tokens, not {options.batch.seq_len}")
     dtype = torch.bfloat16 if options.precision == "bfloat16" else torch.float32
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
@@ -54,9 +57,10 @@ class Distillation:
             taught = self.teacher(**inputs, use_cache=False).logits
         output = forward(**batch, use_cache=False)
         counts = batch["labels"][:, 1:] != -100
-        divergence = divergence_of(
-            output.logits[:, :-1][counts], taught[:, :-1][counts], self.temperature
-        )
+        # rows above the tokenizer's tokens are padding, of which models have more or fewer
+        shared = min(output.logits.shape[-1], taught.shape[-1])
+        logits, taught = (one[:, :-1, :shared][counts] for one in (output.logits, taught))
+        divergence = divergence_of(logits, taught, self.temperature)
         own: torch.Tensor = output.loss
         return (1 - self.weight) * own + self.weight * divergence
 

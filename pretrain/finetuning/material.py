@@ -15,6 +15,7 @@ from pretrain.corpus import Text, open_corpus, recorded_key
 from pretrain.finetuning.answers import AnswerBatches, AnswerValidation, answered, held_out, padded
 from pretrain.finetuning.base import Base
 from pretrain.finetuning.options import FinetuneOptions
+from pretrain.plan import random_windows
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,10 @@ def read_data(
         When it cannot be read, is too short, or is no longer what the run was begun with.
     """
     if options.task.task is not None:
-        return _read_task(options, base, options.task.task, out, latest)
+        data = read_task(options, base, options.task.task)
+        if latest and recorded_key(out) != data.manifest["key"]:
+            raise InputError(f"the task's files are no longer those that {out} was trained on")
+        return data
     text = options.text
     corpus = open_corpus(
         Text(
@@ -78,9 +82,26 @@ def read_data(
     )
 
 
-def _read_task(
-    options: FinetuneOptions, base: Base, task: str, out: Path, latest: Path | None
-) -> Data:
+def random_data(options: FinetuneOptions, vocab_size: int) -> Data:
+    """Random tokens, to measure the speed on."""
+    windows = random_windows(options, vocab_size)
+    return Data(
+        WindowBatches(windows, options.seed, options.batch.batch_size),
+        WindowValidation(windows, options.batch.seq_len, 1),
+        of_windows(windows.read(np.arange(min(options.recorder.probe_size, len(windows))))),
+        "random tokens",
+        {},
+    )
+
+
+def read_task(options: FinetuneOptions, base: Base, task: str) -> Data:
+    """A task's questions, cut into batches.
+
+    Raises
+    ------
+    InputError
+        When its files cannot be read.
+    """
     splits = load_splits(task, options.task.task_data)
     asked = splits.test[: options.task.questions]
     train, apart = held_out(splits.train, options.text.validation_fraction, options.seed)
@@ -92,8 +113,6 @@ def _read_task(
         "key": splits.fingerprint()[:16],
         **({"note": splits.note} if splits.note else {}),
     }
-    if latest and recorded_key(out) != manifest["key"]:
-        raise InputError(f"the task's files are no longer those that {out} was trained on")
     length = options.batch.seq_len
     learnt, kept = (answered(part, base.tokenizer, length) for part in (train, apart))
     tokens = options.evaluation.eval_tokens

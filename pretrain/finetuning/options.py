@@ -132,6 +132,16 @@ class FinetuneOptions(RunOptions):
     distillation: TeacherOptions = field(default_factory=TeacherOptions)
     saving: SavingOptions = field(default_factory=SavingOptions)
 
+    @property
+    def reading(self) -> str:
+        """See `RunOptions.reading`."""
+        if self.task.task is None:
+            return super().reading
+        return (
+            f"batch {self.batch.batch_size} questions{self.passes} of at most "
+            f"{self.batch.seq_len} tokens; {self.steps:,} steps"
+        )
+
     def own_checks(self) -> list[Check]:
         """What further options must hold."""
         trained, distillation, questions = self.trained, self.distillation, self.task.questions

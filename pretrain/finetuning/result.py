@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from data.tasks import Example
 from pretrain.checkpoint import appearing
 from pretrain.finetuning.base import Base
@@ -13,25 +15,31 @@ from pretrain.finetuning.options import FinetuneOptions
 from pretrain.loop import Training
 from pretrain.session import Summary
 from spectra.calibration.loading import load_whole
+from spectra.commands.progress import Shown
 from spectra.compression.adapter import apply_adapter
 from spectra.compression.sources import copy_companions, is_gguf, require_dtype
 from spectra.evaluation.tasks import task_accuracy
 
 
 def ask(
-    options: FinetuneOptions, base: Base, training: Training, asked: Sequence[Example]
+    options: FinetuneOptions,
+    base: Base,
+    training: Training,
+    asked: Sequence[Example],
+    console: Console,
 ) -> Summary:
     """Accuracy on the test questions, by the model that is in memory."""
     name = options.task.task
     assert name is not None
     model = training.model.eval()
-    with training.autocast():
+    with training.autocast(), Shown(console, "questions") as shown:
         found = task_accuracy(
             model,
             base.tokenizer,
             name,
             asked,
             batch_size=options.batch.batch_size,
+            progress=lambda done, count: shown.update(f"asking {name}", done, count),
         )
     low, high = found.interval
     return {
@@ -42,6 +50,7 @@ def ask(
         "correct": found.correct,
         "total": found.total,
         "unparsed": found.unparsed,
+        "cut": found.cut,
         "seed": options.seed,
     }
 

@@ -5,25 +5,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from data.errors import InputError
 from data.sources import open_source
-from data.tasks import load_splits
-from pretrain.batches import (
-    WindowBatches,
-    WindowValidation,
-    moved,
-    of_windows,
-)
+from pretrain.batches import moved
 from pretrain.corpus import MANIFEST
 from pretrain.finetuning.base import Base, Origin
 from pretrain.finetuning.distillation import learnt_from
 from pretrain.finetuning.headloss import objective_of
-from pretrain.finetuning.material import Data, read_data
+from pretrain.finetuning.material import Data, random_data, read_data, read_task
 from pretrain.finetuning.methods import (
     Trainee,
     held_state,
@@ -35,17 +28,14 @@ from pretrain.finetuning.options import FinetuneOptions
 from pretrain.finetuning.result import ask, write_result
 from pretrain.finetuning.trainable import Group, groups_of, table_of, total
 from pretrain.loop import Objective, Training, own_loss
+from pretrain.machine import checkpoint_activations, device_of, keep_freed_memory, set_attention
 from pretrain.optionfile import to_dict
-from pretrain.plan import make_plan, measure, random_windows
+from pretrain.plan import make_plan, measure
 from pretrain.session import (
     Prepared,
     Summary,
-    checkpoint_activations,
-    device_of,
-    keep_freed_memory,
     read_json,
     run,
-    set_attention,
     silence_library_bars,
 )
 from spectra.allocation.rankmap import RankMap
@@ -100,7 +90,7 @@ class Finetuning:
         def finish(out: Path) -> Summary:
             found = _memory(groups)
             if options.task.task is not None:
-                found |= ask(options, base, training, data.asked)
+                found |= ask(options, base, training, data.asked, console)
             write_result(options, base, begun["checkpoint"]["identity"], trainee, out)
             return found
 
@@ -134,28 +124,24 @@ def dry_run(options: FinetuneOptions, *, as_json: bool = False) -> None:
     silence_library_bars()
     console = Console()
     base = Finetuning(options).base()
-    if options.task.task is not None:
-        load_splits(options.task.task, options.task.task_data)
-    else:
+    task = options.task.task
+    data = None if task is None else read_task(options, base, task)
+    if data is None:
         open_source(options.text.data, options.text.text_field)
     device = device_of(options.machine.device)
     keep_freed_memory(device)
     trainee, groups = prepare_model(options, base, device)
-    windows = random_windows(options, len(base.tokenizer))
-    batches = WindowBatches(windows, options.seed, options.batch.batch_size)
-    validation = WindowValidation(windows, options.batch.seq_len, 1)
-    probe = of_windows(windows.read(np.arange(min(options.recorder.probe_size, len(windows)))))
-    data = Data(batches, validation, probe, "", {})
+    data = data or random_data(options, len(base.tokenizer))
     training = training_of(options, trainee, data, base, device)
     plan = make_plan(options, trainee.model)
-    forecast = measure(options, training, probe if options.recorder.wanted else None)
+    forecast = measure(options, training, data.probe if options.recorder.wanted else None)
     if as_json:
-        figures = asdict(plan) | asdict(forecast) | {"tokens": options.tokens}
+        figures = asdict(plan) | asdict(forecast) | {"tokens": None if task else options.tokens}
         figures |= {"groups": [asdict(group) for group in groups]} | _memory(groups)
         print(json.dumps({"options": to_dict(options)} | figures))
         return
     console.print_json(json.dumps(to_dict(options)))
-    lines = plan.lines(options, f"{options.trained.train} of {_name(options)}", "random tokens")
+    lines = plan.lines(options, f"{options.trained.train} of {_name(options)}", data.about)
     for line in [
         *lines,
         table_of(groups),

@@ -1,6 +1,7 @@
 """Which experiments a setting is of, so that one which would do nothing is refused."""
 
 from data.errors import InputError
+from spectra.compression.settings import METHODS
 from spectra.experiments.settings import Settings
 from spectra.experiments.tuning import Tuning
 
@@ -9,7 +10,10 @@ MEASURED = ("table1", "table2", "figure7", "quality")
 TUNED_ON_TEXT = ("figure1", "figure5", "table4")
 TUNED_ON_TASKS = ("figure8", "table5")
 TUNED = (*TUNED_ON_TEXT, *TUNED_ON_TASKS)
+CALIBRATED = ("calibration", "calibration_windows", "batch_size", "seed")
+"""Of compression that knows activations."""
 ONLY_OF = {
+    "data": (*MEASURED, "table3", *TUNED_ON_TEXT),
     "errs": ("table1", "table2"),
     "windows": MEASURED,
     "stored": (*MEASURED, "table3"),
@@ -53,3 +57,11 @@ def require_used(name: str, settings: Settings, tuning: Tuning) -> None:
             if getattr(given, field) != getattr(default, field):
                 option = f"--{field.replace('_', '-')}"
                 raise InputError(f"{option} goes with {', '.join(used)}, not {name}: leave it out")
+    if name in TUNED and tuning.compression == "svd":
+        for field in CALIBRATED:
+            if getattr(settings, field) != getattr(Settings(), field):
+                also = ", and --seeds repeats runs" if field == "seed" else ""
+                raise InputError(
+                    f"--{field.replace('_', '-')} goes with --compression "
+                    f"{', '.join(m for m in METHODS if m != 'svd')}{also}: leave it out"
+                )

@@ -17,9 +17,9 @@ from pretrain.finetuning.base import Base
 from pretrain.finetuning.options import FinetuneOptions, TrainedOptions
 from pretrain.finetuning.run import Data, prepare_model, training_of
 from pretrain.finetuning.trainable import total
+from pretrain.machine import device_of, keep_freed_memory
 from pretrain.options import BatchOptions
 from pretrain.plan import random_windows
-from pretrain.session import device_of, keep_freed_memory
 from spectra.allocation.allocate import allocate
 from spectra.compression.compress import compress
 from spectra.recording.recorder import NullRecorder

@@ -1,16 +1,21 @@
 """Finetuning: what is trained changes, nothing else does, and what is saved is what was trained."""
 
 import json
+import os
 import shutil
+import signal
+import time
 from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 import spectra
 from data.errors import InputError
 from pretrain.checkpoint import Checkpoints
+from pretrain.finetuning import run as finetuning
 from pretrain.finetuning.base import Base
 from pretrain.finetuning.methods import make_trainee, optimizer_of
 from pretrain.finetuning.options import TeacherOptions
@@ -101,13 +106,22 @@ def test_any_adapter_of_peft_is_trained_and_merged(checkpoints, inputs, tmp_path
     assert SpectraConfig.of(json.loads((tmp_path / "run/model/config.json").read_text()))
 
 
-@pytest.mark.parametrize("train", ["lrc", "galore", "adalora", "stochastic"])
-def test_a_killed_run_goes_on_bit_for_bit(checkpoints, inputs, tmp_path, monkeypatch, train):
-    changes = {"train": config_file(tmp_path, "adalora") if train == "adalora" else "lrc"}
-    if train == "galore":
-        changes = {"train": "galore", "galore_projection": "randomized"}
-    if train == "stochastic":
-        changes = {"train": "lrc", "masters": "bfloat16", "precision": "bfloat16"}
+@pytest.mark.parametrize(
+    "how", ["lrc", "galore", "adalora", "stochastic", "dropout", "teacher", "task", "olora"]
+)
+def test_a_killed_run_goes_on_bit_for_bit(checkpoints, inputs, tmp_path, monkeypatch, how, shared):
+    if how in PEFT:
+        changes = {"train": config_file(tmp_path, how)}
+    else:
+        changes = {
+            "lrc": {},
+            "galore": {"train": "galore", "galore_projection": "randomized"},
+            "stochastic": {"masters": "bfloat16", "precision": "bfloat16"},
+            "dropout": {"train": "lora", "lora_dropout": 0.5},
+            "teacher": {"teacher": checkpoints["dense"]},
+            "task": {"task": "coinflip", "task_data": str(shared / "data/tasks"), "questions": 2},
+        }[how]
+    changes |= {"seq_len": 256} if how == "task" else {}
     options = tuned(checkpoints["factors"], inputs["data"], record_every=2, **changes)
     finetune(options, tmp_path / "whole")
     original = Training.train_step
@@ -297,6 +311,85 @@ def test_peft_configurations_may_name_matrices(checkpoints, inputs, tmp_path):
     path.write_text(json.dumps(fields | {"rank_pattern": {"nothing": 3}}))
     with pytest.raises(InputError, match="which is no target"):
         make_trainee(options, base.model(), base.rank_map)
+    # as peft itself writes it
+    path.write_text(json.dumps(fields | {"inference_mode": True}))
+    model = make_trainee(options, base.model(), base.rank_map).model
+    assert any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_teacher_may_have_more_rows_than_its_tokenizer_has_tokens(checkpoints, inputs, tmp_path):
+    teacher = tmp_path / "teacher"
+    model = load_whole(checkpoints["dense"]).model
+    model.resize_token_embeddings(model.config.vocab_size + 8)
+    model.save_pretrained(teacher)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(f"{checkpoints['dense']}/{name}", teacher)
+    runs = [
+        finetune(tuned(checkpoints["factors"], inputs["data"], teacher=str(one)), tmp_path / name)
+        for name, one in (("padded", teacher), ("plain", checkpoints["dense"]))
+    ]
+    assert runs[0]["validation_loss"] == pytest.approx(runs[1]["validation_loss"], rel=1e-5)
+    config = json.loads((teacher / "config.json").read_text())
+    (teacher / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 16}))
+    with pytest.raises(InputError, match="the teacher takes 16 tokens"):
+        finetune(
+            tuned(checkpoints["factors"], inputs["data"], teacher=str(teacher)), tmp_path / "short"
+        )
+
+
+def test_adapters_need_linear_layers(tmp_path, inputs):
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=16, n_layer=1, n_head=2))
+    with pytest.raises(InputError, match="this model has none"):
+        make_trainee(tuned("any", inputs["data"], train="lora"), model, None)
+
+
+def test_a_dry_run_of_a_task_measures_its_questions(checkpoints, shared, tmp_path, capsys):
+    arguments = ["finetune", checkpoints["factors"], "--task", "coinflip", "--record-every", "0"]
+    arguments += [
+        "--task-data",
+        str(shared / "data/tasks"),
+        "--seq-len",
+        "256",
+        "--batch-size",
+        "2",
+    ]
+    assert main([*arguments, "--out", str(tmp_path / "run"), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "batch 2 questions of at most 256 tokens; 500 steps" in said
+    assert "questions to train on" in said
+    assert main([*arguments, "--out", str(tmp_path / "run"), "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["tokens"] is None
+    assert found["tokens_per_second"] * found["step_seconds"] < 2 * 256
+    assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_while_questions_are_asked_loses_nothing(
+    checkpoints, shared, tmp_path, monkeypatch, capsys
+):
+    arguments = ["finetune", checkpoints["factors"], "--task", "coinflip", "--record-every", "0"]
+    arguments += [
+        "--task-data",
+        str(shared / "data/tasks"),
+        "--seq-len",
+        "256",
+        "--batch-size",
+        "2",
+    ]
+    arguments += ["--questions", "2", "--steps", "2", "--out", str(tmp_path / "run")]
+
+    def interrupted(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+
+    monkeypatch.setattr(finetuning, "ask", interrupted)
+    assert main(arguments) == 130
+    assert "stopped after the last step by SIGINT, checkpoint saved" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main([*arguments, "--resume"]) == 0
+    said = capsys.readouterr()
+    assert "coinflip: accuracy" in said.out
+    assert "asking coinflip: 2 of 2 questions" in said.err
 
 
 def test_the_command_prints_one_object_and_a_dry_run_writes_nothing(
@@ -355,6 +448,11 @@ def test_a_configuration_chooses_layers_and_leaves_matrices_out(checkpoints, inp
         ({"peft_type": "NOTHING"}, "no peft configuration"),
         ({"r": 2}, "it has no peft_type"),
         ({"peft_type": "LOHA", "r": 2, "modules_to_save": ["norm"]}, "plain LoRA and DoRA only"),
+        ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}, "trains prompts"),
+        ({"peft_type": "LN_TUNING"}, "trains no linear layers"),
+        ({"peft_type": "LILY", "r": 2}, "adapters of LILY cannot be merged"),
+        ({"peft_type": "LORA", "r": 2, "lora_bias": True}, "cannot be merged into this model"),
+        ({"peft_type": "LORA", "r": 2, "init_lora_weights": "eva"}, "looks at data first"),
     ],
 )
 def test_configurations_that_cannot_be_are_refused(checkpoints, inputs, tmp_path, fields, message):
