@@ -191,8 +191,8 @@ class Lab:
 
 def _identity(address: str) -> str:
     """Hash of a checkpoint with its tokenizer, and of what makes runs of it."""
-    tokenizer: Any = tokenizer_of(address, None)
     origin = content_of(address) or open_checkpoint(address).identity
+    tokenizer: Any = tokenizer_of(address, None)
     known = (origin, tokenizer.backend_tokenizer.to_str(), __version__)
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 

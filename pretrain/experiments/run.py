@@ -13,7 +13,7 @@ from pretrain.experiments.lab import Cell, Lab
 from pretrain.experiments.results import RESULTS, Result
 from spectra.experiments.child import FailedError
 from spectra.experiments.ledger import Row
-from spectra.experiments.run import Outcome, Progress, Shape, written
+from spectra.experiments.run import Outcome, Progress, Shape, make_folder, written
 from spectra.experiments.settings import Settings
 from spectra.experiments.tuning import Tuning
 from spectra.store.durable import write_file
@@ -42,13 +42,10 @@ def run_tuning(
         fail, the outcome says so, and nothing is said of the paper where they are missed.
     """
     result = RESULTS[name]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
     made = Lab(checkpoint, settings, tuning, lab or folder, device, progress)
     cells = list(result.cells(tuning))
     made.require(cells)
+    make_folder(folder)
     rows, failed = _measured(made, cells)
     known = {"experiment": name, "checkpoint": checkpoint, "device": device}
     known |= settings.to_dict() | tuning.to_dict()

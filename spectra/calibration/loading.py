@@ -123,7 +123,11 @@ def model_tokenizer(address: str) -> "PreTrainedTokenizerFast":
         with loading(address):
             tokenizer = AutoTokenizer.from_pretrained(**hub_arguments(address))
     except InputError as error:
-        raise InputError(f"{address} has no tokenizer: name one by --tokenizer") from error
+        if not Path(address).expanduser().exists():  # the hub may be out of reach
+            raise
+        raise InputError(
+            f"{address} has no tokenizer: put one beside it, or name it by --tokenizer"
+        ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise InputError(f"{address} has no tokenizer.json: name a tokenizer by --tokenizer")
     return tokenizer

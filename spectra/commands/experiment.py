@@ -40,8 +40,8 @@ class Options:
         ]
     ]  # fmt: skip
     """Which result."""
-    checkpoint: tyro.conf.Positional[str]
-    """A Hugging Face folder, a .gguf file, or a hub name."""
+    checkpoint: tyro.conf.Positional[str] = "HuggingFaceTB/SmolLM2-135M"
+    """A Hugging Face folder, a .gguf file, or a hub name; by default one that two cores can do."""
     out: Path | None = None
     """Where results are kept; runs/experiments/NAME by default."""
     lab: Path | None = None

@@ -122,17 +122,28 @@ def run_experiment(
         When the folder holds results of other settings.
     """
     experiment = EXPERIMENTS[name]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
     known = {"experiment": name, "checkpoint": checkpoint, "device": device, **settings.to_dict()}
     known |= {"identity": open_checkpoint(checkpoint).identity, "texts": settings.fingerprints()}
+    make_folder(folder)
     ledger = Ledger(folder, known)
     rows = list(_rows(name, checkpoint, settings, folder, device, ledger, progress))
     shape = Shape(name, experiment, list(_points(experiment, rows)))
     subtitle = f"{Path(checkpoint).name}, {Path(settings.data).name}"
     return written(shape, rows, folder, subtitle, ledger.path)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, if it is not there.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)
