@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SPECTRA_SHARED ?= ../shared
+# processes that tests are spread over, of one thread each
+JOBS ?= 2
 export SPECTRA_SHARED
 # what `make` computes stays inside this folder, where `make clean` finds it
 export SPECTRA_CACHE ?= $(CURDIR)/.cache
@@ -16,7 +18,7 @@ DEMO_OPTIONS := --model llama_9m --vocab-size 4096 --precision float32 --steps 6
 
 help:
 	@echo "make demo       train a small LLaMA with the recorder on, write $(DEMO)/report.html"
-	@echo "make test       install what the tests need; tests, lint, types, import rules"
+	@echo "make test       install what the tests need; tests, lint, types, import rules (JOBS=2)"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make bench      the benchmarks, as tables and JSON"
 	@echo "make screenshots  every page of the dashboard, in both themes and widths, to artefacts/"
@@ -49,7 +51,7 @@ demo: $(VENV)/installed
 	@echo "  $(BIN)/spectra pretrain --data FILE --steps 300 --record-every 25 --out runs/mine"
 
 test: lint types imports
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 test-slow: $(VENV)/installed-peers
 	$(BIN)/python -m pytest -m slow
