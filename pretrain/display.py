@@ -18,6 +18,8 @@ class Status:
     loss: float
     tokens_per_second: float
     recorder_share: float
+    seconds: float
+    """Of the loop in this process."""
 
 
 class Display(Protocol):
@@ -86,7 +88,7 @@ class LineDisplay:
 
     def __init__(self, console: Console, start: int, steps: int) -> None:
         self._console, self._start, self._steps = console, start, steps
-        self._began = self._last = time.monotonic()
+        self._last = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -100,7 +102,7 @@ class LineDisplay:
             return
         self._last = now
         done = status.step - self._start
-        left = (now - self._began) / max(1, done) * (self._steps - status.step)
+        left = status.seconds / max(1, done) * (self._steps - status.step)
         self.say(
             f"step {status.step}/{self._steps}  loss {status.loss:.3f}  "
             f"{status.tokens_per_second:,.0f} tokens/s  {duration(left)} left  "

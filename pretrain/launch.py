@@ -102,7 +102,7 @@ def launched(
         print(
             f"{name}: {error}. That step was not made; try a lower --learning-rate"
             + (" or --precision float32" if precision == "bfloat16" else "")
-            + ", in another --out",
+            + ", in another run",
             file=sys.stderr,
         )
         return None, 1
@@ -129,9 +129,8 @@ def report(
 
 
 def _print_summary(out: Path, summary: dict[str, Any], places: dict[str, str]) -> None:
-    perplexity = summary["validation_perplexity"]
-    print(f"validation perplexity {perplexity:.2f} after {summary['steps']:,} steps")
     if "accuracy" in summary:
+        print(f"validation loss {summary['validation_loss']:.4f} after {summary['steps']:,} steps")
         print(
             f"{summary['task']}: accuracy {summary['accuracy']:.2%} (95 % interval "
             f"{summary['accuracy_low']:.1%} to {summary['accuracy_high']:.1%}), "
@@ -142,6 +141,9 @@ def _print_summary(out: Path, summary: dict[str, Any], places: dict[str, str]) -
             print(
                 f"{summary['cut']} prompts were longer than the model's window: their end was kept"
             )
+    else:
+        perplexity = summary["validation_perplexity"]
+        print(f"validation perplexity {perplexity:.2f} after {summary['steps']:,} steps")
     print()
     for name, what in places.items():
         if (out / name).exists():

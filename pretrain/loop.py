@@ -238,6 +238,7 @@ def run_loop(
     """Train to the last step, or to the end of the step in which a stop was asked for."""
     options = training.options
     if training.step == 0 and training.from_checkpoint:
+        display.say("evaluating before the first step")
         display.say(f"before the first step: {_words(training.evaluate())}")
     started, first, seen = time.perf_counter(), training.step, training.tokens
     evaluated = math.nan
@@ -258,8 +259,9 @@ def run_loop(
             display.say(f"step {done}: {_words(evaluated)}")
         if last or done % options.checkpoints.checkpoint_every == 0:
             saved = save()
-        speed = (training.tokens - seen) / (time.perf_counter() - started)
-        display.update(Status(done, training.loss, speed, recorder.share))
+        elapsed = time.perf_counter() - started
+        speed = (training.tokens - seen) / elapsed
+        display.update(Status(done, training.loss, speed, recorder.share, elapsed))
     if training.step == options.steps and math.isnan(evaluated):
         # resumed after the last step, before its figures were saved
         evaluated = training.evaluations[-1].validation_loss

@@ -4,11 +4,12 @@ What differs is a `Job`: it prepares a model, an optimizer and data, and says wh
 model. The session holds the folder, the recorder, the loop, resuming, and the summary.
 """
 
+import contextlib
 import json
 import math
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ from pretrain.machine import device_of, keep_freed_memory, slowness
 from pretrain.optionfile import to_dict
 from pretrain.options import RunOptions
 from pretrain.signals import StopRequest
+from spectra.calibration.loading import silence_library_bars
 from spectra.commands.options import program_name
 from spectra.evaluation.resources import peak_memory
 from spectra.recording.pieces import Probe
@@ -116,7 +118,7 @@ def run(job: Job, out: Path, *, resume: bool = False) -> Summary:
     device = device_of(options.machine.device)
     keep_freed_memory(device)
     _require_place(job, out, resume)
-    with locked(out):
+    with locked(out), _unless_refused(out):
         latest = checkpoints.latest() if resume else None
         finished = read_json(out / "summary.json")
         if latest and step_of(latest) == options.steps and finished is not None:
@@ -124,6 +126,17 @@ def run(job: Job, out: Path, *, resume: bool = False) -> Summary:
             return finished
         _require_parts(job, latest, out)
         return _train(job, out, device, checkpoints, latest, console, resume)
+
+
+@contextlib.contextmanager
+def _unless_refused(out: Path) -> Iterator[None]:
+    """A folder of a run, which is not left behind empty where the run cannot be made."""
+    try:
+        yield
+    except InputError:
+        with contextlib.suppress(OSError):  # it is not empty
+            out.rmdir()
+        raise
 
 
 def _train(
@@ -260,13 +273,6 @@ def read_json(file: Path) -> Summary | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def silence_library_bars() -> None:
-    """Keep the bars that transformers draws for every saved shard out of ours."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
 
 
 def _require_one_process() -> None:

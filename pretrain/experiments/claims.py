@@ -86,7 +86,8 @@ def _perplexities(
     wanted: Sequence[Verdict] = ("below",),
 ) -> str:
     a, b = (sample(runs, "validation_perplexity") for runs in (lower, higher))
-    return _compared(claim, a.against(b), wanted, f"{a} against {b}")
+    numbers = f"{lower[0]['train']} {a} against {higher[0]['train']} {b}"
+    return _compared(claim, a.against(b), wanted, numbers)
 
 
 def _doubtful(rows: Sequence[Row]) -> Iterator[str]:
@@ -116,5 +117,5 @@ def _trained(one: Sequence[Row], other: Sequence[Row], paper: float) -> str:
 def _compared(claim: str, verdict: Verdict, wanted: Sequence[Verdict], numbers: str) -> str:
     """A claim of the paper, and how it is here."""
     if verdict == "open":
-        return f"undecided here; the paper: {claim}: {numbers}"
-    return f"{'as in' if verdict in wanted else 'UNLIKE'} the paper: {claim}: {numbers}"
+        return f'undecided here (the paper: "{claim}"): {numbers}'
+    return f'{"as in" if verdict in wanted else "UNLIKE"} the paper ("{claim}"): here {numbers}'

@@ -50,6 +50,11 @@ class Cell:
     task: str | None = None
     """Text where it is None."""
 
+    @property
+    def name(self) -> str:
+        """Of its folder, before the hash."""
+        return f"{self.task or 'text'}-{self.err:g}-{self.train}-{self.seed}"
+
 
 class Lab:
     """Makes what an experiment compares.
@@ -120,21 +125,18 @@ class Lab:
             "identity": self._identity,
             "compression": self._compression(cell.err) if cell.err else None,
         }
-        name = f"{cell.task or 'text'}-{cell.err:g}-{cell.train}-{cell.seed}"
-        out = self.folder / "runs" / _named(name, known)
+        out = self.folder / "runs" / _named(cell.name, known)
         key = {"err": cell.err, "train": cell.train, "seed": cell.seed}
         key |= {} if cell.task is None else {"task": cell.task}
         if (out / RESULT).exists():
             return key | _read(out / RESULT)
         command = [sys.executable, "-m", "spectra.cli", "finetune", self.compressed(cell.err)]
         command += [part for k, v in options.items() for part in (f"--{k}", str(v))]
-        self.progress(f"run {name}", 0, 1)
         found = finished([*command, "--out", str(out), "--resume", "--json"], f"the run {out}")
         row = {column: found.get(column) for column in KEPT}
         write_file(out / RESULT, json.dumps({"made_of": known, "row": row}, indent=1).encode())
         for part in ("checkpoints", "adapter", "model"):
             shutil.rmtree(out / part, ignore_errors=True)
-        self.progress(f"run {name}", 1, 1)
         return key | row
 
     def _content(self, task: str | None) -> str:

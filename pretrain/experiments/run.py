@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from data.errors import InputError
 from pretrain.experiments.lab import Cell, Lab
 from pretrain.experiments.results import RESULTS, Result
 from spectra.experiments.child import FailedError
@@ -38,8 +37,8 @@ def run_tuning(
     Raises
     ------
     InputError
-        When the folder cannot be written, something is missing, or every run fails. Where some
-        fail, the outcome says so, and nothing is said of the paper where they are missed.
+        When the folder cannot be written, or something is missing. Where runs fail, the outcome
+        says so, and nothing is said of the paper where they are missed.
     """
     result = RESULTS[name]
     made = Lab(checkpoint, settings, tuning, lab or folder, device, progress)
@@ -62,13 +61,14 @@ def run_tuning(
 def _measured(made: Lab, cells: Sequence[Cell]) -> tuple[list[Row], dict[Cell, str]]:
     """The runs that reach their end, and why others did not."""
     rows, failed = [], {}
-    for cell in cells:
+    for done, cell in enumerate(cells):
+        made.progress(f"run {cell.name}", done, len(cells))
         try:
             rows.append(made.row(cell))
         except FailedError as error:
             failed[cell] = str(error)
-    if not rows:
-        raise InputError(next(iter(failed.values())))
+            made.progress(f"run {cell.name} failed", done + 1, len(cells))
+    made.progress("runs", len(cells), len(cells))
     return rows, failed
 
 
@@ -77,7 +77,7 @@ def _said(result: Result, rows: Sequence[Row], failed: Mapping[Cell, str]) -> It
     lacking = {cell.err for cell in failed}
     for err in sorted(lacking):
         count = sum(cell.err == err for cell in failed)
-        yield f"not compared at ERR {err:.0%}, where {count} runs failed"
+        yield f"not compared at ERR {err:.0%}; runs that failed there: {count}"
     whole = [row for row in rows if row["err"] not in lacking]
     if whole:
         yield from result.claims(whole)

@@ -36,9 +36,9 @@ from pretrain.session import (
     Summary,
     read_json,
     run,
-    silence_library_bars,
 )
 from spectra.allocation.rankmap import RankMap
+from spectra.calibration.loading import silence_library_bars
 
 HELD = "trained.safetensors"
 BASE = "base.json"

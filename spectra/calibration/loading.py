@@ -109,6 +109,14 @@ def load_config(address: str) -> Any:
         return AutoConfig.from_pretrained(**hub_arguments(address))
 
 
+def silence_library_bars() -> None:
+    """Keep the bars that transformers draws for every shard out of ours."""
+    from transformers.utils import logging
+
+    untyped: Any = logging
+    untyped.disable_progress_bar()
+
+
 def model_tokenizer(address: str) -> "PreTrainedTokenizerFast":
     """A checkpoint's own tokenizer.
 

@@ -108,7 +108,7 @@ def _shown(column: str, value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return value
+        return value.replace(" ± ", "±")  # which a narrow column would part
     if column.startswith("peak") or column.endswith("_bytes"):
-        return f"{value / 1e6:,.0f} MB"
+        return f"{value / 1e6:,.0f} MB" if value > 1e7 else f"{value / 1e3:,.0f} kB"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"

@@ -13,6 +13,7 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
+from spectra.calibration.loading import silence_library_bars
 from spectra.commands.options import parse
 from spectra.commands.progress import Shown
 from spectra.compression.merge import merge
@@ -37,6 +38,7 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="merge", description=__doc__)
+    silence_library_bars()
     with Shown(Console(stderr=True)) as shown:
         made = merge(
             options.checkpoint,

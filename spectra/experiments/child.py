@@ -1,17 +1,26 @@
 """A command in a process of its own, which is never left behind."""
 
 import contextlib
+import ctypes
 import json
+import re
 import signal
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from data.errors import InputError
 
+PR_SET_PDEATHSIG = 1
+"""Name of Linux's prctl.h."""
 WRONG_INPUT = 2
 """The exit status of our commands that says so."""
+
+
+PROGRAM = re.compile(r"^spectra \w+: ")
+"""How our commands begin what they say."""
 
 
 class FailedError(InputError):
@@ -35,7 +44,13 @@ def finished(command: Sequence[str], what: str) -> dict[str, Any]:
     """
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as told:
         # in a session of its own, so that a terminal's Ctrl-C reaches it through this process alone
-        child = subprocess.Popen(command, stdout=said, stderr=told, start_new_session=True)
+        child = subprocess.Popen(
+            command,
+            stdout=said,
+            stderr=told,
+            start_new_session=True,
+            preexec_fn=_with_parent(),  # it calls one function of the system
+        )
         with _interruptible():
             interrupted = _wait(child)
         if interrupted:
@@ -46,9 +61,18 @@ def finished(command: Sequence[str], what: str) -> dict[str, Any]:
             texts.append(file.read().strip().splitlines())
     if child.returncode:
         kind = InputError if child.returncode == WRONG_INPUT else FailedError
-        raise kind(f"{what} failed: {texts[1][-1] if texts[1] else _unsaid(child.returncode)}")
+        last = texts[1][-1] if texts[1] else _unsaid(child.returncode)
+        raise kind(f"{what} failed: {PROGRAM.sub('', last)}")
     found: dict[str, Any] = json.loads(texts[0][-1])
     return found
+
+
+def _with_parent() -> Callable[[], None] | None:
+    """Have a child killed when its parent is, which can no longer tell it to stop; on Linux."""
+    if not sys.platform.startswith("linux"):
+        return None
+    prctl = ctypes.CDLL(None).prctl
+    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _unsaid(status: int) -> str:

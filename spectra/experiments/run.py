@@ -178,7 +178,7 @@ def written(
         files.append(text)
     printed = tuple(rows)
     if shape.table is not None:
-        printed, columns = shape.table, tuple(shape.table[0])
+        printed, columns = shape.table, tuple(shape.table[0]) if shape.table else ()
     return Outcome(
         shape.experiment.title, tuple(rows), printed, columns, tuple(files), shape.claims
     )

@@ -291,6 +291,7 @@ def test_finetuning_learns_from_a_teacher(checkpoints, inputs, tmp_path):
 def test_what_cannot_be_done_is_said_in_one_line(checkpoints, inputs, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         finetune(tuned(checkpoints["factors"], inputs["data"], **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dense_checkpoint_has_no_lrcs_and_says_so(checkpoints, inputs, tmp_path):

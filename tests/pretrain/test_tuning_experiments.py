@@ -188,7 +188,7 @@ def test_a_run_that_fails_costs_no_other(shared, tmp_path, monkeypatch, capsys):
     said = capsys.readouterr()
     found = json.loads(said.out)
     assert len(found["rows"]) == 7
-    assert found["claims"] == ["not compared at ERR 50%, where 1 runs failed"]
+    assert found["claims"] == ["not compared at ERR 50%; runs that failed there: 1"]
     assert "strategyqa-0.5-galore-0" in said.err
     assert "the loss is nan" in said.err
     table = {row["train"]: row for row in RESULTS["table5"].table(found["rows"])}
@@ -231,8 +231,8 @@ def test_what_is_missing_is_said_before_the_first_run(shared, tmp_path, monkeypa
 
 
 def test_the_last_line_of_a_run_that_fails_is_told():
-    code = "import sys; print('one', file=sys.stderr); sys.exit('spectra: no memory')"
-    with pytest.raises(FailedError, match="the run failed: spectra: no memory"):
+    code = "import sys; print('one', file=sys.stderr); sys.exit('spectra finetune: no memory')"
+    with pytest.raises(FailedError, match="the run failed: no memory"):
         finished([sys.executable, "-c", code], "the run")
     killed = "import os; os.kill(os.getpid(), 9)"
     with pytest.raises(FailedError, match="the run failed: it was killed by SIGKILL"):
@@ -242,6 +242,47 @@ def test_the_last_line_of_a_run_that_fails_is_told():
         finished([sys.executable, "-c", wrong], "it")
     assert not isinstance(refused.value, FailedError)
     assert finished([sys.executable, "-c", "print(1); print('{\"a\": 2}')"], "it") == {"a": 2}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux kills them together")
+def test_a_run_is_killed_with_its_experiment(tmp_path):
+    begun = tmp_path / "begun"
+    child = f"""
+import os, pathlib, time
+pathlib.Path({str(begun)!r}).write_text(str(os.getpid()))
+time.sleep(600)
+"""
+    parent = f"""
+import sys
+from spectra.experiments.child import finished
+finished([sys.executable, "-c", {child!r}], "it")
+"""
+    process = subprocess.Popen([sys.executable, "-c", parent], stderr=subprocess.DEVNULL)
+    while not begun.exists() or not begun.read_text():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    number = int(begun.read_text())
+    for _ in range(200):
+        state = Path(f"/proc/{number}/stat")
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.05)
+    pytest.fail("it is still there")
+
+
+def test_an_experiment_whose_runs_all_fail_names_every_one(shared, tmp_path, monkeypatch, capsys):
+    def run(command, what):
+        raise FailedError(f"{what} failed: the loss is nan")
+
+    monkeypatch.setattr(lab, "finished", run)
+    stories = str(shared / "data/checkpoints/stories260K")
+    assert main(["experiment", "figure5", stories, "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "text-0.5-lrc-0" in said
+    assert "text-0.5-nlrc-0" in said
+    assert len(json.loads((tmp_path / "figure5.json").read_text())["failed"]) == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
