@@ -36,24 +36,28 @@ def start(module, *arguments):
 def test_a_writer_killed_at_any_moment_loses_nothing_and_shows_no_half_snapshot(tmp_path, kills):
     store, stop = tmp_path / "a.zarr", tmp_path / "stop"
     reader = start("crash_reader", store, stop)
-    draw = random.Random(0)
+    draw, most = random.Random(0), 0
     for _ in range(kills):
         writer = start("crash_writer", store)
         begun = writer.stdout.readline()
         assert begun.startswith("writing"), writer.stderr.read()
+        # some are waited for, so that a busy machine writes more than it takes back, too
+        first = [writer.stdout.readline() for _ in range(draw.randrange(7))]
         time.sleep(draw.uniform(0, 0.5))
         writer.send_signal(signal.SIGKILL)
-        promised = [int(begun.split()[1]), *map(int, writer.stdout.read().split())]
+        later = [*first, *writer.stdout.read().split()]
+        promised = [int(begun.split()[1]), *map(int, later)]
         assert writer.wait() == -signal.SIGKILL
         verdict = spectra.verify(store)
         assert verdict.whole, verdict.problems
         assert verdict.snapshots in (promised[-1], promised[-1] + 1)
         assert look(store) == verdict.snapshots
+        most = max(most, verdict.snapshots)
     stop.touch()
     readings, errors = reader.communicate(timeout=60)
     assert reader.returncode == 0, errors
     assert int(readings) > kills
-    assert verdict.snapshots > 3
+    assert most > 3
 
 
 def test_a_writer_killed_while_it_makes_a_store_leaves_none(tmp_path):
