@@ -137,7 +137,7 @@ def _print_summary(out: Path, summary: dict[str, Any], places: dict[str, str]) -
             f"{summary['correct']} of {summary['total']}; {summary['unparsed']} answers could not "
             "be read and count as wrong"
         )
-        if summary["cut"]:
+        if summary.get("cut"):  # runs that ended before it was counted have none
             print(
                 f"{summary['cut']} prompts were longer than the model's window: their end was kept"
             )

@@ -74,17 +74,15 @@ def keep_freed_memory(device: torch.device) -> None:
 
 def checkpoint_activations(model: Any) -> None:
     """Recompute activations in the backward pass."""
-    renamed = getattr(
-        model, "activation_checkpointing_enable", None
-    )  # its name in later versions of 5
+    # its name in later versions of 5
+    renamed = getattr(model, "activation_checkpointing_enable", None)
     (renamed or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def slowness(options: RunOptions, device: torch.device) -> Iterator[str]:
     """A line where the run's precision is slow on this device."""
-    told: dict[str, Any] = getattr(
-        torch.cpu, "get_capabilities", dict
-    )()  # of recent versions of torch
+    asked = getattr(torch.cpu, "get_capabilities", dict)  # of recent versions of torch
+    told: dict[str, Any] = asked()
     known = device.type == "cpu" and told.get("architecture") == "x86_64"
     if known and options.precision == "bfloat16" and not any(told.get(n) for n in BFLOAT16):
         yield (

@@ -145,17 +145,18 @@ def _require_mergeable(peft: Any, wrapped: Any, config: Any) -> None:
     """Require that what is trained can be written at the end: tried out on a copy of one layer."""
     layer: Any = peft.tuners.tuners_utils.BaseTunerLayer
     adapted_layers = [module for module in wrapped.modules() if isinstance(module, layer)]
+    refusal = (
+        f"adapters of {config.peft_type.value} cannot be merged into this model, so that no "
+        "checkpoint could be written"
+    )
+    if not hasattr(wrapped.base_model, "merge_and_unload") or not adapted_layers:
+        raise InputError(refusal)
+    smallest = min(adapted_layers, key=lambda one: one.get_base_layer().weight.numel())
     try:
-        if not hasattr(wrapped.base_model, "merge_and_unload") or not adapted_layers:
-            raise NotImplementedError("it has no merge_and_unload")
-        smallest = min(adapted_layers, key=lambda one: one.get_base_layer().weight.numel())
         with torch.no_grad():
             copy.deepcopy(smallest).merge()
     except Exception as error:  # of many kinds, by method
-        raise InputError(
-            f"adapters of {config.peft_type.value} cannot be merged into this model, so that no "
-            f"checkpoint could be written: {_first_line(error)}"
-        ) from error
+        raise InputError(f"{refusal}: {_first_line(error)}") from error
 
 
 def _require_weights_alone(config: Any) -> None:

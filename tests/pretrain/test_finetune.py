@@ -348,16 +348,15 @@ def test_adapters_need_linear_layers(tmp_path, inputs):
         make_trainee(tuned("any", inputs["data"], train="lora"), model, None)
 
 
+def coin_flips(base, shared) -> list[str]:
+    """A command that finetunes for a task."""
+    data = ["--task", "coinflip", "--task-data", str(shared / "data/tasks"), "--seq-len", "256"]
+    how = ["--batch-size", "2", "--precision", "float32", "--record-every", "0"]
+    return ["finetune", base, *data, *how]
+
+
 def test_a_dry_run_of_a_task_measures_its_questions(checkpoints, shared, tmp_path, capsys):
-    arguments = ["finetune", checkpoints["factors"], "--task", "coinflip", "--record-every", "0"]
-    arguments += [
-        "--task-data",
-        str(shared / "data/tasks"),
-        "--seq-len",
-        "256",
-        "--batch-size",
-        "2",
-    ]
+    arguments = coin_flips(checkpoints["factors"], shared)
     assert main([*arguments, "--out", str(tmp_path / "run"), "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "batch 2 questions of at most 256 tokens; 500 steps" in said
@@ -372,15 +371,7 @@ def test_a_dry_run_of_a_task_measures_its_questions(checkpoints, shared, tmp_pat
 def test_ctrl_c_while_questions_are_asked_loses_nothing(
     checkpoints, shared, tmp_path, monkeypatch, capsys
 ):
-    arguments = ["finetune", checkpoints["factors"], "--task", "coinflip", "--record-every", "0"]
-    arguments += [
-        "--task-data",
-        str(shared / "data/tasks"),
-        "--seq-len",
-        "256",
-        "--batch-size",
-        "2",
-    ]
+    arguments = coin_flips(checkpoints["factors"], shared)
     arguments += ["--questions", "2", "--steps", "2", "--out", str(tmp_path / "run")]
 
     def interrupted(*_):
