@@ -25,9 +25,9 @@ from pretrain.machine import device_of, keep_freed_memory, slowness
 from pretrain.optionfile import to_dict
 from pretrain.options import RunOptions
 from pretrain.signals import StopRequest
-from spectra.calibration.loading import silence_library_bars
 from spectra.commands.options import program_name
 from spectra.evaluation.resources import peak_memory
+from spectra.models.loading import silence_library_bars
 from spectra.recording.pieces import Probe
 from spectra.recording.recorder import NullRecorder, Recorder
 from spectra.recording.start import record

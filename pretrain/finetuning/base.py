@@ -8,7 +8,6 @@ import torch
 
 from data.errors import InputError
 from spectra.allocation.rankmap import RankMap
-from spectra.calibration.loading import load_config, load_whole
 from spectra.calibration.text import tokenizer_of
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.checkpoint.compressed import is_compressed
@@ -16,6 +15,7 @@ from spectra.checkpoint.content import content_of
 from spectra.compression.adapter import adapter_of
 from spectra.compression.config import SpectraConfig
 from spectra.compression.sources import is_gguf
+from spectra.models.loading import load_config, load_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

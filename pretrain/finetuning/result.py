@@ -14,11 +14,11 @@ from pretrain.finetuning.methods import Trainee
 from pretrain.finetuning.options import FinetuneOptions
 from pretrain.loop import Training
 from pretrain.session import Summary
-from spectra.calibration.loading import load_whole
 from spectra.commands.progress import Shown
 from spectra.compression.adapter import apply_adapter
 from spectra.compression.sources import copy_companions, is_gguf, require_dtype
 from spectra.evaluation.tasks import task_accuracy
+from spectra.models.loading import load_whole
 
 
 def ask(

@@ -38,7 +38,7 @@ from pretrain.session import (
     run,
 )
 from spectra.allocation.rankmap import RankMap
-from spectra.calibration.loading import silence_library_bars
+from spectra.models.loading import silence_library_bars
 
 HELD = "trained.safetensors"
 BASE = "base.json"

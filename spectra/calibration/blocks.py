@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from data.errors import InputError
-from spectra.calibration.loading import Loaded, load_skeleton, load_whole
 from spectra.checkpoint.checkpoint import Checkpoint
+from spectra.models.loading import Loaded, load_skeleton, load_whole
 
 
 @dataclass(eq=False)

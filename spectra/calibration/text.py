@@ -9,7 +9,7 @@ from data.calibration import calibration_windows
 from data.errors import InputError
 from data.sources import open_source
 from data.tokenizer import load_tokenizer, tokenizer_sha256
-from spectra.calibration.loading import load_whole, model_tokenizer
+from spectra.models.loading import load_whole, model_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -21,7 +21,6 @@ from rich.console import Console
 from data.errors import InputError
 from data.sources import open_source
 from data.tasks import load_task
-from spectra.calibration.loading import load_config
 from spectra.calibration.text import tokenizer_of
 from spectra.checkpoint.compressed import is_compressed
 from spectra.commands.options import parse, require_device
@@ -43,6 +42,7 @@ from spectra.evaluation.resources import (
     speed_of,
 )
 from spectra.evaluation.tasks import Accuracy, task_accuracy
+from spectra.models.loading import load_config
 from spectra.store.evaluations import Evaluation, add_evaluation
 from spectra.store.reader import open_store
 

@@ -13,10 +13,10 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
-from spectra.calibration.loading import silence_library_bars
 from spectra.commands.options import parse
 from spectra.commands.progress import Shown
 from spectra.compression.merge import merge
+from spectra.models.loading import silence_library_bars
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from data.cache import cache_folder
 from data.errors import InputError
 from data.sources import open_source
 from spectra.calibration.blocks import open_blocks
-from spectra.calibration.loading import load_config
 from spectra.calibration.passes import backward_pass, forward_pass
 from spectra.calibration.statistics import BlockStatistics
 from spectra.calibration.store import StatisticsFolder
@@ -32,6 +31,7 @@ from spectra.compression.settings import SELF, Calibration, Settings
 from spectra.compression.truncation import Root, covariance_root, scale_root
 from spectra.compression.weighting import Weighting, Weightings
 from spectra.matrices import Matrix
+from spectra.models.loading import load_config
 from spectra.store.durable import write_file
 
 KEPT_BYTES = 8e9

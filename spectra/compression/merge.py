@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from data.errors import InputError
-from spectra.calibration.loading import load_config, load_whole
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.checkpoint.compressed import is_compressed
 from spectra.checkpoint.writer import SHARD_BYTES, finish, require_free, shards_of, write_shards
@@ -18,6 +17,7 @@ from spectra.compression.compress import rounded, with_dtype
 from spectra.compression.config import SpectraConfig
 from spectra.compression.pairs import compressed_layers
 from spectra.compression.sources import COPIED, copy_companions, require_dtype, tensor_bytes
+from spectra.models.loading import load_config, load_whole
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import torch
 from data.errors import InputError
 from spectra.allocation.fit import require_fit
 from spectra.allocation.rankmap import RankMap
-from spectra.calibration.loading import empty_model
 from spectra.checkpoint.checkpoint import Checkpoint, Tensors, open_checkpoint
 from spectra.compression.budget import allocate_by_loss
 from spectra.compression.calibrated import calibrate
@@ -18,6 +17,7 @@ from spectra.compression.sequential import sequential_weightings
 from spectra.compression.settings import Settings
 from spectra.compression.sources import is_gguf, model_source
 from spectra.compression.weighting import Weightings, plain_weightings
+from spectra.models.loading import empty_model
 
 ALIGN = 16
 """What ranks are multiples of by default: below, kernels waste part of their registers."""

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from data.errors import InputError
-from spectra.calibration.loading import hub_arguments, load_whole, model_tokenizer
 from spectra.checkpoint.address import addresses, open_folder
 from spectra.checkpoint.checkpoint import Checkpoint, Tensors
 from spectra.checkpoint.folder import reading
 from spectra.checkpoint.tensors import NAMES, StoredTensor
+from spectra.models.loading import hub_arguments, load_whole, model_tokenizer
 
 COPIED = (
     "generation_config.json",

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 import spectra  # noqa: F401  (transformers knows compressed checkpoints after it)
-from spectra.calibration.loading import load_whole
 from spectra.compression.sources import require_dtype
+from spectra.models.loading import load_whole
 
 
 def load_model(address: str, dtype: str = "float32", device: str = "cpu") -> Any:

@@ -13,7 +13,6 @@ from spectra.allocation.allocate import allocate
 from spectra.allocation.candidates import Candidates, candidates_of
 from spectra.allocation.outliers import outlier_shares
 from spectra.allocation.rankmap import RankMap
-from spectra.calibration.loading import load_whole
 from spectra.calibration.text import tokenizer_of
 from spectra.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from spectra.compression.budget import loss_candidates, map_of_least_loss
@@ -24,6 +23,7 @@ from spectra.compression.sources import ModelState, require_dtype
 from spectra.compression.weighting import Weightings, plain_weightings
 from spectra.evaluation.perplexity import perplexity, text_tokens
 from spectra.experiments.settings import Settings
+from spectra.models.loading import load_whole
 from spectra.scanning.scan import scan
 
 KEPT = 8e9

@@ -8,9 +8,9 @@ import torch
 
 from spectra.allocation.rankmap import RankMap
 from spectra.calibration.blocks import Blocks
-from spectra.calibration.loading import Loaded
 from spectra.experiments.bench import Bench
 from spectra.experiments.ledger import Ledger, Row
+from spectra.models.loading import Loaded
 from spectra.pruning.pruner import Pruner
 from spectra.pruning.sparsity import Pattern
 

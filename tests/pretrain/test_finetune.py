@@ -24,10 +24,10 @@ from pretrain.finetuning.trainable import groups_of, total
 from pretrain.loop import Training
 from pretrain.session import Console
 from spectra.allocation.allocate import allocate
-from spectra.calibration.loading import load_whole
 from spectra.cli import main
 from spectra.compression.compress import compress
 from spectra.compression.config import SpectraConfig
+from spectra.models.loading import load_whole
 from spectra.scanning.scan import scan
 from tests.pretrain.tuned import loss_of, tuned
 

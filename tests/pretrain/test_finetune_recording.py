@@ -6,8 +6,8 @@ import torch
 
 import spectra
 from pretrain.finetuning.run import finetune
-from spectra.calibration.loading import load_whole
 from spectra.matrices import find_matrices
+from spectra.models.loading import load_whole
 from tests.pretrain.test_finetune import PEFT, checkpoints, config_file, rank_map
 from tests.pretrain.tuned import tuned
 

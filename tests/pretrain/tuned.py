@@ -6,7 +6,7 @@ import torch
 
 from pretrain.finetuning.options import FinetuneOptions
 from pretrain.optionfile import from_dict
-from spectra.calibration.loading import load_whole
+from spectra.models.loading import load_whole
 
 SETTINGS = {
     "steps": 4,

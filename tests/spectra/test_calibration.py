@@ -6,12 +6,12 @@ import torch.nn.functional as F
 
 from data.errors import InputError
 from spectra.calibration.blocks import Blocks, open_blocks
-from spectra.calibration.loading import Loaded, load_skeleton, load_whole
 from spectra.calibration.passes import backward_pass, forward_pass
 from spectra.calibration.statistics import BlockStatistics, Moments
 from spectra.calibration.store import StatisticsFolder
 from spectra.calibration.text import own_windows
 from spectra.checkpoint.checkpoint import open_checkpoint
+from spectra.models.loading import Loaded, load_skeleton, load_whole
 from tests.small import random_batch
 from tests.spectra.checkpoints import saved
 

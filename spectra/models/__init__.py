@@ -1,0 +1,1 @@
+"""Checkpoints as transformers has them: the modules they fill, and whether they fill them."""
