@@ -17,6 +17,7 @@ from pathlib import Path
 
 from data.documents import Skips
 from data.errors import InputError
+from data.pointers import POINTER, WHAT, is_pointer
 
 SNIFFED_BYTES = 1 << 16
 
@@ -91,6 +92,9 @@ def read_file(file: Path, text_field: str, skips: Skips) -> Iterator[str]:
     NotReadableError
         When the file is not of the kind that its name says, or holds bytes that are no text.
     """
+    with file.open("rb") as f:
+        if is_pointer(f.read(len(POINTER))):
+            raise NotReadableError(WHAT)
     try:
         for document in _reader(file)(file, text_field, skips):
             if not document.strip():

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from data.errors import InputError
+from spectra.models.loading import require_loaded
 from spectra.store.durable import sync_folder, sync_tree
 
 if TYPE_CHECKING:
@@ -97,15 +98,18 @@ def load_model(checkpoint: Path) -> "PreTrainedModel":
     from transformers import AutoModelForCausalLM
 
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            checkpoint, dtype=torch.float32, local_files_only=True
+        auto: Any = AutoModelForCausalLM
+        model, report = auto.from_pretrained(
+            checkpoint, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
+        require_loaded(str(checkpoint), model, report)
     except Exception as error:  # of the library or of safetensors, many kinds
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"the model in {checkpoint} cannot be read ({reason}): remove it"
         ) from error
-    return model
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

@@ -5,14 +5,18 @@ are a dataclass whose documentation strings are the help. Modules are imported w
 asked for.
 """
 
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from importlib import import_module
+from typing import Any
 
 import spectra
 from data.errors import InputError
+from spectra.checkpoint.notes import CheckpointNote
 
 COMMANDS = {
     "allocate": ("spectra.commands.allocate", "a rank map: the rank of every matrix"),
@@ -59,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"spectra: no command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     try:
-        return int(import_module(COMMANDS[name][0]).main(rest))
+        with _notes_as_lines(name):
+            return int(import_module(COMMANDS[name][0]).main(rest))
     except InputError as error:
         print(f"spectra {name}: {error}", file=sys.stderr)
         return 2
@@ -70,6 +75,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader of our output is gone; keep Python from complaining about it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+@contextlib.contextmanager
+def _notes_as_lines(command: str) -> Iterator[None]:
+    """Print what is noted of checkpoints as lines of the command, each once."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        shown = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if not issubclass(category, CheckpointNote):
+                shown(message, category, *where)
+            elif str(message) not in said:
+                said.add(str(message))
+                print(f"spectra {command}: {message}", file=sys.stderr)
+
+        warnings.simplefilter("always", CheckpointNote)
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def overview() -> str:

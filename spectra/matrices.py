@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 ROLES = {f"{role}_proj": role for role in ("q", "k", "v", "o", "gate", "up", "down")}
 ROLES |= {"wq": "q", "wk": "k", "wv": "v", "wo": "o", "w1": "gate", "w3": "up", "w2": "down"}
-_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+_ATTENTION = re.compile(r"att", re.IGNORECASE)
 _BLOCK_INDEX = re.compile(r"\.(\d+)\.")
 
 
@@ -38,6 +39,13 @@ class Matrix:
     @property
     def full_rank(self) -> int:
         return min(self.rows, self.cols)
+
+    @property
+    def block(self) -> str:
+        """Path of the block that it lies in, which tells blocks of one number in two stacks apart:
+        ``encoder.block.0`` and ``decoder.block.0``.
+        """
+        return block_of(self.name)
 
 
 @dataclass(frozen=True)
@@ -76,8 +84,16 @@ class Skipped:
 
 def role_of(name: str) -> str:
     """Role of a matrix from its full name."""
-    last = name.rsplit(".", 1)[-1]
+    *above, last = name.split(".")
+    if last == "wo" and above and not _ATTENTION.search(above[-1]):  # T5's feed-forward output
+        return last
     return ROLES.get(last, last)
+
+
+def block_of(name: str) -> str:
+    """Path of the block that a full name lies in: up to its first number."""
+    match = _BLOCK_INDEX.search(f"{name}.")
+    return name[: match.end(1)] if match else ""
 
 
 def layer_of(name: str) -> int | None:
@@ -217,7 +233,7 @@ def _all_matrices(model: "torch.nn.Module") -> tuple[dict[Matrix, Weight], list[
 
 def _plain(path: str) -> str:
     """A path without the wrappers on its way."""
-    return ".".join(part for part in path.split(".") if part not in _WRAPPERS)
+    return ".".join(part for part in path.split(".") if part not in WRAPPERS)
 
 
 def _is_stack(owner: "torch.nn.Module") -> bool:

@@ -14,8 +14,7 @@ from spectra.checkpoint.compressed import is_compressed
 from spectra.checkpoint.content import content_of
 from spectra.compression.adapter import adapter_of
 from spectra.compression.config import SpectraConfig
-from spectra.compression.sources import is_gguf
-from spectra.models.loading import load_config, load_whole
+from spectra.models.loading import is_gguf, load_config, load_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -16,9 +16,9 @@ from pretrain.loop import Training
 from pretrain.session import Summary
 from spectra.commands.progress import Shown
 from spectra.compression.adapter import apply_adapter
-from spectra.compression.sources import copy_companions, is_gguf, require_dtype
+from spectra.compression.sources import copy_companions, require_dtype
 from spectra.evaluation.tasks import task_accuracy
-from spectra.models.loading import load_whole
+from spectra.models.loading import is_gguf, load_whole
 
 
 def ask(

@@ -13,7 +13,7 @@ from spectra.allocation import families
 from spectra.allocation.budget import Menus
 from spectra.allocation.candidates import Candidates, Ranks, candidates_of
 from spectra.allocation.costs import factored_parameters, require_storage
-from spectra.allocation.families import Family
+from spectra.allocation.families import Family, Outliers
 from spectra.allocation.rankmap import LRC_FACTOR, TARGETS, Model, Module, RankMap, kind_of
 from spectra.allocation.welore import Thresholds
 from spectra.store.reader import open_store
@@ -34,7 +34,7 @@ def allocate(
     lrc_factor: float = LRC_FACTOR,
     storage: str = "factors",
     align: int = 1,
-    outliers: Mapping[int, float] | None = None,
+    outliers: Outliers | None = None,
     step: int | None = None,
 ) -> RankMap:
     """Give every matrix a rank.
@@ -63,7 +63,7 @@ def allocate(
     align
         Ranks of factored matrices are multiples of this.
     outliers
-        For ``owl``: by layer, the share of outliers (`spectra.allocation.outliers`).
+        For ``owl``: by block, the share of outliers (`spectra.allocation.outliers`).
     step
         Which snapshot; the last by default.
 
@@ -102,7 +102,7 @@ class Maker:
         lrc_factor: float = LRC_FACTOR,
         storage: str = "factors",
         align: int = 1,
-        outliers: Mapping[int, float] | None = None,
+        outliers: Outliers | None = None,
     ) -> None:
         if method not in (*METHODS, LOSS):
             raise InputError(f"no method {method!r}; there are: {', '.join(METHODS)}")
@@ -234,7 +234,7 @@ class Maker:
 
 
 def _families(
-    candidates: Candidates, method: str, storage: str, outliers: Mapping[int, float] | None
+    candidates: Candidates, method: str, storage: str, outliers: Outliers | None
 ) -> Mapping[str, Family]:
     """Ranks along a scale, by what the target is."""
     if method == "uniform":

@@ -67,6 +67,10 @@ class Family:
         return ranks
 
 
+Outliers = Mapping[str, float] | Mapping[int, float]
+"""Shares of outliers, by the path of a block or its number."""
+
+
 def uniform(candidates: Candidates) -> Family:
     """The same fraction of every full rank."""
     full = candidates.full_ranks
@@ -108,21 +112,19 @@ def alpha(candidates: Candidates, spread: float = ALPHA_SPREAD) -> Family:
     The mean power-law exponent of a block's matrices is mapped linearly to [1 - spread,
     1 + spread], which scales what the block's matrices lose. Source: Lu et al. 2024.
     """
-    layers = np.array([c.matrix.layer for c in candidates.each])
+    held = np.array([c.matrix.block for c in candidates.each])
     exponents = np.array([power_law(np.square(c.values)).alpha for c in candidates.each])
-    blocks = np.unique(layers)
-    means = np.array([_finite_mean(exponents[layers == block]) for block in blocks])
+    blocks = np.unique(held)
+    means = np.array([_finite_mean(exponents[held == block]) for block in blocks])
     known = np.isfinite(means)
     if not known.any():
         raise InputError("no block has a power law to fit: choose another method")
     means = np.where(known, means, means[known].mean())
     place = _scaled(means) * 2 * spread + 1 - spread
-    return _removing(candidates, place[np.searchsorted(blocks, layers)])
+    return _removing(candidates, place[np.searchsorted(blocks, held)])
 
 
-def owl(
-    candidates: Candidates, outliers: Mapping[int, float], spread: float = OWL_SPREAD
-) -> Family:
+def owl(candidates: Candidates, outliers: Outliers, spread: float = OWL_SPREAD) -> Family:
     """OWL, on ranks: blocks with more outliers keep more.
 
     Source: Yin et al. 2023: keep = 2·spread·(D - D_min)/(D_max - D_min), centred, plus 1 - s.
@@ -132,24 +134,37 @@ def owl(
     candidates
         The matrices.
     outliers
-        By layer D, the share of entries with |W|·‖x‖ above 5 times the block's mean.
+        By the block's path, or its number where that tells blocks apart: D, the share of entries
+        with |W|·‖x‖ above 5 times the block's mean.
     spread
         OWL's λ.
     """
-    layers = np.array([c.matrix.layer for c in candidates.each])
-    blocks = np.unique(layers)
-    if missing := sorted(set(blocks.tolist()) - set(outliers)):
-        raise InputError(f"no share of outliers for layer {missing[0]}")
-    shares = np.array([outliers[int(block)] for block in blocks])
+    held = np.array([c.matrix.block for c in candidates.each])
+    blocks = np.unique(held)
+    known = _by_block(outliers, blocks.tolist())
+    if missing := sorted(set(blocks.tolist()) - set(known)):
+        raise InputError(f"no share of outliers for the block {missing[0]}")
+    shares = np.array([known[block] for block in blocks.tolist()])
     if not ((shares >= 0) & (shares <= 1)).all():
         raise InputError(f"shares of outliers are from 0 to 1, not {shares.tolist()}")
     keep = 2 * spread * _scaled(shares)
-    offset = (keep - keep.mean())[np.searchsorted(blocks, layers)]
+    offset = (keep - keep.mean())[np.searchsorted(blocks, held)]
     full = candidates.full_ranks
     low, high = -offset.max(), 1 - offset.min()
     return Family(
         lambda t: full * np.clip(low + t * (high - low) + offset, 0, 1), full, candidates.names
     )
+
+
+def _by_block(outliers: Outliers, blocks: list[str]) -> dict[str, float]:
+    """Shares by the blocks' paths, of those that are given by number, too."""
+    numbers = {block.rpartition(".")[2]: block for block in blocks}
+    if len(numbers) < len(blocks) and any(str(key) in numbers for key in outliers):
+        first, second = sorted(blocks, key=lambda block: int(block.rpartition(".")[2]))[:2]
+        raise InputError(
+            f"shares of outliers by number do not tell {first} from {second}: give them by path"
+        )
+    return {numbers.get(str(key), str(key)): share for key, share in outliers.items()}
 
 
 def _removing(candidates: Candidates, shares: Doubles) -> Family:

@@ -2,17 +2,16 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from data.calibration import calibration_windows
-from data.errors import InputError
 from data.sources import open_source
 from data.tokenizer import load_tokenizer
 from spectra.composites import Composite
 from spectra.matrices import Matrix, Weight, find_matrices, unwrapped
+from spectra.models.loading import load_whole
 
 MULTIPLE = 5.0
 """OWL's M."""
@@ -20,8 +19,8 @@ MULTIPLE = 5.0
 
 def outlier_shares(
     model: torch.nn.Module, batches: Iterable[torch.Tensor], *, multiple: float = MULTIPLE
-) -> dict[int, float]:
-    r"""Share of outliers in every block, by layer.
+) -> dict[str, float]:
+    r"""Share of outliers in every block, by the block's path.
 
     An entry is an outlier where :math:`|W_{ij}| \|x_j\|_2` is more than `multiple` times the mean
     of that over the block's matrices; :math:`\|x_j\|` runs over all tokens of the batches. Source:
@@ -63,7 +62,7 @@ def outlier_shares(
     return _shares(layers, squares, multiple)
 
 
-def outliers_on_text(checkpoint: str, data: str, *, windows: int, length: int) -> dict[int, float]:
+def outliers_on_text(checkpoint: str, data: str, *, windows: int, length: int) -> dict[str, float]:
     """As `outlier_shares`, of a Hugging Face checkpoint on the first windows of a corpus.
 
     Raises
@@ -71,16 +70,10 @@ def outliers_on_text(checkpoint: str, data: str, *, windows: int, length: int) -
     InputError
         When the model, its tokenizer or the corpus cannot be opened.
     """
-    from transformers import AutoModelForCausalLM
-
     tokens = calibration_windows(
         open_source(data), load_tokenizer(checkpoint), windows=windows, length=length
     )
-    try:
-        model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"cannot load the model {Path(checkpoint)}: {reason}") from error
+    model = load_whole(checkpoint).model
     return outlier_shares(model, [window[None] for window in torch.from_numpy(tokens)])
 
 
@@ -107,17 +100,17 @@ def _adding(squares: dict[Matrix, torch.Tensor], matrix: Matrix) -> Any:
 
 def _shares(
     layers: dict[Matrix, Weight], squares: dict[Matrix, torch.Tensor], multiple: float
-) -> dict[int, float]:
-    blocks: dict[int, list[Matrix]] = defaultdict(list)
+) -> dict[str, float]:
+    blocks: dict[str, list[Matrix]] = defaultdict(list)
     for matrix in layers:
-        blocks[matrix.layer].append(matrix)
+        blocks[matrix.block].append(matrix)
     found = {}
-    for layer, matrices in sorted(blocks.items()):
+    for block, matrices in blocks.items():
         entries = sum(matrix.rows * matrix.cols for matrix in matrices)
         total = sum(float(_scores(layers[m], squares[m]).sum()) for m in matrices)
         limit = multiple * total / entries
         above = sum(int((_scores(layers[m], squares[m]) > limit).sum()) for m in matrices)
-        found[layer] = above / entries
+        found[block] = above / entries
     return found
 
 

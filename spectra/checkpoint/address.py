@@ -9,7 +9,8 @@ import fsspec
 
 from data.errors import InputError
 from spectra.checkpoint.folder import Folder, reading
-from spectra.checkpoint.shards import INDICES, SUFFIXES, WHOLE, is_weights
+from spectra.checkpoint.notes import note
+from spectra.checkpoint.shards import INDICES, SUFFIXES, is_weights
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _LAST_NUMBER = re.compile(r"(\d+)(?=\D*$)")
@@ -81,6 +82,20 @@ def addresses(places: Sequence[str]) -> list[Address]:
     return found
 
 
+def one_address(place: str) -> Address:
+    """The checkpoint that a user named, where only one is wanted.
+
+    Raises
+    ------
+    InputError
+        When there is none, or a series.
+    """
+    found = addresses([place])
+    if len(found) > 1:
+        raise InputError(f"{place} holds {len(found)} checkpoints: name one, e.g. {found[-1]}")
+    return found[0]
+
+
 def steps_of(series: Sequence[Address]) -> list[int]:
     """The step of every checkpoint in a series: its number, or its position where they have none.
 
@@ -114,14 +129,14 @@ def open_folder(address: Address) -> tuple[Folder, str | None]:
         return _hub(address)
     path = address.place
     if "://" not in path:
-        path = str(Path(path).resolve())
+        path = str(Path(path).absolute())  # a hub's cache links to files without a suffix
     with reading(address.place):
         system, root = fsspec.core.url_to_fs(path)
         # elsewhere, asking whether it is a folder may fetch all of it
         single = root.endswith(SUFFIXES) and not ("://" not in path and system.isdir(root))
     if single:
         parent, _, name = root.rpartition("/")
-        return Folder(system, parent, only=name), None
+        return Folder(system, parent, named=name), None
     return Folder(system, root), None
 
 
@@ -146,25 +161,54 @@ def _of_one(place: str) -> Iterator[Address]:
 
 
 def _of_folder(folder: Path) -> Iterator[Address]:
+    inner = sorted(p for p in folder.iterdir() if p.is_dir() and _holds_weights(p))
     if _holds_weights(folder):
+        steps = [p.name for p in inner if Address(str(p)).says_step]
+        if steps:
+            note(f"{folder} is read itself, not {', '.join(steps)} in it: name these for a series")
         yield Address(str(folder))
         return
-    inner = [p for p in folder.iterdir() if p.is_dir() and _holds_weights(p)]
+    if (folder / "snapshots").is_dir():
+        yield from _of_cache(folder)
+        return
     numbered = [p for p in inner if Address(str(p)).step is not None]
+    if not numbered and (folder / "adapter_config.json").is_file():
+        raise InputError(
+            f"{folder} is an adapter of peft, not a checkpoint: merge it into its base "
+            "(merge_and_unload), and save that"
+        )
     if not numbered:
         raise InputError(
             f"{folder} holds no checkpoint: no {', '.join(SUFFIXES)} files, and no folders of "
             "such with a step in their names"
         )
+    if others := [p.name for p in inner if p not in numbered]:
+        note(f"{', '.join(others)} in {folder} {_are(others)} left out: no step in the name")
     for path in sorted(numbered, key=lambda p: Address(str(p)).step or 0):
         yield Address(str(path))
 
 
+def _are(names: Sequence[str]) -> str:
+    return "is" if len(names) == 1 else "are"
+
+
+def _of_cache(folder: Path) -> Iterator[Address]:
+    """The snapshot in a folder of a hub's cache that its main branch stood for last."""
+    snapshots = [p for p in (folder / "snapshots").iterdir() if p.is_dir() and _holds_weights(p)]
+    main = folder / "refs" / "main"
+    if main.is_file():
+        head = main.read_text(encoding="utf-8", errors="replace").strip()
+        snapshots = [p for p in snapshots if p.name == head] or snapshots
+    if len(snapshots) != 1:
+        raise InputError(
+            f"{folder} is a hub's cache of {len(snapshots)} snapshots with weights: name one of "
+            "the folders in its snapshots"
+        )
+    yield Address(str(snapshots[0]))
+
+
 def _holds_weights(folder: Path) -> bool:
-    named = (*INDICES, *WHOLE)
-    loose = (".safetensors", ".gguf", ".bin")
-    found = any(is_weights(p.name) and p.suffix in loose for p in folder.iterdir())
-    return found or any((folder / name).exists() for name in named)
+    return any(is_weights(path.name) or path.name in INDICES for path in folder.iterdir())
 
 
 def _hub(address: Address) -> tuple[Folder, str]:

@@ -1,24 +1,33 @@
 """A checkpoint: its matrices by name, read one at a time."""
 
+import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 
 from data.errors import InputError
-from spectra.checkpoint.address import Address, addresses, open_folder
+from spectra.checkpoint.address import Address, one_address, open_folder
 from spectra.checkpoint.compressed import MergedTensors, is_compressed
 from spectra.checkpoint.digests import combined_sha256, digest
-from spectra.checkpoint.gguf_file import GgufFile
+from spectra.checkpoint.folder import Folder
+from spectra.checkpoint.gguf_file import GgufFile, described
 from spectra.checkpoint.module import ModuleTensors
+from spectra.checkpoint.named import NamedTensors
+from spectra.checkpoint.notes import note
 from spectra.checkpoint.parts import UNKNOWN_SHAPE, Part, find_parts, scaled
-from spectra.checkpoint.shards import open_shards
+from spectra.checkpoint.shards import open_shards, usual_files
 from spectra.checkpoint.tensors import FLOAT8, StoredTensor
-from spectra.matrices import Matrix, Skipped
+from spectra.matrices import Matrix, Skipped, layer_of
+from spectra.models.match import Match, match_of
+
+ADAPTER = "adapter_config.json"
+"""By which transformers takes a folder for an adapter of `peft`."""
+IN_TOWER = "in another tower than the language model"
 
 
 class Tensors(Protocol):
@@ -48,10 +57,19 @@ class Checkpoint:
     problems: tuple[str, ...]
     """What cannot be read, a line each, naming file and tensor."""
     source: Tensors
+    """Tensors by the names of the model's parameters, of all that are one."""
+    stored: Tensors
+    """The same by the names that they are stored by."""
     complete: bool = True
     """Whether all matrices are known: not where a shard without an index is missing."""
     files: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """Of every file that is whole, what tells it from one that took its place."""
+    match: Match | None = None
+    """How its tensors match its model's parameters; None where nobody knows the model."""
+    usual: bool = True
+    """Whether transformers, given the folder, takes these files and their names."""
+    towers: Mapping[Matrix, Part] = field(default_factory=dict)
+    """Matrices of other towers than the language model's, which are left out of `matrices`."""
 
     def read(self, matrix: Matrix) -> torch.Tensor:
         """The weight: (rows, cols), in the dtype that it is stored in; float8 as float32.
@@ -61,15 +79,15 @@ class Checkpoint:
         InputError
             When its file is missing, truncated, or cannot be reached.
         """
-        part = self.matrices[matrix]
+        part = self._part(matrix)
         return self._cut(part, self.source.read(part.tensor, part.entry))
 
     def read_together(self, group: Sequence[Matrix]) -> Iterator[tuple[Matrix, torch.Tensor]]:
         """The weights of matrices that lie in one tensor, which is read once."""
-        first = self.matrices[group[0]]
+        first = self._part(group[0])
         tensor = self.source.read(first.tensor, first.entry)
         for matrix in group:
-            yield matrix, self._cut(self.matrices[matrix], tensor)
+            yield matrix, self._cut(self._part(matrix), tensor)
 
     def groups(self) -> list[list[Matrix]]:
         """The matrices, those that lie in one tensor (or entry of a stack) together."""
@@ -99,6 +117,18 @@ class Checkpoint:
         """One hash of all matrices, which are read for it; see `combined_sha256`."""
         return combined_sha256({m.name: digest(self.read(m)) for m in self.matrices})
 
+    def with_towers(self) -> "Checkpoint":
+        """The same, with the matrices of all towers; those of the language model come last."""
+        skipped = tuple(s for s in self.skipped if s.reason != IN_TOWER)
+        both = {**self.towers, **self.matrices}
+        return dataclasses.replace(self, matrices=both, towers={}, skipped=skipped)
+
+    def spanning(self, names: Collection[str]) -> "Checkpoint":
+        """The same, with all towers if one of some matrices lies in another than the language
+        model's.
+        """
+        return self.with_towers() if any(m.name in names for m in self.towers) else self
+
     @property
     def identity(self) -> str:
         """Hash of what tells this checkpoint's files and configuration from any others."""
@@ -108,8 +138,11 @@ class Checkpoint:
 
     def place(self, matrix: Matrix) -> str:
         """File and tensor of a matrix, for messages."""
-        tensor = self.source.tensors[self.matrices[matrix].tensor]
+        tensor = self.source.tensors[self._part(matrix).tensor]
         return f"{tensor.file}: {tensor.name}" if tensor.file else tensor.name
+
+    def _part(self, matrix: Matrix) -> Part:
+        return self.matrices[matrix] if matrix in self.matrices else self.towers[matrix]
 
     def _cut(self, part: Part, tensor: torch.Tensor) -> torch.Tensor:
         if part.scale is None or tensor.dtype not in FLOAT8:
@@ -144,53 +177,117 @@ def open_checkpoint(checkpoint: "str | Address | torch.nn.Module | Checkpoint") 
         return checkpoint
     if isinstance(checkpoint, torch.nn.Module):
         return _in_memory(checkpoint)
-    address = checkpoint
-    if not isinstance(address, Address):
-        found = addresses([str(address)])
-        if len(found) > 1:
-            raise InputError(
-                f"{address} holds {len(found)} checkpoints: name one, e.g. {found[-1]}"
-            )
-        address = found[0]
+    address = checkpoint if isinstance(checkpoint, Address) else one_address(str(checkpoint))
     folder, commit = open_folder(address)
     try:
-        source = open_shards(folder)
+        if ADAPTER in folder.names and folder.named is None and usual_files(folder):
+            raise InputError(
+                f"it holds a checkpoint and an adapter ({ADAPTER}): move one of them to a folder "
+                "of its own"
+            )
+        config = _config(folder)
+        explicit = config.get("transformers_weights")
+        source = open_shards(folder, explicit)
     except InputError as error:
         raise InputError(f"{address}: {error}") from error
-    config = {}
-    if "config.json" in folder.names:
-        try:
-            config = json.loads(folder.text("config.json"))
-            if not isinstance(config, dict):
-                raise ValueError("it holds no JSON object")
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{address}: config.json is damaged: {error}") from error
-    for file in source.files.values():
-        if isinstance(file, GgufFile):
-            config = {**file.config, "gguf_formats": file.formats}
-    tensors: Tensors = MergedTensors(source, config) if is_compressed(config) else source
-    matrices, skipped = find_parts(tensors.tensors, config)
-    if not matrices:
+    ggufs = [file for file in source.files.values() if isinstance(file, GgufFile)]
+    if ggufs:
+        config = described(ggufs)
+        _require_blocks(address, source.tensors, config.get("num_hidden_layers"))
+    stored: Tensors = MergedTensors(source, config) if is_compressed(config) else source
+    tensors = stored
+    match = match_of(tensors.tensors, config) if source.complete and not ggufs else None
+    paths: Mapping[str, str] = {}
+    problems = source.problems
+    if match is not None:
+        if problems:  # what can be read is read
+            problems += tuple(match.in_blocks().lines())
+        else:
+            _require_match(address, match)
+        names = {stored: match.names.get(stored, plain) for stored, plain in match.plain.items()}
+        paths = match.matrices
+        if any(stored != name for stored, name in names.items()):
+            tensors = NamedTensors(tensors, names)
+    found, skipped = find_parts(tensors.tensors, config, paths=paths)
+    if not found:
         raise InputError(_nothing(str(address), skipped))
+    matrices, towers = parted(found, match.language if match else "")
+    usual = sorted(source.files) == usual_files(folder, explicit) and not source.wrapped
     return Checkpoint(
         address.name,
         commit,
         config,
         matrices,
-        tuple(skipped),
-        source.problems,
+        (*skipped, *(Skipped(matrix.name, IN_TOWER) for matrix in towers)),
+        problems,
         tensors,
+        stored,
         source.complete and not any(s.reason.startswith(UNKNOWN_SHAPE) for s in skipped),
         {name: folder.fingerprint(name) for name in source.whole_files},
+        match,
+        usual and not (match and match.dropped),
+        towers,
     )
+
+
+def parted(
+    found: Mapping[Matrix, Part], language: str
+) -> tuple[dict[Matrix, Part], dict[Matrix, Part]]:
+    """The matrices of the language model, and those of other towers.
+
+    Parameters
+    ----------
+    found
+        Matrices with their places.
+    language
+        What the names of the language model's begin with; empty where there is no other tower.
+    """
+    matrices = {m: part for m, part in found.items() if m.name.startswith(language)}
+    return matrices, {m: part for m, part in found.items() if m not in matrices}
+
+
+def _config(folder: Folder) -> dict[str, Any]:
+    """The configuration in a folder; {} where there is none."""
+    if "config.json" not in folder.names:
+        return {}
+    try:
+        config = json.loads(folder.text("config.json"))
+        if not isinstance(config, dict):
+            raise ValueError("it holds no JSON object")
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"config.json is damaged: {error}") from error
+    return config
+
+
+def _require_blocks(address: Address, tensors: Collection[str], count: int | None) -> None:
+    """Require that a GGUF file holds as many blocks as it says."""
+    held = len({layer_of(name) for name in tensors} - {None})
+    if count is not None and held != count:
+        raise InputError(f"{address} says {count} blocks, and holds tensors of {held}")
+
+
+def _require_match(address: Address, match: Match) -> None:
+    """Require that a checkpoint holds the matrices that its configuration speaks of.
+
+    What else differs is said: it changes no matrix.
+    """
+    wrong = match.in_blocks().lines()
+    if wrong:
+        raise InputError(f"{address} does not hold what its config.json says: {'; '.join(wrong)}")
+    if match.dropped:
+        note(f"{address}: names are read without {match.dropped}")
+    for line in match.lines():
+        note(f"{address}: {line}")
 
 
 def _in_memory(model: torch.nn.Module) -> Checkpoint:
     source = ModuleTensors(model)
-    matrices, skipped = source.parts()
+    found, skipped = source.parts()
+    matrices, towers = parted(found, source.language)
     name = str(getattr(source.config, "_name_or_path", "") or type(source.model).__name__)
     to_dict = getattr(source.config, "to_dict", dict)
-    return Checkpoint(name, None, to_dict(), matrices, tuple(skipped), (), source)
+    left = (*skipped, *(Skipped(matrix.name, IN_TOWER) for matrix in towers))
+    return Checkpoint(name, None, to_dict(), matrices, left, (), source, source, towers=towers)
 
 
 def _nothing(name: str, skipped: Sequence[Skipped]) -> str:

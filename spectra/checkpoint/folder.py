@@ -16,15 +16,27 @@ import torch
 from fsspec.implementations.local import LocalFileSystem
 
 from data.errors import InputError
+from data.pointers import LARGEST_POINTER, require_content
 
 
 class Folder:
-    """A folder of files, or a single file as a folder that holds it alone."""
+    """A folder of files, of which one may have been named.
 
-    def __init__(self, system: fsspec.AbstractFileSystem, root: str, only: str | None = None):
+    Parameters
+    ----------
+    system
+        The file system.
+    root
+        The folder's path on it.
+    named
+        The file that was asked for; where it lies elsewhere, the only one that is known.
+    """
+
+    def __init__(self, system: fsspec.AbstractFileSystem, root: str, named: str | None = None):
         self._system = system
         self._root = root.rstrip("/")
-        self._sizes = self._list(only)
+        self.named = named
+        self._sizes = self._list(named)
 
     @property
     def local(self) -> Path | None:
@@ -47,21 +59,34 @@ class Folder:
         return [self.size(name), (self.local / name).stat().st_mtime_ns]
 
     def open(self, name: str) -> "RangedFile":
-        """A file to read ranges of."""
-        return RangedFile(self._system, f"{self._root}/{name}", name, self.size(name))
+        """A file to read ranges of.
+
+        Raises
+        ------
+        InputError
+            When it cannot be read, or stands for a file that was not fetched.
+        """
+        file = RangedFile(self._system, f"{self._root}/{name}", name, self.size(name))
+        if file.size <= LARGEST_POINTER:
+            try:
+                require_content(name, bytes(file.read(0, file.size).numpy()))
+            except InputError:
+                file.stream.close()
+                raise
+        return file
 
     def text(self, name: str) -> str:
         """A small file as text."""
         with self.open(name) as file:
             return bytes(file.read(0, file.size).numpy()).decode("utf-8", errors="replace")
 
-    def _list(self, only: str | None) -> dict[str, int]:
-        with reading(only or self._root):
+    def _list(self, named: str | None) -> dict[str, int]:
+        with reading(named or self._root):
             if self.local is not None:  # a hub's cache is links
-                paths = [self.local / only] if only else self.local.iterdir()
+                paths = self.local.iterdir()
                 return {path.name: path.stat().st_size for path in paths if path.is_file()}
-            if only is not None:
-                return {only: int(self._system.size(f"{self._root}/{only}") or 0)}
+            if named is not None:
+                return {named: int(self._system.size(f"{self._root}/{named}") or 0)}
             entries = self._system.ls(self._root, detail=True)
         return {
             entry["name"].rstrip("/").rpartition("/")[2]: int(entry["size"] or 0)

@@ -1,6 +1,9 @@
 """A GGUF file: its tensors under the names that transformers gives them, dequantised one by one."""
 
 import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,7 @@ import numpy as np
 import torch
 
 from data.errors import InputError
-from spectra.checkpoint.folder import RangedFile, reading
+from spectra.checkpoint.folder import Folder, RangedFile, reading
 from spectra.checkpoint.tensors import StoredTensor
 
 BLOCK_NAMES = {
@@ -76,6 +79,79 @@ class GgufFile:
         stored = self._file.read(offset, count).numpy().reshape(rows, -1)
         values = self._dequantize(stored.view(entry.data.dtype), entry.tensor_type)
         return torch.from_numpy(np.ascontiguousarray(values, np.float32).reshape(shape))
+
+
+def described(files: Sequence[GgufFile]) -> dict[str, Any]:
+    """The configuration of a model in one file or several, of which the first describes it."""
+    formats = sorted({name for file in files for name in file.formats})
+    return {**files[0].config, "gguf_formats": formats}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which part of a model a file holds."""
+
+    number: int
+    """From 0."""
+    count: int
+    """Parts in all; 1 for a whole model."""
+    tensors: int
+    """Of the whole model; 0 where the file does not say."""
+
+
+def split_of(path: Path) -> Split:
+    """Which part of a model a file says it is, whatever its name.
+
+    Raises
+    ------
+    InputError
+        When it cannot be read.
+    """
+    with reading(path.name):
+        fields = _gguf().GGUFReader(path).fields
+    keys = ("split.no", "split.count", "split.tensors.count")
+    number, count, tensors = (_value(fields[k]) if k in fields else 0 for k in keys)
+    return Split(int(number or 0), max(1, int(count or 1)), int(tensors or 0))
+
+
+def gguf_parts(folder: Folder, named: str | None = None) -> list[str]:
+    """The files of a model: one, or all parts of one that was split, in their order.
+
+    Parameters
+    ----------
+    folder
+        Where it lies.
+    named
+        One of its files; None where all GGUF files of the folder must be of one model.
+
+    Raises
+    ------
+    InputError
+        When a part is missing, or files are of several models.
+    """
+    files = [n for n in folder.names if n.endswith(".gguf") and not n.startswith("mmproj")]
+    if folder.local is None:
+        return [named] if named is not None else files
+    if named is not None:
+        folder.open(named).stream.close()  # a pointer is no model
+        asked = split_of(folder.local / named)
+        if asked.count == 1:
+            return [named]
+    splits = {name: split_of(folder.local / name) for name in files if name != named}
+    if named is not None:
+        alike = (asked.count, asked.tensors)
+        splits = {n: s for n, s in splits.items() if (s.count, s.tensors) == alike}
+        splits[named] = asked
+    if named is None and len({(s.count, s.tensors) for s in splits.values()}) > 1:
+        raise InputError(f"several .gguf files, name one: {', '.join(splits)}")
+    count = next(iter(splits.values())).count
+    numbers = Counter(split.number for split in splits.values())
+    if count == 1 or max(numbers.values()) > 1:
+        raise InputError(f"several .gguf files, name one: {', '.join(sorted(splits))}")
+    if absent := sorted(set(range(count)) - numbers.keys()):
+        held = ", ".join(f"{name} is part {split.number + 1}" for name, split in splits.items())
+        raise InputError(f"part {absent[0] + 1} of {count} is not beside the others: {held}")
+    return sorted(splits, key=lambda name: splits[name].number)
 
 
 def transformers_name(name: str) -> str:

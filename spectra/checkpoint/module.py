@@ -7,6 +7,7 @@ import torch
 from spectra.checkpoint.parts import Part, find_parts
 from spectra.checkpoint.tensors import NAMES, StoredTensor
 from spectra.matrices import Matrix, Skipped, find_matrices, full_tensor, unwrapped
+from spectra.models.expected import language_path
 
 
 class ModuleTensors:
@@ -26,6 +27,11 @@ class ModuleTensors:
             )
             for matrix, weight in self._weights.items()
         }
+
+    @property
+    def language(self) -> str:
+        """See `spectra.models.expected.Expected.language`."""
+        return language_path(self.model)
 
     def parts(self) -> tuple[dict[Matrix, Part], list[Skipped]]:
         """The matrices, with fused layers split as in a checkpoint on disk."""

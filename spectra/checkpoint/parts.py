@@ -73,7 +73,11 @@ class Part:
 
 
 def find_parts(
-    tensors: Mapping[str, StoredTensor], config: Config, *, upright: bool = False
+    tensors: Mapping[str, StoredTensor],
+    config: Config,
+    *,
+    upright: bool = False,
+    paths: Mapping[str, str] = {},
 ) -> tuple[dict[Matrix, Part], list[Skipped]]:
     """Find the matrices among a checkpoint's tensors, in the order of layers.
 
@@ -85,6 +89,8 @@ def find_parts(
         The model's configuration, as ``config.json`` has it; {} where there is none.
     upright
         Whether all tensors are (outputs, inputs), whatever the family's custom.
+    paths
+        What a model calls matrices whose tensors are named otherwise, by the tensors' paths.
 
     Returns
     -------
@@ -103,7 +109,8 @@ def find_parts(
         layer = layer_of(path)
         assert layer is not None
         scale = next((s for s in (f"{name}_scale_inv", f"{name}_scale") if s in tensors), None)
-        for part_path, rows, cols, part in _parts(path, tensor, config, scale, upright):
+        for stored_path, rows, cols, part in _parts(path, tensor, config, scale, upright):
+            part_path = paths.get(stored_path, stored_path)
             found[Matrix(part_path, layer, role_of(part_path), rows, cols)] = part
     return {matrix: found[matrix] for matrix in sorted(found, key=_place)}, skipped
 

@@ -16,16 +16,26 @@ import torch
 
 from data.errors import InputError
 from spectra.checkpoint.folder import Folder
-from spectra.checkpoint.gguf_file import GgufFile
+from spectra.checkpoint.gguf_file import GgufFile, gguf_parts
 from spectra.checkpoint.safetensors_file import SafetensorsFile
 from spectra.checkpoint.tensors import StoredTensor, TensorFile, require_readable
 from spectra.checkpoint.torch_file import TorchFile
 
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-WHOLE = ("model.safetensors", "pytorch_model.bin")
+USUAL = ("model.safetensors", INDICES[0], "pytorch_model.bin", INDICES[1])
+"""What transformers looks for, in this order."""
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
-_OTHER_STATE = re.compile(r"training|optimizer|scheduler|scaler|rng_state|random_states")
+_OTHER_STATE = re.compile(
+    r"training|optimizer|scheduler|scaler|rng_state|random_states|adapter_model|mmproj"
+)
 _NUMBER = re.compile(r"\.\d+(?=\.)")
+_SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)(\.\w+)")
+_PARALLEL = (
+    re.compile(r"consolidated\.(\d\d)\.pth"),
+    re.compile(r"mp_rank_(\d+)(?:_\d+)?(?:_model_states)?\.pt"),
+    re.compile(r".*[-_.](?:rank|shard|part|tp)[-_]?(\d+)\.(?:pt|pth|bin|safetensors)"),
+)
+"""Files of which each holds a part of every matrix (Meta, Megatron, DeepSpeed)."""
 
 
 @dataclass
@@ -37,6 +47,11 @@ class Shards:
     files: dict[str, TensorFile] = field(default_factory=dict)
     complete: bool = True
     """Whether the names of all tensors are known."""
+
+    @property
+    def wrapped(self) -> bool:
+        """Whether a file holds its tensors inside of something else, a trainer's state say."""
+        return any(getattr(file, "wrapped", False) for file in self.files.values())
 
     @property
     def whole_files(self) -> list[str]:
@@ -62,35 +77,114 @@ def is_weights(name: str) -> bool:
     return name.endswith(SUFFIXES) and not _OTHER_STATE.match(name)
 
 
-def open_shards(folder: Folder) -> Shards:
-    """Find and open the files of a checkpoint.
+def usual_files(folder: Folder, explicit: str | None = None) -> list[str]:
+    """The files that transformers loads of a folder; none where it would find nothing.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    explicit
+        What the configuration names as ``transformers_weights``.
+    """
+    first = _first(folder, explicit)
+    if first is None:
+        return []
+    return sorted(set(_weight_map(folder, first).values())) if first.endswith(".json") else [first]
+
+
+def open_shards(folder: Folder, explicit: str | None = None) -> Shards:
+    """Find and open the files of a checkpoint: the one that was named, or those that are meant.
+
+    Of several that could be meant, those that transformers takes: ``model.safetensors``, then its
+    index, then ``pytorch_model.bin``, then its index; where there are none of these, numbered
+    shards, or the only file of its format.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    explicit
+        See `usual_files`.
 
     Raises
     ------
     InputError
-        When it holds no weights in a format that is read here.
+        When it holds no weights in a format that is read here, or nobody knows which are meant.
     """
-    index = next((name for name in INDICES if name in folder.names), None)
-    if index is not None:
-        return _indexed(folder, index)
-    names = [name for name in WHOLE if name in folder.names]
-    candidates = names[:1] or [name for name in folder.names if is_weights(name)]
-    if not names:
-        for suffix in SUFFIXES:  # one format, the safest
-            of_one = [name for name in candidates if name.endswith(suffix)]
-            if of_one:
-                candidates = of_one
-                break
-    if not candidates:
+    if folder.named is not None:
+        return _of_named(folder, folder.named, explicit)
+    if explicit is not None and explicit not in folder.names:
+        raise InputError(f"{explicit} is missing: config.json names it as the weights")
+    first = _first(folder, explicit)
+    if first is not None and first.endswith(".json"):
+        return _indexed(folder, first)
+    return _unindexed(folder, [first] if first is not None else _loose(folder))
+
+
+def _of_named(folder: Folder, name: str, explicit: str | None) -> Shards:
+    """The file that was named, with the other parts of a model in several GGUF files."""
+    if name.endswith(".gguf"):
+        return _unindexed(folder, gguf_parts(folder, name))
+    usual = usual_files(folder, explicit)
+    numbered = [other for other in folder.names if _set_of(other) == _set_of(name) is not None]
+    parts = usual if name in usual else numbered
+    if len(parts) > 1:
+        raise InputError(f"{name} is one of {len(parts)} files of a checkpoint: name their folder")
+    _require_whole_matrices(folder, name)
+    return _unindexed(folder, [name])
+
+
+def _require_whole_matrices(folder: Folder, name: str) -> None:
+    """Refuse a file of tensor-parallel weights, which holds a part of every matrix."""
+    part = next((m for pattern in _PARALLEL if (m := pattern.fullmatch(name))), None)
+    if part is None:
+        return
+    siblings = [other for other in folder.names if re.fullmatch(_sibling_pattern(part), other)]
+    if len(siblings) > 1:
         raise InputError(
-            "no weights here: expected .safetensors, .bin or .gguf files, "
-            f"found {', '.join(folder.names[:5]) or 'no files'}"
+            f"{', '.join(siblings)} hold a part of every matrix each: convert them to one "
+            "checkpoint, e.g. by transformers' script for these weights"
         )
-    if len(candidates) > 1 and candidates[0].endswith(".gguf"):
-        raise InputError(f"several .gguf files, name one: {', '.join(candidates)}")
-    if len(candidates) > 1 and candidates[0].endswith((".pt", ".pth")):
-        raise InputError(f"several files of torch's, name one: {', '.join(candidates)}")
-    return _unindexed(folder, candidates)
+
+
+def _first(folder: Folder, explicit: str | None) -> str | None:
+    """The file or index that transformers takes; None where it finds none."""
+    order = [explicit] if explicit else USUAL
+    return next((name for name in order if name in folder.names), None)
+
+
+def _loose(folder: Folder) -> list[str]:
+    """Files that no index and no usual name tells of: of one format, the safest."""
+    found = [name for name in folder.names if is_weights(name)]
+    for suffix in SUFFIXES:
+        names = [name for name in found if name.endswith(suffix)]
+        if suffix == ".gguf" and len(names) > 1:
+            return gguf_parts(folder)
+        sets = {_set_of(name) for name in names} - {None}
+        if len(sets) == 1:
+            return [name for name in names if _set_of(name) in sets]
+        if len(names) > 1:
+            _require_whole_matrices(folder, names[0])
+            raise InputError(f"several {suffix} files, name one: {', '.join(names)}")
+        if names:
+            return names
+    raise InputError(
+        "no weights here: expected .safetensors, .bin or .gguf files, "
+        f"found {', '.join(folder.names[:5]) or 'no files'}"
+    )
+
+
+def _set_of(name: str) -> tuple[str, str] | None:
+    """What shards of one checkpoint have in common: the name before the number, and the count."""
+    match = _SHARD.fullmatch(name)
+    return (match[1], match[3]) if match else None
+
+
+def _sibling_pattern(part: re.Match[str]) -> str:
+    """The names of files like one, with any number in its place."""
+    start, end = part.span(1)
+    return re.escape(part.string[:start]) + r"\d+" + re.escape(part.string[end:])
 
 
 def _unindexed(folder: Folder, names: list[str]) -> Shards:
@@ -158,11 +252,12 @@ def _weight_map(folder: Folder, index: str) -> dict[str, str]:
 
 def _open(folder: Folder, name: str, problems: list[str]) -> TensorFile | None:
     try:
+        file = folder.open(name)
         if name.endswith(".gguf"):
+            file.stream.close()
             if folder.local is None:
                 raise InputError(f"{name} is not on this machine: download it, and name the file")
             return GgufFile(folder.local / name)
-        file = folder.open(name)
         return SafetensorsFile(file) if name.endswith(".safetensors") else TorchFile(file)
     except InputError as error:
         problems.append(str(error))
@@ -172,7 +267,7 @@ def _open(folder: Folder, name: str, problems: list[str]) -> TensorFile | None:
 def _missing_numbers(names: list[str]) -> Iterator[str]:
     """Of shards that are numbered like ``…-00002-of-00003…``, those that are not there."""
     found = [match for name in names if (match := re.search(r"-(\d+)-of-(\d+)", name))]
-    if not found:
+    if not found or names[0].endswith(".gguf"):  # these say in themselves what they are parts of
         return
     count = max(int(match[2]) for match in found)
     there = {int(match[1]) for match in found}

@@ -34,6 +34,8 @@ class TorchFile:
         self._places: dict[str, _Place] = {}
         self._whole: dict[str, torch.Tensor] | None = None
         self.tensors: dict[str, StoredTensor] = {}
+        self.wrapped = False
+        """Whether the tensors lie inside of something else, a trainer's state say."""
         with FakeTensorMode():
             found = self._load()
         for name, tensor in found.items():
@@ -92,6 +94,7 @@ class TorchFile:
             if not inner:
                 break
             loaded = loaded[inner[0]]
+            self.wrapped = True
         if not isinstance(loaded, Mapping):
             raise InputError(f"{name} holds no named tensors")
         return {str(k): v for k, v in loaded.items() if isinstance(v, torch.Tensor)}

@@ -49,7 +49,7 @@ class Options:
     align: int = 1
     """Ranks of factored matrices are multiples of this, e.g. 8 or 16."""
     outliers: Path | None = None
-    """For owl: a JSON file {layer: share of outliers}; or name the next two instead."""
+    """For owl: a JSON file {block: share of outliers}; or name the next two instead."""
     checkpoint: str | None = None
     """For owl: the model whose outliers are counted, a Hugging Face folder or hub name."""
     calibration: str | None = None
@@ -120,16 +120,16 @@ def _print_totals(rank_map: RankMap) -> None:
     )
 
 
-def _outliers(options: Options) -> dict[int, float] | None:
+def _outliers(options: Options) -> dict[str, float] | None:
     path = options.outliers
     if path is not None:
         try:
             read = json.loads(path.read_text())
-            return {int(layer): float(share) for layer, share in read.items()}
+            return {str(block): float(share) for block, share in read.items()}
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
         except (ValueError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is no JSON object of layers and shares: {error}") from error
+            raise InputError(f"{path} is no JSON object of blocks and shares: {error}") from error
     if options.method != "owl":
         return None
     if options.checkpoint is None or options.calibration is None:

@@ -41,6 +41,8 @@ class Options:
     """cpu or cuda; cuda where there is one, by default."""
     seed: int = 0
     """Of the probes of an approximate scan."""
+    towers: bool = False
+    """Matrices of other towers than the language model's, e.g. for images, are scanned, too."""
     json: bool = False
     """Print one JSON object on stdout instead of text."""
 
@@ -59,6 +61,7 @@ def main(arguments: Sequence[str]) -> int:
             scheduler=options.scheduler,
             device=options.device,
             seed=options.seed,
+            towers=options.towers,
             progress=shown.update,
         )
     seconds = time.perf_counter() - started

@@ -30,8 +30,7 @@ from spectra.checkpoint.digests import combined_sha256, digest
 from spectra.compression.settings import SELF, Calibration, Settings
 from spectra.compression.truncation import Root, covariance_root, scale_root
 from spectra.compression.weighting import Weighting, Weightings
-from spectra.matrices import Matrix
-from spectra.models.loading import load_config
+from spectra.models.loading import load_config, require_finite
 from spectra.store.durable import write_file
 
 KEPT_BYTES = 8e9
@@ -60,7 +59,7 @@ def calibrate(
     sha256 = _finite_sha256(checkpoint)
     known = {"checkpoint": checkpoint.identity, "weights": sha256, "tokens": about["tokens_sha256"]}
     both = StatisticsFolder({**known, "gradients": True, "seed": settings.calibration.seed})
-    blocks = {m.name: _block_of(m) for m in checkpoint.matrices}
+    blocks = {m.name: m.block for m in checkpoint.matrices}
     needed = list(dict.fromkeys(blocks.values()))
     folder = both
     if not all(both.intact(block) for block in needed):
@@ -80,8 +79,7 @@ def _finite_sha256(checkpoint: Checkpoint) -> str:
     digests = {}
     for matrix in checkpoint.matrices:
         weight = checkpoint.read(matrix)
-        if not torch.isfinite(weight).all():
-            raise InputError(f"{matrix.name}: its weight holds a NaN or an infinity")
+        require_finite(checkpoint.name, [(matrix.name, weight)])
         digests[matrix.name] = digest(weight)
     return combined_sha256(digests)
 
@@ -158,11 +156,6 @@ def _take(
         passed = forward_pass(blocks, windows, batch_size=batch_size, progress=progress)
     for seen in passed:
         folder.save(seen.name, seen.statistics)
-
-
-def _block_of(matrix: Matrix) -> str:
-    before, _, _ = matrix.name.partition(f".{matrix.layer}.")
-    return f"{before}.{matrix.layer}"
 
 
 def _tidy(folder: StatisticsFolder) -> None:

@@ -11,7 +11,6 @@ import torch
 
 from data.errors import InputError
 from spectra.allocation.rankmap import Module, RankMap
-from spectra.checkpoint.checkpoint import Tensors
 from spectra.checkpoint.digests import combined_sha256, digest
 from spectra.checkpoint.tensors import NAMES
 from spectra.checkpoint.writer import (
@@ -27,8 +26,9 @@ from spectra.compression.factors import Factors, pivoted
 from spectra.compression.maps import stored_map
 from spectra.compression.plan import Asked, Plan, make_plan
 from spectra.compression.settings import Calibration, Settings
-from spectra.compression.sources import copy_companions, is_gguf, require_dtype, tensor_bytes
-from spectra.compression.weighting import Weighting, Weightings
+from spectra.compression.sources import copy_companions, require_dtype, tensor_bytes
+from spectra.compression.weighting import Weighting
+from spectra.models.loading import is_gguf, require_finite
 
 Progress = Callable[[str, int, int], None]
 
@@ -118,7 +118,7 @@ def compress(
     )
     asked = Asked(checkpoint, settings, rank_map, budget, storage, align, check_weights, device)
     plan = make_plan(asked, progress)
-    maker = _Maker(plan.source, plan.rank_map, plan.weightings, dtype, device)
+    maker = _Maker(plan, dtype, device)
     sizes = {name: tensor_bytes(plan.source, name) for name in plan.source.tensors}
     written = write_shards(
         out,
@@ -150,23 +150,18 @@ def compress(
 class _Maker:
     """Makes what is stored of each of a model's tensors."""
 
-    def __init__(
-        self,
-        source: Tensors,
-        rank_map: RankMap,
-        weightings: Weightings,
-        dtype: str | None,
-        device: str,
-    ) -> None:
-        self._source = source
-        self._modules = {f"{m.name}.weight": m for m in rank_map.modules}
-        self._storage = rank_map.storage
-        self._weightings = weightings
+    def __init__(self, plan: Plan, dtype: str | None, device: str) -> None:
+        self._name = plan.opened.name
+        self._source = plan.source
+        self._modules = {f"{m.name}.weight": m for m in plan.rank_map.modules}
+        self._storage = plan.rank_map.storage
+        self._weightings = plan.weightings
         self._dtype = None if dtype is None else require_dtype(dtype)
         self._device = device
 
     def make(self, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         tensor = self._source.read(name)
+        require_finite(self._name, [(name, tensor)])
         module = self._modules.get(name)
         wide = self._dtype if self._dtype is not None and tensor.is_floating_point() else None
         if module is None:

@@ -17,7 +17,7 @@ from spectra.compression.compress import rounded, with_dtype
 from spectra.compression.config import SpectraConfig
 from spectra.compression.pairs import compressed_layers
 from spectra.compression.sources import COPIED, copy_companions, require_dtype, tensor_bytes
-from spectra.models.loading import load_config, load_whole
+from spectra.models.loading import load_config, load_whole, require_finite
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ def merge(
 
     def make(name: str) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
         tensor = opened.source.read(name)
+        require_finite(opened.name, [(name, tensor)])
         return {name: rounded(name, tensor, wide if tensor.is_floating_point() else None)}, {}
 
     sizes = {name: tensor_bytes(opened.source, name) for name in opened.source.tensors}

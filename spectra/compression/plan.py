@@ -15,9 +15,9 @@ from spectra.compression.calibrated import calibrate
 from spectra.compression.maps import stored_map
 from spectra.compression.sequential import sequential_weightings
 from spectra.compression.settings import Settings
-from spectra.compression.sources import is_gguf, model_source
+from spectra.compression.sources import model_source
 from spectra.compression.weighting import Weightings, plain_weightings
-from spectra.models.loading import empty_model
+from spectra.models.loading import empty_model, is_gguf
 
 ALIGN = 16
 """What ranks are multiples of by default: below, kernels waste part of their registers."""
@@ -83,6 +83,8 @@ def make_plan(asked: Asked, progress: Progress) -> Plan:
         When the map does not fit, or nothing would be factored.
     """
     opened, settings = open_checkpoint(asked.checkpoint), asked.settings
+    if asked.rank_map is not None:
+        opened = opened.spanning(asked.rank_map.ranks)
     source, config = model_source(opened, asked.checkpoint)
     fixed = left_whole(opened, asked.checkpoint)
     if asked.rank_map is not None:

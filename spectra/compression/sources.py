@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from data.errors import InputError
-from spectra.checkpoint.address import addresses, open_folder
+from spectra.checkpoint.address import one_address, open_folder
 from spectra.checkpoint.checkpoint import Checkpoint, Tensors
 from spectra.checkpoint.folder import reading
 from spectra.checkpoint.tensors import NAMES, StoredTensor
-from spectra.models.loading import hub_arguments, load_whole, model_tokenizer
+from spectra.models.loading import is_gguf, load_whole, model_tokenizer
 
 COPIED = (
     "generation_config.json",
@@ -82,10 +82,7 @@ def copy_companions(address: str, out: Path) -> list[str]:
         except InputError:
             return []
         return ["tokenizer.json"]
-    (found,) = addresses([address])
-    if Path(found.place).is_file():
-        (found,) = addresses([str(Path(found.place).parent)])
-    folder, _ = open_folder(found)
+    folder, _ = open_folder(one_address(address))
     out.mkdir(parents=True, exist_ok=True)
     copied = [name for name in COPIED if name in folder.names]
     for name in copied:
@@ -99,11 +96,6 @@ def tensor_bytes(source: Tensors, name: str) -> int:
     stored = source.tensors[name]
     size = stored.dtype.itemsize if stored.dtype is not None else 4
     return torch.Size(stored.shape).numel() * size
-
-
-def is_gguf(address: str) -> bool:
-    """Whether an address is a GGUF file, or a folder that holds nothing else."""
-    return str(hub_arguments(address).get("gguf_file", "")).endswith(".gguf")
 
 
 def require_dtype(name: str) -> torch.dtype:

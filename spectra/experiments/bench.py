@@ -74,7 +74,7 @@ class Bench:
         self._weightings: dict[str, Weightings] = {}
         self._factors: dict[tuple[str, str], Factors] = {}
         self._spectra: dict[str, Candidates] = {}
-        self._outliers: dict[int, float] | None = None
+        self._outliers: dict[str, float] | None = None
         parameters = sum(weight.numel() for weight in self.originals.values())
         self._keep = 16 * parameters < KEPT
 
@@ -99,8 +99,8 @@ class Bench:
             )
         return map_of_least_loss(self._spectra[way], budget, storage, align)
 
-    def outliers(self) -> dict[int, float]:
-        """OWL's share of outliers, by layer."""
+    def outliers(self) -> dict[str, float]:
+        """OWL's share of outliers, by block."""
         if self._outliers is None:
             windows = self.calibration_windows()
             batches = torch.split(windows, self.settings.batch_size)

@@ -1,7 +1,7 @@
 """A checkpoint as transformers' model: whole, or a skeleton whose blocks are read when they run."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from data.errors import InputError
-from spectra.checkpoint.address import addresses
-from spectra.checkpoint.checkpoint import Checkpoint, Tensors
+from spectra.checkpoint.address import Address, one_address, open_folder
+from spectra.checkpoint.checkpoint import ADAPTER, Checkpoint, Tensors, open_checkpoint
+from spectra.checkpoint.compressed import is_compressed
+from spectra.checkpoint.gguf_file import gguf_parts
+from spectra.checkpoint.shards import is_weights
+from spectra.models.match import amiss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -35,9 +39,6 @@ class Loaded:
             name: self.source.read(f"{path}.{name}").to(device, torch.float32)
             for name, _ in module.named_parameters()
         }
-        for name, value in state.items():
-            if not torch.isfinite(value).all():
-                raise InputError(f"{path}.{name} holds a NaN or an infinity")
         module.load_state_dict(state, assign=True, strict=False)
         module.requires_grad_(False)
 
@@ -51,37 +52,156 @@ def hub_arguments(address: str) -> dict[str, Any]:
 
     if adapter := adapter_of(address):
         return hub_arguments(adapter.base)
-    (found,) = addresses([address])
+    if _is_peft(address):
+        return {"pretrained_model_name_or_path": address}
+    found = one_address(address)
     path = Path(found.place)
-    if found.place.endswith(".gguf"):
-        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    if path.suffix == ".gguf" or _only_gguf(path):
+        name = _single_gguf(found)
+        folder = path if path.is_dir() else path.parent
+        return {"pretrained_model_name_or_path": str(folder), "gguf_file": name}
     if path.is_file():
         return {"pretrained_model_name_or_path": str(path.parent)}
     named: dict[str, Any] = {"pretrained_model_name_or_path": found.place}
     return named | ({"revision": found.revision} if found.revision else {})
 
 
+def is_gguf(address: str) -> bool:
+    """Whether an address is a GGUF file, or a folder with no other weights."""
+    return "gguf_file" in hub_arguments(address)
+
+
+def _only_gguf(folder: Path) -> bool:
+    """Whether a folder's weights are GGUF files alone."""
+    if not folder.is_dir():
+        return False
+    suffixes = {path.suffix for path in folder.iterdir() if is_weights(path.name)}
+    return suffixes == {".gguf"}
+
+
+def _single_gguf(address: Address) -> str:
+    """The file of a model in GGUF, which transformers reads from one file alone."""
+    folder, _ = open_folder(address)
+    names = gguf_parts(folder, folder.named)
+    if len(names) > 1:
+        raise InputError(
+            f"{address} is a model in {len(names)} GGUF files, and transformers reads one: join "
+            f"them by llama.cpp's `llama-gguf-split --merge {names[0]} JOINED.gguf`"
+        )
+    return names[0]
+
+
 def load_whole(address: str, dtype: torch.dtype | str = torch.float32, **options: Any) -> Loaded:
     """A checkpoint's model in memory; of an adapter's folder, its base with the adapter in it.
+
+    Every parameter is one that the checkpoint holds, and finite.
 
     Raises
     ------
     InputError
-        When transformers cannot load it.
+        When transformers cannot load it, or would make up some of its weights.
     """
-    from transformers import AutoModelForCausalLM
-
     from spectra.compression.adapter import adapter_of, apply_adapter, require_base
 
     adapter = adapter_of(address)
-    if adapter is not None:
-        require_base(adapter, address)
+    if adapter is None:
+        return Loaded(_whole(address, dtype, options))
+    require_base(adapter, address)
+    model = apply_adapter(_whole(adapter.base, dtype, options), address)
+    require_finite(address, model.named_parameters())
+    return Loaded(model)
+
+
+def _whole(address: str, dtype: torch.dtype | str, options: Mapping[str, Any]) -> torch.nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    arguments = hub_arguments(address)
+    checkpoint = None if _left_to_transformers(address) else open_checkpoint(address)
+    if checkpoint is not None and checkpoint.problems:
+        raise InputError("; ".join(checkpoint.problems))
     with loading(address):
-        arguments = hub_arguments(address) | options
         if "gguf_file" in arguments:
             arguments |= _unpacked()
-        model = AutoModelForCausalLM.from_pretrained(dtype=dtype, **arguments)
-    return Loaded(model if adapter is None else apply_adapter(model, address))
+        elif checkpoint is not None and not checkpoint.usual:
+            auto, arguments = _given(address, checkpoint)
+        model, report = auto.from_pretrained(
+            dtype=dtype, output_loading_info=True, **arguments, **options
+        )
+    found: torch.nn.Module = model
+    require_loaded(address, found, report)
+    return found
+
+
+def _left_to_transformers(address: str) -> bool:
+    """Whether transformers alone knows the files: a hub's, or a `peft` adapter with its base."""
+    return _is_peft(address) or one_address(address).is_hub_name
+
+
+def _is_peft(address: str) -> bool:
+    folder = Path(address)
+    return (folder / ADAPTER).is_file() and not (folder / "config.json").is_file()
+
+
+def _given(address: str, checkpoint: Checkpoint) -> tuple[Any, dict[str, Any]]:
+    """The class, and arguments that hand it the tensors of files that it would not take itself."""
+    if is_compressed(checkpoint.config):
+        raise InputError(f"{address} is a part of a compressed checkpoint: name its folder")
+    names = checkpoint.match.plain if checkpoint.match is not None else {}
+    stored = {names.get(name, name): name for name in checkpoint.stored.tensors}
+    tensors = {plain: checkpoint.stored.read(name) for plain, name in stored.items()}
+    model = empty_model(address)
+    arguments = {
+        "pretrained_model_name_or_path": None,
+        "config": model.config,
+        "state_dict": tensors,
+    }
+    return type(model), arguments
+
+
+def require_loaded(address: str, model: torch.nn.Module, report: Mapping[str, Any]) -> None:
+    """Require that every parameter came from the checkpoint, and is finite.
+
+    Parameters
+    ----------
+    address
+        The checkpoint, for messages.
+    model
+        As transformers made it.
+    report
+        What it says of that (``output_loading_info``).
+
+    Raises
+    ------
+    InputError
+        With the weights that it made up, left out, or found in another shape, or the first that
+        is not finite.
+    """
+    kind = type(model).__name__
+    found = {
+        f"missing, which {kind} has": report["missing_keys"],
+        f"not of {kind}": report["unexpected_keys"],
+        f"of another shape than {kind} has": [entry[0] for entry in report["mismatched_keys"]],
+    }
+    lines = amiss(found)
+    lines += [str(message).strip().splitlines()[0] for message in report.get("error_msgs") or ()]
+    if lines:
+        raise InputError(f"{address} does not hold the weights of its model: {'; '.join(lines)}")
+    require_finite(address, model.named_parameters())
+
+
+def require_finite(address: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Require finite numbers.
+
+    Raises
+    ------
+    InputError
+        With the name of the first weight that holds others.
+    """
+    for name, value in tensors:
+        floating = value.is_floating_point() and not value.is_meta
+        if floating and not torch.isfinite(value.detach()).all():
+            raise InputError(f"{address}: {name} holds a NaN or an infinity")
 
 
 def _unpacked() -> dict[str, Any]:
@@ -161,12 +281,15 @@ def empty_model(address: str) -> Any:
 def load_skeleton(checkpoint: Checkpoint, address: str) -> Loaded | None:
     """The model without its blocks' weights; None where the checkpoint's tensors are not its own.
 
+    All tensors are read once, so that one that is not finite is named before any pass.
+
     Raises
     ------
     InputError
-        When transformers does not know the model, or a tensor cannot be read.
+        When transformers does not know the model, a tensor cannot be read, is not finite, or is
+        not the model's.
     """
-    if address.endswith(".gguf"):
+    if is_gguf(address):
         return None
     if getattr(load_config(address), "quantization_config", None) is not None:
         return None
@@ -178,7 +301,10 @@ def load_skeleton(checkpoint: Checkpoint, address: str) -> Loaded | None:
         stored = held.get(name)
         if stored is None or stored.shape != tuple(parameter.shape) or not stored.readable_as:
             return None
-    blocks = {matrix.name.partition(f".{matrix.layer}.")[0] for matrix in checkpoint.matrices}
+    if checkpoint.match is not None and (lines := checkpoint.match.lines()):
+        raise InputError(f"{address} does not hold the weights of its model: {'; '.join(lines)}")
+    require_finite(address, ((name, checkpoint.source.read(name)) for name in parameters))
+    blocks = {matrix.block.rpartition(".")[0] for matrix in checkpoint.matrices}
     for name in parameters:
         if not any(name.startswith(f"{path}.") for path in blocks):
             owner, _, last = name.rpartition(".")

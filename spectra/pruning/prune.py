@@ -25,6 +25,7 @@ from spectra.compression.config import SpectraConfig
 from spectra.compression.plan import left_whole
 from spectra.compression.settings import Calibration
 from spectra.compression.sources import copy_companions, model_source, tensor_bytes
+from spectra.models.loading import require_finite
 from spectra.pruning.pruner import Pruner
 from spectra.pruning.sparsity import Pattern
 from spectra.store.durable import write_file
@@ -94,6 +95,8 @@ def prune(
     out = Path(out)
     require_free(out)
     opened = open_checkpoint(checkpoint)
+    if rank_map is not None:
+        opened = opened.spanning(rank_map.ranks)
     source, config, held = _source(opened, checkpoint)
     fixed = {} if held is not None else left_whole(opened, checkpoint)
     wanted = _wanted(opened, source, only, held, rank_map) - fixed.keys()
@@ -116,6 +119,7 @@ def prune(
 
         def make(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             tensor = source.read(name)
+            require_finite(opened.name, [(name, tensor)])
             path = name.removesuffix(".weight")
             if path not in wanted or not name.endswith(".weight"):
                 return {name: tensor}, {}

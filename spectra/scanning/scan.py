@@ -74,6 +74,7 @@ def scan(
     scheduler: str | None = None,
     device: str | None = None,
     seed: int = 0,
+    towers: bool = False,
     progress: Progress = lambda name, done, count: None,
 ) -> xr.DataTree:
     """Write the singular values of every matrix of one or several checkpoints into a store.
@@ -98,6 +99,8 @@ def scan(
         Where to decompose; ``cuda`` where there is one, by default.
     seed
         Of the probes of an approximate scan.
+    towers
+        Take in the matrices of other towers than the language model's, e.g. for images.
     progress
         Called after every matrix.
 
@@ -114,7 +117,7 @@ def scan(
         be read, after all of it that can is in the store.
     """
     run_scan(checkpoint, store, approximate=approximate, workers=workers, scheduler=scheduler,
-             device=device, seed=seed, progress=progress)  # fmt: skip
+             device=device, seed=seed, towers=towers, progress=progress)  # fmt: skip
     return open_store(store)
 
 
@@ -127,6 +130,7 @@ def run_scan(
     scheduler: str | None = None,
     device: str | None = None,
     seed: int = 0,
+    towers: bool = False,
     progress: Progress = lambda name, done, count: None,
 ) -> Summary:
     """As `scan`; says what was done."""
@@ -138,13 +142,13 @@ def run_scan(
     series = _series(checkpoint)
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(cluster(workers, scheduler))
-        first = open_checkpoint(series[0].source)
+        first = _opened(series[0], towers)
         writer = _open_store(store, first, how)
         stack.callback(writer.close)
         decomposed = 0
         problems: list[str] = []
-        for planned in _remaining(store, writer, series):
-            opened = first if planned is series[0] else open_checkpoint(planned.source)
+        for planned in _remaining(store, writer, series, towers):
+            opened = first if planned is series[0] else _opened(planned, towers)
             _require_same_matrices(planned.label, opened, writer.layout.matrices)
             try:
                 decomposed += _fill(writer, planned, opened, how, client, progress)
@@ -161,6 +165,11 @@ def run_scan(
             tuple(_not_finite(store)),
             tuple(problems),
         )
+
+
+def _opened(planned: "_Planned", towers: bool) -> Checkpoint:
+    checkpoint = open_checkpoint(planned.source)
+    return checkpoint.with_towers() if towers else checkpoint
 
 
 @dataclass(frozen=True)
@@ -267,7 +276,9 @@ def _open_store(store: Location, checkpoint: Checkpoint, how: How) -> StoreWrite
         raise InputError(f"cannot write {store}: {first[0] if first else error!r}") from error
 
 
-def _remaining(store: Location, writer: StoreWriter, series: Sequence[_Planned]) -> list[_Planned]:
+def _remaining(
+    store: Location, writer: StoreWriter, series: Sequence[_Planned], towers: bool
+) -> list[_Planned]:
     """What of a series the store does not hold yet.
 
     Raises
@@ -279,7 +290,7 @@ def _remaining(store: Location, writer: StoreWriter, series: Sequence[_Planned])
     new = [planned for planned in series if planned.step not in writer.steps]
     for planned in series:
         if planned not in new:
-            _require_same_checkpoint(store, held.get(str(planned.step), {}), planned)
+            _require_same_checkpoint(store, held.get(str(planned.step), {}), planned, towers)
     if new and writer.steps and new[0].step < writer.steps[-1]:
         raise InputError(
             f"{store} holds step {writer.steps[-1]} already, and snapshots are written in order: "
@@ -288,9 +299,11 @@ def _remaining(store: Location, writer: StoreWriter, series: Sequence[_Planned])
     return new
 
 
-def _require_same_checkpoint(store: Location, held: dict[str, Any], planned: _Planned) -> None:
+def _require_same_checkpoint(
+    store: Location, held: dict[str, Any], planned: _Planned, towers: bool
+) -> None:
     """Require that a snapshot is of a checkpoint: by place and files, else by its weights."""
-    opened = open_checkpoint(planned.source)
+    opened = _opened(planned, towers)
     identity = _identity(planned, opened)
     remote = isinstance(planned.source, Address) and opened.revision is not None
     if isinstance(planned.source, Address) and all(

@@ -227,8 +227,10 @@ def test_owl_keeps_more_where_there_are_more_outliers():
     np.testing.assert_allclose(kept, [0.42, 0.5, 0.58], atol=0.011)  # λ = 0.08
     with pytest.raises(InputError, match="needs the share of outliers"):
         allocate(given, err=0.5, method="owl")
-    with pytest.raises(InputError, match="for layer 2"):
+    with pytest.raises(InputError, match=r"for the block model\.layers\.2"):
         allocate(given, err=0.5, method="owl", outliers={0: 0.1, 1: 0.2})
+    by_path = {f"model.layers.{number}": share for number, share in enumerate((0.0, 0.02, 0.04))}
+    assert allocate(given, err=0.5, method="owl", outliers=by_path).ranks == made.ranks
 
 
 def test_outliers_are_counted_by_weights_and_activations():
@@ -244,7 +246,7 @@ def test_outliers_are_counted_by_weights_and_activations():
     model.train()
     shares = outlier_shares(model, tokens.split(2))
     assert model.training
-    assert set(shares) == {0, 1}
+    assert set(shares) == {"model.layers.0", "model.layers.1"}
     assert all(0 < share < 0.2 for share in shares.values())
     # a block of one matrix, by hand
     only = torch.nn.Module()

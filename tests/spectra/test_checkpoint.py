@@ -49,11 +49,12 @@ def test_mixtral_on_disk_has_a_matrix_for_every_expert(tmp_path):
     model = saved(tmp_path, "mixtral")
     on_disk, in_memory = open_checkpoint(tmp_path), open_checkpoint(model)
     assert len(on_disk.matrices) == len(in_memory.matrices) == 2 * (4 + 3 * 4)
+    names = {matrix.name for matrix in on_disk.matrices}
+    assert names == {matrix.name for matrix in in_memory.matrices}  # files call them w1, w3, w2
     values = read_all(on_disk)
-    for mine, theirs in (("w1", "gate_proj"), ("w3", "up_proj"), ("w2", "down_proj")):
-        name = f"model.layers.1.mlp.experts.2.{theirs}"
-        expert = in_memory.read(of(in_memory, name))
-        assert torch.equal(values[f"model.layers.1.block_sparse_moe.experts.2.{mine}"], expert)
+    for part in ("gate_proj", "up_proj", "down_proj"):
+        name = f"model.layers.1.mlp.experts.2.{part}"
+        assert torch.equal(values[name], in_memory.read(of(in_memory, name)))
     roles = {matrix.role for matrix in on_disk.matrices}
     assert roles == {"q", "k", "v", "o", "gate", "up", "down"}
     assert "routes tokens to experts" in {s.reason for s in on_disk.skipped}

@@ -1,0 +1,225 @@
+"""How a checkpoint's tensors match the parameters of its model: names once, and what is amiss.
+
+transformers fills what it does not find with random numbers and goes on. Here, stored names are
+mapped to the model's by transformers' own conversion, names that a wrapper put a prefix before
+are mapped, too, and every difference is known before anything is computed.
+"""
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from spectra.checkpoint.tensors import StoredTensor
+from spectra.matrices import WRAPPERS, layer_of
+from spectra.models.expected import Expected, expected_of
+
+SHOWN = 4
+DEEPEST = 3
+"""Parts of a name that wrappers may have put before it: ``base_model.model.``, ``module.``."""
+NORMS = re.compile(r"norm|ln_?\d|layernorm", re.IGNORECASE)
+OWN = "spectra"
+"""The quant_method of checkpoints that are read as dense ones."""
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """What transformers makes of a checkpoint's tensors."""
+
+    kind: str
+    """The class that they fill."""
+    plain: Mapping[str, str]
+    """Stored names without what wrappers put into them."""
+    names: Mapping[str, str]
+    """Names of parameters, by stored names of tensors that are one, as they are."""
+    matrices: Mapping[str, str]
+    """Paths of matrices that transformers puts into stacks, by the stored path."""
+    missing: tuple[str, ...] = ()
+    """Parameters that no tensor fills."""
+    unexpected: tuple[str, ...] = ()
+    """Tensors, by stored names, that no parameter takes."""
+    mismatched: tuple[str, ...] = ()
+    """Tensors of another shape than their parameter's, with both."""
+    ignored: tuple[str, ...] = ()
+    """Tensors that the class leaves out by its own rule, e.g. another tower's."""
+    language: str = ""
+    """See `Expected.language`."""
+    dropped: str = ""
+    """What was left out of names, as a user reads it."""
+
+    @property
+    def faults(self) -> int:
+        """How many differences there are."""
+        return len(self.missing) + len(self.unexpected) + len(self.mismatched)
+
+    def in_blocks(self) -> "Match":
+        """The same with the differences of matrices in blocks only, which a scan is about."""
+        return replace(
+            self,
+            missing=tuple(n for n in self.missing if _in_block(n)),
+            unexpected=tuple(n for n in self.unexpected if _in_block(n)),
+            mismatched=tuple(line for line in self.mismatched if _in_block(line)),
+        )
+
+    def lines(self) -> list[str]:
+        """What is amiss, in words: a line a kind, with the first names."""
+        return amiss(
+            {
+                f"missing, which {self.kind} has": self.missing,
+                f"not of {self.kind}": self.unexpected,
+                f"of another shape than {self.kind} has": self.mismatched,
+            }
+        )
+
+
+def amiss(found: Mapping[str, Collection[str]]) -> list[str]:
+    """Lines on weights, by what is amiss with them: how many, and the first names."""
+    return [
+        f"{len(names)} {'weight is' if len(names) == 1 else 'weights are'} {what}: {_some(names)}"
+        for what, names in found.items()
+        if names
+    ]
+
+
+def _some(names: Collection[str]) -> str:
+    """The first of some names, and how many more there are."""
+    first = sorted(names, key=_by_number)[:SHOWN]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(first) + more
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """A key that sorts layer 10 behind layer 9."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
+
+
+def match_of(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> Match | None:
+    """Match tensors with the parameters of a configuration's model.
+
+    Of several classes (causal language model, the configuration's own) and ways to drop a
+    wrapper's prefix, the first with the fewest differences.
+
+    Parameters
+    ----------
+    tensors
+        By stored name.
+    config
+        As ``config.json`` has it.
+
+    Returns
+    -------
+    None where transformers knows no model of this configuration.
+
+    Raises
+    ------
+    InputError
+        When the configuration contradicts itself.
+    """
+    best: Match | None = None
+    for expected in expected_of(config):
+        for plain, dropped in _plain_names(list(tensors)):
+            match = _match(expected, tensors, plain, dropped, _is_packed(config))
+            if best is None or match.faults < best.faults:
+                best = match
+            if not best.faults:
+                return best
+    return best
+
+
+def _match(
+    expected: Expected,
+    tensors: Mapping[str, StoredTensor],
+    plain: Mapping[str, str],
+    dropped: str,
+    packed: bool,
+) -> Match:
+    places = {stored: expected.place(plain[stored]) for stored in tensors}
+    names: dict[str, str] = {}
+    matrices: dict[str, str] = {}
+    unexpected: list[str] = []
+    mismatched: list[str] = []
+    ignored: list[str] = []
+    filled: set[str] = set()
+    for stored, place in places.items():
+        held = [parameter for parameter in place.parameters if parameter in expected.shapes]
+        filled.update(held)
+        if not held:
+            leave_out = any(expected.may_hold(p) for p in (*place.parameters, plain[stored]))
+            (ignored if leave_out else unexpected).append(stored)
+        elif place.whole:
+            names[stored] = held[0]
+            if wrong := _other_shape(tensors[stored], held[0], expected.shapes[held[0]]):
+                mismatched.append(wrong)
+        elif place.matrix is not None:
+            matrices[plain[stored].removesuffix(".weight")] = place.matrix
+    missing = [
+        parameter
+        for parameter in expected.shapes
+        if parameter not in filled
+        and not expected.may_miss(parameter)
+        and not _has_twin(parameter, expected.tied, filled)
+    ]
+    if packed:  # its tensors are not the parameters that the bare model has
+        missing, unexpected, mismatched = [], [], []
+    return Match(
+        expected.kind,
+        plain,
+        names,
+        matrices,
+        tuple(missing),
+        tuple(unexpected),
+        tuple(mismatched),
+        tuple(ignored),
+        expected.language,
+        dropped,
+    )
+
+
+def _plain_names(stored: list[str]) -> Iterator[tuple[dict[str, str], str]]:
+    """Ways to drop what wrappers put into names, the least first, and what was dropped."""
+    now = {name: name for name in stored}
+    yield dict(now), ""
+    inner = {part for name in stored for part in name.split(".") if part in WRAPPERS}
+    dropped = sorted(inner)
+    if inner:
+        now = {name: ".".join(p for p in name.split(".") if p not in inner) for name in stored}
+        yield dict(now), ", ".join(f"{part}." for part in dropped)
+    prefix = ""
+    for _ in range(DEEPEST):
+        firsts = {plain.partition(".")[0] for plain in now.values()}
+        if len(firsts) != 1 or any("." not in plain for plain in now.values()):
+            return
+        (first,) = firsts
+        prefix += f"{first}."
+        now = {name: plain.partition(".")[2] for name, plain in now.items()}
+        yield dict(now), ", ".join([*(f"{part}." for part in dropped), prefix])
+
+
+def _other_shape(stored: StoredTensor, parameter: str, shape: tuple[int, ...]) -> str | None:
+    if stored.shape == shape or stored.problem:
+        return None
+    return f"{parameter} ({_sides(stored.shape)} instead of {_sides(shape)})"
+
+
+def _sides(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "one number"
+
+
+def _has_twin(parameter: str, tied: Mapping[str, str], filled: set[str]) -> bool:
+    """Whether another parameter that shares its numbers is there."""
+    source = tied.get(parameter, parameter)
+    return any(other in filled for other in (source, *(t for t, s in tied.items() if s == source)))
+
+
+def _is_packed(config: Mapping[str, Any]) -> bool:
+    """Whether the weights are quantised by others."""
+    described = config.get("quantization_config")
+    return isinstance(described, Mapping) and described.get("quant_method") != OWN
+
+
+def _in_block(name: str) -> bool:
+    """Whether a name, or a line that begins with one, is of a matrix or a stack in a block."""
+    path = name.partition(" ")[0]
+    stem = path.removesuffix(".weight")
+    stacked = "experts" in path and not path.endswith("bias")
+    return layer_of(stem) is not None and (stem != path or stacked) and not NORMS.search(stem)
