@@ -24,6 +24,7 @@ from spectra.figures.dynamics import (
 )
 from spectra.figures.reduction import block_size, reduced
 from spectra.figures.spectra import line_places, spectra_lines
+from spectra.matrices import role_of, usual_choice
 
 CELLS = 1_000_000
 """Of all panels of a page together."""
@@ -94,12 +95,8 @@ def chosen_matrices(run: Run, view: View) -> tuple[str, ...]:
     names = {m.name for m in matrices}
     if asked := tuple(name for name in view.matrix if name in names)[:MOST_MATRICES]:
         return asked
-    layers = sorted({m.layer for m in matrices})
-    middle = layers[len(layers) // 2]
-    wanted = [(layers[0], "q"), (layers[0], "k"), (middle, "down"), (middle, "up")]
-    found = {(m.layer, m.role): m.name for m in reversed(matrices)}
-    usual = tuple(found[place] for place in wanted if place in found)
-    return usual or tuple(m.name for m in matrices[:4])
+    usual = usual_choice([m.name for m in matrices], [m.role for m in matrices])
+    return tuple(usual) or tuple(m.name for m in matrices[:4])
 
 
 def most_rows(run: Run, view: View) -> int:
@@ -219,5 +216,5 @@ def _said(kind: str, view: View) -> str:
 
 
 def _title(run: Run, matrix: str) -> str:
-    found = next((m for m in run.matrices() if m.name == matrix), None)
-    return matrix if found is None else f"layer {found.layer} · {found.role}"
+    found = run.labels().get(matrix)
+    return matrix if found is None else f"layer {found} · {role_of(matrix)}"

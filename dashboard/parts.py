@@ -1,6 +1,7 @@
 """The pieces that pages are put together from."""
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 import dash_ag_grid as dag
@@ -22,6 +23,11 @@ GRID_THEME = (
     "headerColumnResizeHandleColor: 'transparent', "
     f'columnBorder: false, fontSize: 13, spacing: 7, fontFamily: "{FONT}"}})'
 )
+
+
+def escaped(label: int | str) -> int | str:
+    """A label that a figure shows as it is: strings are markup there."""
+    return escape(label, quote=False) if isinstance(label, str) else label
 
 
 def head(library: Library, view: View, title: str, lead: str, *, live: bool = True) -> list[Any]:

@@ -96,6 +96,56 @@ def block_of(name: str) -> str:
     return name[: match.end(1)] if match else ""
 
 
+def block_labels(names: Sequence[str]) -> list[int | str]:
+    """What tables and figures call the block of every matrix, by its name.
+
+    Its number; where a model has several stacks of blocks, the number after what tells its stack
+    from the others: ``encoder 0`` and ``decoder 0``.
+    """
+    blocks = [block_of(name) for name in names]
+    stacks = {block: block.rpartition(".")[0].split(".") for block in blocks}
+    paths = list(stacks.values())
+    if all(path == paths[0] for path in paths):
+        return [int(block.rpartition(".")[2]) for block in blocks]
+    shortest = min(map(len, paths))
+    alike = [len({path[i] for path in paths}) == 1 for i in range(shortest)]
+    first = alike.index(False) if False in alike else shortest
+    short = {block: ".".join(path[first:]) for block, path in stacks.items()}
+    while len({s.rpartition(".")[2] for s in short.values()}) == 1 and any(
+        "." in s for s in short.values()
+    ):  # what all end in tells nothing either
+        short = {block: s.rpartition(".")[0] or s for block, s in short.items()}
+    return [f"{short[block]} {block.rpartition('.')[2]}".strip() for block in blocks]
+
+
+def in_order(labels: Iterable[int | str]) -> list[int | str]:
+    """Labels of blocks once each: numbers ascending, others as they come."""
+    found = list(dict.fromkeys(labels))
+    numbers = [label for label in found if isinstance(label, int)]
+    return sorted(numbers) if len(numbers) == len(found) else found
+
+
+def usual_choice(names: Sequence[str], roles: Sequence[str]) -> list[str]:
+    """As the paper has it: q and k of the first block, down and up of a middle one.
+
+    Parameters
+    ----------
+    names, roles
+        Of all matrices, in their order.
+
+    Returns
+    -------
+    Names; fewer where there are no such roles.
+    """
+    labels = block_labels(names)
+    rows = in_order(labels)
+    first, middle = rows[0], rows[len(rows) // 2]
+    places = list(zip(labels, roles, strict=True))
+    found = dict(zip(reversed(places), reversed(names), strict=True))  # the first of each
+    wanted = [(first, "q"), (first, "k"), (middle, "down"), (middle, "up")]
+    return [found[place] for place in wanted if place in found]
+
+
 def layer_of(name: str) -> int | None:
     """Index of the block that a full name lies in; None outside of blocks."""
     match = _BLOCK_INDEX.search(f"{name}.")

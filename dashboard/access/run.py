@@ -22,7 +22,7 @@ from spectra.allocation.path import GROUP as PATH
 from spectra.allocation.path import STEP as SPACING
 from spectra.allocation.path import compression_path
 from spectra.allocation.rankmap import RankMap
-from spectra.matrices import Matrix
+from spectra.matrices import Matrix, block_labels
 from spectra.store.evaluations import Evaluation, evaluations
 from spectra.store.reader import open_store
 from spectra.store.schema import SCHEMA, UNSET
@@ -91,6 +91,11 @@ class Run:
     def matrices(self) -> list[Matrix]:
         """The matrices, in the store's order."""
         return self._kept("matrices", self.signature("zarr.json"), self._matrices)
+
+    def labels(self) -> dict[str, int | str]:
+        """What the block of every matrix is called, by the matrix' name."""
+        names = [matrix.name for matrix in self.matrices()]
+        return dict(zip(names, block_labels(names), strict=True))
 
     def kinds(self) -> list[str]:
         """The kinds of spectra recorded."""

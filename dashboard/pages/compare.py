@@ -19,6 +19,7 @@ from spectra.figures.reduction import block_size
 from spectra.figures.spectra import spectra_lines
 from spectra.figures.theme import empty
 from spectra.figures.training import loss_curves
+from spectra.matrices import block_labels
 
 POINTS = 2_000
 
@@ -83,7 +84,7 @@ def layout(library: Library, view: View) -> html.Div:
                 [
                     parts.figure(
                         "compare-map",
-                        height=map_height(len({m.layer for m in first.matrices()}), numbers=True),
+                        height=map_height(len(set(first.labels().values())), numbers=True),
                     ),
                     html.Div(
                         [
@@ -126,7 +127,7 @@ def register(app: Dash, library: Library) -> None:
         if not found["names"]:
             raise InputError("The two have no matrix in common: choose runs of one model.")
         grid, layers, roles = layer_role_grid(
-            found["difference"], np.array(found["layers"]), np.array(found["roles"], object)
+            found["difference"], [parts.escaped(label) for label in found["layers"]], found["roles"]
         )
         left = f"; {found['left_out']} matrices are in one of them only"
         return difference_heatmap(
@@ -235,7 +236,7 @@ def _differences(library: Library, view: View) -> dict[str, Any]:
     at = values[0].sel(matrix=names)
     return {
         "names": names,
-        "layers": at["layer"].to_numpy().tolist(),
+        "layers": block_labels(names),
         "roles": at["role"].to_numpy().tolist(),
         "first": a,
         "second": b,

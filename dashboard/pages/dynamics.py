@@ -275,10 +275,11 @@ def register(app: Dash, library: Library) -> None:
 
 def _options(run: Run) -> list[dict[str, str]]:
     """Matrices by layer and role, or by name where several share them."""
-    places = [(m.layer, m.role) for m in run.matrices()]
+    labels = run.labels()
+    places = [(labels[m.name], m.role) for m in run.matrices()]
     alone = {place for place in places if places.count(place) == 1}
     return [
-        {"value": m.name, "label": f"{m.layer} · {m.role}" if place in alone else m.name}
+        {"value": m.name, "label": f"{place[0]} · {m.role}" if place in alone else m.name}
         for m, place in zip(run.matrices(), places, strict=True)
     ]
 

@@ -20,6 +20,7 @@ from spectra.allocation.path import STEP as SPACING
 from spectra.exports.formats import FORMATS
 from spectra.figures.allocation import rank_map, rank_reduction
 from spectra.figures.spectra import normalised_spectra
+from spectra.matrices import block_labels, in_order
 
 SIDES = ("a", "b")
 NUMBERS = {
@@ -215,12 +216,13 @@ def _quoted(text: str) -> str:
 def _places(run: Run) -> dict[str, Any]:
     """Where in the map each matrix goes: row and column; and the traces of figure 6."""
     matrices = run.matrices()
-    layers = sorted({m.layer for m in matrices})
+    labels = [parts.escaped(label) for label in run.labels().values()]
+    layers = in_order(labels)
     roles = list(dict.fromkeys(m.role for m in matrices))
     return {
         "layers": layers,
         "roles": roles,
-        "row": [layers.index(m.layer) for m in matrices],
+        "row": [layers.index(label) for label in labels],
         "column": [roles.index(m.role) for m in matrices],
         "traces": [[i for i, m in enumerate(matrices) if m.role == role] for role in roles],
     }
@@ -343,31 +345,32 @@ def _map_figure(found: dict[str, Any], side: str) -> Any:
 def _figure_four(run: Run, view: View, found: dict[str, Any]) -> Any:
     candidates = run.candidates(view.step)
     roles = np.array([c.matrix.role for c in candidates.each], object)
-    layers = np.array([c.matrix.layer for c in candidates.each])
+    layers = [parts.escaped(label) for label in block_labels(candidates.names)]
     width = max(c.full_rank for c in candidates.each)
     values = np.full((len(roles), width), np.nan)
     for i, c in enumerate(candidates.each):
         values[i, : c.full_rank] = c.values
-    names = list(dict.fromkeys(roles.tolist()))
+    members = {role: np.flatnonzero(roles == role) for role in dict.fromkeys(roles.tolist())}
+    shown = {escape(str(role), quote=False): of for role, of in members.items()}
     cut = found["a"]["threshold"][0]
     return normalised_spectra(
-        {escape(str(r), quote=False): values[roles == r] for r in names},
-        {escape(str(r), quote=False): layers[roles == r] for r in names},
+        {role: values[of] for role, of in shown.items()},
+        {role: [layers[i] for i in of] for role, of in shown.items()},
         threshold=0.0 if cut is None else cut,
         title="",
     )
 
 
 def _figure_six(run: Run, found: dict[str, Any]) -> Any:
-    matrices, places = run.matrices(), found["places"]
-    layers = np.array([m.layer for m in matrices])
+    places = found["places"]
+    layers = [parts.escaped(label) for label in run.labels().values()]
     members = {
         escape(str(role), quote=False): np.array(of)
         for role, of in zip(places["roles"], places["traces"], strict=True)
     }
     return rank_reduction(
         {role: np.zeros(len(of)) for role, of in members.items()},
-        {role: layers[of] for role, of in members.items()},
+        {role: [layers[i] for i in of] for role, of in members.items()},
         lrc_factor=found["a"]["lrcFactor"],
         title="",
         subtitle=found["a"]["name"],

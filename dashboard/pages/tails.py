@@ -16,6 +16,7 @@ from dashboard.asked import asked, or_reason
 from dashboard.view import View
 from spectra.figures.measures import layer_role_grid, layer_role_heatmap, map_height, measure_lines
 from spectra.figures.spectra import tail_fit
+from spectra.matrices import block_labels
 from spectra.metrics.goodness import ENOUGH, Verdict
 
 MEASURES = (
@@ -128,7 +129,8 @@ def register(app: Dash, library: Library) -> None:
         run, view = shown(pathname, search)
         values = _values(run, view, run.step(view.step))
         names = values["matrix"].to_numpy().tolist()
-        layer_of, role_of = values["layer"].to_numpy(), values["role"].to_numpy()
+        layer_of = [parts.escaped(label) for label in block_labels(names)]
+        role_of = values["role"].to_numpy().tolist()
         grid, layers, roles = layer_role_grid(values.to_numpy(), layer_of, role_of)
         places = {
             f"{layer}|{escape(str(role), quote=False)}": name
@@ -187,7 +189,7 @@ def register(app: Dash, library: Library) -> None:
 
 def _height(run: Run) -> int:
     matrices = run.matrices()
-    return map_height(len({m.layer for m in matrices}), numbers=_few({m.role for m in matrices}))
+    return map_height(len(set(run.labels().values())), numbers=_few({m.role for m in matrices}))
 
 
 def _few(roles: Collection[str]) -> bool:

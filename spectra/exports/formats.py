@@ -10,7 +10,7 @@ from typing import Any
 
 from data.errors import InputError
 from spectra.allocation.rankmap import Module, RankMap
-from spectra.matrices import Skipped
+from spectra.matrices import Skipped, block_labels, in_order
 from spectra.store.durable import write_file
 
 VLLM_LARGEST_RANK = 512
@@ -136,14 +136,16 @@ def to_ratios(rank_map: RankMap) -> str:
 def to_table(rank_map: RankMap) -> str:
     """A table to read: layers down, roles across, the share of ranks kept; ``*`` marks LRCs."""
     roles = list(dict.fromkeys(module.role for module in rank_map.modules))
-    cells: dict[tuple[int, str], list[Module]] = {}
-    for module in rank_map.modules:
-        cells.setdefault((module.layer, module.role), []).append(module)
+    labels = block_labels([module.name for module in rank_map.modules])
+    cells: dict[tuple[int | str, str], list[Module]] = {}
+    for label, module in zip(labels, rank_map.modules, strict=True):
+        cells.setdefault((label, module.role), []).append(module)
     lines = [_summary(rank_map), "", "rank as % of full rank; * LRC", ""]
-    lines.append(f"{'layer':>5}" + "".join(f"{role[:9]:>10}" for role in roles))
-    for layer in sorted({module.layer for module in rank_map.modules}):
-        row = [_cell(cells.get((layer, role), [])) for role in roles]
-        lines.append(f"{layer:>5}" + "".join(f"{cell:>10}" for cell in row))
+    width = max(5, *(len(str(label)) for label in labels))
+    lines.append(f"{'layer':>{width}}" + "".join(f"{role[:9]:>10}" for role in roles))
+    for label in in_order(labels):
+        row = [_cell(cells.get((label, role), [])) for role in roles]
+        lines.append(f"{label:>{width}}" + "".join(f"{cell:>10}" for cell in row))
     return "\n".join(lines) + "\n"
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
@@ -20,6 +19,7 @@ from spectra.figures.theme import (
     role_color,
     styled,
 )
+from spectra.matrices import in_order
 
 LRC_MARK = "●"
 
@@ -27,7 +27,7 @@ LRC_MARK = "●"
 def rank_map(
     shares: npt.NDArray[Any],
     labels: Sequence[Sequence[str]],
-    layers: Sequence[int],
+    layers: Sequence[int | str],
     roles: Sequence[str],
     *,
     title: str,
@@ -67,7 +67,7 @@ def rank_map(
 
 def rank_reduction(
     reductions: Mapping[str, npt.NDArray[Any]],
-    layers: Mapping[str, npt.NDArray[Any]],
+    layers: Mapping[str, Sequence[int | str]],
     *,
     lrc_factor: float = 0.5,
     title: str = "Rank reduction by layer and role",
@@ -88,9 +88,9 @@ def rank_reduction(
     """
     figure = go.Figure()
     for number, (role, values) in enumerate(reductions.items()):
-        alone = len(np.unique(layers[role])) == len(layers[role])
+        alone = len(set(layers[role])) == len(layers[role])
         figure.add_scatter(
-            x=layers[role], y=values, name=role,
+            x=list(layers[role]), y=values, name=role,
             mode="lines+markers" if alone else "markers",
             line={"color": role_color(role, number), "width": 1.6},
             marker={"color": role_color(role, number), "size": 6 if alone else 4},
@@ -101,6 +101,9 @@ def rank_reduction(
     figure.add_hline(y=1 - lrc_factor, line={"color": INK, "width": 1.2, "dash": "dash"})
     figure.update_layout(legend=legend_at_right())
     figure.update_xaxes(title="layer", tickformat="d")
+    rows = in_order(layer for of_role in layers.values() for layer in of_role)
+    if any(isinstance(layer, str) for layer in rows):
+        figure.update_xaxes(type="category", categoryorder="array", categoryarray=rows)
     figure.update_yaxes(title="ranks removed", tickformat=".0%", range=[-0.02, 1.02])
     return figure
 

@@ -16,6 +16,7 @@ from spectra.figures.theme import (
     role_color,
     styled,
 )
+from spectra.matrices import in_order
 
 
 def measure_lines(
@@ -61,18 +62,18 @@ def measure_lines(
 
 
 def layer_role_grid(
-    values: npt.NDArray[Any], layer_of: npt.NDArray[Any], role_of: npt.NDArray[Any]
-) -> tuple[npt.NDArray[np.float64], list[int], list[str]]:
-    """(matrix,) values as (layer, role), with the names of both.
+    values: npt.NDArray[Any], layer_of: Sequence[int | str], role_of: Sequence[str]
+) -> tuple[npt.NDArray[np.float64], list[int | str], list[str]]:
+    """(matrix,) values as (layer, role), with the names of both; see `block_labels` for layers.
 
     Several matrices may share a place, as a layer's experts do: it gets their median. NaN where
     there is none.
     """
-    layers, roles = sorted(set(layer_of.tolist())), list(dict.fromkeys(role_of.tolist()))
-    places: dict[tuple[int, str], list[float]] = defaultdict(list)
+    layers, roles = in_order(layer_of), list(dict.fromkeys(role_of))
+    places: dict[tuple[int | str, str], list[float]] = defaultdict(list)
     for layer, role, value in zip(layer_of, role_of, values, strict=True):
         if np.isfinite(value):
-            places[int(layer), str(role)].append(float(value))
+            places[layer, role].append(float(value))
     grid = [
         [float(np.median(places.get((layer, role), [np.nan]))) for role in roles]
         for layer in layers
@@ -82,7 +83,7 @@ def layer_role_grid(
 
 def layer_role_heatmap(
     values: npt.NDArray[Any],
-    layers: Sequence[int],
+    layers: Sequence[int | str],
     roles: Sequence[str],
     *,
     title: str,
@@ -122,7 +123,7 @@ def layer_role_heatmap(
 
 def difference_heatmap(
     differences: npt.NDArray[Any],
-    layers: Sequence[int],
+    layers: Sequence[int | str],
     roles: Sequence[str],
     *,
     title: str,
@@ -168,7 +169,7 @@ def map_height(layers: int, numbers: bool = False) -> int:
 
 def on_layers_and_roles(
     figure: go.Figure,
-    layers: Sequence[int],
+    layers: Sequence[int | str],
     *,
     title: str,
     subtitle: str = "",
@@ -178,6 +179,8 @@ def on_layers_and_roles(
     styled(figure, title=title, subtitle=subtitle, height=map_height(len(layers), numbers))
     figure.update_traces(textfont={"size": 10})
     figure.update_xaxes(type="category", showgrid=False, ticks="")
+    if any(isinstance(layer, str) for layer in layers):
+        figure.update_yaxes(type="category")
     figure.update_yaxes(
         title="layer", autorange="reversed", showgrid=False, tickformat="d", ticks="",
         tickvals=list(layers)[:: max(1, len(layers) // 8)],

@@ -1,7 +1,7 @@
 """Spectra themselves: the paper's figure 4, and tails with what is fitted to them."""
 
-from collections.abc import Mapping
-from itertools import cycle
+from collections.abc import Mapping, Sequence
+from itertools import chain, cycle
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from spectra.figures.theme import ACCENT, INK, MUTED, SECOND, SEQUENTIAL, styled
+from spectra.matrices import in_order
 
 POINTS = 120
 """On a line; more are not seen."""
@@ -19,7 +20,7 @@ COLUMNS = 4
 
 def normalised_spectra(
     spectra: Mapping[str, npt.NDArray[Any]],
-    layers: Mapping[str, npt.NDArray[Any]],
+    layers: Mapping[str, Sequence[int | str]],
     *,
     threshold: float,
     title: str = "Normalised singular values by role",
@@ -44,18 +45,19 @@ def normalised_spectra(
         subplot_titles=list(spectra), horizontal_spacing=0.03,
         vertical_spacing=min(0.12, 0.4 / rows),
     )  # fmt: skip
-    deepest = max(int(np.max(found, initial=0)) for found in layers.values())
+    rows_of = {label: n for n, label in enumerate(in_order(chain.from_iterable(layers.values())))}
+    deepest = len(rows_of) - 1
     for place, (role, values) in enumerate(spectra.items()):
         where = {"row": place // COLUMNS + 1, "col": place % COLUMNS + 1}
         for spectrum, layer in zip(values, layers[role], strict=True):
             share, normalised = _normalised(spectrum)
             if not len(share):
                 continue
-            (color,) = sample_colorscale(SEQUENTIAL, [0.9 * layer / max(deepest, 1)])
+            (color,) = sample_colorscale(SEQUENTIAL, [0.9 * rows_of[layer] / max(deepest, 1)])
             figure.add_scatter(
                 x=share, y=normalised, mode="lines", line={"color": color, "width": 1.2},
                 showlegend=False, **where,
-                hovertemplate=f"{role}, layer {int(layer)}<br>%{{x:.0%}} of the ranks<br>"
+                hovertemplate=f"{role}, layer {layer}<br>%{{x:.0%}} of the ranks<br>"
                 "normalised value %{y:.3f}<extra></extra>",
             )  # fmt: skip
     subtitle = f"over the share of the ranks; the first layer dark; dashed: threshold {threshold:g}"

@@ -9,6 +9,7 @@ from data.errors import InputError
 from spectra.allocation.candidates import candidates_of
 from spectra.allocation.path import GROUP, compression_path
 from spectra.figures.allocation import path_curves, rank_reduction
+from spectra.matrices import block_labels
 from spectra.report.overview import bare
 
 NUMBERS = 60_000
@@ -31,12 +32,12 @@ def compression(run: xr.DataTree) -> tuple[dict[str, Any] | None, list[str]]:
     targets = path["target"].to_numpy()
     first = int(np.abs(targets - SHOWN_FIRST).argmin())
     roles = path["role"].to_numpy().astype(object)
-    layers = path["layer"].to_numpy()
+    layers = block_labels(path["matrix"].to_numpy().tolist())
     members = {role: np.flatnonzero(roles == role) for role in dict.fromkeys(roles.tolist())}
     about = " (approximate spectra)" if path.attrs["approximate"] else ""
     figure = rank_reduction(
         {role: reductions[first, of_role] for role, of_role in members.items()},
-        {role: layers[of_role] for role, of_role in members.items()},
+        {role: [layers[i] for i in of_role] for role, of_role in members.items()},
         lrc_factor=path.attrs["lrc_factor"],
         subtitle=f"WeLore{about}",
     )

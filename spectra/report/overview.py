@@ -15,6 +15,7 @@ from spectra.figures.emergence import correlation_forest, emergence_scatter
 from spectra.figures.measures import layer_role_grid, layer_role_heatmap, measure_lines
 from spectra.figures.spectra import normalised_spectra, tail_fit
 from spectra.figures.theme import TEMPLATE
+from spectra.matrices import block_labels
 from spectra.metrics.goodness import ENOUGH, Verdict
 
 Drawn = dict[str, Any]
@@ -84,12 +85,12 @@ def figure_four(spectra: xr.Dataset, threshold: float = THRESHOLD) -> Drawn | No
         return None
     last = spectra["weight"].isel(step=-1).compute()
     roles = last["role"].to_numpy().astype(object)
-    values, layers = last.to_numpy(), last["layer"].to_numpy()
+    values, layers = last.to_numpy(), block_labels(last["matrix"].to_numpy().tolist())
     names = list(dict.fromkeys(roles.tolist()))
     return bare(
         normalised_spectra(
             {role: values[roles == role] for role in names},
-            {role: layers[roles == role] for role in names},
+            {role: [layers[i] for i in np.flatnonzero(roles == role)] for role in names},
             threshold=threshold,
         )
     )
@@ -178,7 +179,8 @@ def _lines(values: xr.DataArray) -> Drawn:
 
 
 def _map(values: xr.DataArray) -> Drawn:
-    layer_of, role_of = (values[name].to_numpy() for name in ("layer", "role"))
+    layer_of = block_labels(values["matrix"].to_numpy().tolist())
+    role_of = values["role"].to_numpy().tolist()
     grid, layers, roles = layer_role_grid(_rounded(values.to_numpy()), layer_of, role_of)
     subtitle = "at the last snapshot" if "step" in values.coords else "over the run"
     return bare(layer_role_heatmap(grid, layers, roles, title=_label(values), subtitle=subtitle))

@@ -21,6 +21,7 @@ from spectra.figures.dynamics import (
     spectrum_heatmap,
 )
 from spectra.figures.training import loss_curve
+from spectra.matrices import block_labels, usual_choice
 from spectra.report.allocation import compression
 from spectra.report.encoding import encode_cosines, encode_logarithms
 from spectra.report.overview import (
@@ -89,12 +90,13 @@ def payload(run: xr.DataTree) -> Payload:
         "matrices": [
             {
                 "name": str(name),
-                "layer": int(layer),
+                "layer": layer,
                 "role": str(role),
                 "shape": [int(rows), int(cols)],
             }
-            for name, layer, role, rows, cols in zip(
-                *(spectra[v].to_numpy() for v in ("matrix", "layer", "role", "rows", "cols")),
+            for layer, name, role, rows, cols in zip(
+                block_labels(spectra["matrix"].to_numpy().tolist()),
+                *(spectra[v].to_numpy() for v in ("matrix", "role", "rows", "cols")),
                 strict=True,
             )
         ],
@@ -129,15 +131,8 @@ def default_matrices(spectra: xr.Dataset) -> list[str]:
 
     Where there are no such roles, the first four matrices.
     """
-    layers = spectra["layer"].to_numpy()
-    roles = spectra["role"].to_numpy()
-    names = spectra["matrix"].to_numpy()
-    present = sorted(set(layers.tolist()))
-    first, middle = present[0], present[len(present) // 2]
-    wanted = [(first, "q"), (first, "k"), (middle, "down"), (middle, "up")]
-    found = [str(names[(layers == layer) & (roles == role)][0]) for layer, role in wanted
-             if ((layers == layer) & (roles == role)).any()]  # fmt: skip
-    return found or names[:4].tolist()
+    names = spectra["matrix"].to_numpy().tolist()
+    return usual_choice(names, spectra["role"].to_numpy().tolist()) or names[:4]
 
 
 def _bytes_per_matrix(spectra: xr.Dataset, kinds: list[str], squares: int) -> tuple[int, int, int]:
