@@ -1,5 +1,7 @@
 """Files that stand for others: what a repository cloned without Git LFS holds in their place."""
 
+from pathlib import Path
+
 from data.errors import InputError
 
 POINTER = b"version https://git-lfs.github.com/spec/"
@@ -25,3 +27,16 @@ def require_content(name: str, content: bytes) -> None:
     """
     if is_pointer(content):
         raise InputError(f"{name} {WHAT}")
+
+
+def require_fetched(folder: Path) -> None:
+    """Require that a tokenizer's files in a folder, or the one that is named, are themselves.
+
+    Raises
+    ------
+    InputError
+        When one is a pointer of Git LFS.
+    """
+    for file in [folder] if folder.is_file() else folder.glob("tokenizer*"):
+        if file.is_file() and file.stat().st_size <= LARGEST_POINTER:
+            require_content(str(file), file.read_bytes())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from data.cache import cache_folder, new_folder
 from data.documents import DocumentSource, Skips
 from data.errors import InputError
+from data.pointers import require_fetched
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -86,6 +87,7 @@ def load_tokenizer(spec: str) -> "PreTrainedTokenizerFast":
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     path = Path(spec).expanduser()
+    require_fetched(path)
     try:
         if path.is_file():
             return PreTrainedTokenizerFast(tokenizer_file=str(path), **_special_tokens(path))

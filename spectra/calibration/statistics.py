@@ -10,6 +10,7 @@ that read the same input (q, k and v; gate and up) share one C.
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -118,8 +119,9 @@ def watching_gradients(
                 statistics.gradients[name] = Moments.empty(gradient.shape[-1])
             statistics.gradients[name].add(gradient)
 
-        def watch(_: torch.nn.Module, __: tuple[torch.Tensor, ...], out: torch.Tensor) -> None:
-            out.register_hook(add)  # type: ignore[no-untyped-call]
+        def watch(_: torch.nn.Module, __: tuple[torch.Tensor, ...], out: Any) -> None:
+            if isinstance(out, torch.Tensor):  # a router, say, gives several
+                out.register_hook(add)  # type: ignore[no-untyped-call]
 
         return watch
 

@@ -99,8 +99,9 @@ def _written(model: Any, tokens: torch.Tensor, length: int) -> torch.Tensor:
     cache = None
     last = tokens
     while tokens.shape[1] < length:
-        out = model(input_ids=last, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache = out.past_key_values
+        kept: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
+        out = model(input_ids=last if kept else tokens, use_cache=True, logits_to_keep=1, **kept)
+        cache = getattr(out, "past_key_values", None)  # none of models that keep other states
         probabilities = out.logits[:, -1].float().softmax(dim=-1)
         if not torch.isfinite(probabilities).all():
             raise InputError("the model's predictions are not finite: `spectra scan` finds why")

@@ -21,7 +21,7 @@ from spectra.checkpoint.writer import (
     shards_of,
     write_shards,
 )
-from spectra.compression.config import SpectraConfig
+from spectra.compression.config import SpectraConfig, StoredModule
 from spectra.compression.factors import Factors, pivoted
 from spectra.compression.maps import stored_map
 from spectra.compression.plan import Asked, Plan, make_plan
@@ -207,7 +207,8 @@ def factorised(
     dense = weight.float()
     norm = float(torch.linalg.vector_norm(dense))
     lost = float(torch.linalg.vector_norm(dense - product.to(dense.device)))
-    tensors = {f"{module.name}.{part}": value for part, value in parts.items()}
+    stored = StoredModule(module.name, module.rows, module.cols, module.rank, storage).stored
+    tensors = {stored[part]: value for part, value in parts.items()}
     return tensors, lost / norm if norm else 0.0
 
 

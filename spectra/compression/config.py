@@ -11,7 +11,10 @@ from spectra.compression.factors import keeps_columns
 
 METHOD = "spectra"
 """The quant_method by which transformers finds our loader."""
-VERSION = 1
+VERSION = 2
+"""Of the format. In the first, whose files are still read, no factor had the weight's own name:
+transformers without spectra drew random weights there. Now it finds a weight of another shape, and
+refuses."""
 
 
 @dataclass(frozen=True)
@@ -23,22 +26,31 @@ class StoredModule:
     cols: int
     rank: int
     storage: str
+    version: int = VERSION
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """What its layer holds in the weight's place, with shapes."""
+        rows, cols, rank = self.rows, self.cols, self.rank
+        if self.storage == "factors":
+            return {"A": (rows, rank), "B": (rank, cols)}
+        if keeps_columns(rows, cols):
+            return {"kept": (rows, rank), "coefficients": (rank, cols - rank), "order": (cols,)}
+        return {"kept": (rank, cols), "coefficients": (rows - rank, rank), "order": (rows,)}
+
+    @property
+    def stored(self) -> dict[str, str]:
+        """Names in the file, by what the layer holds."""
+        first = next(iter(self.shapes))
+        names = {part: part for part in self.shapes}
+        if self.version > 1:
+            names[first] = "weight"
+        return {part: f"{self.name}.{name}" for part, name in names.items()}
 
     @property
     def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of what stands for its weight."""
-        rows, cols, rank = self.rows, self.cols, self.rank
-        if self.storage == "factors":
-            return {f"{self.name}.A": (rows, rank), f"{self.name}.B": (rank, cols)}
-        if keeps_columns(rows, cols):
-            kept, others, count = (rows, rank), (rank, cols - rank), cols
-        else:
-            kept, others, count = (rank, cols), (rows - rank, rank), rows
-        return {
-            f"{self.name}.kept": kept,
-            f"{self.name}.coefficients": others,
-            f"{self.name}.order": (count,),
-        }
+        """Names and shapes of what stands for its weight in the file."""
+        return {self.stored[part]: shape for part, shape in self.shapes.items()}
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,7 @@ class SpectraConfig:
     """Method, calibration data with its hashes, and settings."""
     sha256: Mapping[str, str] = field(default_factory=dict)
     """Of every tensor, by name: what loading compares."""
+    version: int = VERSION
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "SpectraConfig":
@@ -64,22 +77,24 @@ class SpectraConfig:
         described = config.get("quantization_config")
         if not isinstance(described, Mapping) or described.get("quant_method") != METHOD:
             raise InputError("this is no checkpoint of `spectra compress`")
-        if described.get("version") != VERSION:
+        version = described.get("version")
+        if not isinstance(version, int) or not 1 <= version <= VERSION:
             raise InputError(
-                f"the checkpoint was compressed by another version of the format: "
-                f"{described.get('version')!r}, not {VERSION}"
+                f"the checkpoint was compressed by another version of the format: {version!r}, "
+                f"not {VERSION}"
             )
         hashes = described.get("sha256") or {}
         made = described.get("compression") or {}
         if not isinstance(hashes, Mapping) or not isinstance(made, Mapping):
             raise InputError("the checkpoint's quantization_config is damaged")
-        return cls(RankMap.from_dict(described.get("rank_map") or {}), dict(made), dict(hashes))
+        rank_map = RankMap.from_dict(described.get("rank_map") or {})
+        return cls(rank_map, dict(made), dict(hashes), version)
 
     def to_dict(self) -> dict[str, Any]:
         """As config.json has it."""
         return {
             "quant_method": METHOD,
-            "version": VERSION,
+            "version": self.version,
             "compression": dict(self.compression),
             "rank_map": self.rank_map.to_dict(),
             "sha256": dict(self.sha256),
@@ -90,7 +105,7 @@ class SpectraConfig:
         """The matrices that are stored as factors, by name."""
         storage = self.rank_map.storage
         return {
-            m.name: StoredModule(m.name, m.rows, m.cols, m.rank, storage)
+            m.name: StoredModule(m.name, m.rows, m.cols, m.rank, storage, self.version)
             for m in self.rank_map.modules
             if m.factored
         }

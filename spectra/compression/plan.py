@@ -15,6 +15,7 @@ from spectra.compression.calibrated import calibrate
 from spectra.compression.maps import stored_map
 from spectra.compression.sequential import sequential_weightings
 from spectra.compression.settings import Settings
+from spectra.compression.skeleton import READS_WEIGHT, read_by_name, require_running
 from spectra.compression.sources import model_source
 from spectra.compression.weighting import Weightings, plain_weightings
 from spectra.models.loading import empty_model, is_gguf
@@ -87,6 +88,8 @@ def make_plan(asked: Asked, progress: Progress) -> Plan:
         opened = opened.spanning(asked.rank_map.ranks)
     source, config = model_source(opened, asked.checkpoint)
     fixed = left_whole(opened, asked.checkpoint)
+    free = [matrix.name for matrix in opened.matrices if matrix.name not in fixed]
+    fixed |= dict.fromkeys(read_by_name(asked.checkpoint, free), READS_WEIGHT)
     if asked.rank_map is not None:
         require_fit(
             asked.rank_map, opened, weights=asked.check_weights and _in_parts(asked, opened)
@@ -113,6 +116,7 @@ def make_plan(asked: Asked, progress: Progress) -> Plan:
     if not any(module.factored for module in wanted.modules):
         reasons = "; ".join(dict.fromkeys(left.values())) or "the map leaves all of them whole"
         raise InputError(f"no matrix would be factored: {reasons}")
+    require_running(asked.checkpoint, wanted)
     if settings.method == "sequential":
         weightings = sequential_weightings(
             opened, asked.checkpoint, settings, wanted, asked.device, progress

@@ -7,6 +7,7 @@ fills them, every tensor's name, shape and hash is compared with what the config
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -68,12 +69,22 @@ class SpectraQuantizer(HfQuantizer):
     def get_state_dict_and_metadata(self, model: torch.nn.Module) -> tuple[None, dict[str, Any]]:
         """Called by `save_pretrained` before it writes the configuration: hashes of what is now."""
         # others may be stored under other names than the model's
-        factored = self.quantization_config.parsed().factored
-        names = {name for module in factored.values() for name in module.tensors}
-        state = {k: v for k, v in model.state_dict().items() if k in names}
+        stored = stored_names(self.quantization_config.parsed())
+        state = {stored[k]: v for k, v in model.state_dict().items() if k in stored}
         movable = not any(value.is_meta for value in state.values())
         self.quantization_config.sha256 = dict(_hashes(state.items())) if movable else {}
         return None, {}
+
+    def get_weight_conversions(self) -> list[Any]:
+        """How tensors are called in the file: the first of a matrix has its weight's name."""
+        from transformers.core_model_loading import WeightRenaming
+
+        config = self.quantization_config.parsed()
+        if config.version == 1 or not config.factored:
+            return []
+        first = next(iter(next(iter(config.factored.values())).shapes))
+        layers = "|".join(map(re.escape, config.factored))
+        return [WeightRenaming(rf"^({layers})\.weight", rf"\1.{first}")]
 
     def _dequantize(self, model: torch.nn.Module, dtype: torch.dtype | None = None) -> Any:
         """`model.dequantize()`: the dense model."""
@@ -125,6 +136,15 @@ def put_layers(model: torch.nn.Module, config: SpectraConfig) -> None:
                 dtype=weight.dtype,
             ),
         )
+
+
+def stored_names(config: SpectraConfig) -> dict[str, str]:
+    """Names in the file of what low-rank layers hold, by their names in the model."""
+    return {
+        f"{module.name}.{part}": stored
+        for module in config.factored.values()
+        for part, stored in module.stored.items()
+    }
 
 
 def dense(module: CompressedLinear, dtype: torch.dtype | None = None) -> torch.nn.Linear:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from spectra.checkpoint.shards import is_weights
+from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.matrices import find_matrices, stored_parameters
 
 PROCESS = Path("/proc/self")
@@ -140,15 +140,12 @@ def resident_peak() -> int:
 def bytes_on_disk(path: str | Path) -> int | None:
     """Bytes of a checkpoint's weight files; None for one that lies elsewhere."""
     place = Path(path)
-    if place.is_file():
-        return place.stat().st_size
-    if not place.is_dir():
+    if not place.exists():
         return None
-    for suffix in (".safetensors", ".gguf", ".bin"):
-        files = [f for f in place.iterdir() if f.suffix == suffix and is_weights(f.name)]
-        if files:  # the same weights may lie there in other formats as well
-            return sum(f.stat().st_size for f in files)
-    return 0
+    if (place / "config.json").is_file() or place.is_file():
+        return sum(int(size) for size, *_ in open_checkpoint(str(path)).files.values())
+    # an adapter, whose base lies elsewhere
+    return sum(file.stat().st_size for file in place.glob("*.safetensors"))
 
 
 def _reset_peak() -> None:

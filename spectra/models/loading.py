@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from data.errors import InputError
+from data.pointers import require_fetched
 from spectra.checkpoint.address import Address, one_address, open_folder
 from spectra.checkpoint.checkpoint import ADAPTER, Checkpoint, Tensors, open_checkpoint
 from spectra.checkpoint.compressed import is_compressed
@@ -247,6 +248,8 @@ def model_tokenizer(address: str) -> "PreTrainedTokenizerFast":
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    place = hub_arguments(address)["pretrained_model_name_or_path"]
+    require_fetched(Path(place))
     try:
         with loading(address):
             tokenizer = AutoTokenizer.from_pretrained(**hub_arguments(address))

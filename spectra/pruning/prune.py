@@ -1,5 +1,6 @@
 """`prune`: a checkpoint with zeros in its matrices, or in those that stayed dense."""
 
+import dataclasses
 import hashlib
 import json
 import tempfile
@@ -146,7 +147,9 @@ def prune(
     if held is not None:
         made = {**held.compression, "pruning": about}
         config = config | {
-            "quantization_config": SpectraConfig(held.rank_map, made, written.sha256).to_dict()
+            "quantization_config": dataclasses.replace(
+                held, compression=made, sha256=written.sha256
+            ).to_dict()
         }
     write_file(out / REPORT, json.dumps({**about, "zeros": shares}, indent=2).encode())
     copy_companions(checkpoint, out)
@@ -195,7 +198,9 @@ def _wanted(
     """The names of the matrices to prune."""
     if only not in (None, "nlrc"):
         raise InputError(f"only takes nlrc, not {only!r}")
-    dense = {m.name for m in opened.matrices if f"{m.name}.weight" in source.tensors}
+    factored = held.factored if held is not None else {}
+    names = {m.name for m in opened.matrices if m.name not in factored}
+    dense = {name for name in names if f"{name}.weight" in source.tensors}
     if only is not None:
         if held is not None:
             known = held.rank_map

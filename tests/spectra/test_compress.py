@@ -62,11 +62,10 @@ def test_the_papers_svd_gives_the_papers_factors(model):
             dense[f"{module.name}.weight"].double().numpy(), full_matrices=False
         )
         r = module.rank
-        a, b = stored[f"{module.name}.A"].double(), stored[f"{module.name}.B"].double()
+        a, b = stored[f"{module.name}.weight"].double(), stored[f"{module.name}.B"].double()
         assert a.shape == (module.rows, r)
         np.testing.assert_allclose(a @ b, (u[:, :r] * s[:r]) @ vh[:r], atol=1e-6)
         np.testing.assert_allclose(np.diag(a.mT @ a), s[:r], rtol=1e-4)
-        assert f"{module.name}.weight" not in stored
     for name in set(dense) & set(stored):
         assert torch.equal(dense[name], stored[name]), name
 
@@ -76,7 +75,7 @@ def test_only_what_the_map_factors_is_factored(model):
     rank_map = spectra.allocate(scan, err=0.55)  # welore: LRCs alone
     made = compress(str(model), rank_map, model.parent / "c")
     stored = load_file(made.path / "model.safetensors")
-    factored = {n.removesuffix(".A") for n in stored if n.endswith(".A")}
+    factored = {n.removesuffix(".B") for n in stored if n.endswith(".B")}
     assert factored == {m.name for m in rank_map.lrc}
     assert 0 < len(factored) < 14
 

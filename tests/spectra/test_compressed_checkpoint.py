@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import spectra
 from data.errors import InputError
@@ -15,6 +15,8 @@ from spectra.cli import main
 from spectra.compression.compress import compress
 from spectra.compression.layers import LowRankLinear, PivotedLinear
 from spectra.compression.merge import merge
+from spectra.compression.settings import Calibration
+from spectra.compression.skeleton import READS_WEIGHT
 from tests.small import random_batch
 from tests.spectra.checkpoints import saved
 
@@ -135,7 +137,7 @@ def test_merge_rounds_where_it_is_asked_to(compressed, tmp_path):
 
 
 def first(tensors):
-    return next(n for n in sorted(tensors) if n.endswith((".A", ".kept")))
+    return next(n for n in sorted(tensors) if n.endswith((".B", ".coefficients")))
 
 
 def test_a_changed_number_is_noticed(compressed, monkeypatch):
@@ -176,7 +178,7 @@ def test_a_map_of_another_model_is_noticed(compressed):
     path.write_text(json.dumps(config))
     with pytest.raises(InputError, match="no rank map"):
         AutoModelForCausalLM.from_pretrained(compressed)
-    config["quantization_config"]["version"] = 2
+    config["quantization_config"]["version"] = 3
     path.write_text(json.dumps(config))
     with pytest.raises(InputError, match="another version"):
         AutoModelForCausalLM.from_pretrained(compressed)
@@ -192,6 +194,94 @@ def test_what_is_loaded_and_saved_loads_again(tmp_path, family):
     model.save_pretrained(tmp_path / "again")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "again")
     assert torch.equal(logits(again), logits(model))
+
+
+def test_without_spectra_a_compressed_checkpoint_is_refused(compressed):
+    code = (
+        "import sys\nfrom transformers import AutoModelForCausalLM\n"
+        f"AutoModelForCausalLM.from_pretrained({str(compressed)!r})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 1
+    assert "MISMATCH" in done.stderr
+
+
+def test_checkpoints_of_the_first_format_still_load(compressed, tmp_path):
+    wanted = logits(AutoModelForCausalLM.from_pretrained(compressed))
+    config = json.loads((compressed / "config.json").read_text())
+    described = config["quantization_config"]
+    storage = described["rank_map"]["storage"]
+    first_part = {"factors": "A", "pivoted": "kept"}[storage]
+    factored = {m["name"] for m in described["rank_map"]["modules"] if m["factored"]}
+
+    def old(name):
+        path = name.removesuffix(".weight")
+        return f"{path}.{first_part}" if path in factored and name != path else name
+
+    tensors = load_file(compressed / "model.safetensors")
+    save_file(
+        {old(name): value for name, value in tensors.items()},
+        compressed / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    described["version"] = 1
+    described["sha256"] = {old(name): value for name, value in described["sha256"].items()}
+    (compressed / "config.json").write_text(json.dumps(config))
+    model = AutoModelForCausalLM.from_pretrained(compressed)
+    assert torch.equal(logits(model), wanted)
+    model.save_pretrained(tmp_path / "again")  # in the format that it has
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "again")), wanted)
+    merge(str(compressed), tmp_path / "dense")
+    dense = AutoModelForCausalLM.from_pretrained(tmp_path / "dense")
+    torch.testing.assert_close(logits(dense), wanted, atol=2e-5, rtol=1e-4)
+
+
+READING = {
+    "gpt_bigcode": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "n_inner": 48},
+    "mamba": {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+    "llama4_text": {
+        "hidden_size": 32, "intermediate_size": 48, "intermediate_size_mlp": 48,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+        "num_local_experts": 2, "max_position_embeddings": 64,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", READING)
+@pytest.mark.parametrize("how", ["map", "budget"])
+def test_what_is_said_to_be_compressed_can_be_loaded_and_run(tmp_path, family, how):
+    sizes = READING[family]
+    tokens = {"vocab_size": 64, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **tokens, **sizes))
+    model.save_pretrained(tmp_path / "m")
+    scan = spectra.scan(str(tmp_path / "m"), tmp_path / "scan.zarr")
+    rank_map = spectra.allocate(scan, method="uniform", err=0.7) if how == "map" else None
+    made = compress(
+        str(tmp_path / "m"), rank_map, tmp_path / "c", align=1,
+        budget=None if rank_map else 0.9, calibration=Calibration(windows=2, length=16),
+    )  # fmt: skip
+    read = [n for n, reason in made.left_dense.items() if reason == READS_WEIGHT]
+    assert bool(read) == (family != "llama4_text" and how == "map")
+    loaded = AutoModelForCausalLM.from_pretrained(made.path)
+    assert logits(loaded).isfinite().all()
+
+
+def test_a_model_that_cannot_run_with_low_rank_layers_is_told_before_anything_is_written(
+    tmp_path, monkeypatch
+):
+    saved(tmp_path / "m")
+    scan = spectra.scan(str(tmp_path / "m"), tmp_path / "scan.zarr")
+
+    def broken(self, x):
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(LowRankLinear, "forward", broken)
+    with pytest.raises(InputError, match="does not run with low-rank layers: no such kernel"):
+        compress(str(tmp_path / "m"), spectra.allocate(scan, err=0.55), tmp_path / "c")
+    assert not (tmp_path / "c").exists()
 
 
 def test_damage_is_not_merged(compressed, tmp_path, capsys):

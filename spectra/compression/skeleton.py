@@ -1,0 +1,152 @@
+"""A compressed model before there is one: built without weights, and run once.
+
+Under torch's fake tensors a model of any size is built and run in seconds, and takes no memory. So
+it is known before anything is written which layers' weights its code reads by name, as some models
+do, and that what will be written runs.
+"""
+
+import contextlib
+import inspect
+import logging
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from data.errors import InputError
+from spectra.allocation.rankmap import RankMap
+from spectra.checkpoint.notes import note
+from spectra.compression.config import SpectraConfig
+from spectra.compression.layers import put
+from spectra.models.loading import load_config, loading
+
+READS_WEIGHT = "its model's code reads its weight itself"
+LENGTH = 4
+"""Tokens that the skeleton is run on."""
+
+
+class _Watched(torch.nn.Module):
+    """A linear layer that says when its weight is asked for by name."""
+
+    def __init__(self, linear: torch.nn.Linear, name: str, seen: set[str]) -> None:
+        super().__init__()
+        self._held = (linear, name, seen)  # not a submodule: parameters would be found
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+
+    @property
+    def weight(self) -> torch.Tensor:
+        linear, name, seen = self._held
+        seen.add(name)
+        return linear.weight
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        return self._held[0].bias
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        linear = self._held[0]
+        return F.linear(x, linear.weight, linear.bias)
+
+
+def read_by_name(address: str, names: Collection[str]) -> frozenset[str]:
+    """Layers whose weights the model's code reads, which no low-rank layer can stand for.
+
+    Parameters
+    ----------
+    address
+        The checkpoint.
+    names
+        Of linear layers.
+
+    Raises
+    ------
+    InputError
+        When transformers does not know the model.
+    """
+    seen: set[str] = set()
+    with _fake():
+        model = _built(address)
+        for name in names:
+            linear = model.get_submodule(name)
+            if isinstance(linear, torch.nn.Linear):
+                put(model, name, _Watched(linear, name, seen))
+                if _is_in_source(model, name):  # where only a kernel of other devices reads it
+                    seen.add(name)
+        try:
+            _run(model)
+        except Exception as error:  # of torch or of the model, where fake tensors are not enough
+            note(f"{address} could not be tried before it is written: {_first_line(error)}")
+    return frozenset(seen)
+
+
+def require_running(address: str, rank_map: RankMap) -> None:
+    """Require that the model with its low-rank layers runs.
+
+    Raises
+    ------
+    InputError
+        When it does not, with what its code says, or a layer is not as the map has it.
+    """
+    from spectra.compression.quantizer import put_layers  # after transformers, which loads it
+
+    with _fake():
+        model = _built(address)
+        try:
+            _run(model)
+        except Exception:  # then nothing is known of the compressed one, as was said before
+            return
+        put_layers(model, SpectraConfig(rank_map))
+        try:
+            _run(model)
+        except Exception as error:
+            raise InputError(
+                f"{type(model).__name__} does not run with low-rank layers: {_first_line(error)}"
+            ) from error
+
+
+def _is_in_source(model: Any, name: str) -> bool:
+    """Whether the code of a layer's owner has ``.layer.weight`` in it."""
+    owner, _, last = name.rpartition(".")
+    try:
+        code = inspect.getsource(type(model.get_submodule(owner)))
+    except (OSError, TypeError):
+        return False
+    return f".{last}.weight" in code
+
+
+def _built(address: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    config = load_config(address)
+    auto: Any = AutoModelForCausalLM
+    with loading(address):
+        # experts' kernels are of bfloat16
+        return auto.from_config(config, dtype=torch.bfloat16).eval()
+
+
+@torch.no_grad()
+def _run(model: Any) -> None:
+    """What loading does after it has filled a model, and a forward pass."""
+    for module in model.modules():
+        module._is_hf_initialized = False
+    model.initialize_weights()
+    model(input_ids=torch.zeros(1, LENGTH, dtype=torch.long), use_cache=False)
+
+
+@contextlib.contextmanager
+def _fake() -> Iterator[None]:
+    """Tensors without numbers; what torch logs of operations that it cannot fake is not shown."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
