@@ -258,6 +258,9 @@ def _all_matrices(model: "torch.nn.Module") -> tuple[dict[Matrix, Weight], list[
         layer = layer_of(name)
         conv1d = type(owner).__name__ == "Conv1D"
         linear = name.endswith(".weight") and (isinstance(owner, torch.nn.Linear) or conv1d)
+        if linear and parameter.ndim != 2:
+            skipped.append(Skipped(name, "not two-dimensional: flattened, or partitioned"))
+            continue
         outer = parts.get(id(parameter))
         if outer is not None and layer is not None:
             if not any(m.name == outer for m in matrices):

@@ -1,6 +1,6 @@
 """Cutting the probe batch: pieces whose weighted losses add up to the loss of all of it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,16 +8,18 @@ import torch
 
 from data.errors import InputError
 
-Probe = torch.Tensor | Mapping[str, torch.Tensor] | Callable[[torch.nn.Module], torch.Tensor]
-"""Token ids (windows, length); or a batch of keyword arguments whose output has a loss; or a
-function of the model that returns the mean loss (with several processes, of each one's share)."""
+Batch = Mapping[str, torch.Tensor] | Sequence[torch.Tensor]
+"""The arguments of a model's forward pass, by name or in order."""
+Probe = torch.Tensor | Batch | Callable[[torch.nn.Module], torch.Tensor]
+"""Token ids (windows, length); or a batch of arguments whose output has a loss; or a function of
+the model that returns the mean loss (with several processes, of each one's share)."""
 
 
 @dataclass(frozen=True)
 class Piece:
     """A part of the probe batch."""
 
-    batch: Mapping[str, torch.Tensor] | Callable[[torch.nn.Module], torch.Tensor]
+    batch: Batch | Callable[[torch.nn.Module], torch.Tensor]
     weight: float = 1.0
     """Its share of the tokens that the mean loss is over."""
 
@@ -30,16 +32,32 @@ class Piece:
             When the model gives no scalar loss.
         """
         if isinstance(self.batch, Mapping):
-            output = model(**_arguments(model, self.batch))
-            loss = getattr(output, "loss", output)
-        else:
-            loss = self.batch(model)
-        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-            raise InputError(
-                "the probe batch gave no scalar loss: pass token ids, a batch with labels whose "
-                "output has `.loss`, or a function of the model that returns the loss"
-            )
-        return loss
+            return loss_in(model(**_arguments(model, self.batch)))
+        if isinstance(self.batch, Sequence):
+            device = next(model.parameters()).device
+            return loss_in(model(*(value.to(device) for value in self.batch)))
+        return loss_in(self.batch(model))
+
+
+def loss_in(output: Any) -> torch.Tensor:
+    """The loss in what a model gives: its ``.loss``, the only number in a tuple, or all of it.
+
+    Raises
+    ------
+    InputError
+        When there is none.
+    """
+    loss = output["loss"] if isinstance(output, Mapping) and "loss" in output else output
+    loss = getattr(loss, "loss", loss)
+    if isinstance(loss, Sequence):  # (loss, logits) as in transformers, (logits, loss) elsewhere
+        numbers = [v for v in loss if isinstance(v, torch.Tensor) and v.ndim == 0]
+        loss = numbers[0] if len(numbers) == 1 else None
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        raise InputError(
+            "the probe batch gave no scalar loss: pass token ids, a batch with labels whose "
+            "output has `.loss`, or a function of the model that returns the loss"
+        )
+    return loss
 
 
 def pieces(
@@ -72,6 +90,10 @@ def pieces(
     """
     if isinstance(probe, torch.Tensor):
         probe = {"input_ids": probe}
+    if isinstance(probe, Sequence):
+        if everyone:
+            return [Piece(probe, 1 / processes)]
+        return [Piece(probe)] if rank == 0 else []
     if not isinstance(probe, Mapping):
         return [Piece(probe, 1 / processes)]
     batch = _with_labels(probe)

@@ -14,6 +14,7 @@ put back afterwards, in the precision that the sharding computes in.
 
 import contextlib
 import hashlib
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -88,6 +89,58 @@ def probe_gradients(
     ]
 
 
+def require_loss(model: torch.nn.Module, probe: Probe, *, rank: int, processes: int) -> None:
+    """Require that a probe goes through a model and gives a loss: the first piece of a share.
+
+    Of sharded parameters nothing is tried, since every process would have to.
+
+    Raises
+    ------
+    InputError
+        With what is wrong, and what to pass.
+    """
+    model = unwrapped(model)
+    if any(map(is_sharded, model.parameters())):
+        return
+    _require_arguments(model, probe)
+    device = _device_of(model)
+    tokens = PIECE_TOKENS.get(device.type, PIECE_TOKENS["cuda"])
+    state = {f"model.{name}": _alias(p) for name, p in model.named_parameters()}
+    state |= {f"model.{name}": _alias(b) for name, b in model.named_buffers()}
+    try:
+        with _undisturbed(model), torch.no_grad():
+            for piece in pieces(model, probe, tokens, rank=rank, processes=processes)[:1]:
+                torch.func.functional_call(_ProbeLoss(model, piece), state, ())
+    except InputError:
+        raise
+    except Exception as error:  # of the model, which a user wrote
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise InputError(
+            f"the probe does not go through {type(model).__name__}: {type(error).__name__}: {first}"
+        ) from error
+
+
+def _require_arguments(model: torch.nn.Module, probe: Probe) -> None:
+    """Require that a batch has the names of a model's arguments."""
+    if isinstance(probe, torch.Tensor):
+        named = ["input_ids", "labels"]
+    elif isinstance(probe, Mapping):
+        named = list(probe)
+    else:
+        return
+    try:
+        parameters = inspect.signature(model.forward).parameters
+    except (TypeError, ValueError):  # of a forward that is not Python's
+        return
+    unknown = [name for name in named if name not in parameters]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        raise InputError(
+            f"{type(model).__name__} takes {', '.join(parameters)}, not {', '.join(unknown)}: pass "
+            f"its own arguments as the probe, {{{', '.join(f'{n!r}: …' for n in parameters)}}}, or "
+            "a function of the model that returns the loss"
+        )
+
+
 @contextlib.contextmanager
 def _watched(
     composites: Sequence[Composite],
@@ -118,6 +171,17 @@ def _watched(
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _ProbeLoss(torch.nn.Module):
+    """A forward pass with other parameters."""
+
+    def __init__(self, model: torch.nn.Module, piece: Piece) -> None:
+        super().__init__()
+        self.model, self.piece = model, piece
+
+    def forward(self) -> torch.Tensor:
+        return self.piece.loss(self.model)
 
 
 class _ProbePass(torch.nn.Module):
@@ -165,6 +229,8 @@ def probe_sha256(probe: Probe) -> str | None:
     """Hash of the probe batch; None for a function, whose data cannot be seen."""
     if isinstance(probe, torch.Tensor):
         probe = {"input_ids": probe}
+    if isinstance(probe, Sequence):
+        probe = {f"{position}": value for position, value in enumerate(probe)}
     if not isinstance(probe, Mapping):
         return None
     digest = hashlib.sha256()

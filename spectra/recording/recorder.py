@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import torch
 
+from data.errors import InputError
 from spectra.composites import Composite
 from spectra.matrices import Weight
 from spectra.recording.budget import Budget
@@ -390,7 +391,8 @@ class Recorder:
         failure, self._failure = self._failure, None
         if already:
             return
-        if self._strict:
+        misused = isinstance(failure, InputError) and not self.snapshots
+        if self._strict or misused:
             raise failure if failure is not None else RuntimeError(self.stopped)
         warnings.warn(f"{self.stopped}; training goes on", RuntimeWarning, stacklevel=2)
 

@@ -16,7 +16,7 @@ from spectra.recording.description import describe
 from spectra.recording.inline import Inline, Place
 from spectra.recording.measure import Measure
 from spectra.recording.pieces import Probe
-from spectra.recording.probe import probe_sha256
+from spectra.recording.probe import probe_sha256, require_loss
 from spectra.recording.processes import Processes, processes_of_training
 from spectra.recording.recorder import Recorder
 from spectra.recording.sketch import CountSketch
@@ -65,8 +65,8 @@ def record(
         Path of the store to make, or an address that fsspec writes to (``s3://…``, ``memory://…``).
     probe
         The fixed batch on which gradients are taken, the same in every process: token ids (windows,
-        length), a batch of keyword arguments with labels, or a function of the model that returns
-        the mean loss. None records what needs no probe.
+        length), a batch of arguments by name or in order whose output has a loss, or a function
+        of the model that returns the mean loss. None records what needs no probe.
     every
         Steps between snapshots, or the steps of all snapshots. With the first, the state before the
         first step is a snapshot, and the state after the last where `steps` says which that is.
@@ -111,7 +111,8 @@ def record(
     ------
     InputError
         When the store exists and `resume` is not set, or was recorded from another model or probe
-        batch; when the model has no matrices, or the optimizer is another model's.
+        batch; when the model has no matrices, or the optimizer is another model's or has no step
+        hooks; when the probe gives no loss.
 
     Examples
     --------
@@ -125,7 +126,9 @@ def record(
     """
     if path := local_path(store):
         store = path.resolve()  # wherever the loop changes to
+    optimizer = stepping(optimizer)
     probe = _own_copy(probe)
+    _require_whole(model)
     found, skipped = find_matrices(model, matrices)
     _require_own_optimizer(model, optimizer)
     _require_probe(probe)
@@ -142,6 +145,8 @@ def record(
     _require_json(attrs or {})
     described = describe(model, probe, contents, schedule, seed, skipped, attrs or {})
     _require_same_probe(processes, probe)
+    if contents.uses_probe and probe is not None:
+        _require_loss(processes, model, probe)
     memory = _memory(layout, queue) if background is not None else None
     try:
         writer, recorded, failure = _open_writer(
@@ -240,6 +245,47 @@ def _require_background(
         )
 
 
+def stepping(optimizer: Any) -> torch.optim.Optimizer:
+    """The optimizer whose step hooks are called, inside of wrappers such as Accelerate's.
+
+    Raises
+    ------
+    InputError
+        When there is none.
+    """
+    inner = optimizer
+    while not hasattr(inner, "_optimizer_step_pre_hooks"):
+        if not hasattr(inner, "optimizer"):
+            raise InputError(
+                f"a {type(optimizer).__name__} has no step hooks, which the recorder hangs on: "
+                "pass the torch.optim.Optimizer that it steps"
+            )
+        inner = inner.optimizer
+    found: torch.optim.Optimizer = inner
+    return found
+
+
+def _require_whole(model: torch.nn.Module) -> None:
+    """Require parameters that this process holds, or shards that it can ask for."""
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "ds_id") or hasattr(parameter, "ds_shape"):
+            raise InputError(
+                f"{name} is partitioned by DeepSpeed's ZeRO-3, and empty between passes: train "
+                "with ZeRO-2 or FSDP2 to record"
+            )
+
+
+def _require_loss(processes: Processes, model: torch.nn.Module, probe: Probe) -> None:
+    """Require that the probe gives a loss, before anything is made."""
+    wrong = None
+    try:
+        require_loss(model, probe, rank=processes.rank, processes=processes.count)
+    except InputError as error:
+        wrong = str(error)
+    if (told := processes.agree(wrong)) is not None:
+        raise InputError(told)
+
+
 def _require_own_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if trained.isdisjoint(map(id, model.parameters())):
@@ -247,10 +293,15 @@ def _require_own_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimi
 
 
 def _require_probe(probe: Any) -> None:
-    if not (probe is None or isinstance(probe, torch.Tensor | Mapping) or callable(probe)):
+    in_order = isinstance(probe, tuple | list)
+    if in_order and all(isinstance(value, torch.Tensor) for value in probe):
+        return
+    known = isinstance(probe, torch.Tensor | Mapping) and not in_order
+    if not (probe is None or known or callable(probe)):
+        held = f" of {type(probe[0]).__name__}" if in_order and probe else ""
         raise InputError(
             "a probe is token ids, a batch or a function of the model, "
-            f"not a {type(probe).__name__}"
+            f"not a {type(probe).__name__}{held}"
         )
 
 
@@ -258,6 +309,9 @@ def _own_copy(probe: Probe | None) -> Probe | None:
     """The probe as it is now, whatever the loop does with the tensors later."""
     if isinstance(probe, torch.Tensor):
         return probe.detach().clone()
+    if isinstance(probe, tuple | list):
+        moved = (v.detach().clone() if isinstance(v, torch.Tensor) else v for v in probe)
+        return type(probe)(moved)
     if isinstance(probe, Mapping):
         copies = {
             name: value.detach().clone() if isinstance(value, torch.Tensor) else value

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 
 from spectra.recording.pieces import Probe
@@ -47,13 +46,14 @@ class TrainerCallback(transformers.TrainerCallback):
         control: transformers.TrainerControl,
         **kwargs: Any,
     ) -> None:
-        optimizer = kwargs["optimizer"]
-        # Accelerate's wrapper has no hooks; the optimizer inside of it steps when gradients are due
-        inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
         resumed = state.global_step > 0
         defaults = {"steps": state.max_steps, "start_step": state.global_step, "resume": resumed}
         self.recorder = record(
-            kwargs["model"], inner, self._store, probe=self._probe, **defaults | self._options
+            kwargs["model"],
+            kwargs["optimizer"],
+            self._store,
+            probe=self._probe,
+            **defaults | self._options,
         )
 
     def on_pre_optimizer_step(
