@@ -56,7 +56,15 @@ def default_options(start: Start, command: str, recipe: Run) -> Run:
         When both are named, or a file cannot be read.
     """
     source = option_file(start, command)
-    return recipe if source is None else read_options(source, type(recipe))
+    if source is None:
+        return recipe
+    try:
+        return read_options(source, type(recipe))
+    except InputError as error:
+        copies = sorted(start.out.glob(f"checkpoints/*/run/{command}.json"))
+        if source != start.out / f"{command}.json" or not copies:
+            raise
+        raise InputError(f"{error}; put back its copy, {copies[-1]}") from error
 
 
 def option_file(start: Start, command: str) -> Path | None:
