@@ -34,6 +34,7 @@ from spectra.evaluation.resources import peak_memory
 from spectra.recording.pieces import Probe
 from spectra.recording.recorder import NullRecorder, Recorder
 from spectra.recording.start import record
+from spectra.store.destination import make_folder
 from spectra.store.durable import write_file
 from spectra.store.location import exists
 from spectra.store.lock import locked
@@ -306,10 +307,7 @@ def _require_place(job: Job, out: Path, resume: bool) -> None:
     others = [name for name in OPTION_FILES if name in present and name != f"{job.command}.json"]
     if others:
         raise InputError(f"{out} holds a run of `spectra {others[0].removesuffix('.json')}`")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to {out}: {error.strerror}") from error
+    make_folder(out)
 
 
 OPTION_FILES = ("pretrain.json", "finetune.json")
