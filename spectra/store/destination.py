@@ -60,6 +60,12 @@ def messages_beside(path: str | Path | None) -> Iterator[None]:
         yield
 
 
+def require_no_broken_link(place: Path) -> None:
+    """Require a place that is free or taken, not one that points nowhere."""
+    if place.is_symlink() and not place.exists():
+        raise InputError(f"{place} is a link to nothing: remove it, or choose another --out")
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder for results, if it is not there.
 
@@ -68,6 +74,7 @@ def make_folder(folder: Path) -> None:
     InputError
         When something else is there, or it cannot be made.
     """
+    require_no_broken_link(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
@@ -77,8 +84,7 @@ def make_folder(folder: Path) -> None:
 
 
 def _replace(place: Path, content: bytes) -> None:
-    if place.is_symlink() and not place.exists():
-        raise InputError(f"{place} is a link to nothing: remove it, or name another file")
+    require_no_broken_link(place)
     target = Path(os.path.realpath(place))
     remove_leftovers(target.parent, target.name)
     write_file(target, content)
