@@ -131,8 +131,10 @@ def _fault(checkpoint: Path) -> str | None:
         if known["step"] != step_of(checkpoint):
             return f"it is of step {known['step']}"
         return difference(known["sha256"], found)
-    except (OSError, ValueError, KeyError) as error:
+    except InputError as error:
         return str(error)
+    except (OSError, ValueError, KeyError) as error:
+        return f"{HASHES} cannot be read: {error}"
 
 
 def _cuda_random_states() -> list[torch.Tensor]:

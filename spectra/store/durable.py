@@ -11,7 +11,7 @@ from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
 from data.errors import InputError
-from data.partial import partial_file
+from data.partial import partial_file, partial_folder
 
 
 class DurableStore(LocalStore):
@@ -38,13 +38,25 @@ def write_file(path: Path, content: bytes | memoryview) -> None:
     InputError
         When something is there that is no file: a folder, a device, a pipe.
     """
-    with replacing(path) as partial:
+    with _placed(path), partial_file(path) as partial:
         partial.write_bytes(content)
+        _replace(partial, path)
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A new file to fill, which takes a file's place atomically; see `write_file`."""
+    """A path for a library to write to; the file then takes `path`'s place, see `write_file`.
+
+    It lies in a folder of its own, with whatever else the library puts there.
+    """
+    with _placed(path), partial_folder(path) as folder:
+        yield folder / path.name
+        _replace(folder / path.name, path)
+
+
+@contextlib.contextmanager
+def _placed(path: Path) -> Iterator[None]:
+    """Make the folders of a file before it is written, and bring all names to disk after."""
     _require_file(path)
     new_folders = []
     folder = path.parent
@@ -52,14 +64,16 @@ def replacing(path: Path) -> Iterator[Path]:
         new_folders.append(folder)
         folder = folder.parent
     path.parent.mkdir(parents=True, exist_ok=True)
-    with partial_file(path) as partial:
-        yield partial
-        with partial.open("rb") as f:
-            os.fsync(f.fileno())
-        partial.replace(path)
+    yield
     sync_folder(path.parent)
     for new in new_folders:
         sync_folder(new.parent)
+
+
+def _replace(partial: Path, path: Path) -> None:
+    with partial.open("rb") as f:
+        os.fsync(f.fileno())
+    partial.replace(path)
 
 
 def _require_file(path: Path) -> None:
