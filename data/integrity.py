@@ -10,7 +10,7 @@ SEAL = "content_sha256"
 
 
 def file_sha256(file: Path) -> str:
-    """SHA-256 of a file, hexadecimal: 1 to 2 GB/s on a core with instructions for it."""
+    """SHA-256 of a file, hexadecimal: about 1 GB/s on a core with instructions for it."""
     with file.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 

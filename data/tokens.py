@@ -4,7 +4,7 @@
 uint32 for vocabularies over 65 536) and ``manifest.json``. The key is a hash of corpus, tokenizer
 and options, so a resumed run finds the very same tokens, and a changed corpus never passes for the
 old one. The files' hashes in the manifest, and its own, are checked once in every process that uses
-them (a billion tokens, 2 GB, take one to two seconds); what is damaged is made again.
+them (a billion tokens, 2 GB, take one to three seconds); what is damaged is made again.
 
 Validation is held out by content: documents are cut at paragraphs into pieces of at most
 `PIECE_CHARACTERS`, and a piece belongs to validation when the hash of its text says so. A text that

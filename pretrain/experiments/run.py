@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from data.partial import remove_leftovers
 from pretrain.experiments.lab import Cell, Lab
 from pretrain.experiments.results import RESULTS, Result
 from spectra.experiments.child import FailedError
@@ -49,6 +50,7 @@ def run_tuning(
     made.require(cells)
     make_folder(folder)
     with locked(folder):
+        remove_leftovers(folder)
         rows, failed = _measured(made, cells)
         known = {"experiment": name, "checkpoint": checkpoint, "device": device}
         known |= settings.to_dict() | tuning.to_dict()

@@ -2,7 +2,8 @@
 
 Memory is bounded by a shard. A killed process goes on where it was: a shard is renamed to its name
 once it is on disk, with what is known of it in a journal, and config.json, without which the folder
-is no checkpoint, comes last. One process at a time writes to a folder (`writing`).
+is no checkpoint, comes last. What it wrote is used only if it is whole. One process at a time
+writes to a folder (`writing`).
 """
 
 import contextlib
@@ -17,9 +18,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from data.errors import InputError
+from data.integrity import sealed, unsealed
 from data.partial import remove_leftovers
 from spectra.checkpoint.digests import digest
 from spectra.store.destination import make_folder
@@ -111,7 +113,7 @@ def write_shards(
     for number, names in enumerate(shards):
         file = _name(number, len(shards))
         entry = journal.get(file)
-        if entry is None or not (out / file).exists():
+        if entry is None or not _is_whole(out / file, entry):
             entry = _write(out / file, names, make, _counted(progress, done, count))
             journal[file] = entry
             _save(out, plan, journal)
@@ -173,7 +175,7 @@ def begin(out: Path, key: str) -> dict[str, Any]:
     """
     if (out / JOURNAL).exists():
         try:
-            journal = json.loads((out / JOURNAL).read_text())
+            journal = unsealed((out / JOURNAL).read_bytes())
             if journal["key"] == key:
                 return dict(journal["shards"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -201,7 +203,17 @@ def _counted(progress: Callable[[int, int], None], done: int, count: int) -> Cal
 
 
 def _save(out: Path, key: str, journal: Mapping[str, Any]) -> None:
-    write_file(out / JOURNAL, json.dumps({"key": key, "shards": journal}).encode())
+    write_file(out / JOURNAL, sealed({"key": key, "shards": journal}))
+
+
+def _is_whole(shard: Path, entry: Mapping[str, Any]) -> bool:
+    """Whether a shard is what an interrupted process wrote."""
+    try:
+        tensors = load_file(shard)
+    except (OSError, SafetensorError):
+        return False
+    found = {name: digest(value).hex() for name, value in tensors.items()}
+    return bool(found == entry["sha256"])
 
 
 def _write(
