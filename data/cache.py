@@ -3,11 +3,12 @@
 import contextlib
 import os
 import shutil
-import tempfile
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from data.errors import InputError
+from data.partial import partial_folder, remove_leftovers
 
 
 def cache_folder(*parts: str) -> Path:
@@ -26,21 +27,28 @@ def new_folder(target: Path) -> Iterator[Path]:
     Where two processes fill the same folder, the first to end wins and the other's work is dropped:
     the content of a cached folder is a function of its name.
     """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise InputError(
-            f"cannot write to the cache {target.parent} ({error.strerror}): "
-            "name another folder by SPECTRA_CACHE"
-        ) from error
-    try:
+    with contextlib.ExitStack() as making:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(target.parent)
+            partial = making.enter_context(partial_folder(target))
+        except OSError as error:
+            raise InputError(
+                f"cannot write to the cache {target.parent} ({error.strerror}): "
+                "name another folder by SPECTRA_CACHE"
+            ) from error
         yield partial
-        partial.chmod(0o755)
         try:
             partial.rename(target)
         except OSError:
             if not target.exists():
                 raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+def discard(cached: Path, reason: object) -> None:
+    """Remove what is damaged in the cache, and say so: it is made again."""
+    print(f"{cached} is damaged ({reason}): made again", file=sys.stderr)
+    if cached.is_dir():
+        shutil.rmtree(cached, ignore_errors=True)
+    else:
+        cached.unlink(missing_ok=True)

@@ -24,10 +24,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from data.cache import cache_folder, new_folder
+from data.cache import cache_folder, discard, new_folder
 from data.documents import Skips
+from data.integrity import sealed, unsealed
 
 FORMAT = 1
+DOCUMENTS = "documents.jsonl"
 TOTAL_BYTES = 8_000_000
 PACKAGE_BYTES = 1_500_000
 STANDARD_LIBRARY = "the standard library"
@@ -68,25 +70,58 @@ class PydocsSource:
         return self.manifest().sha256
 
     def manifest(self) -> Manifest:
-        return Manifest(**json.loads((self._folder() / "manifest.json").read_text()))
+        return _read_manifest(self._folder())
 
     def documents(self, skips: Skips) -> Iterator[str]:
         folder = self._folder()
         for place, reason in self.manifest().left_out.items():
             skips.add(place, reason)
-        with (folder / "documents.jsonl").open(encoding="utf-8") as lines:
-            for line in lines:
-                yield json.loads(line)
+        yield from _read_documents(folder)
 
     def _folder(self) -> Path:
         folder = cache_folder("pydocs", _environment_key())
-        if not folder.exists():
+        if not _is_whole(folder):
             documents, manifest = collect()
             with new_folder(folder) as partial:
-                with (partial / "documents.jsonl").open("w", encoding="utf-8") as f:
+                with (partial / DOCUMENTS).open("w", encoding="utf-8") as f:
                     f.writelines(json.dumps(document) + "\n" for document in documents)
-                (partial / "manifest.json").write_text(json.dumps(asdict(manifest), indent=2))
+                (partial / "manifest.json").write_bytes(sealed(asdict(manifest)))
+            _checked.add(folder)
         return folder
+
+
+_checked: set[Path] = set()
+"""Cached corpora whose hash was right in this process."""
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the cached corpus is there, as it was written; removes it where it is not."""
+    if not folder.exists():
+        return False
+    if folder in _checked:
+        return True
+    try:
+        if _read_manifest(folder).sha256 != _sha256(list(_read_documents(folder))):
+            raise ValueError(f"{DOCUMENTS} is not what was written")
+    except (OSError, ValueError, TypeError) as error:
+        discard(folder, error)
+        return False
+    _checked.add(folder)
+    return True
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    return Manifest(**unsealed((folder / "manifest.json").read_bytes()))
+
+
+def _read_documents(folder: Path) -> Iterator[str]:
+    with (folder / DOCUMENTS).open(encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def _sha256(documents: list[str]) -> str:
+    return hashlib.sha256("\0".join(documents).encode()).hexdigest()
 
 
 def collect() -> tuple[list[str], Manifest]:
@@ -126,7 +161,7 @@ def _collect() -> tuple[list[str], Manifest]:
                 count, size = count + 1, size + len(document.encode())
         packages[package] = {"version": _version(package), "documents": count, "bytes": size}
         remaining = max(0, remaining - size)
-    digest = hashlib.sha256("\0".join(documents).encode()).hexdigest()
+    digest = _sha256(documents)
     total = sum(len(d.encode()) for d in documents)
     python = sys.version.split()[0]
     manifest = Manifest(FORMAT, python, packages, left_out, len(documents), total, digest)

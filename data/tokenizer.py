@@ -2,7 +2,8 @@
 
 A trained tokenizer is a byte-level BPE (no unknown token, every text round-trips) with ``<s>`` and
 ``</s>``. It is trained on the corpus' first `TRAINING_CHARACTERS`, which for English is enough for
-32 000 merges, and cached by the corpus' fingerprint.
+32 000 merges, and cached by the corpus' fingerprint. The files' hashes are checked before they are
+used.
 """
 
 import hashlib
@@ -11,16 +12,18 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from data.cache import cache_folder, new_folder
+from data.cache import cache_folder, discard, new_folder
 from data.documents import DocumentSource, Skips
 from data.errors import InputError
+from data.integrity import difference, folder_sha256, sealed, unsealed
 from data.pointers import require_fetched
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-FORMAT = 1
+FORMAT = 2
 TRAIN = "train"
+MANIFEST = "manifest.json"
 TRAINING_CHARACTERS = 64_000_000
 BOS, EOS = "<s>", "</s>"
 SMALLEST_VOCABULARY = 256 + 2
@@ -35,11 +38,28 @@ def resolve_tokenizer(
         return load_tokenizer(spec)
     key = hashlib.sha256(f"{FORMAT} {source.fingerprint()} {vocab_size}".encode()).hexdigest()[:16]
     folder = cache_folder("tokenizers", key)
-    if not folder.exists():
+    if not _is_whole(folder):
         tokenizer = train_tokenizer(source.documents(Skips()), vocab_size)
         with new_folder(folder) as partial:
             tokenizer.save_pretrained(partial)
+            (partial / MANIFEST).write_bytes(sealed({"sha256": folder_sha256(partial)}))
     return load_tokenizer(str(folder))
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a cached tokenizer is there, as it was written; removes it where it is not."""
+    if not folder.exists():
+        return False
+    try:
+        known = unsealed((folder / MANIFEST).read_bytes())["sha256"]
+        found = folder_sha256(folder)
+        del found[MANIFEST]
+        fault: object = difference(known, found)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        fault = error
+    if fault is not None:
+        discard(folder, fault)
+    return fault is None
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":

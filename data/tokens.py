@@ -3,7 +3,8 @@
 ``<cache>/tokens/<key>/`` holds ``train.bin`` and ``validation.bin`` (little-endian uint16, or
 uint32 for vocabularies over 65 536) and ``manifest.json``. The key is a hash of corpus, tokenizer
 and options, so a resumed run finds the very same tokens, and a changed corpus never passes for the
-old one.
+old one. The files' hashes in the manifest, and its own, are checked once in every process that uses
+them (a billion tokens, 2 GB, take one to three seconds); what is damaged is made again.
 
 Validation is held out by content: documents are cut at paragraphs into pieces of at most
 `PIECE_CHARACTERS`, and a piece belongs to validation when the hash of its text says so. A text that
@@ -15,7 +16,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,10 +25,11 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from data.cache import cache_folder, new_folder
+from data.cache import cache_folder, discard, new_folder
 from data.documents import DocumentSource, Skips
 from data.errors import InputError
 from data.hub import HubSource
+from data.integrity import file_sha256, sealed, unsealed
 from data.tokenizer import end_of_document, tokenizer_sha256
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ FORMAT = 1
 PIECE_CHARACTERS = 16_384
 CHARACTERS_AT_ONCE = 4_000_000
 PARTS = ("train", "validation")
+DTYPES = ("<u2", "<u4")
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 Progress = Callable[[str], None]
@@ -99,17 +101,42 @@ def tokens_key(
 
 
 def open_tokens(key: str) -> TokenFiles | None:
-    """The token files of that name, if they were made before and are as they were made."""
+    """The token files of that name, if they were made before and are as they were made.
+
+    Those that are not are removed, and a line says so.
+    """
     folder = cache_folder("tokens", key)
-    try:
-        manifest = Manifest(**json.loads((folder / "manifest.json").read_text()))
-        sizes = [(folder / f"{part}.bin").stat().st_size for part in PARTS]
-    except (OSError, ValueError, TypeError):
+    if not folder.exists():
         return None
-    width = np.dtype(manifest.dtype).itemsize
-    if sizes != [manifest.train_tokens * width, manifest.validation_tokens * width]:
+    try:
+        manifest = Manifest(**unsealed((folder / "manifest.json").read_bytes()))
+        _require_whole(folder, key, manifest)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        discard(folder, error)
         return None
     return TokenFiles(folder, manifest)
+
+
+_checked: set[tuple[Path, str, int, int]] = set()
+"""Token files whose hash was right in this process: path, hash, size, time of the last change."""
+
+
+def _require_whole(folder: Path, key: str, manifest: Manifest) -> None:
+    """Raise a ValueError where the files are not those of the manifest, or it is another key's."""
+    if manifest.key != key:
+        raise ValueError(f"its manifest is of the tokens {manifest.key}")
+    if manifest.dtype not in DTYPES:
+        raise ValueError(f"tokens are not stored as {manifest.dtype}")
+    counts = (manifest.train_tokens, manifest.validation_tokens)
+    for part, count in zip(PARTS, counts, strict=True):
+        file, sha256 = folder / f"{part}.bin", manifest.sha256[part]
+        about = file.stat()
+        if about.st_size != count * np.dtype(manifest.dtype).itemsize:
+            raise ValueError(f"{file.name} has not the length of {count:,} tokens")
+        known = (file, sha256, about.st_size, about.st_mtime_ns)
+        if known not in _checked and file_sha256(file) != sha256:
+            raise ValueError(f"{file.name} is not what was written")
+        _checked.add(known)
 
 
 def prepare_tokens(
@@ -144,7 +171,6 @@ def prepare_tokens(
     key = tokens_key(fingerprint, tokenizer, validation_fraction, limit)
     if found := open_tokens(key):
         return found
-    shutil.rmtree(cache_folder("tokens", key), ignore_errors=True)  # damaged, or not there
     with new_folder(cache_folder("tokens", key)) as folder:
         skips = Skips()
         writer = _TokenWriter(folder, tokenizer, validation_fraction, limit)
@@ -163,11 +189,11 @@ def prepare_tokens(
             documents=documents,
             train_tokens=train_tokens,
             validation_tokens=validation_tokens,
-            sha256={part: _file_sha256(folder / f"{part}.bin") for part in PARTS},
+            sha256={part: file_sha256(folder / f"{part}.bin") for part in PARTS},
             skipped=skips.lines(),
             corpus=_own_manifest(source),
         )
-        (folder / "manifest.json").write_text(json.dumps(asdict(manifest), indent=2))
+        (folder / "manifest.json").write_bytes(sealed(asdict(manifest)))
     found = open_tokens(key)
     assert found is not None
     return found
@@ -202,7 +228,7 @@ class _TokenWriter:
         self.encoder.no_truncation()  # what a tokenizer was saved with must not cut the corpus
         self.encoder.no_padding()
         self.end = end_of_document(tokenizer)
-        self.dtype = np.dtype("<u2" if len(tokenizer) <= 1 << 16 else "<u4")
+        self.dtype = np.dtype(DTYPES[len(tokenizer) > 1 << 16])
         self.fraction = validation_fraction
         self.limit = limit
         self.counts = dict.fromkeys(PARTS, 0)
@@ -294,8 +320,3 @@ def split_document(document: str) -> Iterator[str]:
 def _own_manifest(source: DocumentSource) -> dict[str, Any]:
     manifest = getattr(source, "manifest", None)
     return asdict(manifest()) if manifest is not None else {}
-
-
-def _file_sha256(file: Path) -> str:
-    with file.open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()

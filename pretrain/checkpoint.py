@@ -2,8 +2,10 @@
 
 ``checkpoints/step-000100/`` holds what a run writes of its model (pretraining all of it, in Hugging
 Face format; finetuning what is trained), with ``training.pt`` beside it (optimizer, step, random
-state; tensors and numbers only, loaded with weights_only). A folder gets its name after all of it
-is on disk, so a checkpoint that has a name is whole.
+state; tensors and numbers only, loaded with weights_only), a copy of the run's own JSON files in
+``run/``, and ``hashes.json`` with the SHA-256 of every file. A folder gets its name after all of it
+is on disk. The hashes are checked before a run goes on: a damaged checkpoint is named and stays,
+and the run goes on from the one before it.
 """
 
 import contextlib
@@ -17,13 +19,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from data.errors import InputError
+from data.integrity import difference, folder_sha256, sealed, unsealed
+from data.partial import partial_folder
 from spectra.models.loading import require_loaded
 from spectra.store.durable import sync_folder, sync_tree
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-FORMAT = 2
+FORMAT = 3
+WITHOUT_HASHES = 2
+"""The format before hashes, which is still read."""
+HASHES = "hashes.json"
+STATE = "training.pt"
+RUN = "run"
+"""Folder of a checkpoint with copies of the run's JSON files."""
 _NAME = re.compile(r"step-(\d+)")
 
 
@@ -39,8 +49,37 @@ class Checkpoints:
     keep: int = 2
 
     def latest(self) -> Path | None:
-        """The checkpoint of the latest step; None where there is none."""
+        """The checkpoint of the latest step, whole or not; None where there is none."""
         return max(self._all(), key=step_of, default=None)
+
+    def whole(self, say: Callable[[str], None]) -> Path | None:
+        """The latest checkpoint that is what was written; None where there is none at all.
+
+        Parameters
+        ----------
+        say
+            Told of every checkpoint that is damaged, and of one that has no hashes.
+
+        Raises
+        ------
+        InputError
+            When there are checkpoints and none is whole.
+        """
+        damaged: list[str] = []
+        for checkpoint in sorted(self._all(), key=step_of, reverse=True):
+            fault = _fault(checkpoint)
+            if fault is None:
+                for line in damaged:
+                    say(f"{line}: going on from {checkpoint.name}")
+                if not (checkpoint / HASHES).exists():
+                    say(f"{checkpoint} is of a version without hashes: it was not checked")
+                return checkpoint
+            damaged.append(f"{checkpoint} is damaged ({fault})")
+        if damaged:
+            raise InputError(
+                f"{'; '.join(damaged)}: put a whole checkpoint back, or begin anew in another --out"
+            )
+        return None
 
     def save(
         self,
@@ -49,6 +88,9 @@ class Checkpoints:
         state: dict[str, Any],
     ) -> Path:
         """Save the state after `step` optimizer steps, then remove all but the latest `keep`.
+
+        Checkpoints of later steps, which are damaged where a run went on before them, do not count
+        and stay.
 
         Raises
         ------
@@ -64,8 +106,11 @@ class Checkpoints:
         }
         with appearing(target) as partial:
             write_model(partial)
-            torch.save(state, partial / "training.pt")
-        for old in sorted(self._all(), key=step_of)[: -self.keep]:
+            torch.save(state, partial / STATE)
+            known = {"step": step, "sha256": folder_sha256(partial)}
+            (partial / HASHES).write_bytes(sealed(known))
+        earlier = [checkpoint for checkpoint in self._all() if step_of(checkpoint) <= step]
+        for old in sorted(earlier, key=step_of)[: -self.keep]:
             shutil.rmtree(old)
         return target
 
@@ -73,6 +118,24 @@ class Checkpoints:
         if not self.folder.exists():
             return []
         return [p for p in self.folder.iterdir() if _NAME.fullmatch(p.name)]
+
+
+def _fault(checkpoint: Path) -> str | None:
+    """Why a checkpoint is not what was written; None where it is, or never had hashes."""
+    try:
+        if not (checkpoint / HASHES).exists():
+            old = read_state(checkpoint)["format"] == WITHOUT_HASHES
+            return None if old else f"{HASHES} is missing"
+        known = unsealed((checkpoint / HASHES).read_bytes())
+        found = folder_sha256(checkpoint)
+        del found[HASHES]
+        if known["step"] != step_of(checkpoint):
+            return f"it is of step {known['step']}"
+        return difference(known["sha256"], found)
+    except InputError as error:
+        return str(error)
+    except (OSError, ValueError, KeyError) as error:
+        return f"{HASHES} cannot be read: {error}"
 
 
 def _cuda_random_states() -> list[torch.Tensor]:
@@ -120,12 +183,13 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     InputError
         When training.pt cannot be read.
     """
-    file = checkpoint / "training.pt"
+    file = checkpoint / STATE
     try:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever the bytes lead it to
-        raise InputError(f"{file} cannot be read ({error}): remove {checkpoint}") from error
-    if state["format"] != FORMAT:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{file} cannot be read ({reason})") from error
+    if state["format"] not in (WITHOUT_HASHES, FORMAT):
         raise InputError(f"{file} is of format {state['format']}; this version reads {FORMAT}")
     return state
 
@@ -142,18 +206,12 @@ def appearing(target: Path) -> Iterator[Path]:
     """Fill a folder that takes its name, and the place of an earlier one, when it is on disk."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        for left_over in target.parent.glob(".*.partial"):  # of a killed process
-            shutil.rmtree(left_over, ignore_errors=True)
-        partial = target.with_name(f".{target.name}.partial")
-        partial.mkdir()
-        try:
+        with partial_folder(target) as partial:
             yield partial
             sync_tree(partial)
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
             sync_folder(target.parent)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     except Exception as error:  # of the disk; safetensors and torch wrap it in their own kinds
         raise SaveError(f"{target} could not be written: {error}") from error
 

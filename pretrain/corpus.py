@@ -1,6 +1,6 @@
 """The tokens of a run: those that it began with where it is resumed, else of its corpus."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,7 @@ def open_corpus(
     out: Path,
     console: Console,
     *,
-    recorded: str | None,
+    recorded: "Recorded | None",
     of_run: "Callable[[], PreTrainedTokenizerFast]",
 ) -> Corpus:
     """The tokens of a run.
@@ -89,7 +89,7 @@ def open_corpus(
     console
         Where progress and what is left out are shown.
     recorded
-        Name of the token files that the run began with, where it is resumed.
+        The token files that the run began with, where it is resumed.
     of_run
         The tokenizer that the run began with.
 
@@ -98,12 +98,13 @@ def open_corpus(
     InputError
         When the corpus cannot be read, or is no longer what the run began with.
     """
-    if recorded and (tokens := open_tokens(recorded)):
+    if recorded and (tokens := open_tokens(recorded.key)):
+        recorded.require(tokens, text, out)
         return Corpus(of_run(), tokens, text.seq_len)
     with console.status("reading the corpus") as status:
         source = open_source(text.data, text.field)
         status.update("preparing the tokenizer")
-        made = tokenizer(source)
+        made = of_run() if recorded else tokenizer(source)
         status.update("tokenising the corpus")
         needed = round(text.needed / (1 - text.validation_fraction)) + text.seq_len
         tokens = prepare_tokens(
@@ -115,24 +116,39 @@ def open_corpus(
         )
     for line in tokens.manifest.skipped:
         console.print(f"left out of the corpus: {line}", highlight=False, soft_wrap=True)
-    if recorded and tokens.manifest.key != recorded:
-        raise InputError(
-            f"the corpus {text.data} is no longer the one that {out} was trained on, and its "
-            "tokens are not in the cache: start anew in another --out"
-        )
+    if recorded:
+        recorded.require(tokens, text, out)
     return Corpus(made, tokens, text.seq_len)
 
 
-def recorded_key(out: Path) -> str:
-    """Name of the token files that a run began with.
+@dataclass(frozen=True)
+class Recorded:
+    """The token files that a run began with."""
+
+    key: str
+    """Their name."""
+    sha256: Mapping[str, str] | None
+    """Of both; a task has none."""
+
+    def require(self, tokens: TokenFiles, text: Text, out: Path) -> None:
+        """Require that tokens are these."""
+        if (tokens.manifest.key, tokens.manifest.sha256) != (self.key, self.sha256):
+            raise InputError(
+                f"the corpus {text.data} is no longer the one that {out} was trained on, and its "
+                "tokens are not in the cache: start anew in another --out"
+            )
+
+
+def recorded_tokens(out: Path) -> Recorded:
+    """The token files that a run began with.
 
     Raises
     ------
     InputError
         When the run does not say.
     """
-    manifest = read_json(out / MANIFEST)
-    key = manifest.get("key") if manifest else None
+    manifest = read_json(out / MANIFEST) or {}
+    key = manifest.get("key")
     if not isinstance(key, str):
         raise InputError(f"{out / MANIFEST} does not say which tokens the run was trained on")
-    return key
+    return Recorded(key, manifest.get("sha256"))

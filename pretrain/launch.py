@@ -47,27 +47,39 @@ def starting_point(arguments: Sequence[str], out: Path, command: str) -> Start:
     )
 
 
-def default_options(start: Start, command: str, recipe: Run) -> Run:
-    """The options that those given are put over: of the run, of --config, or the recipe's.
+def recorded_options(start: Start, command: str, kind: type[Run]) -> Run | None:
+    """The options of the run that is resumed; None where there is none yet.
 
     Raises
     ------
     InputError
-        When both are named, or a file cannot be read.
+        When its file cannot be read.
     """
-    source = option_file(start, command)
-    return recipe if source is None else read_options(source, type(recipe))
-
-
-def option_file(start: Start, command: str) -> Path | None:
-    """The file that options are read from, if there is one."""
-    if start.resume and start.config is not None:
-        raise InputError("--resume takes its options from the run: leave out --config")
     saved = start.out / f"{command}.json"
-    return saved if start.resume and saved.exists() else start.config
+    if not (start.resume and saved.exists()):
+        return None
+    try:
+        return read_options(saved, kind)
+    except InputError as error:
+        copies = sorted(start.out.glob(f"checkpoints/*/run/{command}.json"))
+        way_out = f"; put back its copy, {copies[-1]}" if copies else ""
+        raise InputError(f"{error}{way_out}") from error
 
 
-def require_same(start: Start, command: str, given: Command, recorded: RunOptions) -> Command:
+def default_options(start: Start, recorded: Run | None, recipe: Run) -> Run:
+    """The options that those given are put over: of --config, of the run, or the recipe's.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be read.
+    """
+    if start.config is not None:
+        return read_options(start.config, type(recipe))
+    return recipe if recorded is None else recorded
+
+
+def require_same(given: Command, recorded: RunOptions | None) -> Command:
     """Require that the options of a resumed run are those that it began with.
 
     Raises
@@ -75,8 +87,7 @@ def require_same(start: Start, command: str, given: Command, recorded: RunOption
     InputError
         With those that are not.
     """
-    of_run = option_file(start, command) == start.out / f"{command}.json"
-    if of_run and (changed := differences(recorded, given.options)):
+    if recorded is not None and (changed := differences(recorded, given.options)):
         raise InputError(
             f"the run in {given.out} has other options: {', '.join(changed)}; resume it "
             "without them, or choose another --out"

@@ -15,7 +15,7 @@ from data.tokenizer import TRAIN, load_tokenizer, resolve_tokenizer
 from data.windows import Windows
 from pretrain.batches import WindowBatches, WindowValidation
 from pretrain.checkpoint import appearing, load_model, save_model
-from pretrain.corpus import MANIFEST, Corpus, Text, open_corpus, recorded_key
+from pretrain.corpus import MANIFEST, Corpus, Text, open_corpus, recorded_tokens
 from pretrain.loop import Training
 from pretrain.machine import checkpoint_activations, device_of, keep_freed_memory, set_attention
 from pretrain.optionfile import to_dict
@@ -158,7 +158,7 @@ def _open_corpus(
         lambda source: resolve_tokenizer(corpus.tokenizer, source, _trained_vocabulary(options)),
         out,
         console,
-        recorded=recorded_key(out) if latest else None,
+        recorded=recorded_tokens(out) if latest else None,
         of_run=lambda: load_tokenizer(str(latest)),
     )
 

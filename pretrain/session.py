@@ -5,6 +5,7 @@ model. The session holds the folder, the recorder, the loop, resuming, and the s
 """
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -18,11 +19,13 @@ import torch
 from rich.console import Console, RenderableType
 
 from data.errors import InputError
-from pretrain.checkpoint import Checkpoints, read_state, restore_random_state, step_of
+from data.integrity import sealed, unsealed
+from data.partial import remove_leftovers
+from pretrain.checkpoint import RUN, Checkpoints, read_state, restore_random_state, step_of
 from pretrain.display import open_display
 from pretrain.loop import Outcome, Training, run_loop
 from pretrain.machine import device_of, keep_freed_memory, slowness
-from pretrain.optionfile import to_dict
+from pretrain.optionfile import differences, read_options, to_dict
 from pretrain.options import RunOptions
 from pretrain.signals import StopRequest
 from spectra.commands.options import program_name
@@ -31,10 +34,12 @@ from spectra.models.loading import silence_library_bars
 from spectra.recording.pieces import Probe
 from spectra.recording.recorder import NullRecorder, Recorder
 from spectra.recording.start import record
+from spectra.store.destination import make_folder
 from spectra.store.durable import write_file
 from spectra.store.location import exists
 from spectra.store.lock import locked
 
+SUMMARY = "summary.json"
 PARTS = ("spectra.zarr", "checkpoints", "model", "adapter")
 Summary = dict[str, Any]
 
@@ -119,12 +124,20 @@ def run(job: Job, out: Path, *, resume: bool = False) -> Summary:
     keep_freed_memory(device)
     _require_place(job, out, resume)
     with locked(out), _unless_refused(out):
+        for folder in (out, checkpoints.folder):
+            remove_leftovers(folder)
         latest = checkpoints.latest() if resume else None
-        finished = read_json(out / "summary.json")
+        finished = read_json(out / SUMMARY)
         if latest and step_of(latest) == options.steps and finished is not None:
             console.print(f"{out} is finished: nothing left to do")
             return finished
+        say = functools.partial(console.print, highlight=False, soft_wrap=True)
+        if finished is None and (out / SUMMARY).exists():
+            say(f"{out / SUMMARY} is damaged: the run's end is made again")
+        latest = checkpoints.whole(say) if resume else None
         _require_parts(job, latest, out)
+        if latest:
+            _restore_files(job, latest, out, say)
         return _train(job, out, device, checkpoints, latest, console, resume)
 
 
@@ -158,9 +171,16 @@ def _train(
         for line in [*prepared.lines, *slowness(options, device)]:
             console.print(line, highlight=False, soft_wrap=True)
         recorder = _open_recorder(job, prepared, out, resume)
-        files = {f"{job.command}.json": to_dict(options), **prepared.files}
+        described = {f"{job.command}.json": to_dict(options), **prepared.files}
+        files = {name: json.dumps(about, indent=2).encode() for name, about in described.items()}
         for name, content in files.items():
-            write_file(out / name, json.dumps(content, indent=2).encode())
+            write_file(out / name, content)
+
+        def write_checkpoint(folder: Path) -> None:
+            prepared.write_checkpoint(folder)
+            for name, content in files.items():
+                write_file(folder / RUN / name, content)
+
         try:
             with (
                 peak_memory(device) as peak,
@@ -169,9 +189,7 @@ def _train(
                 if state:
                     restore_random_state(state)  # last: what was opened may have drawn numbers
                     display.say(f"resumed after step {training.step}")
-                outcome = run_loop(
-                    training, recorder, checkpoints, prepared.write_checkpoint, display, stop
-                )
+                outcome = run_loop(training, recorder, checkpoints, write_checkpoint, display, stop)
         finally:
             recorder.close()
         if stop.signal and outcome.step < options.steps:
@@ -185,7 +203,7 @@ def _train(
     summary = _summary(options, training, outcome, recorder, out)
     # of a run that was resumed after its last step, the peak was another process's
     summary |= {"peak_memory_bytes": peak[0] if training.seconds else None, **further}
-    write_file(out / "summary.json", json.dumps(summary, indent=2).encode())
+    write_file(out / SUMMARY, sealed(summary))
     return summary
 
 
@@ -267,12 +285,11 @@ def store_of(options: RunOptions, out: Path) -> str:
 
 
 def read_json(file: Path) -> Summary | None:
-    """A JSON object in a file; None where there is none."""
+    """A JSON object in a file; None where there is none, or where it is damaged."""
     try:
-        content = json.loads(file.read_text())
+        return unsealed(file.read_bytes())
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) else None
 
 
 def _require_one_process() -> None:
@@ -290,10 +307,7 @@ def _require_place(job: Job, out: Path, resume: bool) -> None:
     others = [name for name in OPTION_FILES if name in present and name != f"{job.command}.json"]
     if others:
         raise InputError(f"{out} holds a run of `spectra {others[0].removesuffix('.json')}`")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write to {out}: {error.strerror}") from error
+    make_folder(out)
 
 
 OPTION_FILES = ("pretrain.json", "finetune.json")
@@ -303,11 +317,28 @@ def _require_parts(job: Job, latest: Path | None, out: Path) -> None:
     """A run is gone on with only if none of its parts was taken away."""
     name = f"{job.command}.json"
     if latest and not (out / name).exists():
-        raise InputError(f"{out} has lost its {name}, which says what run it is: begin anew")
+        copy = latest / RUN / name
+        way_out = f"put back its copy, {copy}" if copy.exists() else "begin anew"
+        raise InputError(f"{out} has lost its {name}, which says what run it is: {way_out}")
     store = store_of(job.options, out)
     if job.options.recorder.wanted and latest and not exists(store):
         lost = "its spectra.zarr" if job.options.recorder.store is None else f"its store {store}"
         raise InputError(f"{out} has lost {lost}: put it back, or begin anew elsewhere")
+
+
+def _restore_files(job: Job, latest: Path, out: Path, say: Callable[[str], None]) -> None:
+    """Require the options that a checkpoint was made with, and put back its other files."""
+    for copy in sorted((latest / RUN).glob("*.json")):
+        own = out / copy.name
+        if copy.name == f"{job.command}.json":
+            began = read_options(copy, type(job.options))
+            if changed := differences(began, job.options):
+                raise InputError(
+                    f"{own} is not what the run began with: {', '.join(changed)}; put back {copy}"
+                )
+        elif not own.exists() or own.read_bytes() != copy.read_bytes():
+            say(f"{own} is not what {latest.name} was made with: put back from there")
+            write_file(own, copy.read_bytes())
 
 
 def _finite(value: float) -> float | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
+from data.integrity import sealed, unsealed
 from data.sources import open_source
 from data.tasks import load_splits
 from spectra import __version__
@@ -134,7 +135,7 @@ class Lab:
         command += [part for k, v in options.items() for part in (f"--{k}", str(v))]
         found = finished([*command, "--out", str(out), "--resume", "--json"], f"the run {out}")
         row = {column: found.get(column) for column in KEPT}
-        write_file(out / RESULT, json.dumps({"made_of": known, "row": row}, indent=1).encode())
+        write_file(out / RESULT, sealed({"made_of": known, "row": row}))
         for part in ("checkpoints", "adapter", "model"):
             shutil.rmtree(out / part, ignore_errors=True)
         return key | row
@@ -206,7 +207,7 @@ def _named(name: str, known: dict[str, Any]) -> str:
 
 def _read(file: Path) -> Row:
     try:
-        row: Row = json.loads(file.read_text())["row"]
+        row: Row = unsealed(file.read_bytes())["row"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} is damaged: remove {file.parent}") from error
     return row

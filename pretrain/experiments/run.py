@@ -8,14 +8,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from data.partial import remove_leftovers
 from pretrain.experiments.lab import Cell, Lab
 from pretrain.experiments.results import RESULTS, Result
 from spectra.experiments.child import FailedError
 from spectra.experiments.ledger import Row
-from spectra.experiments.run import Outcome, Progress, Shape, make_folder, written
+from spectra.experiments.run import Outcome, Progress, Shape, written
 from spectra.experiments.settings import Settings
 from spectra.experiments.tuning import Tuning
+from spectra.store.destination import make_folder
 from spectra.store.durable import write_file
+from spectra.store.lock import locked
 
 
 def run_tuning(
@@ -37,24 +40,27 @@ def run_tuning(
     Raises
     ------
     InputError
-        When the folder cannot be written, or something is missing. Where runs fail, the outcome
-        says so, and nothing is said of the paper where they are missed.
+        When the folder cannot be written, another process writes to it, or something is missing.
+        Where runs fail, the outcome says so, and nothing is said of the paper where they are
+        missed.
     """
     result = RESULTS[name]
     made = Lab(checkpoint, settings, tuning, lab or folder, device, progress)
     cells = list(result.cells(tuning))
     made.require(cells)
     make_folder(folder)
-    rows, failed = _measured(made, cells)
-    known = {"experiment": name, "checkpoint": checkpoint, "device": device}
-    known |= settings.to_dict() | tuning.to_dict()
-    results = folder / f"{name}.json"
-    found = {"settings": known, "rows": rows, "failed": list(failed.values())}
-    write_file(results, json.dumps(found, indent=1).encode())
-    points, said = list(points_of(result, rows)), tuple(_said(result, rows, failed))
-    shape = Shape(name, result.experiment, points, said, tuple(result.table(rows)))
-    subtitle = f"{Path(checkpoint).name}, {tuning.steps} steps"
-    outcome = written(shape, rows, folder, subtitle, results)
+    with locked(folder):
+        remove_leftovers(folder)
+        rows, failed = _measured(made, cells)
+        known = {"experiment": name, "checkpoint": checkpoint, "device": device}
+        known |= settings.to_dict() | tuning.to_dict()
+        results = folder / f"{name}.json"
+        found = {"settings": known, "rows": rows, "failed": list(failed.values())}
+        write_file(results, json.dumps(found, indent=1).encode())
+        points, said = list(points_of(result, rows)), tuple(_said(result, rows, failed))
+        shape = Shape(name, result.experiment, points, said, tuple(result.table(rows)))
+        subtitle = f"{Path(checkpoint).name}, {tuning.steps} steps"
+        outcome = written(shape, rows, folder, subtitle, results)
     return replace(outcome, failed=tuple(failed.values()))
 
 

@@ -16,7 +16,14 @@ from typing import Annotated
 import tyro
 
 from pretrain.finetuning.options import FinetuneOptions, recipe
-from pretrain.launch import default_options, launched, report, require_same, starting_point
+from pretrain.launch import (
+    default_options,
+    launched,
+    recorded_options,
+    report,
+    require_same,
+    starting_point,
+)
 from spectra.commands.options import parse
 
 NAME = "finetune"
@@ -40,7 +47,7 @@ class Command:
     """Folder of the run."""
     resume: bool = False
     """Go on with the run in --out, or start it if there is none. Options are taken from its
-    finetune.json; those given must agree with it."""
+    finetune.json; those given, as in the command that started it, must agree with it."""
     config: Path | None = None
     """File of options to start from (a run's finetune.json); options given override it."""
     dry_run: bool = False
@@ -70,7 +77,14 @@ def main(arguments: Sequence[str]) -> int:
 def _parse(arguments: Sequence[str]) -> Command:
     """Read the options: those given, over those of the run or of --config, over the recipe."""
     start = starting_point(arguments, Command.out, NAME)
-    recorded = default_options(start, NAME, recipe(start.task))
-    default = Command(options=recorded)
-    command = parse(Command, arguments, command=NAME, description=__doc__, default=default)
-    return require_same(start, NAME, command, recorded)
+    recorded = recorded_options(start, NAME, FinetuneOptions)
+    default = Command(options=default_options(start, recorded, recipe(start.task)))
+    command = parse(
+        Command,
+        arguments,
+        command=NAME,
+        description=__doc__,
+        default=default,
+        pairs=start.resume or start.config is not None,
+    )
+    return require_same(command, recorded)

@@ -11,7 +11,7 @@ from rich.console import Console
 from data.errors import InputError
 from data.tasks import Example, load_splits
 from pretrain.batches import Batch, Batches, Validation, WindowBatches, WindowValidation, of_windows
-from pretrain.corpus import Text, open_corpus, recorded_key
+from pretrain.corpus import Text, open_corpus, recorded_tokens
 from pretrain.finetuning.answers import AnswerBatches, AnswerValidation, answered, held_out, padded
 from pretrain.finetuning.base import Base
 from pretrain.finetuning.options import FinetuneOptions
@@ -52,7 +52,7 @@ def read_data(
     """
     if options.task.task is not None:
         data = read_task(options, base, options.task.task)
-        if latest and recorded_key(out) != data.manifest["key"]:
+        if latest and recorded_tokens(out).key != data.manifest["key"]:
             raise InputError(f"the task's files are no longer those that {out} was trained on")
         return data
     text = options.text
@@ -68,7 +68,7 @@ def read_data(
         lambda source: base.tokenizer,
         out,
         console,
-        recorded=recorded_key(out) if latest else None,
+        recorded=recorded_tokens(out) if latest else None,
         of_run=lambda: base.tokenizer,
     )
     validation = corpus.validation

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 from data.errors import InputError
 from spectra.allocation.costs import bytes_per_parameter, factored_parameters, require_storage
-from spectra.store.durable import write_file
+from spectra.store.destination import write_result
 
 SCHEMA = "spectra.rankmap/1"
 Kind = Literal["LRC", "N-LRC"]
@@ -166,10 +166,7 @@ class RankMap:
         InputError
             When it cannot be written.
         """
-        try:
-            write_file(Path(path).resolve(), self.to_json().encode())
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+        write_result(path, self.to_json().encode())
 
     @classmethod
     def load(cls, path: str | Path) -> "RankMap":

@@ -15,7 +15,7 @@ from spectra.analysis.tails import attributes, kinds_of, stacked
 from spectra.analysis.weightwatcher import weightwatcher_table
 from spectra.metrics.measures import Progress, measures
 from spectra.metrics.weightwatcher import FEWEST
-from spectra.store.durable import write_file
+from spectra.store.destination import is_stream, write_result
 from spectra.store.schema import Status
 
 if TYPE_CHECKING:
@@ -160,6 +160,8 @@ def to_pandas(table: xr.Dataset) -> "pd.DataFrame":
 def write_table(table: xr.Dataset, out: Path) -> int:
     """Write a table as .csv, .parquet or .json (a list of objects); returns the rows written.
 
+    To a device or a pipe without an ending, e.g. ``/dev/stdout``, it is written as CSV.
+
     What is missing or undefined is an empty field in CSV and null in the others.
 
     Raises
@@ -174,19 +176,16 @@ def write_table(table: xr.Dataset, out: Path) -> int:
         text = json.dumps(arrow.to_pylist(), indent=1, allow_nan=False)
         content = text.encode()
     else:
-        write = csv.write_csv if out.suffix == ".csv" else parquet.write_table
+        write = parquet.write_table if out.suffix == ".parquet" else csv.write_csv
         write(arrow, sink)
         content = sink.getvalue().to_pybytes()
-    try:
-        write_file(out, content)
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
+    write_result(out, content)
     return int(arrow.num_rows)
 
 
 def require_format(out: Path) -> None:
     """Require the name of a file that a table can be written to."""
-    if out.suffix not in FORMATS:
+    if out.suffix not in FORMATS and not is_stream(out):
         raise InputError(f"a table ends in {', '.join(FORMATS)}, not in {out.suffix!r}")
 
 

@@ -1,4 +1,8 @@
-"""Statistics of a calibration on disk, a file a block, known by everything that they depend on."""
+"""What calibration took minutes for, on disk: statistics, a file a block, and the model's own text.
+
+Files are known by everything that they depend on, and hold a hash of their content, which is
+checked whenever they are read.
+"""
 
 import hashlib
 import json
@@ -10,10 +14,51 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from data.cache import cache_folder
+from data.cache import cache_folder, discard
+from data.errors import InputError
+from data.partial import remove_leftovers
 from spectra.calibration.statistics import BlockStatistics, Moments
+from spectra.checkpoint.digests import combined_sha256, digest
+from spectra.store.durable import replacing
 
-FORMAT = 1
+FORMAT = 2
+
+Tensors = dict[str, torch.Tensor]
+About = dict[str, str]
+
+
+def save_tensors(path: Path, tensors: Tensors, about: Mapping[str, str]) -> None:
+    """Keep tensors in the cache with what is known about them; a killed process leaves no half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
+    with replacing(path) as partial:
+        save_file(tensors, partial, metadata={**about, "sha256": _sha256(path, tensors, about)})
+
+
+def load_tensors(path: Path) -> tuple[Tensors, About] | None:
+    """Tensors of the cache; None where there are none.
+
+    Those that are not what was saved are removed, and a line says so.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = dict(file.metadata())
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if about.pop("sha256") != _sha256(path, tensors, about):
+            raise ValueError("it is not what was saved")
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        discard(path, error)
+        return None
+    return tensors, about
+
+
+def _sha256(path: Path, tensors: Tensors, about: Mapping[str, str]) -> str:
+    """Of the content, and of the name that says what it is a function of."""
+    digests = {name: digest(value) for name, value in tensors.items()}
+    text = json.dumps([path.parts[-2:], combined_sha256(digests), dict(about)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class StatisticsFolder:
@@ -30,14 +75,9 @@ class StatisticsFolder:
         self.key = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.path = cache_folder("calibration", self.key)
 
-    def holds(self, block: str) -> bool:
-        """Whether a block's statistics are there."""
-        return self._file(block).exists()
-
     def save(self, block: str, statistics: BlockStatistics) -> None:
-        """Keep a block's statistics; a killed process leaves whole files only."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        tensors: dict[str, torch.Tensor] = {}
+        """Keep a block's statistics."""
+        tensors: Tensors = {}
         moments = {f"input.{group}": m for group, m in statistics.inputs.items()}
         moments |= {f"gradient.{name}": m for name, m in statistics.gradients.items()}
         for name, m in moments.items():
@@ -46,32 +86,42 @@ class StatisticsFolder:
             "groups": json.dumps(statistics.groups),
             "counts": json.dumps({name: m.count for name, m in moments.items()}),
         }
-        partial = self._file(block).with_suffix(".partial")
-        save_file(tensors, partial, metadata=about)
-        partial.replace(self._file(block))
+        save_tensors(self._file(block), tensors, about)
 
-    def load(self, block: str) -> BlockStatistics:
-        """A block's statistics, as they were saved."""
-        with safe_open(self._file(block), framework="pt") as file:
-            about = file.metadata()
-            counts: dict[str, int] = json.loads(about["counts"])
-            found = BlockStatistics(groups=json.loads(about["groups"]))
-            for name, count in counts.items():
-                second = file.get_tensor(f"{name}.second")
-                m = Moments(second, file.get_tensor(f"{name}.absolute"), count)
-                kind, _, key = name.partition(".")
-                if kind == "input":
-                    found.inputs[int(key)] = m
-                else:
-                    found.gradients[key] = m
+    def find(self, block: str) -> BlockStatistics | None:
+        """A block's statistics, as they were saved; None where they are not there."""
+        kept = load_tensors(self._file(block))
+        if kept is None:
+            return None
+        tensors, about = kept
+        counts: dict[str, int] = json.loads(about["counts"])
+        found = BlockStatistics(groups=json.loads(about["groups"]))
+        for name, count in counts.items():
+            m = Moments(tensors[f"{name}.second"], tensors[f"{name}.absolute"], count)
+            kind, _, key = name.partition(".")
+            if kind == "input":
+                found.inputs[int(key)] = m
+            else:
+                found.gradients[key] = m
         return found
 
     def intact(self, block: str) -> bool:
-        """Whether a block's file is there and can be read."""
-        try:
-            return self.holds(block) and bool(self.load(block).groups)
-        except (SafetensorError, OSError, ValueError, KeyError):
-            return False
+        """Whether a block's statistics are there, as they were saved."""
+        found = self.find(block)
+        return found is not None and bool(found.groups)
+
+    def load(self, block: str) -> BlockStatistics:
+        """A block's statistics.
+
+        Raises
+        ------
+        InputError
+            When they are no longer there.
+        """
+        found = self.find(block)
+        if found is None:
+            raise InputError(f"{self._file(block)} was lost: run the same command again")
+        return found
 
     @property
     def bytes(self) -> int:

@@ -2,13 +2,15 @@
 
 Memory is bounded by a shard. A killed process goes on where it was: a shard is renamed to its name
 once it is on disk, with what is known of it in a journal, and config.json, without which the folder
-is no checkpoint, comes last.
+is no checkpoint, comes last. What it wrote is used only if it is whole. One process at a time
+writes to a folder (`writing`).
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,11 +18,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from data.errors import InputError
+from data.integrity import sealed, unsealed
+from data.partial import remove_leftovers
 from spectra.checkpoint.digests import digest
-from spectra.store.durable import sync_folder, sync_tree, write_file
+from spectra.store.destination import make_folder
+from spectra.store.durable import replacing, sync_folder, sync_tree, write_file
+from spectra.store.lock import locked
 from spectra.threads import available_cores
 
 SHARD_BYTES = 500_000_000
@@ -82,7 +88,8 @@ def write_shards(
     Parameters
     ----------
     out
-        The folder: new, empty, or left by an interrupted call with the same key.
+        The folder, which is held (`writing`): empty, or left by an interrupted call with the same
+        key.
     shards
         Names of source tensors, by shard.
     make
@@ -98,7 +105,7 @@ def write_shards(
         When the folder holds something else.
     """
     plan = hashlib.sha256(json.dumps([key, list(map(list, shards))]).encode()).hexdigest()
-    journal = _opened(out, plan)
+    journal = begin(out, plan)
     written = Written()
     count = sum(map(len, shards))
     done = 0
@@ -106,7 +113,7 @@ def write_shards(
     for number, names in enumerate(shards):
         file = _name(number, len(shards))
         entry = journal.get(file)
-        if entry is None or not (out / file).exists():
+        if entry is None or not _is_whole(out / file, entry):
             entry = _write(out / file, names, make, _counted(progress, done, count))
             journal[file] = entry
             _save(out, plan, journal)
@@ -125,21 +132,62 @@ def write_shards(
     return written
 
 
-def require_free(out: Path) -> None:
-    """Require a folder that is new, empty, or the beginning of a result.
+@contextlib.contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Hold the folder of a result while it is made.
+
+    It is new, empty, or the beginning of a result. What a killed process left unfinished in it is
+    removed, and so is a new folder to which nothing was written.
 
     Raises
     ------
     InputError
-        When it holds something else, or cannot be made.
+        When it holds something else, cannot be written, or another process writes to it.
     """
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file: name a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / JOURNAL).exists():
+    new = not out.exists()
+    make_folder(out)
+    try:
+        with locked(out):
+            _require_free(out)
+            remove_leftovers(out)
+            yield
+    finally:
+        if new:
+            with contextlib.suppress(OSError):  # it is not empty
+                out.rmdir()
+
+
+def _require_free(out: Path) -> None:
+    held = [path.name for path in out.iterdir() if not path.match(".*.partial")]
+    if held and JOURNAL not in held:
         raise InputError(f"{out} is not empty: name another folder, or remove it")
-    above = next(folder for folder in (out, *out.resolve().parents) if folder.exists())
-    if not os.access(above, os.W_OK):
-        raise InputError(f"cannot write {out}: {above} cannot be written to")
+    if not os.access(out, os.W_OK):
+        raise InputError(f"cannot write {out}: it cannot be written to")
+
+
+def begin(out: Path, key: str) -> dict[str, Any]:
+    """Mark a folder as the beginning of a result; what is known of the shards that it has already.
+
+    Raises
+    ------
+    InputError
+        When it holds the beginning of another result, or cannot be written.
+    """
+    if (out / JOURNAL).exists():
+        try:
+            journal = unsealed((out / JOURNAL).read_bytes())
+            if journal["key"] == key:
+                return dict(journal["shards"])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        raise InputError(
+            f"{out} holds the beginning of another result: name another folder, or remove it"
+        )
+    try:
+        _save(out, key, {})
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
+    return {}
 
 
 def finish(out: Path, config: Mapping[str, Any]) -> None:
@@ -154,28 +202,18 @@ def _counted(progress: Callable[[int, int], None], done: int, count: int) -> Cal
     return lambda more: progress(done + more, count)
 
 
-def _opened(out: Path, key: str) -> dict[str, Any]:
-    require_free(out)
-    if (out / JOURNAL).exists():
-        try:
-            journal = json.loads((out / JOURNAL).read_text())
-            if journal["key"] == key:
-                return dict(journal["shards"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        raise InputError(
-            f"{out} holds the beginning of another result: name another folder, or remove it"
-        )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        _save(out, key, {})
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
-    return {}
-
-
 def _save(out: Path, key: str, journal: Mapping[str, Any]) -> None:
-    write_file(out / JOURNAL, json.dumps({"key": key, "shards": journal}).encode())
+    write_file(out / JOURNAL, sealed({"key": key, "shards": journal}))
+
+
+def _is_whole(shard: Path, entry: Mapping[str, Any]) -> bool:
+    """Whether a shard is what an interrupted process wrote."""
+    try:
+        tensors = load_file(shard)
+    except (OSError, SafetensorError):
+        return False
+    found = {name: digest(value).hex() for name, value in tensors.items()}
+    return bool(found == entry["sha256"])
 
 
 def _write(
@@ -191,16 +229,11 @@ def _write(
         progress(i + 1)
     with ThreadPoolExecutor(available_cores()) as pool:
         hashes = dict(zip(tensors, pool.map(digest, tensors.values()), strict=True))
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        save_file(tensors, partial, metadata={"format": "pt"})
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with replacing(path) as partial:
+            save_file(tensors, partial, metadata={"format": "pt"})
     except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
         raise InputError(f"cannot write {path}: {error}") from error
-    sync_folder(path.parent)
     return {
         "sha256": {name: value.hex() for name, value in hashes.items()},
         "notes": notes,

@@ -18,6 +18,7 @@ from spectra.allocation.outliers import outliers_on_text
 from spectra.allocation.rankmap import RankMap
 from spectra.commands.options import parse
 from spectra.exports.formats import to_table
+from spectra.store.destination import messages_beside
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,11 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(_report(rank_map, options)))
         return 0
-    print(to_table(rank_map))
-    _print_totals(rank_map)
-    if options.out is not None:
-        print(f"wrote {options.out}")
+    with messages_beside(options.out):
+        print(to_table(rank_map))
+        _print_totals(rank_map)
+        if options.out is not None:
+            print(f"wrote {options.out}")
     return 0
 
 

@@ -15,6 +15,7 @@ import tyro
 from spectra.allocation.rankmap import RankMap
 from spectra.commands.options import parse
 from spectra.exports.formats import FORMATS, export, left_out
+from spectra.store.destination import messages_beside
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,10 @@ def main(arguments: Sequence[str]) -> int:
     suffix = FORMATS[options.format].suffix
     out = options.out or options.map.with_name(f"{options.map.stem}-{options.format}{suffix}")
     export(rank_map, options.format, out)
-    for skipped in left_out(rank_map, options.format):
-        print(f"left out: {skipped.name}, {skipped.reason}")
-    if rank_map.approximate:
-        print("the map was made from approximate spectra")
-    print(f"wrote {out} ({FORMATS[options.format].summary})")
+    with messages_beside(out):
+        for skipped in left_out(rank_map, options.format):
+            print(f"left out: {skipped.name}, {skipped.reason}")
+        if rank_map.approximate:
+            print("the map was made from approximate spectra")
+        print(f"wrote {out} ({FORMATS[options.format].summary})")
     return 0

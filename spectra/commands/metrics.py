@@ -28,6 +28,7 @@ from spectra.analysis.table import (
     write_table,
 )
 from spectra.commands.options import parse
+from spectra.store.destination import messages_beside
 from spectra.store.reader import open_store
 
 SHOWN = ("stable_rank", "effective_rank", "alpha", "tail_size", "mp_spikes", "mp_soft_rank")
@@ -88,6 +89,12 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(_report(options, table, reasons), allow_nan=False))
         return 0
+    with messages_beside(options.out):
+        _print(options, table, reasons)
+    return 0
+
+
+def _print(options: Options, table: xr.Dataset, reasons: dict[str, int]) -> None:
     _print_medians(table)
     rows, missing = int(recorded(table).sum()), sum(reasons.values())
     if "approximate" in table.attrs:
@@ -98,7 +105,6 @@ def main(arguments: Sequence[str]) -> int:
         print(f"wrote {options.out} ({rows} rows of {len(columns(table))} columns)")
     elif not missing:
         print(f"{rows} spectra measured; --out FILE.csv writes all of it")
-    return 0
 
 
 def _report(options: Options, table: xr.Dataset, reasons: dict[str, int]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ def parse(
     description: str | None,
     default: Options | None = None,
     others: bool = False,
+    pairs: bool = False,
 ) -> Options:
     """Read options from a command line.
 
@@ -53,6 +54,9 @@ def parse(
         Values of the options that are not given; the dataclass' own where this is None.
     others
         Pass over arguments that the dataclass does not have.
+    pairs
+        Take every switch as ``--switch`` and as ``--no-switch``; else only the one that changes the
+        default.
 
     Raises
     ------
@@ -60,6 +64,7 @@ def parse(
         When the arguments do not fit, in one line.
     """
     errors = io.StringIO()
+    markers = (tyro.conf.OmitArgPrefixes, *(() if pairs else (tyro.conf.FlagCreatePairsOff,)))
     try:
         with contextlib.redirect_stderr(errors):
             given: dict[str, Any] = {} if default is None else {"default": default}
@@ -70,7 +75,7 @@ def parse(
                 args=list(arguments),
                 prog=f"spectra {command}",
                 description=description,
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+                config=markers,
                 **given,
             )
             result: Options = parsed[0] if others else parsed

@@ -8,6 +8,7 @@ import tyro
 
 from spectra.commands.options import parse
 from spectra.report.page import write_report
+from spectra.store.destination import messages_beside
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, arguments, command="report", description=__doc__)
     folder = Path() if "://" in options.store else Path(options.store).parent
     out = options.out or folder / "report.html"
-    write_report(options.store, out)
-    print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB): open it in any browser")
+    size = write_report(options.store, out)
+    with messages_beside(out):
+        print(f"wrote {out} ({size / 1e6:.1f} MB): open it in any browser")
     return 0

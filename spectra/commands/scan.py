@@ -19,6 +19,8 @@ from rich.console import Console
 from spectra.commands.options import parse
 from spectra.commands.progress import Shown, peak_memory_bytes
 from spectra.scanning.scan import Summary, run_scan
+from spectra.store.destination import require_no_broken_link
+from spectra.store.location import local_path
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="scan", description=__doc__)
     console = Console(stderr=True)
+    if (place := local_path(options.out)) is not None:
+        require_no_broken_link(place)
     started = time.perf_counter()
     with Shown(console, "matrices") as shown:
         summary = run_scan(

@@ -2,13 +2,11 @@
 
 import functools
 import hashlib
-import io
 import json
 import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
 from data.cache import cache_folder
@@ -17,7 +15,7 @@ from data.sources import open_source
 from spectra.calibration.blocks import open_blocks
 from spectra.calibration.passes import backward_pass, forward_pass
 from spectra.calibration.statistics import BlockStatistics
-from spectra.calibration.store import StatisticsFolder
+from spectra.calibration.store import StatisticsFolder, load_tensors, save_tensors
 from spectra.calibration.text import (
     about_text,
     corpus_windows,
@@ -31,7 +29,6 @@ from spectra.compression.settings import SELF, Calibration, Settings
 from spectra.compression.truncation import Root, covariance_root, scale_root
 from spectra.compression.weighting import Weighting, Weightings
 from spectra.models.loading import load_config, require_finite
-from spectra.store.durable import write_file
 
 KEPT_BYTES = 8e9
 """Statistics that take more are removed once they were used."""
@@ -122,13 +119,11 @@ def _written(address: str, calibration: Calibration, device: str) -> torch.Tenso
     size = {"windows": calibration.windows, "length": calibration.length}
     known = [open_checkpoint(address).identity, size, calibration.seed]
     key = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
-    path = cache_folder("calibration", f"text-{key}.npy")
-    if path.exists():
-        return torch.from_numpy(np.load(path))
+    path = cache_folder("calibration", f"text-{key}.safetensors")
+    if (kept := load_tensors(path)) is not None:
+        return kept[0]["windows"]
     windows = own_windows(address, **size, seed=calibration.seed, device=device)
-    content = io.BytesIO()
-    np.save(content, windows.numpy())
-    write_file(path, content.getvalue())
+    save_tensors(path, {"windows": windows}, {})
     return windows
 
 

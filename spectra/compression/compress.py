@@ -17,9 +17,9 @@ from spectra.checkpoint.writer import (
     SHARD_BYTES,
     Written,
     finish,
-    require_free,
     shards_of,
     write_shards,
+    writing,
 )
 from spectra.compression.config import SpectraConfig, StoredModule
 from spectra.compression.factors import Factors, pivoted
@@ -108,17 +108,24 @@ def compress(
     Raises
     ------
     InputError
-        When the map does not fit the checkpoint, a decomposition fails (naming the matrix), or the
-        folder holds something else.
+        When the map does not fit the checkpoint, a decomposition fails (naming the matrix), the
+        folder holds something else, or another process writes to it.
     """
     out = Path(out)
-    require_free(out)
     settings = Settings(
         method or ("svd" if budget is None else "fisher"), calibration or Calibration(), shrinkage
     )
     asked = Asked(checkpoint, settings, rank_map, budget, storage, align, check_weights, device)
+    with writing(out):
+        return _made(asked, out, dtype, shard_bytes, progress)
+
+
+def _made(
+    asked: Asked, out: Path, dtype: str | None, shard_bytes: int, progress: Progress
+) -> Compressed:
+    """What `compress` writes to a folder that it holds."""
     plan = make_plan(asked, progress)
-    maker = _Maker(plan, dtype, device)
+    maker = _Maker(plan, dtype, asked.device)
     sizes = {name: tensor_bytes(plan.source, name) for name in plan.source.tensors}
     written = write_shards(
         out,
@@ -127,13 +134,13 @@ def compress(
         key=_key(plan, dtype),
         progress=lambda done, count: progress("tensors written", done, count),
     )
-    if check_weights and not is_gguf(checkpoint):
+    if asked.check_weights and not is_gguf(asked.checkpoint):
         _require_hash(plan, written)
     stored_as = next(iter({n["format"] for n in written.notes.values() if "format" in n}), None)
     errors = {n["name"]: n["error"] for n in written.notes.values() if "error" in n}
     final = stored_map(plan.rank_map, errors=errors, stored_as=stored_as)
     described = SpectraConfig(final, plan.about, written.sha256).to_dict()
-    copy_companions(checkpoint, out)
+    copy_companions(asked.checkpoint, out)
     plan.weightings.close()
     finish(out, with_dtype(plan.config, dtype) | {"quantization_config": described})
     return Compressed(

@@ -1,5 +1,7 @@
 """`merge`: a compressed checkpoint as a dense one that any tool loads."""
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,9 +11,10 @@ from typing import Any
 import torch
 
 from data.errors import InputError
+from data.partial import partial_folder
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.checkpoint.compressed import is_compressed
-from spectra.checkpoint.writer import SHARD_BYTES, finish, require_free, shards_of, write_shards
+from spectra.checkpoint.writer import SHARD_BYTES, begin, finish, shards_of, write_shards, writing
 from spectra.compression.adapter import Adapter, adapter_of
 from spectra.compression.compress import rounded, with_dtype
 from spectra.compression.config import SpectraConfig
@@ -60,13 +63,27 @@ def merge(
     Raises
     ------
     InputError
-        When it is no compressed checkpoint, or damaged.
+        When it is no compressed checkpoint, or damaged; when the folder holds something else, or
+        another process writes to it.
     """
-    require_free(Path(out))
-    if (adapter := adapter_of(checkpoint)) is not None:
-        return _with_adapter(checkpoint, adapter, Path(out), dtype, compressed, shard_bytes)
-    if compressed:
-        raise InputError(f"{checkpoint} is no adapter: nothing to merge that would stay compressed")
+    with writing(Path(out)):
+        if (adapter := adapter_of(checkpoint)) is not None:
+            return _with_adapter(checkpoint, adapter, Path(out), dtype, compressed, shard_bytes)
+        if compressed:
+            raise InputError(
+                f"{checkpoint} is no adapter: nothing to merge that would stay compressed"
+            )
+        return _dense(checkpoint, Path(out), dtype, shard_bytes, progress)
+
+
+def _dense(
+    checkpoint: str,
+    out: Path,
+    dtype: str | None,
+    shard_bytes: int,
+    progress: Callable[[str, int, int], None],
+) -> Merged:
+    """Products in the place of factors, shard by shard."""
     opened = open_checkpoint(checkpoint)
     if not is_compressed(opened.config):
         raise InputError(f"{checkpoint} is no compressed checkpoint: nothing to merge")
@@ -82,16 +99,16 @@ def merge(
 
     sizes = {name: tensor_bytes(opened.source, name) for name in opened.source.tensors}
     written = write_shards(
-        Path(out),
+        out,
         shards_of(sizes, shard_bytes),
         make,
         key=f"merge {opened.identity} {dtype}",
         progress=lambda done, count: progress("tensors written", done, count),
     )
-    copy_companions(checkpoint, Path(out))
+    copy_companions(checkpoint, out)
     config = {k: v for k, v in opened.config.items() if k != "quantization_config"}
-    finish(Path(out), with_dtype(config, dtype))
-    return Merged(Path(out), len(described.factored), written.parameters, written.bytes)
+    finish(out, with_dtype(config, dtype))
+    return Merged(out, len(described.factored), written.parameters, written.bytes)
 
 
 def _with_adapter(
@@ -112,16 +129,19 @@ def _with_adapter(
     for parameter in model.parameters():
         if parameter.is_floating_point():
             parameter.data = parameter.data.to(target)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial, max_shard_size=shard_bytes)
-    copy_companions(adapter.base, partial)
-    for name in COPIED:  # the tokenizer that it was finetuned with
-        if (Path(checkpoint) / name).is_file():
-            shutil.copyfile(Path(checkpoint) / name, partial / name)
-    if out.exists():
-        out.rmdir()
-    partial.rename(out)
+    known = json.dumps([adapter.sha256, str(target), compressed, shard_bytes])
+    begin(out, hashlib.sha256(known.encode()).hexdigest())
+    with partial_folder(out / "model") as partial:
+        model.save_pretrained(partial, max_shard_size=shard_bytes)
+        copy_companions(adapter.base, partial)
+        for name in COPIED:  # the tokenizer that it was finetuned with
+            if (Path(checkpoint) / name).is_file():
+                shutil.copyfile(Path(checkpoint) / name, partial / name)
+        config = json.loads((partial / "config.json").read_text())
+        (partial / "config.json").unlink()
+        for file in partial.iterdir():
+            file.replace(out / file.name)
+    finish(out, config)
     return Merged(
         out,
         0 if compressed else products,

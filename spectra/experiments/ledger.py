@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
+from data.integrity import sealed, unsealed
 from spectra.store.durable import write_file
 
 Row = dict[str, Any]
@@ -34,7 +35,7 @@ class Ledger:
         if not self.path.exists():
             return
         try:
-            held = json.loads(self.path.read_text())
+            held = unsealed(self.path.read_bytes())
             known, self.rows = held["settings"], list(held["rows"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
@@ -57,5 +58,5 @@ class Ledger:
         row = {**key, **measure()}
         self.rows.append(row)
         content = {"settings": self.settings, "rows": self.rows}
-        write_file(self.path, json.dumps(content, indent=1).encode())
+        write_file(self.path, sealed(content))
         return row

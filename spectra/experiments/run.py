@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from data.errors import InputError
+from data.partial import remove_leftovers
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.experiments.ledger import Ledger, Row
 from spectra.experiments.settings import Settings
 from spectra.figures.results import measured_lines
+from spectra.store.destination import make_folder
 from spectra.store.durable import write_file
+from spectra.store.lock import locked
 
 Progress = Callable[[str, int, int], None]
 
@@ -119,31 +121,19 @@ def run_experiment(
     Raises
     ------
     InputError
-        When the folder holds results of other settings.
+        When the folder holds results of other settings, or another process writes to it.
     """
     experiment = EXPERIMENTS[name]
     known = {"experiment": name, "checkpoint": checkpoint, "device": device, **settings.to_dict()}
     known |= {"identity": open_checkpoint(checkpoint).identity, "texts": settings.fingerprints()}
     make_folder(folder)
-    ledger = Ledger(folder, known)
-    rows = list(_rows(name, checkpoint, settings, folder, device, ledger, progress))
-    shape = Shape(name, experiment, list(_points(experiment, rows)))
-    subtitle = f"{Path(checkpoint).name}, {Path(settings.data).name}"
-    return written(shape, rows, folder, subtitle, ledger.path)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder for results, if it is not there.
-
-    Raises
-    ------
-    InputError
-        When it cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
+    with locked(folder):
+        remove_leftovers(folder)
+        ledger = Ledger(folder, known)
+        rows = list(_rows(name, checkpoint, settings, folder, device, ledger, progress))
+        shape = Shape(name, experiment, list(_points(experiment, rows)))
+        subtitle = f"{Path(checkpoint).name}, {Path(settings.data).name}"
+        return written(shape, rows, folder, subtitle, ledger.path)
 
 
 @dataclass(frozen=True)

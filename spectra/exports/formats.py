@@ -11,7 +11,7 @@ from typing import Any
 from data.errors import InputError
 from spectra.allocation.rankmap import Module, RankMap
 from spectra.matrices import Skipped, block_labels, in_order
-from spectra.store.durable import write_file
+from spectra.store.destination import write_result
 
 VLLM_LARGEST_RANK = 512
 _EXPERT = re.compile(r"\.experts\.\d+\.")
@@ -29,10 +29,7 @@ def export(rank_map: RankMap, kind: str, path: str | Path) -> None:
         raise InputError(f"no format {kind!r}; there are: {', '.join(FORMATS)}")
     made = FORMATS[kind].make(rank_map)
     content = made if isinstance(made, bytes) else made.encode()
-    try:
-        write_file(Path(path).resolve(), content)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    write_result(path, content)
 
 
 def to_csv(rank_map: RankMap) -> str:

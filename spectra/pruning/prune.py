@@ -19,7 +19,7 @@ from spectra.allocation.rankmap import RankMap
 from spectra.calibration.blocks import open_blocks
 from spectra.checkpoint.checkpoint import Checkpoint, Tensors, open_checkpoint
 from spectra.checkpoint.compressed import MergedTensors
-from spectra.checkpoint.writer import SHARD_BYTES, finish, require_free, shards_of, write_shards
+from spectra.checkpoint.writer import SHARD_BYTES, finish, shards_of, write_shards, writing
 from spectra.compression.calibrated import calibration_text
 from spectra.compression.compress import rounded
 from spectra.compression.config import SpectraConfig
@@ -91,10 +91,10 @@ def prune(
     Raises
     ------
     InputError
-        When there is nothing to prune, or a matrix' statistics are not finite (naming it).
+        When there is nothing to prune, a matrix' statistics are not finite (naming it), the folder
+        holds something else, or another process writes to it.
     """
     out = Path(out)
-    require_free(out)
     opened = open_checkpoint(checkpoint)
     if rank_map is not None:
         opened = opened.spanning(rank_map.ranks)
@@ -108,7 +108,7 @@ def prune(
     about: dict[str, Any] = {"method": method, "sparsity": pattern.sparsity, "only": only}
     if pattern.structured:
         about["pattern"] = f"{pattern.of - pattern.zeros}:{pattern.of}"
-    with tempfile.TemporaryDirectory(prefix="spectra-prune-") as folder:
+    with writing(out), tempfile.TemporaryDirectory(prefix="spectra-prune-") as folder:
         ready: dict[str, Path] = {}
         if method != "magnitude":
             calibration = calibration or Calibration()
@@ -141,20 +141,20 @@ def prune(
             key=hashlib.sha256(key.encode()).hexdigest(),
             progress=lambda done, count: progress("tensors written", done, count),
         )
-    shares = {n["name"]: n["zeros"] / n["entries"] for n in written.notes.values()}
-    entries = sum(n["entries"] for n in written.notes.values())
-    total = sum(n["zeros"] for n in written.notes.values()) / entries
-    if held is not None:
-        made = {**held.compression, "pruning": about}
-        config = config | {
-            "quantization_config": dataclasses.replace(
-                held, compression=made, sha256=written.sha256
-            ).to_dict()
-        }
-    write_file(out / REPORT, json.dumps({**about, "zeros": shares}, indent=2).encode())
-    copy_companions(checkpoint, out)
-    finish(out, config)
-    return Pruned(out, total, shares, len(opened.matrices) - len(shares), fixed, written.bytes)
+        shares = {n["name"]: n["zeros"] / n["entries"] for n in written.notes.values()}
+        entries = sum(n["entries"] for n in written.notes.values())
+        total = sum(n["zeros"] for n in written.notes.values()) / entries
+        if held is not None:
+            made = {**held.compression, "pruning": about}
+            config = config | {
+                "quantization_config": dataclasses.replace(
+                    held, compression=made, sha256=written.sha256
+                ).to_dict()
+            }
+        write_file(out / REPORT, json.dumps({**about, "zeros": shares}, indent=2).encode())
+        copy_companions(checkpoint, out)
+        finish(out, config)
+        return Pruned(out, total, shares, len(opened.matrices) - len(shares), fixed, written.bytes)
 
 
 def _prepared(

@@ -11,12 +11,12 @@ import xarray as xr
 from data.errors import InputError
 from spectra.report.facts import facts
 from spectra.report.payload import payload
-from spectra.store.durable import write_file
+from spectra.store.destination import write_result
 from spectra.store.reader import open_store
 
 
-def write_report(store: str | Path, out: str | Path) -> None:
-    """Write the report of a store.
+def write_report(store: str | Path, out: str | Path) -> int:
+    """Write the report of a store; returns its bytes.
 
     Parameters
     ----------
@@ -30,9 +30,6 @@ def write_report(store: str | Path, out: str | Path) -> None:
     InputError
         When there is no such store, it has no snapshot yet, or `out` cannot be written.
     """
-    out = Path(out).resolve()  # a link stays a link
-    if out.exists() and not out.is_file():
-        raise InputError(f"cannot write {out}: it is there and is no file")
     run = open_store(store)
     try:
         page = report_html(run, name=str(store))
@@ -42,10 +39,9 @@ def write_report(store: str | Path, out: str | Path) -> None:
         raise InputError(
             f"{store} cannot be read ({error}): spectra verify says what is wrong with it"
         ) from error
-    try:
-        write_file(out, page.encode())
-    except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
+    content = page.encode()
+    write_result(out, content)
+    return len(content)
 
 
 def report_html(run: xr.DataTree, *, name: str) -> str:

@@ -1,12 +1,17 @@
 """Writing to a local disk so that what was announced survives a power cut."""
 
 import asyncio
+import contextlib
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
+
+from data.errors import InputError
+from data.partial import partial_file, partial_folder
 
 
 class DurableStore(LocalStore):
@@ -26,26 +31,70 @@ class DurableStore(LocalStore):
 
 
 def write_file(path: Path, content: bytes | memoryview) -> None:
-    """Replace a file atomically; it and its name are on disk when this returns."""
+    """Replace a file atomically; it and its name are on disk when this returns.
+
+    Raises
+    ------
+    InputError
+        When something is there that is no file: a folder, a device, a pipe.
+    """
+    with _placed(path), partial_file(path) as partial:
+        partial.write_bytes(content)
+        _replace(partial, path)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path for a library to write to; the file then takes `path`'s place, see `write_file`.
+
+    It lies in a folder of its own, with whatever else the library puts there.
+    """
+    with _placed(path), partial_folder(path) as folder:
+        yield folder / path.name
+        _replace(folder / path.name, path)
+
+
+@contextlib.contextmanager
+def _placed(path: Path) -> Iterator[None]:
+    """Make the folders of a file before it is written, and bring all names to disk after."""
+    _require_file(path)
     new_folders = []
     folder = path.parent
     while not folder.exists():
         new_folders.append(folder)
         folder = folder.parent
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
-    try:
-        with partial.open("wb") as f:
-            f.write(content)
-            f.flush()
-            os.fsync(f.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    yield
     sync_folder(path.parent)
     for new in new_folders:
         sync_folder(new.parent)
+
+
+def _replace(partial: Path, path: Path) -> None:
+    with partial.open("rb") as f:
+        os.fsync(f.fileno())
+    partial.replace(path)
+
+
+def _require_file(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except OSError:  # nothing is there
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
+        raise InputError(f"cannot write {path}: it is {kind_of(mode)}")
+
+
+def kind_of(mode: int) -> str:
+    """What is no regular file, in words, from its mode."""
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+    }
+    return kinds.get(stat.S_IFMT(mode), "no file")
 
 
 def sync_folder(folder: Path) -> None:

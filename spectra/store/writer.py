@@ -7,12 +7,10 @@ when the service says so.
 
 import asyncio
 import json
-import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
-from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +23,7 @@ from zarr.errors import ZarrUserWarning
 from zarr.storage import MemoryStore
 
 from data.errors import InputError
+from data.partial import partial_folder, remove_leftovers
 from spectra.store.durable import DurableStore, sync_folder
 from spectra.store.layout import BLOCK, TRAIN_CHUNK, Layout
 from spectra.store.location import Location, exists, local_path, zarr_store
@@ -72,16 +71,16 @@ class StoreWriter:
             return cls(location, layout, None)
         # the store gets its name once it is whole, so an interrupted creation leaves no half store
         path = path.absolute()
-        partial = path.with_name(f".{path.name}.{uuid4().hex}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent, path.name)
+        with partial_folder(path) as partial:
             _copy(new, DurableStore(partial))
-            partial.rename(path)
-        except BaseException as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            if isinstance(error, OSError) and path.exists():
+            try:
+                partial.rename(path)
+            except OSError as error:
+                if not path.exists():
+                    raise
                 raise InputError(f"another process has just made {location}: resume it") from error
-            raise
         sync_folder(path.parent)
         return cls(location, layout, _lock(path))
 
@@ -101,6 +100,8 @@ class StoreWriter:
         path = local_path(location)
         lock = _lock(path) if path else None
         try:
+            if path:
+                remove_leftovers(path, below=True)
             root = zarr.open_group(zarr_store(location), mode="r+", use_consolidated=False)
             _require_same(location, root, layout, attrs)
             for name in (*reversed(layout.step_arrays()), "train/train_step"):

@@ -1,11 +1,16 @@
 """Options: validated where they are made, and a file that gives them back."""
 
+import dataclasses
 import json
 import math
+from typing import Literal, get_args, get_origin
 
 import pytest
 
 from data.errors import InputError
+from pretrain import command as pretraining
+from pretrain.finetuning import command as finetuning
+from pretrain.finetuning.options import FinetuneOptions
 from pretrain.optionfile import differences, from_dict, read_options, to_dict
 from pretrain.options import OptimizerOptions, PretrainOptions
 from pretrain.presets import PRESETS, model_config
@@ -115,3 +120,95 @@ def test_the_learning_rate_is_positive_in_the_shortest_runs(warmup, steps):
     options = OptimizerOptions(warmup=warmup, min_lr_ratio=0.1)
     rates = [learning_rate(step, steps, options) for step in range(steps)]
     assert all(0 < rate <= options.learning_rate and math.isfinite(rate) for rate in rates)
+
+
+COMMANDS = {"pretrain": (pretraining, PretrainOptions), "finetune": (finetuning, FinetuneOptions)}
+VALUES = {
+    "micro_batch_size": "2",
+    "model": "llama_20m",
+    "record_at": "0,10",
+    "record_spectra": "weight,gradient",
+    "train": "full",
+    "vocab_size": "300",
+}
+"""Of options that do not take just any value."""
+TOGETHER = {
+    "distill_weight": ["--teacher", "other"],
+    "galore": ["--train", "galore"],
+    "lora": ["--train", "lora"],
+    "micro_batch_size": ["--batch-size", "4"],
+    "questions": ["--task", "boolq"],
+    "task_data": ["--task", "boolq"],
+    "temperature": ["--teacher", "other"],
+}
+"""What options need beside them, by the beginning of their names."""
+
+
+def fields_of(options):
+    """Every option, in all groups: name, type, default."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from fields_of(value)
+        else:
+            yield field.name, field.type, value
+
+
+def another(name, kind, default) -> list[str]:
+    """An option as it is typed, with a value that is not its default."""
+    option = f"--{name.replace('_', '-')}"
+    members = get_args(kind) or (kind,)
+    literals = [value for m in members if get_origin(m) is Literal for value in get_args(m)]
+    literals += members if get_origin(kind) is Literal else []
+    if name == "checkpoint":
+        return ["another"]
+    if name in VALUES:
+        return [option, VALUES[name]]
+    if bool in members:
+        return [option if not default else f"--no-{name.replace('_', '-')}"]
+    if literals:
+        return [option, next(value for value in literals if value != default)]
+    if int in members:
+        return [option, str((default or 0) + 2)]
+    if float in members:
+        return [option, str(default / 2 if default else 0.5)]
+    return [option, "another"]
+
+
+def typed_commands():
+    for command, (_, kind) in COMMANDS.items():
+        for name, type_, default in fields_of(kind()):
+            together = next((v for k, v in TOGETHER.items() if name.startswith(k)), [])
+            first = [] if command == "pretrain" or name == "checkpoint" else ["model"]
+            typed = [*first, *together, *another(name, type_, default)]
+            yield pytest.param(command, name, typed, id=f"{command}-{name}")
+
+
+@pytest.mark.parametrize(("command", "name", "typed"), list(typed_commands()))
+def test_the_command_that_started_a_run_resumes_it(tmp_path, command, name, typed):
+    module, kind = COMMANDS[command]
+    arguments = [*typed, "--out", str(tmp_path)]
+    started = module._parse(arguments)
+    (tmp_path / f"{command}.json").write_text(json.dumps(to_dict(started.options)))
+    assert to_dict(started.options)[name] != to_dict(kind())[name]
+    resumed = dataclasses.replace(started, resume=True)
+    assert module._parse([*arguments, "--resume"]) == resumed
+
+
+def test_a_run_that_was_started_from_a_file_is_resumed_with_it(tmp_path):
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"steps": 7, "record_early": True}))
+    arguments = ["--config", str(settings), "--clip", "2", "--out", str(tmp_path)]
+    started = pretraining._parse(arguments)
+    (tmp_path / "pretrain.json").write_text(json.dumps(to_dict(started.options)))
+    resumed = pretraining._parse([*arguments, "--resume"])
+    assert resumed.options == started.options
+    settings.write_text(json.dumps({"steps": 8, "record_early": True}))
+    with pytest.raises(InputError, match=r"--steps 8 \(was 7\)"):
+        pretraining._parse([*arguments, "--resume"])
+
+
+def test_a_switch_that_was_not_given_is_a_difference(tmp_path):
+    (tmp_path / "pretrain.json").write_text(json.dumps(to_dict(PretrainOptions())))
+    with pytest.raises(InputError, match=r"--record-early True \(was False\)"):
+        pretraining._parse(["--record-early", "--resume", "--out", str(tmp_path)])

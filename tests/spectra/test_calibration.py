@@ -11,6 +11,8 @@ from spectra.calibration.statistics import BlockStatistics, Moments
 from spectra.calibration.store import StatisticsFolder
 from spectra.calibration.text import own_windows
 from spectra.checkpoint.checkpoint import open_checkpoint
+from spectra.compression.calibrated import calibration_text
+from spectra.compression.settings import Calibration
 from spectra.models.loading import Loaded, load_skeleton, load_whole
 from tests.small import random_batch
 from tests.spectra.checkpoints import saved
@@ -178,9 +180,49 @@ def test_kept_statistics_are_read_back_bit_for_bit_and_known_by_what_they_come_f
     assert read.gradients["a"].count == 5
     for other in ({"checkpoint": "c", "tokens": "u"}, {"checkpoint": "d", "tokens": "t"}):
         assert not StatisticsFolder(other).intact("model.layers.0")
+
+
+def flip(content: bytes) -> bytes:
+    return bytes([*content[:-1], content[-1] ^ 1])
+
+
+@pytest.mark.parametrize("damage", [flip, lambda content: content[:-9], lambda content: b""])
+def test_damaged_statistics_are_removed_with_a_line(capsys, damage):
+    statistics = BlockStatistics({"a": 0}, {0: Moments.empty(3)})
+    statistics.inputs[0].add(torch.randn(5, 3))
+    folder = StatisticsFolder({"checkpoint": "c", "damage": repr(damage)})
+    folder.save("model.layers.0", statistics)
+    assert folder.intact("model.layers.0")
     file = folder.path / "model.layers.0.safetensors"
-    file.write_bytes(file.read_bytes()[:-9])
+    file.write_bytes(damage(file.read_bytes()))
     assert not folder.intact("model.layers.0")
+    assert f"{file} is damaged" in capsys.readouterr().err
+    assert not file.exists()
+
+
+def test_statistics_of_another_block_are_not_used(tmp_path):
+    statistics = BlockStatistics({"a": 0}, {0: Moments.empty(3)})
+    folder = StatisticsFolder({"checkpoint": "c", "renamed": True})
+    folder.save("model.layers.0", statistics)
+    file = folder.path / "model.layers.0.safetensors"
+    file.rename(folder.path / "model.layers.1.safetensors")
+    assert not folder.intact("model.layers.1")
+    with pytest.raises(InputError, match="was lost: run the same command again"):
+        folder.load("model.layers.1")
+
+
+def test_text_that_was_damaged_is_written_again(tmp_path, monkeypatch, capsys):
+    saved(tmp_path / "m")
+    monkeypatch.setenv("SPECTRA_CACHE", str(tmp_path / "cache"))
+    calibration = Calibration(windows=2, length=8)
+    written, _ = calibration_text(str(tmp_path / "m"), calibration, "cpu")
+    (file,) = (tmp_path / "cache/calibration").glob("text-*")
+    content = file.read_bytes()
+    file.write_bytes(flip(content))
+    again, _ = calibration_text(str(tmp_path / "m"), calibration, "cpu")
+    assert torch.equal(again, written)
+    assert f"{file} is damaged" in capsys.readouterr().err
+    assert file.read_bytes() == content
 
 
 def test_a_model_writes_the_same_text_again_and_leaves_the_random_state_alone(tmp_path):

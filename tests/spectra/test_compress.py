@@ -227,6 +227,8 @@ def test_an_interrupted_call_goes_on_and_gives_the_same_files(model, tmp_path, m
     with pytest.raises(InputError, match="beginning of another result"):
         compress(str(model), uniform(model, err=0.7), tmp_path / "c", shard_bytes=20_000)
     left = 100
+    damaged = tmp_path / "c" / made[0]
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\0")  # its last entry is another one now
     again = compress(str(model), rank_map, tmp_path / "c", shard_bytes=20_000)
     assert again.reused > 0
     files = sorted(p.name for p in whole.path.iterdir())

@@ -143,6 +143,15 @@ def test_a_damaged_ledger_is_one_line(tmp_path):
         Ledger(tmp_path, {})
 
 
+def test_a_changed_figure_of_a_ledger_is_not_used(tmp_path):
+    Ledger(tmp_path, {}).cell({"err": 0.5}, lambda: {"perplexity": 12.5})
+    assert Ledger(tmp_path, {}).rows == [{"err": 0.5, "perplexity": 12.5}]
+    file = tmp_path / "results.json"
+    file.write_text(file.read_text().replace("12.5", "11.5"))
+    with pytest.raises(InputError, match="damaged"):
+        Ledger(tmp_path, {})
+
+
 def test_the_command_prints_a_table_and_names_its_files(stories, shared, tmp_path, capsys):
     text = str(shared / "data" / "text" / "c4-validation.jsonl.gz")
     arguments = ["experiment", "table1", stories, "--out", str(tmp_path), "--data", text]

@@ -1,0 +1,93 @@
+"""Files and folders in the making: ``.NAME.HEX.partial`` beside their place, until they are whole.
+
+The process that makes one holds it, and a killed process holds nothing: so the next one can tell
+what was left behind, and removes it.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from glob import escape
+from pathlib import Path
+from uuid import uuid4
+
+try:
+    import fcntl
+except ImportError:  # Windows has none: there, what was left behind stays
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def partial_file(target: Path) -> Iterator[Path]:
+    """An empty file beside `target`, removed after the block unless it was renamed."""
+    with _held(target, os.O_RDWR | os.O_CREAT | os.O_EXCL) as partial:
+        try:
+            yield partial
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def partial_folder(target: Path) -> Iterator[Path]:
+    """An empty folder beside `target`, removed after the block unless it was renamed."""
+    with _held(target, None) as partial:
+        try:
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path, target: str | None = None, *, below: bool = False) -> None:
+    """Remove what killed processes left; what a living one makes stays.
+
+    Parameters
+    ----------
+    folder
+        Where to look.
+    target
+        Name of the file or folder that was in the making; any where it is None.
+    below
+        Look in all folders below, too.
+    """
+    pattern = ".*.partial" if target is None else f".{escape(target)}.{'[0-9a-f]' * 32}.partial"
+    for path in list(folder.rglob(pattern) if below else folder.glob(pattern)):
+        with contextlib.suppress(OSError):
+            _remove_unless_held(path)
+
+
+@contextlib.contextmanager
+def _held(target: Path, new_file: int | None) -> Iterator[Path]:
+    while True:
+        partial = target.with_name(f".{target.name}.{uuid4().hex}.partial")
+        if new_file is None:
+            partial.mkdir()
+        descriptor = os.open(partial, os.O_RDONLY if new_file is None else new_file, 0o666)
+        _lock(descriptor)
+        if os.fstat(descriptor).st_nlink:  # else it was taken for a leftover before it was held
+            break
+        os.close(descriptor)
+    try:
+        yield partial
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def _remove_unless_held(path: Path) -> None:
+    if fcntl is None:
+        return
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    finally:
+        os.close(descriptor)
