@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 import spectra
 from data.errors import InputError
 from spectra.cli import main
-from spectra.density import EXACT_SIDE, approximate_singular_values
 from spectra.scanning import engines, scan
 from spectra.scanning.row import Row
 from spectra.scanning.scan import IncompleteError, run_scan
@@ -450,53 +449,6 @@ def test_an_approximate_scan_is_marked_as_such(tmp_path, capsys):
     assert main(["allocate", str(place), "--err", "0.5"]) == 0
     assert "approximate spectra" in capsys.readouterr().out
     assert spectra.metrics_table(run).attrs["approximate"]
-
-
-@pytest.mark.parametrize("kind", ["bulk", "power law"])
-def test_approximate_values_lie_within_their_error_bars(kind):
-    draw = np.random.default_rng(0)
-    x = draw.standard_normal((700, 900))
-    if kind == "power law":
-        u, _, vt = np.linalg.svd(x, full_matrices=False)
-        x = u * np.arange(1, 701) ** -0.7 @ vt
-    exact = np.linalg.svd(x, compute_uv=False)
-    values, errors = approximate_singular_values(torch.from_numpy(x))
-    assert (np.diff(values) <= 1e-12).all()
-    assert (np.abs(values - exact) < 2 * errors + 1e-6 * exact[0]).mean() > 0.8
-    assert np.abs(values - exact).max() < 0.05 * exact[0]
-    np.testing.assert_allclose(values[:3], exact[:3], rtol=1e-2)
-    again, _ = approximate_singular_values(torch.from_numpy(x), seed=0)
-    np.testing.assert_array_equal(again, values)
-
-
-@pytest.mark.parametrize("kind", ["rank one", "rank five", "square", "exponential"])
-@pytest.mark.parametrize("scale", [1e-60, 1.0, 1e60])
-def test_approximation_of_spectra_that_fall_fast(kind, scale):
-    index = np.arange(700)
-    exact = {
-        "rank one": np.where(index < 1, 1.0, 0.0),
-        "rank five": np.where(index < 5, 5.0 - index, 0.0),
-        "square": (index + 1.0) ** -2,
-        "exponential": np.exp(-index / 3),
-    }[kind]
-    draw = np.random.default_rng(0)
-    u, _ = np.linalg.qr(draw.standard_normal((700, 700)))
-    v, _ = np.linalg.qr(draw.standard_normal((900, 700)))
-    values, errors = approximate_singular_values(torch.from_numpy(scale * (u * exact) @ v.T))
-    np.testing.assert_allclose(values[:3] / scale, exact[:3], atol=2e-3 * exact[0])
-    assert np.square(values / scale).sum() == pytest.approx(np.square(exact).sum(), rel=5e-3)
-    assert (np.abs(values / scale - exact) <= 3 * errors / scale + 1e-3 * exact[0]).mean() > 0.9
-
-
-def test_approximation_of_small_and_of_strange_matrices():
-    small = torch.randn(EXACT_SIDE, 600)
-    values, errors = approximate_singular_values(small)
-    np.testing.assert_allclose(values, torch.linalg.svdvals(small.double()), rtol=1e-9)
-    assert not errors.any()
-    assert not approximate_singular_values(torch.zeros(600, 600))[0].any()
-    spoilt = torch.randn(600, 600)
-    spoilt[0, 0] = torch.inf
-    assert np.isnan(approximate_singular_values(spoilt)[0]).all()
 
 
 # the command
