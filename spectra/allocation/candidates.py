@@ -120,8 +120,8 @@ def candidates_of(run: xr.DataTree, step: int | None = None) -> Candidates:
               if not np.isfinite(v[: m.full_rank]).all()]  # fmt: skip
     if spoilt:
         raise InputError(
-            f"no ranks for {_listed(spoilt)}: the weights hold a NaN or an infinity, or were not "
-            "recorded"
+            f"no ranks for {_listed(spoilt)}: the weights hold a NaN or an infinity, are beyond "
+            "the numbers of the store, or were not recorded"
         )
     each = tuple(Candidate(m, v[: m.full_rank]) for m, v in zip(matrices, values, strict=True))
     attrs = run.attrs
