@@ -92,7 +92,7 @@ def out_of_range(largest: float, dtype: npt.DTypeLike) -> bool:
         float32 or float64; bfloat16 has float32's range.
     """
     limits = np.finfo(dtype)
-    return bool(largest > limits.max or 0 < largest < limits.tiny)
+    return largest > float(limits.max) or 0 < largest < float(limits.tiny)
 
 
 @dataclass(frozen=True)
