@@ -106,6 +106,21 @@ def singular_values_of_many(
     return map_matrices(lambda matrix: _singular_values(matrix, method).numpy(), matrices)
 
 
+def scaled(matrix: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """A finite matrix times 2^-exponent, in float32, and that exponent: its largest entry is in
+    [1/2, 1), so that no square of it overflows, nor vanishes unless it does not matter.
+    """
+    wide = matrix if matrix.element_size() >= 4 else matrix.float()
+    _, exponent = np.frexp(float(wide.abs().max()))
+    return shifted(wide, -int(exponent)).float(), int(exponent)
+
+
+def shifted(matrix: torch.Tensor, exponent: int) -> torch.Tensor:
+    """A matrix times 2^exponent; in two steps, as one power may be beyond what there is."""
+    half = exponent // 2
+    return matrix * 2.0**half * 2.0 ** (exponent - half)
+
+
 def leading_subspaces(
     matrix: torch.Tensor, rank: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

@@ -18,6 +18,7 @@ from spectra.figures.measures import layer_role_grid, layer_role_heatmap, map_he
 from spectra.figures.spectra import tail_fit
 from spectra.matrices import block_labels
 from spectra.metrics.goodness import ENOUGH, Verdict
+from spectra.metrics.spectrum import squared
 
 MEASURES = (
     "alpha",
@@ -241,7 +242,7 @@ def _values(run: Run, view: View, step: int) -> xr.DataArray:
 def _tail(run: Run, view: View) -> Any:
     name, kind, step = _matrix(run, view), _kind(run, view), run.step(view.step)
     fit = run.measures(step).sel(matrix=name, kind=kind)
-    values = np.square(run.spectrum(kind, name, step)).astype(np.float32)
+    values = squared(run.spectrum(kind, name, step))
     return tail_fit(
         values,
         title=escape(name, quote=False),

@@ -95,8 +95,10 @@ class Menus:
         align: int = 1,
         squared: bool = False,
     ) -> None:
-        errors = [c.squared_errors if squared else c.relative_errors for c in candidates.each]
+        errors = [c.relative_errors for c in candidates.each]
         if squared:  # tolerances are absolute
+            unit = max(float(c.values[0]) for c in candidates.each) or 1.0
+            errors = [c.squared_errors(unit) for c in candidates.each]
             total = sum(float(e[0]) for e in errors) or 1.0
             errors = [e * (len(errors) / total) for e in errors]
         self.each = [

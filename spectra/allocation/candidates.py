@@ -39,10 +39,9 @@ class Candidate:
         found: Doubles = np.sqrt(tails / tails[0]) if tails[0] > 0 else np.zeros_like(tails)
         return found
 
-    @cached_property
-    def squared_errors(self) -> Doubles:
-        """What truncation loses, squared and not normalised: (full_rank + 1,)."""
-        energies = np.square(self.values)
+    def squared_errors(self, unit: float) -> Doubles:
+        """What truncation loses, in the unit given and squared: (full_rank + 1,)."""
+        energies = np.square(self.values / unit)
         return np.concatenate([np.cumsum(energies[::-1])[::-1], [0.0]])
 
 
@@ -120,8 +119,8 @@ def candidates_of(run: xr.DataTree, step: int | None = None) -> Candidates:
               if not np.isfinite(v[: m.full_rank]).all()]  # fmt: skip
     if spoilt:
         raise InputError(
-            f"no ranks for {_listed(spoilt)}: the weights hold a NaN or an infinity, or were not "
-            "recorded"
+            f"no ranks for {_listed(spoilt)}: the weights hold a NaN or an infinity, are beyond "
+            "the numbers of the store, or were not recorded"
         )
     each = tuple(Candidate(m, v[: m.full_rank]) for m, v in zip(matrices, values, strict=True))
     attrs = run.attrs

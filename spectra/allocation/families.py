@@ -14,6 +14,7 @@ import numpy as np
 from data.errors import InputError
 from spectra.allocation.candidates import Candidates, Doubles, Ranks
 from spectra.metrics.ranks import effective_rank
+from spectra.metrics.spectrum import relative
 from spectra.metrics.tails import power_law
 
 Measure = Callable[[Ranks], float]
@@ -113,7 +114,7 @@ def alpha(candidates: Candidates, spread: float = ALPHA_SPREAD) -> Family:
     1 + spread], which scales what the block's matrices lose. Source: Lu et al. 2024.
     """
     held = np.array([c.matrix.block for c in candidates.each])
-    exponents = np.array([power_law(np.square(c.values)).alpha for c in candidates.each])
+    exponents = np.array([power_law(np.square(relative(c.values))).alpha for c in candidates.each])
     blocks = np.unique(held)
     means = np.array([_finite_mean(exponents[held == block]) for block in blocks])
     known = np.isfinite(means)

@@ -8,7 +8,7 @@ import xarray as xr
 from data.errors import InputError
 from spectra.metrics import goodness, tails
 from spectra.metrics.measures import MEASURES, RATIOS
-from spectra.metrics.spectrum import eigenvalues, largest
+from spectra.metrics.spectrum import eigenvalues, largest, squared
 from spectra.store.schema import SPECTRA
 
 _FIELDS = ("alpha", "alpha_sigma", "x_min", "ks_distance", "tail_size")
@@ -65,7 +65,7 @@ def heavy_tail(
     ratios = {name: against(values, fit) for name, against in RATIOS.items()}
     found: dict[str, Any] = dict(zip(_FIELDS, fit, strict=True))
     top = largest(ordered.to_numpy())
-    found["x_min"] = fit.x_min * np.square(top)
+    found["x_min"] = squared(np.sqrt(fit.x_min) * top)
     found["tail_size"] = np.where(np.isnan(top), np.nan, fit.tail_size)
     for name, ratio in ratios.items():
         found |= {f"{name}_ratio": ratio.normalised, f"{name}_p": ratio.p_value}

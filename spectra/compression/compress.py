@@ -22,12 +22,13 @@ from spectra.checkpoint.writer import (
     writing,
 )
 from spectra.compression.config import SpectraConfig, StoredModule
-from spectra.compression.factors import Factors, pivoted
+from spectra.compression.factors import Factors, Pivoted, pivoted
 from spectra.compression.maps import stored_map
 from spectra.compression.plan import Asked, Plan, make_plan
 from spectra.compression.settings import Calibration, Settings
 from spectra.compression.sources import copy_companions, require_dtype, tensor_bytes
 from spectra.compression.weighting import Weighting
+from spectra.linalg import scaled
 from spectra.models.loading import is_gguf, require_finite
 
 Progress = Callable[[str, int, int], None]
@@ -198,25 +199,39 @@ def factorised(
     Raises
     ------
     InputError
-        When the weight or its decomposition is not finite.
+        When the weight or its decomposition is not finite, or the dtype cannot hold its factors.
     """
     factors = weighting.truncated(weight, module.rank)
+    stored: Factors | Pivoted
     if storage == "factors":
-        two = Factors(factors.left.to(dtype), factors.right.to(dtype))
-        product, parts = two.float().product(), {"A": two.left, "B": two.right}
+        stored = Factors(factors.left.to(dtype), factors.right.to(dtype))
+        parts = {"A": stored.left, "B": stored.right}
     else:
-        kept = pivoted(factors, dtype)
-        product = kept.float().product()
-        parts = {"kept": kept.kept, "coefficients": kept.coefficients, "order": kept.order}
-    for part in parts.values():
+        stored = pivoted(factors, dtype)
+        parts = {"kept": stored.kept, "coefficients": stored.coefficients, "order": stored.order}
+    for name, part in parts.items():
         if not torch.isfinite(part).all():
-            raise InputError(f"its factors are not finite as {NAMES[dtype]}")
-    dense = weight.float()
-    norm = float(torch.linalg.vector_norm(dense))
-    lost = float(torch.linalg.vector_norm(dense - product.to(dense.device)))
-    stored = StoredModule(module.name, module.rows, module.cols, module.rank, storage).stored
-    tensors = {stored[part]: value for part, value in parts.items()}
-    return tensors, lost / norm if norm else 0.0
+            raise InputError(f"its factors are too large for {NAMES[dtype]}")
+        # of rows that are zero, coefficients are
+        lost = name in ("A", "B", "kept") and part.abs().max() < torch.finfo(dtype).tiny
+        if lost and weight.any():
+            raise InputError(f"its factors are too small for {NAMES[dtype]}")
+    names = StoredModule(module.name, module.rows, module.cols, module.rank, storage).stored
+    tensors = {names[part]: value for part, value in parts.items()}
+    return tensors, relative_error(weight, stored)
+
+
+def relative_error(weight: torch.Tensor, stored: Factors | Pivoted) -> float:
+    r""":math:`\|W - W'\|_F / \|W\|_F` for the product that is stored; 0 for a zero matrix.
+
+    Both are brought to the weight's largest entry first: at the ends of a dtype, squares would
+    overflow or vanish.
+    """
+    dense, exponent = scaled(weight)
+    product = stored.scaled(-exponent).product().to(dense.device)
+    norm = torch.linalg.vector_norm(dense, dtype=torch.float64)
+    lost = torch.linalg.vector_norm(dense - product, dtype=torch.float64)
+    return float(lost / norm) if norm else 0.0
 
 
 def rounded(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
@@ -225,13 +240,15 @@ def rounded(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch
     Raises
     ------
     InputError
-        When it is finite, and no more so there.
+        When it is finite, and no more so there; or is not zero, and would be there.
     """
     if dtype is None or tensor.dtype == dtype:
         return tensor
     result = tensor.to(dtype)
     if torch.isfinite(tensor).all() and not torch.isfinite(result).all():
         raise InputError(f"{name} holds numbers that are too large for {NAMES[dtype]}")
+    if tensor.any() and not result.any():
+        raise InputError(f"{name} holds numbers that are too small for {NAMES[dtype]}")
     return result
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from data.errors import InputError
+from spectra.linalg import scaled, shifted
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,11 @@ class Factors:
     def float(self) -> "Factors":
         """The same in float32."""
         return Factors(self.left.float(), self.right.float())
+
+    def scaled(self, exponent: int) -> "Factors":
+        """Factors of the product times 2^exponent, in float32, the left one's entries under 1."""
+        left, own = scaled(self.left)
+        return Factors(left, shifted(_wide(self.right), exponent + own).float())
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +70,11 @@ class Pivoted:
     def float(self) -> "Pivoted":
         """The same in float32."""
         return Pivoted(self.kept.float(), self.coefficients.float(), self.order, self.by_columns)
+
+    def scaled(self, exponent: int) -> "Pivoted":
+        """The product times 2^exponent, in float32."""
+        kept = shifted(_wide(self.kept), exponent).float()
+        return Pivoted(kept, self.coefficients.float(), self.order, self.by_columns)
 
 
 def keeps_columns(rows: int, cols: int) -> bool:
@@ -117,12 +128,19 @@ def _refitted(
     kept: torch.Tensor, coefficients: torch.Tensor, rounded: torch.Tensor
 ) -> torch.Tensor:
     """Least-squares coefficients of the other rows in terms of the rounded kept ones."""
+    unit = rounded.abs().max().clamp(min=torch.finfo(rounded.dtype).tiny)
+    kept, rounded = kept / unit, rounded / unit
     factor, failed = torch.linalg.cholesky_ex(rounded @ rounded.mT)
     if failed:
         return coefficients
     wanted = coefficients @ (kept @ rounded.mT)
     refitted = torch.cholesky_solve(wanted.mT, factor).mT
     return refitted if torch.isfinite(refitted).all() else coefficients
+
+
+def _wide(part: torch.Tensor) -> torch.Tensor:
+    """In float32, or the wider dtype that it has."""
+    return part if part.element_size() >= 4 else part.float()
 
 
 def _order(pivots: torch.Tensor, count: int) -> torch.Tensor:

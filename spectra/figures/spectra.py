@@ -157,7 +157,9 @@ def tail_fit(
         )
     )
     said = "no power law to fit"
-    if np.isfinite(alpha):
+    if np.isfinite(alpha) and not (count and np.isfinite(x_min)):
+        said = f"α {alpha:.2f}; the eigenvalues are beyond float64"
+    elif np.isfinite(alpha):
         ends = np.array([x_min, values[0]])
         figure.add_scatter(
             x=ends,

@@ -18,7 +18,7 @@ from scipy.linalg import eigvalsh_tridiagonal
 from scipy.optimize import brentq
 from scipy.stats import gamma
 
-from spectra.metrics.spectrum import Floats, Side, as_floats, cutoff, largest, relative
+from spectra.metrics.spectrum import Floats, Side, as_floats, cutoff, largest, relative, squared
 
 LEVEL = 0.01
 """Share of pure-noise matrices that may show a spike."""
@@ -53,7 +53,7 @@ def mp_edge(spectra: Any, rows: Side, cols: Side) -> Floats:
     there.
     """
     m, n = _sides(spectra, rows, cols)
-    return np.asarray((noise_scale(spectra, m, n) * (np.sqrt(n) + np.sqrt(m))) ** 2)
+    return squared(noise_scale(spectra, m, n) * (np.sqrt(n) + np.sqrt(m)))
 
 
 def spike_threshold(spectra: Any, rows: Side, cols: Side, level: float = LEVEL) -> Floats:
@@ -78,11 +78,7 @@ def spike_threshold(spectra: Any, rows: Side, cols: Side, level: float = LEVEL) 
     Leaving that out gives three times the false spikes asked for on 128 x 128. For smaller sides
     the factor is the upper quantile of seeded simulations.
     """
-    if not 0.001 <= level <= 0.5:
-        raise ValueError(f"a share of false spikes is in [0.001, 0.5], this is {level}")
-    m, n = _sides(spectra, rows, cols)
-    factor = np.vectorize(_spike_factor, otypes=[np.float64])(m, n, level)
-    return np.asarray(noise_scale(spectra, m, n) ** 2 * factor)
+    return squared(_largest_of_noise(spectra, rows, cols, level))
 
 
 def mp_spikes(spectra: Any, rows: Side, cols: Side, level: float = LEVEL) -> Floats:
@@ -90,7 +86,7 @@ def mp_spikes(spectra: Any, rows: Side, cols: Side, level: float = LEVEL) -> Flo
     s = as_floats(spectra)
     top = largest(s)
     with np.errstate(invalid="ignore"):
-        threshold = np.sqrt(spike_threshold(s, rows, cols, level))
+        threshold = _largest_of_noise(s, rows, cols, level)
         real = np.maximum(threshold, cutoff(rows, cols) * top)
         spikes = (s > real[..., None]).sum(axis=-1).astype(np.float64)
     return np.where(np.isnan(top), np.nan, spikes)
@@ -103,8 +99,19 @@ def mp_soft_rank(spectra: Any, rows: Side, cols: Side) -> Floats:
     noise, at most :math:`(1+\sqrt\beta)^2/\mu_\beta`, 6.1 for squares (Martin and Mahoney 2021,
     section 3). Parameters as for `noise_scale`.
     """
+    m, n = _sides(spectra, rows, cols)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return mp_edge(spectra, rows, cols) / np.square(largest(spectra))
+        ratio = noise_scale(spectra, m, n) * (np.sqrt(n) + np.sqrt(m)) / largest(spectra)
+    return np.asarray(np.square(ratio))
+
+
+def _largest_of_noise(spectra: Any, rows: Side, cols: Side, level: float) -> Floats:
+    """Root of `spike_threshold`: a singular value."""
+    if not 0.001 <= level <= 0.5:
+        raise ValueError(f"a share of false spikes is in [0.001, 0.5], this is {level}")
+    m, n = _sides(spectra, rows, cols)
+    factor = np.vectorize(_spike_factor, otypes=[np.float64])(m, n, level)
+    return np.asarray(noise_scale(spectra, m, n) * np.sqrt(factor))
 
 
 def optimal_rank(spectra: Any, rows: Side, cols: Side) -> Floats:

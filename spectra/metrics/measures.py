@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spectra.metrics import bulk, goodness, ranks, tails
-from spectra.metrics.spectrum import Floats, Side, as_floats, eigenvalues, largest
+from spectra.metrics.spectrum import Floats, Side, as_floats, eigenvalues, largest, squared
 
 Table = dict[str, npt.NDArray[Any]]
 Progress = Callable[[int, int], None]
@@ -202,7 +202,7 @@ def _measured(
     fit = tails.power_law(values)
     ratios = {name: against(values, fit) for name, against in RATIOS.items()}
     top = largest(s)
-    table |= fit._asdict() | {"x_min": fit.x_min * np.square(top)}
+    table |= fit._asdict() | {"x_min": squared(np.sqrt(fit.x_min) * top)}
     table["tail_size"] = np.where(np.isnan(top), np.nan, fit.tail_size)
     table["hill_alpha"] = tails.hill_alpha(values)
     table["alpha_weighted"] = tails.alpha_weighted(fit.alpha, top)

@@ -56,6 +56,15 @@ def cutoff(rows: Side, cols: Side) -> Floats:
     return np.asarray(np.maximum(rows, cols) * ROUNDING, np.float64)
 
 
+def squared(values: Any) -> Floats:
+    """Squares of numbers with a scale; NaN where float64 holds them not, beyond 1e±154."""
+    v = as_floats(values)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        squares = np.square(v)
+        held = (v == 0) | (np.isfinite(squares) & (squares >= np.finfo(np.float64).tiny))
+    return np.where(held, squares, np.nan)
+
+
 def eigenvalues(spectra: Any, rows: Side, cols: Side) -> Floats:
     """Squared relative singular values, in [0, 1]; NaN for those that are padding or rounding."""
     r = relative(spectra)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import brute
 
-from spectra.metrics.spectrum import Floats, as_floats
+from spectra.metrics.spectrum import Floats, as_floats, squared
 from spectra.metrics.tails import power_law
 
 DROPPED = 1e-5
@@ -55,11 +55,12 @@ def columns(spectrum: Any, rows: int, cols: int) -> dict[str, float]:
     Returns
     -------
     By the names of `COLUMNS`. As in WeightWatcher a fit that fails is -1; NaN where the spectrum is
-    missing or has fewer than 8 values, which it skips.
+    missing or has fewer than 8 values, which it skips, or has a largest value whose square is
+    beyond float64.
     """
     s = as_floats(spectrum)
     s = s[~np.isnan(s)]
-    if len(s) < FEWEST:
+    if len(s) < FEWEST or np.isnan(squared(s.max())):
         return dict.fromkeys(COLUMNS, np.nan)
     evals = np.sort(np.square(s))
     alpha, distance, x_min, tail = _fit(evals)

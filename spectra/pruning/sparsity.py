@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from data.errors import InputError
+from spectra.linalg import scaled, shifted
 
 BLOCK = 128
 """Columns that SparseGPT chooses in together."""
@@ -97,7 +98,7 @@ def least(scores: torch.Tensor, pattern: Pattern, *, by_row: bool) -> torch.Tens
 
 def magnitude(weight: torch.Tensor, pattern: Pattern) -> torch.Tensor:
     """The weight without its smallest entries: (rows, cols)."""
-    return weight.masked_fill(least(weight.float().abs(), pattern, by_row=False), 0)
+    return weight.masked_fill(least(scaled(weight)[0].abs(), pattern, by_row=False), 0)
 
 
 def wanda(weight: torch.Tensor, second: torch.Tensor, pattern: Pattern) -> torch.Tensor:
@@ -114,8 +115,9 @@ def wanda(weight: torch.Tensor, second: torch.Tensor, pattern: Pattern) -> torch
     pattern
         How many zeros.
     """
-    norms = second.diagonal().clamp(min=0.0).sqrt().to(weight.device, torch.float32)
-    return weight.masked_fill(least(weight.float().abs() * norms, pattern, by_row=True), 0)
+    norms = second.double().diagonal().clamp(min=0.0).sqrt()
+    norms = scaled(norms)[0].to(weight.device)
+    return weight.masked_fill(least(scaled(weight)[0].abs() * norms, pattern, by_row=True), 0)
 
 
 def sparsegpt(
@@ -150,7 +152,7 @@ def sparsegpt(
     InputError
         When the Hessian is not finite or not positive definite.
     """
-    w = weight.detach().float().clone()
+    w, exponent = scaled(weight.detach())
     cols = w.shape[1]
     if pattern.structured and block % pattern.of:
         block = block // pattern.of * pattern.of or pattern.of
@@ -184,7 +186,7 @@ def sparsegpt(
             errors[:, j] = error
         w[:, first:last] = part
         w[:, last:] -= errors @ upper[first:last, last:]
-    return w.to(weight.dtype)
+    return shifted(w.to(torch.promote_types(w.dtype, weight.dtype)), exponent).to(weight.dtype)
 
 
 def _lowest(scores: torch.Tensor, count: int) -> torch.Tensor:

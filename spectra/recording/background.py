@@ -31,7 +31,7 @@ from spectra.recording.timings import Timings
 from spectra.store.layout import Contents, Layout
 from spectra.store.location import Location
 from spectra.store.lock import FolderLock
-from spectra.store.schema import Status
+from spectra.store.schema import Status, out_of_range
 
 WhenFull = Literal["wait", "drop"]
 
@@ -271,6 +271,11 @@ class SharedMatrices:
         for number, matrix in enumerate(matrices):
             if isinstance(matrix, Status):
                 statuses.append(int(matrix))
+                continue
+            if matrix.dtype == torch.float64 and out_of_range(
+                float(matrix.detach().abs().max().nan_to_num(0.0, 0.0)), np.float32
+            ):
+                statuses.append(int(Status.OUT_OF_RANGE))
                 continue
             statuses.append(int(Status.MEASURED))
             target = self.view(slot, kind, number)

@@ -4,7 +4,7 @@ A process measures the matrices that are its own; `assemble` puts the shares of 
 together to the row that is written.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,12 @@ from spectra.linalg import leading_subspaces, singular_values_of_many
 from spectra.recording.sketch import CountSketch
 from spectra.recording.timings import Timings
 from spectra.store.layout import Contents, Layout
-from spectra.store.schema import Status
+from spectra.store.schema import Status, out_of_range
 from spectra.threads import map_matrices
 
 Array = npt.NDArray[np.generic]
 Arrays = dict[str, Array]
+Codes = npt.NDArray[np.uint8]
 Captured = torch.Tensor | Status
 """A matrix (rows, cols), or why there is none."""
 
@@ -55,46 +56,53 @@ class Measure:
         arrays: Arrays = {}
         if kind in contents.spectra:
             with self._timings.measure("decomposition", kind):
-                spectra = self._spectra(matrices)
+                spectra, statuses = self._spectra(matrices)
             arrays[f"spectra/{kind}"] = spectra
-            arrays[f"status/{kind}"] = _statuses(matrices, np.isnan(spectra[:, 0]))
+            arrays[f"status/{kind}"] = statuses
         if kind != "gradient":
             return arrays
-        present = [m for m in matrices if isinstance(m, torch.Tensor)]
-        finite = [bool(torch.isfinite(m).all()) for m in present]
-        broken = np.zeros(len(matrices), np.bool_)
-        broken[_present(matrices)] = ~np.asarray(finite, np.bool_)
-        statuses = _statuses(matrices, broken)
+        largest = {i: _largest(m) for i, m in enumerate(matrices) if isinstance(m, torch.Tensor)}
         if contents.sketch and self._sketch:
             with self._timings.measure("sketch", "sketch"):
-                arrays["sketches/gradient"] = self._sketches(matrices, self._sketch)
+                sketches, statuses = self._sketches(matrices, largest, self._sketch)
+            arrays["sketches/gradient"] = sketches
             arrays["status/sketch"] = statuses
         if contents.subspaces:
             with self._timings.measure("subspaces", "subspaces"):
                 arrays |= self._subspaces(matrices, contents.subspaces)
-            arrays["status/subspaces"] = statuses
+            # directions have no scale that could be too large or too small
+            broken = {i: Status.NOT_FINITE for i, value in largest.items() if np.isnan(value)}
+            arrays["status/subspaces"] = _statuses(matrices, broken)
         if contents.gradients:
             with self._timings.measure("raw gradients", "raw_gradient"):
-                arrays |= self._raw(matrices)
+                raw, statuses = self._raw(matrices, largest)
+            arrays |= raw
             arrays["status/raw_gradient"] = statuses
         return arrays
 
-    def _spectra(self, matrices: Sequence[Captured]) -> npt.NDArray[np.float32]:
+    def _spectra(self, matrices: Sequence[Captured]) -> tuple[npt.NDArray[np.float32], Codes]:
         array = np.full((len(matrices), self._width), np.nan, np.float32)
         values = singular_values_of_many([m for m in matrices if isinstance(m, torch.Tensor)])
-        for i, spectrum in zip(_present(matrices), values, strict=True):
-            array[i, : len(spectrum)] = spectrum
-        return array
+        found = dict(zip(_present(matrices), values, strict=True))
+        unfit = _unfit({i: float(spectrum[0]) for i, spectrum in found.items()})
+        for i in found.keys() - unfit.keys():
+            array[i, : len(found[i])] = found[i]
+        return array, _statuses(matrices, unfit)
 
     def _sketches(
-        self, matrices: Sequence[Captured], sketch: CountSketch
-    ) -> npt.NDArray[np.float32]:
+        self, matrices: Sequence[Captured], largest: Mapping[int, float], sketch: CountSketch
+    ) -> tuple[npt.NDArray[np.float32], Codes]:
         array = np.full((len(matrices), sketch.components), np.nan, np.float32)
+        unfit = _unfit(largest)
         for i in _present(matrices):
             matrix = matrices[i]
             assert isinstance(matrix, torch.Tensor)
-            array[i] = sketch(matrix).float().cpu().numpy()
-        return array
+            components = sketch(matrix)
+            if i not in unfit and not torch.isfinite(components.float()).all():
+                unfit[i] = Status.OUT_OF_RANGE  # sums are, where no entry is
+            if unfit.get(i) is not Status.OUT_OF_RANGE:
+                array[i] = components.float().cpu().numpy()
+        return array, _statuses(matrices, unfit)
 
     def _subspaces(self, matrices: Sequence[Captured], rank: int) -> Arrays:
         arrays = _empty(self.layout, "subspaces/", self.members)
@@ -105,15 +113,21 @@ class Measure:
             arrays["subspaces/gradient_right"][i, : len(right)] = right
         return arrays
 
-    def _raw(self, matrices: Sequence[Captured]) -> Arrays:
+    def _raw(
+        self, matrices: Sequence[Captured], largest: Mapping[int, float]
+    ) -> tuple[Arrays, Codes]:
         arrays = _empty(self.layout, "gradients/", self.members)
+        # rounding up to bfloat16 may be what makes a number too large
+        rounded = {i: float(torch.tensor(value).bfloat16()) for i, value in largest.items()}
+        unfit = _unfit({i: max(value, rounded[i]) for i, value in largest.items()})
         for path, array in arrays.items():
             own = [m for m in self.layout.members(path) if m in self.members]
             for i, member in enumerate(own):
-                matrix = matrices[self.members.index(member)]
-                if isinstance(matrix, torch.Tensor):
+                place = self.members.index(member)
+                matrix = matrices[place]
+                if isinstance(matrix, torch.Tensor) and unfit.get(place) is not Status.OUT_OF_RANGE:
                     array[i] = bfloat16_bits(matrix)
-        return arrays
+        return arrays, _statuses(matrices, unfit)
 
 
 def bfloat16_bits(matrix: torch.Tensor) -> npt.NDArray[np.uint16]:
@@ -183,8 +197,26 @@ def _present(matrices: Sequence[Captured]) -> list[int]:
     return [i for i, matrix in enumerate(matrices) if isinstance(matrix, torch.Tensor)]
 
 
-def _statuses(matrices: Sequence[Captured], broken: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
-    """Why each matrix was measured or not; `broken` are those that were not finite."""
-    present = np.where(broken, np.uint8(Status.NOT_FINITE), np.uint8(Status.MEASURED))
-    given = [int(m) if isinstance(m, Status) else -1 for m in matrices]
-    return np.where(np.asarray(given) >= 0, given, present).astype(np.uint8)
+def _statuses(matrices: Sequence[Captured], unfit: Mapping[int, Status]) -> Codes:
+    """Why each matrix is there or not; `unfit` are those that could not be measured, by number."""
+    given = (m if isinstance(m, Status) else Status.MEASURED for m in matrices)
+    return np.array([unfit.get(i, status) for i, status in enumerate(given)], np.uint8)
+
+
+def _unfit(largest: Mapping[int, float]) -> dict[int, Status]:
+    """Why numbers up to these cannot be stored, by number of the matrix; without those that can.
+
+    Parameters
+    ----------
+    largest
+        NaN where the matrix is not finite; infinite where its values are beyond float64, too.
+    """
+    broken = {i: Status.NOT_FINITE for i, value in largest.items() if np.isnan(value)}
+    extreme = (i for i, value in largest.items() if out_of_range(value, np.float32))
+    return broken | dict.fromkeys(extreme, Status.OUT_OF_RANGE)
+
+
+def _largest(matrix: torch.Tensor) -> float:
+    """The largest magnitude; NaN where one is not finite."""
+    value = float(matrix.abs().max())
+    return value if np.isfinite(value) else np.nan

@@ -24,8 +24,9 @@ class CountSketch:
     )
 
     def __call__(self, matrix: torch.Tensor) -> torch.Tensor:
-        """Project a matrix of any shape: (components,), in its dtype, on its device."""
+        """Project a matrix of any shape: (components,), in float32 or its wider dtype, there."""
         buckets = self._buckets_of(matrix)
+        matrix = matrix if matrix.element_size() >= 4 else matrix.float()
         # twice the components, one half for each sign, saves a product with the signs
         sums = matrix.new_zeros(2 * self.components)
         sums.scatter_add_(0, buckets.long(), matrix.reshape(-1))

@@ -17,6 +17,7 @@ from spectra.figures.spectra import normalised_spectra, tail_fit
 from spectra.figures.theme import TEMPLATE
 from spectra.matrices import block_labels
 from spectra.metrics.goodness import ENOUGH, Verdict
+from spectra.metrics.spectrum import squared
 
 Drawn = dict[str, Any]
 SHOWN = (
@@ -100,7 +101,7 @@ def tail_figures(spectra: xr.Dataset, table: xr.Dataset) -> list[Drawn]:
     """Of every matrix the last weight's eigenvalues with their fits."""
     if "weight" not in spectra:
         return []
-    eigenvalues = np.square(spectra["weight"].isel(step=-1).to_numpy().astype(np.float64))
+    eigenvalues = squared(spectra["weight"].isel(step=-1).to_numpy())
     fits = table.sel(kind="weight").isel(step=-1)
     drawn = []
     for i, name in enumerate(spectra["matrix"].to_numpy().tolist()):

@@ -36,12 +36,13 @@ class Spectrum:
 
     matrix: Matrix
     values: npt.NDArray[np.float64]
-    """(full_rank,), descending; NaN throughout where the weight is not finite."""
+    """(full_rank,), descending; NaN throughout where the weight is not finite, infinite where a
+    value is beyond float64."""
     errors: npt.NDArray[np.float64] | None
     """Their standard errors, where they are approximate."""
     sha256: bytes
     problem: str | None = None
-    """Why there are no values."""
+    """Why it could not be read."""
 
 
 def decompose(matrix: Matrix, weight: torch.Tensor, how: How) -> Spectrum:
@@ -53,8 +54,7 @@ def decompose(matrix: Matrix, weight: torch.Tensor, how: How) -> Spectrum:
         values, errors = approximate_singular_values(weight, seed=how.seed)
     else:
         values = singular_values(weight, method="mixed").cpu().numpy()
-    problem = None if np.isfinite(values).all() else "it holds a NaN or an infinity"
-    return Spectrum(matrix, values, errors, sha256, problem)
+    return Spectrum(matrix, values, errors, sha256)
 
 
 def unread(matrix: Matrix, problem: str) -> Spectrum:

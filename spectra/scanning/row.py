@@ -8,7 +8,7 @@ import numpy as np
 from spectra.checkpoint.digests import combined_sha256
 from spectra.matrices import Matrix
 from spectra.scanning.decomposition import Spectrum
-from spectra.store.schema import Status
+from spectra.store.schema import Status, out_of_range
 from spectra.store.writer import StoreWriter
 
 SECONDS = 1.0
@@ -22,14 +22,14 @@ class Row:
         self._writer = writer
         self._matrices = writer.layout.matrices
         self._numbers = {matrix.name: i for i, matrix in enumerate(self._matrices)}
-        variables = writer.layout.snapshot_arrays()
+        forms = {path: writer.form(path) for path in writer.layout.snapshot_arrays()}
         self._arrays = {
-            path: np.full(variable.shape[1:], variable.fill, variable.dtype)
+            path: np.full(variable.shape[1:], variable.fill, forms[path][0])
             if fresh
             else writer.piece(path)
-            for path, variable in variables.items()
+            for path, variable in writer.layout.snapshot_arrays().items()
         }
-        self._chunks = {path: variable.chunks[1] for path, variable in variables.items()}
+        self._chunks = {path: chunks[1] for path, (_, chunks) in forms.items()}
         self._changed: set[int] = set(range(len(self._matrices))) if fresh else set()
         self._written = -np.inf
         if fresh:
@@ -44,20 +44,26 @@ class Row:
         return [m for m, code in zip(self._matrices, self._status, strict=True)
                 if code == Status.UNSET]  # fmt: skip
 
-    def not_finite(self) -> list[Matrix]:
-        """Those that hold a NaN or an infinity."""
-        return [m for m, code in zip(self._matrices, self._status, strict=True)
-                if code == Status.NOT_FINITE]  # fmt: skip
+    def unmeasured(self) -> list[tuple[Matrix, Status]]:
+        """Those that are decomposed and have no values, with the reasons."""
+        return [(m, Status(code)) for m, code in zip(self._matrices, self._status, strict=True)
+                if code in (Status.NOT_FINITE, Status.OUT_OF_RANGE)]  # fmt: skip
 
     def add(self, spectrum: Spectrum) -> None:
         """Take a matrix' spectrum; it is on disk within a second."""
         i = self._numbers[spectrum.matrix.name]
-        finite = spectrum.problem is None
-        self._arrays["spectra/weight"][i, : len(spectrum.values)] = spectrum.values
-        if spectrum.errors is not None:
-            self._arrays["spectra/weight_error"][i, : len(spectrum.errors)] = spectrum.errors
+        values = self._arrays["spectra/weight"]
+        status = Status.MEASURED
+        if np.isnan(spectrum.values[0]):
+            status = Status.NOT_FINITE
+        elif out_of_range(float(spectrum.values[0]), values.dtype):
+            status = Status.OUT_OF_RANGE
+        else:
+            values[i, : len(spectrum.values)] = spectrum.values
+            if spectrum.errors is not None:
+                self._arrays["spectra/weight_error"][i, : len(spectrum.errors)] = spectrum.errors
         self._arrays["source/sha256"][i] = np.frombuffer(spectrum.sha256, np.uint8)
-        self._status[i] = Status.MEASURED if finite else Status.NOT_FINITE
+        self._status[i] = status
         self._changed.add(i)
         if time.monotonic() - self._written > SECONDS:
             self.flush()

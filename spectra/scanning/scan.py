@@ -27,11 +27,17 @@ from spectra.scanning.row import Row, of_missing
 from spectra.store.layout import Contents, Layout
 from spectra.store.location import Location, exists
 from spectra.store.reader import open_store
+from spectra.store.schema import Status
 from spectra.store.writer import StoreWriter
 
 Progress = Callable[[str, int, int], None]
 """Called with the checkpoint's name, how many of its matrices are done, and how many there are."""
 Source = str | Path | torch.nn.Module
+UNMEASURED = {
+    Status.NOT_FINITE: "holds a NaN or an infinity",
+    Status.OUT_OF_RANGE: "has singular values that the store's numbers cannot hold (a store of an "
+    "older version holds float32: scan into a new one)",
+}
 FOREVER = 1 << 62
 """Later than any step: a scan never takes a snapshot back."""
 
@@ -48,7 +54,8 @@ class Summary:
     skipped: tuple[tuple[str, str], ...]
     """Tensors that are no matrices, with the reason."""
     not_finite: tuple[str, ...]
-    """Matrices that hold a NaN or an infinity, with their steps."""
+    """Matrices without values, as they hold a NaN, an infinity, or numbers beyond the store's,
+    with their steps."""
     problems: tuple[str, ...] = ()
     """What is wrong with the checkpoints beside their matrices, which are all there."""
 
@@ -231,7 +238,7 @@ def _fill(
     if unreadable:
         raise IncompleteError(list(dict.fromkeys([*checkpoint.problems, *unreadable])), done, total)
     checkpoints = dict(writer.attrs.get("checkpoints") or {})
-    spoilt = [f"{checkpoint.place(m)} holds a NaN or an infinity" for m in row.not_finite()]
+    spoilt = [f"{checkpoint.place(m)} {UNMEASURED[status]}" for m, status in row.unmeasured()]
     found = {"sha256": row.sha256(), "not_finite": spoilt}
     checkpoints[str(planned.step)] = identity | found
     writer.describe({"checkpoints": checkpoints})
@@ -319,7 +326,7 @@ def _require_same_checkpoint(
 
 
 def _not_finite(store: Location) -> Iterator[str]:
-    """Matrices of any snapshot that hold a NaN or an infinity: file and tensor, and the step."""
+    """Matrices of any snapshot without values, and why: file and tensor, and the step."""
     for step, held in (open_store(store).attrs.get("checkpoints") or {}).items():
         yield from (f"{line} (step {step})" for line in held.get("not_finite", ()))
 

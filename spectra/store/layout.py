@@ -210,7 +210,8 @@ class Layout:
                     name,
                     ("step", "matrix", "index"),
                     (self.rows, count, width),
-                    "float32",
+                    # of a scan, once: float64 checkpoints have values beyond float32
+                    "float64" if self.contents.source else "float32",
                     np.nan,
                     (1, self._matrices_in_chunk(width), width),
                     attrs={"long_name": SPECTRA.get(name, ERRORS), **attrs},
@@ -264,7 +265,7 @@ class Layout:
     def _matrices_in_chunk(self, width: int) -> int:
         """All of them; in a scan, which is written as it goes on, as many as are 1 MB."""
         count = len(self.matrices)
-        return min(count, max(1, PIECE_BYTES // (4 * width))) if self.contents.source else count
+        return min(count, max(1, PIECE_BYTES // (8 * width))) if self.contents.source else count
 
     def _sketches(self) -> list[Variable]:
         count, components = len(self.matrices), self.contents.sketch

@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 SCHEMA = "spectra/1"
 UNSET = -1
@@ -49,6 +50,8 @@ class Status(IntEnum):
     """It is trained, but not by the optimizer that is recorded."""
     IN_CLOSURE = 8
     """The optimizer computed it inside of its step, from a closure."""
+    OUT_OF_RANGE = 9
+    """It is finite, but the store's numbers are too small or too large for it."""
     UNSET = 255
 
     @property
@@ -66,6 +69,7 @@ REASONS = {
     Status.SPARED: "left out to stay within the overhead allowed",
     Status.NOT_OPTIMIZED: "the recorded optimizer does not update it",
     Status.IN_CLOSURE: "the optimizer computed it inside of its step, from a closure",
+    Status.OUT_OF_RANGE: "it is too large or too small for the store's numbers",
     Status.UNSET: "not recorded",
 }
 FLAGS = {
@@ -75,6 +79,20 @@ FLAGS = {
 }
 """Attributes of ``status/code`` (the first two as in the CF conventions, section 3.5)."""
 BFLOAT16_NAN = 0x7FC0
+
+
+def out_of_range(largest: float, dtype: npt.DTypeLike) -> bool:
+    """Whether numbers up to one do not fit a dtype: they overflow, or it keeps not all digits.
+
+    Parameters
+    ----------
+    largest
+        The largest magnitude; smaller ones matter in proportion to it.
+    dtype
+        float32 or float64; bfloat16 has float32's range.
+    """
+    limits = np.finfo(dtype)
+    return largest > float(limits.max) or 0 < largest < float(limits.tiny)
 
 
 @dataclass(frozen=True)

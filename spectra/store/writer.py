@@ -164,6 +164,11 @@ class StoreWriter:
         self._reserve("step", self._snapshots + 1, BLOCK)
         return np.asarray(self._array(path)[self._snapshots])
 
+    def form(self, path: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
+        """Dtype and chunks of an array, which an older version may have chosen otherwise."""
+        array = self._array(path)
+        return np.dtype(array.dtype), array.chunks
+
     def announce(self, step: int) -> None:
         """Make the row that was written in pieces a snapshot."""
         self._require_held()

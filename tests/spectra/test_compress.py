@@ -15,15 +15,16 @@ import spectra
 from data.errors import InputError
 from data.sources import open_source
 from data.tokenizer import load_tokenizer
-from spectra.allocation.rankmap import RankMap
+from spectra.allocation.rankmap import Module, RankMap
 from spectra.checkpoint import writer
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.cli import main
 from spectra.compression import calibrated
 from spectra.compression import compress as compressing
-from spectra.compression.compress import compress
+from spectra.compression.compress import compress, factorised
 from spectra.compression.config import SpectraConfig
 from spectra.compression.settings import METHODS, Calibration, Settings
+from spectra.compression.weighting import Weighting
 from spectra.evaluation.perplexity import perplexity, text_tokens
 from tests.small import random_batch
 from tests.spectra.checkpoints import edit_config, rewritten, saved, sharded
@@ -482,6 +483,39 @@ def test_numbers_too_large_for_a_dtype_stop_with_their_name(model):
     rewritten(model, large)
     with pytest.raises(InputError, match=r"model\.norm\.weight holds numbers that are too large"):
         compress(str(model), rank_map, model.parent / "c", dtype="float16")
+
+
+def test_numbers_too_small_for_a_dtype_stop_with_their_name(model):
+    rank_map = uniform(model)
+    rewritten(model, lambda tensors: tensors["model.norm.weight"].mul_(1e-12))
+    with pytest.raises(InputError, match=r"model\.norm\.weight holds numbers that are too small"):
+        compress(str(model), rank_map, model.parent / "c", dtype="float16")
+    rewritten(model, lambda tensors: tensors["model.norm.weight"].mul_(1e12))
+    rewritten(model, lambda tensors: tensors[f"{Q}.weight"].mul_(1e-30))
+    with pytest.raises(InputError, match=f"{Q}: its factors are too small for F16"):
+        compress(str(model), rank_map, model.parent / "d", dtype="float16", check_weights=False)
+
+
+ENDS = {torch.float64: 900, torch.float32: 110, torch.bfloat16: 110, torch.float16: 8}
+
+
+@pytest.mark.parametrize("dtype", ENDS)
+@pytest.mark.parametrize("storage", ["factors", "pivoted"])
+@pytest.mark.parametrize("side", [40, 1030])
+def test_the_stated_error_is_the_same_at_every_scale_of_a_dtype(dtype, storage, side):
+    draw = torch.Generator().manual_seed(0)
+    low = torch.randn(side, 8, generator=draw) @ torch.randn(8, side, generator=draw)
+    weight = (low + 0.3 * torch.randn(side, side, generator=draw)).to(dtype)
+    module = Module("m", 0, "q", side, side, side, 8, "LRC", True, 0.0, side**2, 16 * side)
+    exact = torch.linalg.svdvals(weight.double())
+    least = float(exact[8:].norm() / exact.norm())
+    for power in (-ENDS[dtype], 0, ENDS[dtype]):
+        scaled = (weight.double() * 2.0**power).to(dtype)
+        tensors, error = factorised(scaled, module, Weighting(), storage, dtype)
+        assert error == pytest.approx(least, rel=1e-2), power
+        if storage == "factors":  # balanced, so that neither leaves the range
+            a, b = (float(tensors[f"m.{part}"].double().norm()) for part in "AB")
+            assert 0.1 < a / b < 10
 
 
 def test_the_configuration_says_what_weights_are_stored_as(model):

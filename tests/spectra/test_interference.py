@@ -428,3 +428,37 @@ def test_the_pieces_of_a_probe_batch_add_up_to_all_of_it():
         for i, parameter in enumerate(parameters):
             total = sum(share[i] for share in shares if share[i] is not None)
             torch.testing.assert_close(total, parameter.grad, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("background", [None, "wait"])
+def test_what_float32_cannot_hold_is_missing_with_that_reason(tmp_path, background):
+    scales = {"fit": 1.0, "small": 1e-60, "large": 1e60}
+    blocks = torch.nn.ModuleList(
+        torch.nn.ModuleDict({name: torch.nn.Linear(6, 6, bias=False).double() for name in scales})
+        for _ in range(1)
+    )
+    with torch.no_grad():
+        for name, scale in scales.items():
+            blocks[0][name].weight.mul_(scale)
+    model = torch.nn.Module()
+    model.blocks = blocks
+    x = torch.ones(3, 6).double()
+
+    def loss(_):
+        return sum((scale * blocks[0][name](x)).mean() for name, scale in scales.items())
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    options = EVERYTHING | {"probe": loss, "every": 1, "background": background}
+    with spectra.record(model, optimizer, tmp_path / "a.zarr", **options):
+        loss(model).backward()
+        optimizer.step()
+    assert spectra.verify(tmp_path / "a.zarr").whole
+    run = spectra.open(tmp_path / "a.zarr")
+    codes = run["status"].code.isel(step=0).to_pandas()
+    # directions have no scale; what is handed to another process is float32 before
+    lost = ["weight", "gradient", "sketch", "raw_gradient", *(["subspaces"] if background else [])]
+    assert (codes.loc["blocks.0.fit", lost] == Status.MEASURED).all()
+    assert (codes.loc[["blocks.0.small", "blocks.0.large"], lost] == Status.OUT_OF_RANGE).all(None)
+    values = run["spectra"].weight.isel(step=0).to_numpy()
+    assert np.isnan(values).all(axis=1).tolist() == [False, True, True]
+    assert not np.isinf(run["sketches"].gradient.to_numpy()).any()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from data.errors import InputError
 from spectra.gram import eigenvalues, rounded_gram
 from spectra.linalg import leading_subspaces, singular_values, singular_values_of_many
+from tests.spectra.families import families
 
 SHAPES = [(1, 1), (1, 7), (64, 64), (48, 200), (200, 48)]
 
@@ -224,6 +225,53 @@ def test_rounding_of_few_large_entries_is_not_overlooked(kind):
     values = singular_values(torch.from_numpy(matrix).float(), method="mixed").numpy()
     above = exact > 1e-2 * exact[0]
     np.testing.assert_allclose(values[above], exact[above], rtol=1e-4)
+
+
+def require_promise(matrix):
+    """Values above 1 % of the largest err by less than 1e-4 of themselves."""
+    wide = matrix.double()
+    exact = torch.linalg.eigvalsh(wide @ wide.T).clamp(min=0).sqrt().flip(0)
+    above = exact > 1e-2 * exact[0]
+    values = singular_values(matrix, method="mixed")
+    torch.testing.assert_close(values[above], exact[above], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("others", ["zero", "whole", "diagonal"])
+def test_rounding_is_not_overlooked_where_some_rows_have_none(others):
+    draw = np.random.default_rng(0)
+    exact, rounded = np.split(draw.permutation(1024), [64])  # those that a fixed draw would see
+    matrix = torch.zeros(1024, 1024).double()
+    matrix[rounded] = with_spectrum(np.where(np.arange(960) < 300, 1.0, 0.0102), 960, 1024)
+    if others == "whole":
+        matrix[exact] = torch.from_numpy(draw.integers(-1, 2, (64, 1024)) * 2.0**-10)
+    if others == "diagonal":
+        matrix[exact, exact] = 2.0**-10
+    require_promise(matrix.float())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_mixed_precision_keeps_its_promise_for_every_kind(seed, dtype):
+    for _, matrix in families(1024, 1100, np.random.default_rng(seed)):
+        require_promise(torch.from_numpy(matrix).to(dtype))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [64, 128, 256, 512, 960])
+@pytest.mark.parametrize("level", [0.0102, 0.0105, 0.02])
+def test_mixed_precision_keeps_its_promise_where_few_rows_carry_all(rows, level):
+    draw = np.random.default_rng(rows)
+    for leading in (1, rows // 4):
+        values = np.where(np.arange(rows) < leading, 1.0, level)
+        low = np.zeros((1024, 1024))
+        carrying, others = np.split(draw.permutation(1024), [rows])
+        low[carrying] = with_spectrum(values, rows, 1024, seed=leading)
+        low[others] = 1e-3 * draw.integers(-1, 2, (1024 - rows, 1024))
+        require_promise(torch.from_numpy(low).float())
+        low[others] = 0
+        require_promise(torch.from_numpy(low).float())
+        require_promise(torch.from_numpy(low + 3e-6 * draw.standard_normal(low.shape)).float())
 
 
 def test_the_smallest_numbers_of_float32_are_scaled():

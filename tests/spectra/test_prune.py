@@ -251,6 +251,18 @@ def test_a_map_tells_n_lrcs_of_a_dense_checkpoint(model, tmp_path, capsys):
     assert found["sparsity"] == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.parametrize("power", [-110, 100])
+@pytest.mark.parametrize("pattern", [Pattern(0.5), Pattern(0.5, 2, 4)])
+def test_pruning_does_not_depend_on_scale(power, pattern):
+    draw = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(24, 32, generator=draw), torch.randn(200, 32, generator=draw)
+    second = (x.mT @ x / 200).double()
+    for method in (lambda w, _: magnitude(w, pattern), lambda w, s: wanda(w, s, pattern),
+                  lambda w, s: sparsegpt(w, s, pattern)):  # fmt: skip
+        found = method(weight * 2.0**power, second * 2.0**power)
+        torch.testing.assert_close(found, method(weight, second) * 2.0**power, rtol=1e-4, atol=0)
+
+
 def test_a_weight_that_is_not_finite_stops_with_its_name(model, tmp_path):
     def spoilt(tensors):
         tensors[f"{Q}.weight"][0, 0] = torch.inf

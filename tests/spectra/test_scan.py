@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+import zarr
 from safetensors.torch import load_file, save_file
 
 import spectra
 from data.errors import InputError
 from spectra.cli import main
-from spectra.density import EXACT_SIDE, approximate_singular_values
 from spectra.scanning import engines, scan
 from spectra.scanning.row import Row
 from spectra.scanning.scan import IncompleteError, run_scan
 from spectra.store.durable import DurableStore
+from spectra.store.schema import Status
+from spectra.store.writer import consolidate
 from tests.small import small_llama
 from tests.spectra.checkpoints import rewritten, saved, sharded
 
@@ -355,6 +357,83 @@ def test_weights_that_are_not_finite_are_named_and_the_rest_is_there(tmp_path, c
     spectra.write_report(tmp_path / "a.zarr", tmp_path / "a.html")
 
 
+RANGE = {
+    "large": 1e300,
+    "small": 1e-300,
+    "beyond float32": 1e60,
+    "beneath float32": 1e-60,
+    "one": 1,
+}
+
+
+def checkpoint_of(folder, scales, dtype=torch.float64):
+    """A checkpoint of one matrix a scale, each with the singular values scale, scale/2, …"""
+    folder.mkdir()
+    matrices = {
+        f"model.layers.{i}.self_attn.q_proj.weight": torch.diag(
+            scale * 0.5 ** torch.arange(32, dtype=torch.float64)
+        ).to(dtype)
+        for i, scale in enumerate(scales)
+    }
+    save_file(matrices, folder / "model.safetensors")
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    return folder
+
+
+def test_a_scan_has_the_range_of_float64_and_so_have_its_readers(tmp_path, capsys, recwarn):
+    checkpoint_of(tmp_path / "model", RANGE.values())
+    run = spectra.scan(tmp_path / "model", tmp_path / "a.zarr")
+    expected = np.array(list(RANGE.values()))[:, None] * 0.5 ** np.arange(32)
+    np.testing.assert_allclose(weights(run), expected, rtol=1e-12)
+    assert run["status"].code.to_numpy().max() == 0
+    assert spectra.verify(tmp_path / "a.zarr").whole
+    table = spectra.metrics_table(run).isel(step=0, kind=0)
+    for name in ("stable_rank", "alpha", "mp_spikes", "mp_soft_rank", "optimal_rank"):
+        np.testing.assert_allclose(table[name], float(table[name][-1]), rtol=1e-9)
+    assert np.isnan(table["x_min"].to_numpy()).tolist() == [True, True, False, False, False]
+    for method in ("welore", "uniform", "alpha", "budget"):
+        assert len(set(spectra.allocate(run, err=0.5, method=method).ranks.values())) == 1, method
+    spectra.write_report(tmp_path / "a.zarr", tmp_path / "a.html")
+    tree = xr.open_datatree(tmp_path / "a.zarr", engine="zarr")
+    np.testing.assert_allclose(tree["spectra"].weight[0], expected, rtol=1e-12)
+    assert not [w for w in recwarn.list if "overflow" in str(w.message)]
+
+
+def test_a_matrix_of_the_largest_numbers_of_float32_is_measured(tmp_path):
+    checkpoint_of(tmp_path / "model", [1.0], torch.float32)
+    change = {f"{Q}.weight": torch.full((32, 32), 3e38)}
+    rewritten(tmp_path / "model", lambda tensors: tensors.update(change))
+    run = spectra.scan(tmp_path / "model", tmp_path / "a.zarr")
+    assert weights(run)[0, 0] == pytest.approx(32 * 3e38)
+
+
+def test_a_scan_of_float32_goes_on_and_holds_nothing_infinite(tmp_path, capsys):
+    for step, scale in enumerate((1.0, 1e60, 1e-60)):
+        checkpoint_of(tmp_path / f"step-{step}", [2.0, scale])
+    place = tmp_path / "a.zarr"
+    run_scan([str(tmp_path / "step-0")], place)
+    root = zarr.open_group(place, mode="r+", use_consolidated=False)
+    old = root["spectra/weight"]
+    new = root.create_array("spectra/weight", shape=old.shape, chunks=old.chunks, dtype="float32",
+                            fill_value=np.nan, dimension_names=("step", "matrix", "index"),
+                            attributes=dict(old.attrs), overwrite=True)  # fmt: skip
+    new[0] = np.tile(2 * np.float32(0.5) ** np.arange(32), (2, 1))
+    consolidate(DurableStore(place))
+    assert (
+        main(["scan", *(str(tmp_path / f"step-{i}") for i in range(3)), "--out", str(place)]) == 1
+    )
+    said = capsys.readouterr().err
+    assert said.count("has singular values that the store's numbers cannot hold") == 2
+    run = spectra.open(place)
+    assert run["spectra"].weight.dtype == np.float32
+    codes = run["status"].code.to_numpy()[:, :, 0]
+    assert codes.tolist() == [[0, 0], [0, Status.OUT_OF_RANGE], [0, Status.OUT_OF_RANGE]]
+    assert np.isnan(run["spectra"].weight.to_numpy()).all(axis=2).tolist() == (codes > 0).tolist()
+    assert spectra.verify(place).whole
+    with pytest.raises(InputError, match="are beyond the numbers of the store"):
+        spectra.allocate(run, err=0.5)
+
+
 # processes, machines, approximation
 
 
@@ -450,53 +529,6 @@ def test_an_approximate_scan_is_marked_as_such(tmp_path, capsys):
     assert main(["allocate", str(place), "--err", "0.5"]) == 0
     assert "approximate spectra" in capsys.readouterr().out
     assert spectra.metrics_table(run).attrs["approximate"]
-
-
-@pytest.mark.parametrize("kind", ["bulk", "power law"])
-def test_approximate_values_lie_within_their_error_bars(kind):
-    draw = np.random.default_rng(0)
-    x = draw.standard_normal((700, 900))
-    if kind == "power law":
-        u, _, vt = np.linalg.svd(x, full_matrices=False)
-        x = u * np.arange(1, 701) ** -0.7 @ vt
-    exact = np.linalg.svd(x, compute_uv=False)
-    values, errors = approximate_singular_values(torch.from_numpy(x))
-    assert (np.diff(values) <= 1e-12).all()
-    assert (np.abs(values - exact) < 2 * errors + 1e-6 * exact[0]).mean() > 0.8
-    assert np.abs(values - exact).max() < 0.05 * exact[0]
-    np.testing.assert_allclose(values[:3], exact[:3], rtol=1e-2)
-    again, _ = approximate_singular_values(torch.from_numpy(x), seed=0)
-    np.testing.assert_array_equal(again, values)
-
-
-@pytest.mark.parametrize("kind", ["rank one", "rank five", "square", "exponential"])
-@pytest.mark.parametrize("scale", [1e-60, 1.0, 1e60])
-def test_approximation_of_spectra_that_fall_fast(kind, scale):
-    index = np.arange(700)
-    exact = {
-        "rank one": np.where(index < 1, 1.0, 0.0),
-        "rank five": np.where(index < 5, 5.0 - index, 0.0),
-        "square": (index + 1.0) ** -2,
-        "exponential": np.exp(-index / 3),
-    }[kind]
-    draw = np.random.default_rng(0)
-    u, _ = np.linalg.qr(draw.standard_normal((700, 700)))
-    v, _ = np.linalg.qr(draw.standard_normal((900, 700)))
-    values, errors = approximate_singular_values(torch.from_numpy(scale * (u * exact) @ v.T))
-    np.testing.assert_allclose(values[:3] / scale, exact[:3], atol=2e-3 * exact[0])
-    assert np.square(values / scale).sum() == pytest.approx(np.square(exact).sum(), rel=5e-3)
-    assert (np.abs(values / scale - exact) <= 3 * errors / scale + 1e-3 * exact[0]).mean() > 0.9
-
-
-def test_approximation_of_small_and_of_strange_matrices():
-    small = torch.randn(EXACT_SIDE, 600)
-    values, errors = approximate_singular_values(small)
-    np.testing.assert_allclose(values, torch.linalg.svdvals(small.double()), rtol=1e-9)
-    assert not errors.any()
-    assert not approximate_singular_values(torch.zeros(600, 600))[0].any()
-    spoilt = torch.randn(600, 600)
-    spoilt[0, 0] = torch.inf
-    assert np.isnan(approximate_singular_values(spoilt)[0]).all()
 
 
 # the command
