@@ -1,5 +1,6 @@
 """The store: readable by anyone, whole after a kill, and honest when it is not."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -16,7 +17,8 @@ from spectra.matrices import Matrix
 from spectra.store.layout import Contents, Layout
 from spectra.store.schedule import Schedule
 from spectra.store.verify import verify
-from spectra.store.writer import StoreWriter, consolidate
+from spectra.store.writer import StoreWriter
+from tests.spectra.interruption import StoppedError, stopped_after
 
 MATRICES = (Matrix("model.layers.0.a", 0, "a", 4, 6), Matrix("model.layers.1.a", 1, "a", 3, 9))
 LAYOUT = Layout(MATRICES, snapshots=4, train_steps=10, contents=Contents(sketch=8))
@@ -129,15 +131,15 @@ def test_resuming_unsets_later_rows(tmp_path):
     assert run["train"].train_step.values.tolist() == [1, 2, 3]
 
 
-def test_an_interrupted_creation_leaves_no_store(tmp_path, monkeypatch):
+@pytest.mark.parametrize("allowed", [0, 1, 20])
+def test_an_interrupted_creation_leaves_no_store(tmp_path, allowed):
     path = tmp_path / "a.zarr"
-    with monkeypatch.context() as patch:
-        patch.setattr("spectra.store.writer.consolidate", lambda store: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            written(path)
+    with stopped_after(allowed), pytest.raises(StoppedError):
+        written(path)
     assert not path.exists()
     written(path)
     assert verify(path).whole
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
 
 
 def test_the_layout_knows_its_size(tmp_path):
@@ -231,37 +233,27 @@ def test_verify_names_what_is_wrong(store, damage, reason):
 GROWING = Layout(MATRICES, contents=Contents(sketch=8))
 
 
-@pytest.mark.parametrize("allowed", range(12))
+@pytest.mark.parametrize("allowed", range(0, 90, 4))
 def test_a_kill_while_arrays_grow_costs_nothing(tmp_path, monkeypatch, allowed):
-    """Stop before each resize in turn, and before the metadata that announces them."""
+    """Stop after some of the files that growing writes, the metadata that announces it last."""
     path = tmp_path / "a.zarr"
     monkeypatch.setattr("spectra.store.layout.BLOCK", 4)
     monkeypatch.setattr("spectra.store.writer.BLOCK", 4)
     writer = StoreWriter.create(path, GROWING, {})
     for step in range(4):
         writer.write_snapshot(step, snapshot())
-    calls = iter(range(1000))
-
-    def stopping(original):
-        def call(*args, **kwargs):
-            if next(calls) >= allowed:
-                raise InterruptedError
-            return original(*args, **kwargs)
-
-        return call
-
-    with monkeypatch.context() as patch:
-        patch.setattr(zarr.Array, "resize", stopping(zarr.Array.resize))
-        patch.setattr("spectra.store.writer.consolidate", stopping(consolidate))
-        try:
-            writer.write_snapshot(4, snapshot())
-        except InterruptedError:
-            assert spectra.open(path)["spectra"].sizes["step"] == 4
+    with stopped_after(allowed), contextlib.suppress(StoppedError):
+        writer.write_snapshot(4, snapshot())
+        writer.write_snapshot(5, snapshot())
+    assert spectra.open(path)["spectra"].sizes["step"] in (4, 5, 6)
+    verdict = verify(path)
+    assert verdict.whole, verdict.problems
     writer = StoreWriter.resume(path, GROWING, {}, step=3)
     for step in range(4, 10):
         writer.write_snapshot(step, snapshot())
     assert spectra.open(path)["spectra"].step.values.tolist() == list(range(10))
     assert verify(path).whole
+    assert verify(path).notes == ()
 
 
 def test_steps_that_a_recorder_passed_over_are_noted(tmp_path):
