@@ -124,17 +124,21 @@ class CheckedStore(WrapperStore[Store]):
             self._staged = None
         contents = {k: None if v is None else v.as_buffer_like() for k, v in staged.items()}
         after = {key: digest(content) for key, content in contents.items()} | dict(others or {})
-        files = {key: list(found) for key, found in self.record.files.items()}
-        for key, found in after.items():
-            files[key] = list(dict.fromkeys([*files.get(key, [ABSENT]), found]))
-        self._record = FileRecord(files, self.record.first_row)
-        self.write_record()
+        if after:
+            self._make(staged, after)
+
+    def _make(self, staged: Mapping[str, Buffer | None], after: Mapping[str, str]) -> None:
+        before = {key: self.record.files.get(key, [ABSENT]) for key in after}
+        either = {key: list(dict.fromkeys([*before[key], after[key]])) for key in after}
+        self._write_record(self.record.files | either)
         for key, value in staged.items():
             sync(self._store.delete(key) if value is None else self._store.set(key, value))
-        settled = {k: [after[k]] if k in after else found for k, found in files.items()}
+        settled = self.record.files | {key: [checksum] for key, checksum in after.items()}
         settled = {key: found for key, found in settled.items() if found != [ABSENT]}
+        if any(ABSENT in before[key] and key in settled for key in after):
+            self._write_record(settled)  # else the loss of a new file would pass for a kill
         self._record = FileRecord(settled, self.record.first_row)
 
-    def write_record(self) -> None:
-        """Write what is recorded of the files that are no part of a snapshot."""
-        write(self._store, FILES, self.record.pack())
+    def _write_record(self, files: dict[str, list[str]]) -> None:
+        self._record = FileRecord(files, self.record.first_row)
+        write(self._store, FILES, self._record.pack())

@@ -60,7 +60,7 @@ class RowRecord:
 class FileRecord:
     """The files that are no part of a snapshot."""
 
-    files: Mapping[str, list[str]]
+    files: dict[str, list[str]]
     """By key: the checksums that a file may have, or `ABSENT`."""
     first_row: int = 0
     """The first snapshot that has a record; those before it are older than checksums."""

@@ -28,19 +28,11 @@ def new_store(layout: Layout, attrs: Mapping[str, Any]) -> MemoryStore:
             if variable.dims in (("matrix",), ("part",)):
                 kind = object if variable.dtype == "string" else np.int64
                 array[:] = np.asarray(layout.coordinate_values(group_name, variable.name), kind)
-            elif len(variable.dims) == 1:
-                write_empty(array, slice(None))
     consolidate(store)
     found = digests(store, keys(store))
     record = FileRecord({key: [checksum] for key, checksum in found.items()})
     write(store, FILES, record.pack())
     return store
-
-
-def write_empty(array: zarr.Array[Any], rows: slice) -> None:
-    """Write rows without a value, so that their chunks are there: one that is not was lost."""
-    with_all = array.with_config({"write_empty_chunks": True})
-    with_all[rows] = array.fill_value
 
 
 def _create_array(group: zarr.Group, variable: Variable) -> zarr.Array[Any]:

@@ -104,7 +104,6 @@ def _swap_in(target: CheckedStore, name: str, new: MemoryStore) -> None:
                 write_node(target, changed_node, path)
         publish(target, changed)
     remove(target, gone)
-    target.write_record()
 
 
 def _within(path: str, name: str) -> bool:

@@ -121,10 +121,7 @@ def _changed_files(store: Store, state: State, wanted: Iterable[str]) -> Iterato
         return
     recorded = state.record.files
     for key, checksum in digests(store, wanted).items():
-        allowed = recorded[key]
-        if is_seen(key, state.nodes):  # whatever was interrupted, it ended before readers see it
-            allowed = [one for one in allowed if one != ABSENT] or [ABSENT]
-        if fault := _fault(checksum, allowed):
+        if fault := _fault(checksum, recorded[key]):
             yield key, fault
 
 

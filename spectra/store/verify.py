@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from data.errors import InputError
 from spectra.store.checksums import row_arrays
 from spectra.store.integrity import check_snapshots, read_state, shortened
 from spectra.store.location import Location, zarr_store
@@ -168,6 +169,8 @@ def _status(root: zarr.Group, expected: Members, row: int, part: str) -> Any:
     for unreadable in (status, parts):
         if isinstance(unreadable, str):
             return unreadable
+    if part not in parts.tolist():
+        return f"status/part does not name {part}"
     column = status[:, parts.tolist().index(part)]
     if (column == Status.UNSET).any():
         return f"the status of {part} is missing (half written)"
@@ -192,8 +195,11 @@ def _check_projections(
 ) -> Iterator[str]:
     """Sketches, raw gradients and subspaces: readable, and there where they are said to be."""
     parts = {"sketches": "sketch", "gradients": "raw_gradient", "subspaces": "subspaces"}
-    names = _read(root, "spectra/matrix", slice(None)).tolist()
-    numbers = {name: number for number, name in enumerate(names)}
+    names = _read(root, "spectra/matrix", slice(None))
+    if isinstance(names, str):
+        yield names
+        return
+    numbers = {name: number for number, name in enumerate(names.tolist())}
     for path, node in sorted(expected.items()):
         group, _, _ = path.partition("/")
         if group not in parts or not isinstance(node, zarr.Array) or node.ndim < 3:
@@ -265,10 +271,15 @@ def _gaps(
     root: zarr.Group, steps: npt.NDArray[np.int64], train_steps: npt.NDArray[np.int64]
 ) -> Iterator[str]:
     """Steps that a recorder passed over: it gave up, and the run was resumed later."""
-    schedule = root.attrs.get("schedule")
-    if isinstance(schedule, dict) and len(steps):
+    described = root.attrs.get("schedule")
+    if isinstance(described, dict) and len(steps):
         last = max([*steps[-1:], *train_steps[-1:]])
-        due = Schedule.from_dict(schedule).between(int(steps[0]), int(last))
+        try:
+            schedule = Schedule.from_dict(described)
+        except (InputError, KeyError, TypeError):
+            yield f"the schedule in its attributes is none: {described}"
+            return
+        due = schedule.between(int(steps[0]), int(last))
         if lost := sorted(set(due) - set(steps.tolist())):
             yield f"no snapshots at steps {lost}, though they were due"
     if len(train_steps) and (lost_rows := int(train_steps[-1]) - len(train_steps)):

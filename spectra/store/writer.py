@@ -6,6 +6,7 @@ elsewhere an object is there when the service says so.
 """
 
 import contextlib
+import itertools
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ import zarr
 
 from data.errors import InputError
 from spectra.store.checked import CheckedStore
-from spectra.store.creation import new_store, write_empty
+from spectra.store.creation import new_store
 from spectra.store.durable import DurableStore, is_partial, sync_folder
 from spectra.store.layout import BLOCK, TRAIN_CHUNK, Layout
 from spectra.store.location import Location, exists, local_path, zarr_store
@@ -188,9 +189,11 @@ class StoreWriter:
             for variable in self.layout.groups()["train"][:-1]:
                 values = [row.get(variable.name, np.nan) for row in rows]
                 self._array(f"train/{variable.name}")[start:stop] = np.asarray(values)
-            self._array("train/train_step")[start:stop] = np.asarray(
-                [row["train_step"] for row in rows], np.int64
-            )
+            steps = np.array([row["train_step"] for row in rows], np.int64)
+            for part in _chunks(self._array("train/train_step"), start, stop):
+                self._array("train/train_step")[part] = steps[
+                    part.start - start : part.stop - start
+                ]
         self._train_rows = stop
 
     def _announce(self, step: int) -> None:
@@ -207,8 +210,10 @@ class StoreWriter:
             for path in (*reversed(self.layout.step_arrays()), "train/train_step"):
                 array = self._array(path)
                 steps = np.asarray(array[:])
-                if (steps > step).any():
-                    array[:] = np.where(steps > step, UNSET, steps)
+                # last rows first: whenever this is interrupted, those that are set have no gap
+                for part in reversed(_chunks(array, 0, len(steps))):
+                    if (steps[part] > step).any():
+                        array[part] = np.where(steps[part] > step, UNSET, steps[part])
         self._snapshots = self._committed("spectra/step")
         self._train_rows = self._committed("train/train_step")
 
@@ -232,10 +237,7 @@ class StoreWriter:
         size = -(-rows // block) * block
         with self._store.transaction():
             for array in arrays.values():
-                before = array.shape[0]
-                array.resize((max(size, before), *array.shape[1:]))
-                if array.ndim == 1:
-                    write_empty(array, slice(before, None))
+                array.resize((max(size, array.shape[0]), *array.shape[1:]))
             self._publish(arrays)
 
     def _finish_growth(self) -> None:
@@ -253,9 +255,14 @@ class StoreWriter:
         return int((np.asarray(self._array(path)[:]) != UNSET).sum())
 
     def _array(self, path: str) -> zarr.Array[Any]:
-        array = cast("zarr.Array[Any]", self._root[path])
-        # a chunk of steps is there whatever it holds, so that one that is not was lost
-        return array if array.ndim > 1 else array.with_config({"write_empty_chunks": True})
+        return cast("zarr.Array[Any]", self._root[path])
+
+
+def _chunks(array: zarr.Array[Any], start: int, stop: int) -> list[slice]:
+    """Rows from `start` to `stop`, divided as they lie in chunks, whose writing keeps no order."""
+    size = array.chunks[0]
+    edges = [start, *range((start // size + 1) * size, stop, size), stop]
+    return [slice(first, last) for first, last in itertools.pairwise(edges)]
 
 
 def _lock(path: Path) -> FolderLock:

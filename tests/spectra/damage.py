@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 import spectra
+from spectra.store.checksums import FOLDER
 from spectra.store.evaluations import Evaluation, add_evaluation
 from spectra.store.layout import Contents, Layout
 from spectra.store.metadata import published
@@ -21,11 +22,13 @@ KINDS = ("flip", "flip", "flip", "truncate", "zero", "delete", "swap")
 
 def run_store(path):
     """A run with everything that can be recorded, a path and evaluations."""
-    writer = StoreWriter.create(path, Layout(MATRICES, 5, 8, CONTENTS), {"kind": "run", "model": {"name": "a"}})
+    writer = StoreWriter.create(
+        path, Layout(MATRICES, 5, 8, CONTENTS), {"kind": "run", "model": {"name": "a"}}
+    )
     for step in range(1, 5):
         writer.write_snapshot(step, snapshot(step))
-        rows = [{"train_step": n, "learning_rate": 1.0} for n in (2 * step - 1, 2 * step)]
-        writer.write_train_rows(rows)
+        new = (2 * step - 1, 2 * step)
+        writer.write_train_rows([{"train_step": n, "learning_rate": 1.0, "loss": n} for n in new])
     writer.describe({"config": {"rate": 0.125, "words": "one two three"}})
     writer.close()
     return _with_groups(path)
@@ -60,7 +63,10 @@ def in_use(store):
     nodes = published(json.loads((store / "zarr.json").read_text()))
     files = [file for file in sorted(store.rglob("*")) if file.is_file()]
     named = {file: str(file.relative_to(store)) for file in files}
-    return [f for f in files if owner(named[f])[1] is None or is_of(named[f], nodes)]
+    chunks = {
+        file for file in files if not named[file].startswith(FOLDER) and owner(named[file])[1]
+    }
+    return [file for file in files if file not in chunks or is_of(named[file], nodes)]
 
 
 @contextlib.contextmanager

@@ -142,6 +142,88 @@ def test_an_interrupted_creation_leaves_no_store(tmp_path, allowed):
     assert [p.name for p in tmp_path.iterdir()] == ["a.zarr"]
 
 
+def test_a_store_without_a_row_does_not_block_the_next_recording(tmp_path):
+    path = tmp_path / "a.zarr"
+    StoreWriter.create(path, LAYOUT, {"kind": "run", "made": "first"}).close()
+    writer = StoreWriter.create(path, LAYOUT, {"kind": "run", "made": "again"})
+    writer.write_snapshot(0, snapshot())
+    writer.close()
+    assert spectra.open(path).attrs["made"] == "again"
+    with pytest.raises(InputError, match="exists already"):
+        StoreWriter.create(path, LAYOUT, {})
+    assert verify(path).whole
+
+
+@pytest.mark.parametrize("held", ["a scan that was begun", "training steps", "something else"])
+def test_what_holds_anything_is_not_replaced(tmp_path, held):
+    path = tmp_path / "a.zarr"
+    if held == "something else":
+        path.mkdir()
+        (path / "file").write_text("mine")
+    else:
+        writer = StoreWriter.create(path, LAYOUT, {})
+        if held == "training steps":
+            writer.write_train_rows([{"train_step": 1}])
+        else:
+            writer.describe({"begun": {"step": 0}})
+            writer.write_piece("spectra/weight", slice(0, 2), snapshot()["spectra/weight"])
+        writer.close()
+    files = {file: file.stat().st_mtime_ns for file in path.rglob("*")}
+    with pytest.raises(InputError, match="exists already"):
+        StoreWriter.create(path, LAYOUT, {})
+    assert {file: file.stat().st_mtime_ns for file in path.rglob("*")} == files
+
+
+HOLDER = """
+import fcntl, os, sys
+fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_store_without_a_row_that_another_process_holds_is_not_replaced(tmp_path, monkeypatch):
+    path = tmp_path / "a.zarr"
+    StoreWriter.create(path, LAYOUT, {}).close()
+    monkeypatch.setattr("spectra.store.writer.PATIENCE", 0.1)
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        holder.stdout.readline()
+        with pytest.raises(InputError, match="another process is writing to"):
+            StoreWriter.create(path, LAYOUT, {})
+        holder.stdin.close()
+    assert path.exists()
+    StoreWriter.create(path, LAYOUT, {})
+
+
+def test_what_killed_writers_left_half_written_is_removed(tmp_path):
+    path = tmp_path / "a.zarr"
+    unfinished = tmp_path / ".a.zarr.0123.partial"
+    (unfinished / "spectra").mkdir(parents=True)
+    written(path).close()
+    half = path / "spectra/weight/c/2/0/.0.4567.partial"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"half")
+    assert verify(path).notes == ("1 files are half written; readers do not see them",)
+    StoreWriter.resume(path, LAYOUT, {}, step=5).close()
+    assert not unfinished.exists()
+    assert not half.exists()
+    assert verify(path).notes == ()
+
+
+def test_a_resumption_that_is_killed_leaves_no_gap_in_the_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr("spectra.store.layout.TRAIN_CHUNK", 2)
+    path = tmp_path / "a.zarr"
+    written(path).close()
+    for allowed in range(8):
+        with stopped_after(allowed), contextlib.suppress(StoppedError):
+            StoreWriter.resume(path, LAYOUT, {}, step=1).close()
+        steps = spectra.open(path)["train"].train_step.values.tolist()
+        assert steps == list(range(1, len(steps) + 1))
+        assert verify(path).whole
+    assert steps == [1]
+
+
 def test_the_layout_knows_its_size(tmp_path):
     path = tmp_path / "a.zarr"
     written(path)
