@@ -8,6 +8,8 @@ those who opened it earlier still do afterwards, until the group is written once
 
 import contextlib
 from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import xarray as xr
@@ -34,6 +36,8 @@ from spectra.store.places import DEFAULT, OTHER, is_of, moved, owner
 
 PATIENCE = 30.0
 """Seconds to wait for another process that writes to the store."""
+_held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
+"""The stores that are held where this is running."""
 
 
 def write_group(store: Location, name: str, dataset: xr.Dataset) -> None:
@@ -56,7 +60,7 @@ def write_group(store: Location, name: str, dataset: xr.Dataset) -> None:
 
 @contextlib.contextmanager
 def held(store: Location) -> Iterator[None]:
-    """Hold a store for a block that reads, changes and writes it.
+    """Hold a store for a block that reads, changes and writes it, the blocks inside included.
 
     Raises
     ------
@@ -64,8 +68,15 @@ def held(store: Location) -> Iterator[None]:
         When another process keeps writing to the store.
     """
     path = local_path(store)
-    with contextlib.nullcontext() if path is None else locked(path, PATIENCE):
+    if path is None or path in _held.get():
         yield
+        return
+    with locked(path, PATIENCE):
+        before = _held.set(_held.get() | {path})
+        try:
+            yield
+        finally:
+            _held.reset(before)
 
 
 def _encoded(name: str, dataset: xr.Dataset) -> MemoryStore:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,38 +71,22 @@ class FolderLock:
                 return
 
 
-_blocks = threading.local()
-"""The folders that this thread holds for the length of a block."""
-
-
 @contextlib.contextmanager
 def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
-    """Hold a folder for the length of a block, the blocks inside of it included.
+    """Hold a folder for the length of a block.
 
     Raises
     ------
     InputError
         When another process still holds it after `patience` seconds.
     """
-    resolved = folder.resolve()
-    held: set[Path] = _blocks.__dict__.setdefault("held", set())
-    if resolved in held:
-        yield
-        return
     lock = FolderLock(folder, patience)
-    held.add(resolved)
     try:
         yield
     finally:
-        held.discard(resolved)
         lock.release()
 
 
-def _forget() -> None:
-    """A forked child (of a DataLoader, say) holds nothing: what it closes stays the parent's."""
-    FolderLock._held.clear()
-    _blocks.__dict__.clear()
-
-
+# a forked child (of a DataLoader, say) holds nothing: what it closes stays the parent's
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=FolderLock._held.clear)

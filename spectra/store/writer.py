@@ -272,7 +272,8 @@ def _lock(path: Path) -> FolderLock:
 def _removed_as_empty(location: Location) -> bool:
     """Remove a store without a row, if it is one; a scan that was begun is none."""
     path = local_path(location)
-    if path is None or not _is_empty(path):  # elsewhere, nobody knows who is writing
+    # elsewhere, nobody knows who is writing
+    if path is None or path.is_symlink() or not _is_empty(path):
         return False
     lock = _lock(path)
     try:

@@ -93,6 +93,17 @@ def test_a_store_of_an_earlier_version_has_checksums_of_what_is_added(run):
     assert any("at step 9: spectra/weight/c/4" in line for line in verify(run).problems)
 
 
+def test_a_record_of_checksums_that_is_damaged_is_made_anew_with_a_warning(run):
+    (run / FILES).write_bytes((run / FILES).read_bytes().replace(b"a", b"b", 1))
+    assert verify(run).problems == (f"its record of checksums, {FILES}, is damaged",)
+    writer = resumed(run)
+    with pytest.warns(RuntimeWarning, match="is damaged: it is made anew"):
+        writer.write_snapshot(9, snapshot(9))
+    writer.close()
+    assert verify(run).whole
+    assert verify(run).notes == ()
+
+
 def swap(file, other):
     file.write_bytes(other.read_bytes())
 
