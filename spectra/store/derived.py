@@ -19,6 +19,7 @@ from zarr.storage import MemoryStore
 from data.errors import InputError
 from spectra.store.checked import CheckedStore
 from spectra.store.checksums import ABSENT
+from spectra.store.durable import remove_partial
 from spectra.store.location import Location, local_path, zarr_store
 from spectra.store.lock import locked
 from spectra.store.metadata import (
@@ -72,6 +73,7 @@ def held(store: Location) -> Iterator[None]:
         yield
         return
     with locked(path, PATIENCE):
+        remove_partial(path)
         before = _held.set(_held.get() | {path})
         try:
             yield

@@ -37,6 +37,12 @@ def is_partial(key: str) -> bool:
     return name.startswith(".") and name.endswith(".partial")
 
 
+def remove_partial(folder: Path) -> None:
+    """Remove what interrupted `write_file`s left below a folder that nobody else writes to."""
+    for file in folder.rglob(".*.partial"):
+        file.unlink(missing_ok=True)
+
+
 def write_file(path: Path, content: bytes | memoryview) -> None:
     """Replace a file atomically; it and its name are on disk when this returns."""
     new_folders = []

@@ -20,7 +20,7 @@ import zarr
 from data.errors import InputError
 from spectra.store.checked import CheckedStore
 from spectra.store.creation import new_store
-from spectra.store.durable import DurableStore, is_partial, sync_folder
+from spectra.store.durable import DurableStore, remove_partial, sync_folder
 from spectra.store.layout import BLOCK, TRAIN_CHUNK, Layout
 from spectra.store.location import Location, exists, local_path, zarr_store
 from spectra.store.lock import FolderLock, locked
@@ -108,7 +108,7 @@ class StoreWriter:
             writer._unset_after(step)
             writer._finish_growth()
             if path:
-                _remove_partial(path)
+                remove_partial(path)
         except BaseException:
             if lock:
                 lock.release()
@@ -300,13 +300,6 @@ def _remove_unfinished(path: Path) -> None:
     for unfinished in path.parent.glob(f".{path.name}.*.partial"):
         with contextlib.suppress(InputError), locked(unfinished):  # else one is making it now
             shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _remove_partial(path: Path) -> None:
-    """Remove the files that killed writers left half written."""
-    for file in path.rglob(".*.partial"):
-        if is_partial(file.name):
-            file.unlink(missing_ok=True)
 
 
 def _options(attrs: Attributes) -> dict[str, Any]:
