@@ -139,7 +139,7 @@ def write_path(store: str | Path, *, step: int | None = None, spacing: float = S
     Raises
     ------
     InputError
-        When there is no such store or snapshot.
+        When there is no such store or snapshot, or the store cannot be written.
     """
     path = compression_path(candidates_of(open_store(store), step), spacing=spacing)
     write_group(store, GROUP, path)

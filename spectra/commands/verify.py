@@ -1,6 +1,7 @@
-"""Check that a store is whole: every array readable, every committed snapshot complete.
+"""Check that a store is whole: every file as it was written, every committed snapshot complete.
 
 Exits 0 when it is, 1 with a line for every fault when it is not, 2 when there is no store to check.
+A store that holds no snapshot is not whole.
 """
 
 import json

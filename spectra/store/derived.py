@@ -1,15 +1,44 @@
-"""Results that are kept beside the spectra they come from, in a group of their own."""
+"""Results that are kept beside the spectra they come from, in a group of their own.
+
+A chunk has two possible places, zarr's key encodings ``default`` (``c/0/1``) and ``v2`` (``0.1``).
+A group is written into the places that are not in use; then the root's metadata, in one write,
+leads readers there. Until that write, whatever happens, they find the group that was there before;
+those who opened it earlier still do afterwards, until the group is written once more.
+"""
 
 import contextlib
 from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
 
 import xarray as xr
-import zarr
+from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore
 
+from data.errors import InputError
+from data.partial import remove_leftovers
+from spectra.store.checked import CheckedStore
+from spectra.store.checksums import ABSENT
 from spectra.store.location import Location, local_path, zarr_store
 from spectra.store.lock import locked
-from spectra.store.writer import consolidate, copy_keys
+from spectra.store.metadata import (
+    Node,
+    keys,
+    publish,
+    published,
+    read,
+    read_node,
+    remove,
+    write,
+    write_node,
+)
+from spectra.store.places import DEFAULT, OTHER, is_of, moved, owner
+
+PATIENCE = 30.0
+"""Seconds to wait for another process that writes to the store."""
+_held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
+"""The stores that are held where this is running."""
 
 
 def write_group(store: Location, name: str, dataset: xr.Dataset) -> None:
@@ -18,25 +47,77 @@ def write_group(store: Location, name: str, dataset: xr.Dataset) -> None:
     Raises
     ------
     InputError
-        When another process is writing to the store.
+        When another process keeps writing to the store, or it cannot be written; it is then as it
+        was before.
     """
-    new = MemoryStore()
-    dataset.to_zarr(new, group=name, zarr_format=3, consolidated=False, mode="w")
-    with _held(store):
-        target = zarr_store(store)
-        root = zarr.open_group(target, mode="r+", use_consolidated=False)
-        if name in root:
-            del root[name]
-            consolidate(target)
-        copy_keys(new, target, lambda key: key.startswith(f"{name}/"))
-        consolidate(target)
+    new = _encoded(name, dataset)
+    with held(store):
+        try:
+            _swap_in(CheckedStore(zarr_store(store)), name, new)
+        except OSError as error:  # a full disk, say
+            why = error.strerror or str(error)
+            raise InputError(f"cannot write {store}: {why}; what it held is kept") from error
 
 
 @contextlib.contextmanager
-def _held(store: Location) -> Iterator[None]:
+def held(store: Location) -> Iterator[None]:
+    """Hold a store for a block that reads, changes and writes it, the blocks inside included.
+
+    Raises
+    ------
+    InputError
+        When another process keeps writing to the store.
+    """
     path = local_path(store)
-    if path is None:
+    if path is None or path in _held.get():
         yield
         return
-    with locked(path):
-        yield
+    with locked(path, PATIENCE):
+        remove_leftovers(path, below=True)
+        before = _held.set(_held.get() | {path})
+        try:
+            yield
+        finally:
+            _held.reset(before)
+
+
+def _encoded(name: str, dataset: xr.Dataset) -> MemoryStore:
+    store = MemoryStore()
+    compressed = {"compressors": [ZstdCodec(checksum=True)]}
+    encoding: Any = dict.fromkeys(dataset.variables, compressed)
+    dataset.to_zarr(
+        store, group=name, zarr_format=3, consolidated=False, mode="w", encoding=encoding
+    )
+    return store
+
+
+def _swap_in(target: CheckedStore, name: str, new: MemoryStore) -> None:
+    nodes = published(read_node(target) or {})
+    old = {path: node for path, node in nodes.items() if _within(path, name)}
+    in_use = [node.get("chunk_key_encoding") for node in old.values()]
+    place = OTHER if DEFAULT in in_use else DEFAULT
+    held_before = [key for key in keys(target, f"{name}/") if is_of(key, old)]
+    # of a writer that was killed, and what was in use before the last
+    remove(target, set(keys(target, f"{name}/")) - set(held_before))
+    changed: dict[str, Node | None] = dict.fromkeys(old)
+    for key in keys(new, f"{name}/"):
+        path, chunk = owner(key)
+        if chunk is not None:
+            write(target, moved(key, place), read(new, key) or b"")
+            continue
+        node = read_node(new, path) or {}
+        if node["node_type"] == "array":
+            node["chunk_key_encoding"] = place
+        changed[path] = node
+    gone = [key for key in held_before if changed[owner(key)[0]] is None]
+    retired = {key: ABSENT for key in held_before if key in gone or owner(key)[1] is not None}
+    with target.transaction(target.written | retired):
+        for path, changed_node in changed.items():
+            if changed_node is not None:
+                write_node(target, changed_node, path)
+        publish(target, changed)
+    remove(target, gone)
+
+
+def _within(path: str, name: str) -> bool:
+    return path == name or path.startswith(f"{name}/")

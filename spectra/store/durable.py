@@ -29,6 +29,18 @@ class DurableStore(LocalStore):
             raise OSError(f"{self.root} was opened for reading")
         write_file(self.root / key, memoryview(value.as_buffer_like()))
 
+    async def delete(self, key: str) -> None:
+        await super().delete(key)
+        folder = (self.root / key).parent
+        if folder.exists():
+            await asyncio.to_thread(sync_folder, folder)
+
+
+def is_partial(key: str) -> bool:
+    """Whether a file is what an interrupted `write_file` left."""
+    name = key.rpartition("/")[2]
+    return name.startswith(".") and name.endswith(".partial")
+
 
 def write_file(path: Path, content: bytes | memoryview) -> None:
     """Replace a file atomically; it and its name are on disk when this returns.

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from data.errors import InputError
-from spectra.store.derived import write_group
+from spectra.store.derived import held, write_group
 from spectra.store.location import Location
 from spectra.store.reader import open_store
 
@@ -49,9 +49,14 @@ def add_evaluation(store: Location, evaluation: Evaluation) -> None:
     Raises
     ------
     InputError
-        When there is no such store, or another process is writing to it.
+        When there is no such store, it cannot be written, or another process keeps writing to it.
     """
-    found = [*evaluations(open_store(store)), evaluation]
+    with held(store):  # what was found is still all there is when it is written again
+        found = [*evaluations(open_store(store)), evaluation]
+        write_group(store, GROUP, _dataset(found))
+
+
+def _dataset(found: list[Evaluation]) -> xr.Dataset:
     columns = {f.name: [getattr(one, f.name) for one in found] for f in fields(Evaluation)}
     dataset = xr.Dataset(
         {
@@ -60,7 +65,7 @@ def add_evaluation(store: Location, evaluation: Evaluation) -> None:
         }
     )
     dataset["perplexity"].attrs = {"long_name": "perplexity", "units": "1"}
-    write_group(store, GROUP, dataset)
+    return dataset
 
 
 def evaluations(run: xr.DataTree) -> list[Evaluation]:

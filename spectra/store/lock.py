@@ -72,15 +72,15 @@ class FolderLock:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
     """Hold a folder for the length of a block.
 
     Raises
     ------
     InputError
-        When another process holds it.
+        When another process still holds it after `patience` seconds.
     """
-    lock = FolderLock(folder)
+    lock = FolderLock(folder, patience)
     try:
         yield
     finally:

@@ -1,15 +1,17 @@
-"""Is a store whole? Every array readable, every committed row complete and plausible."""
+"""Is a store whole? Every file as it was written, every committed row complete and plausible."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 
-from spectra.store.location import local_path
+from data.errors import InputError
+from spectra.store.checksums import row_arrays
+from spectra.store.integrity import check_snapshots, read_state, shortened
+from spectra.store.location import Location, zarr_store
 from spectra.store.reader import check_schema
 from spectra.store.schedule import Schedule
 from spectra.store.schema import BFLOAT16_NAN, SPECTRA, UNSET, Status
@@ -34,7 +36,7 @@ class Verdict:
         return not self.problems
 
 
-def verify(store: str | Path) -> Verdict:
+def verify(store: Location) -> Verdict:
     """Check a store, reading all of it.
 
     Raises
@@ -43,49 +45,45 @@ def verify(store: str | Path) -> Verdict:
         When there is no store of this schema at all.
     """
     check_schema(store)
-    place = str(local_path(store) or store)
+    place = zarr_store(store)
     try:
+        state = read_state(place)
+        if state.problems:
+            return _verdict(store, [*state.problems, *shortened(state.files)], state.notes)
         root = zarr.open_group(place, mode="r", use_consolidated=False)
         announced = zarr.open_group(place, mode="r", use_consolidated=True)
         expected = dict(announced.members(max_depth=None))
     except Exception as error:  # a broken zarr.json raises whatever its reader raises
-        return Verdict(str(store), 0, 0, (f"the store's metadata cannot be read: {error}",), ())
-    problems = list(_check_metadata(root, expected))
-    if problems:
-        return Verdict(str(store), 0, 0, tuple(problems), ())
+        return _verdict(store, [f"the store's metadata cannot be read: {error}"], [])
+    problems: list[str] = []
+    notes = list(state.notes)
     steps = _steps(root, "spectra/step", problems)
     train_steps = _steps(root, "train/train_step", problems)
-    notes: list[str] = []
     if not problems:
+        if not len(steps):
+            problems.append("it holds no snapshot")
         problems.extend(_check_names(root))
         problems.extend(_check_steps(root, expected, steps))
         problems.extend(_check_spectra(root, expected, steps))
         problems.extend(_check_projections(root, expected, steps))
         problems.extend(_check_train(root, len(train_steps)))
+        problems.extend(_check_others(root, expected, row_arrays(state.nodes), steps))
         notes.extend(_gaps(root, steps, train_steps))
         notes.extend(_uncommitted(root, steps))
-    return Verdict(str(store), len(steps), len(train_steps), tuple(problems), tuple(notes))
+    problems.extend(shortened([*state.files, *check_snapshots(place, state, steps.tolist())]))
+    return _verdict(store, problems, notes, len(steps), len(train_steps))
 
 
-def _check_metadata(root: zarr.Group, expected: dict[str, Any]) -> Iterator[str]:
-    """Every array that the store announces is there, at the size that it announces."""
-    if not expected:
-        yield "the store's consolidated metadata names no arrays"
-    required = {"spectra/step", "spectra/matrix", "train/train_step"}
-    for path in sorted(required - expected.keys()):
-        yield f"{path} is missing from the store's metadata"
-    for path, node in sorted(expected.items()):
-        try:
-            found = root.get(path)
-        except Exception as error:  # as above
-            yield f"{path} cannot be read: {error}"
-            continue
-        if found is None:
-            yield f"{path} is missing"
-        elif isinstance(node, zarr.Array):
-            shape = getattr(found, "shape", None)
-            if shape != node.shape:
-                yield f"{path} has the shape {shape}, but readers are told {node.shape}"
+def _verdict(
+    store: Location,
+    problems: Sequence[str],
+    notes: Sequence[str],
+    snapshots: int = 0,
+    train_steps: int = 0,
+) -> Verdict:
+    """What was found, each once."""
+    lines = (tuple(dict.fromkeys(found)) for found in (problems, notes))
+    return Verdict(str(store), snapshots, train_steps, *lines)
 
 
 def _steps(root: zarr.Group, path: str, problems: list[str]) -> npt.NDArray[np.int64]:
@@ -171,6 +169,8 @@ def _status(root: zarr.Group, expected: Members, row: int, part: str) -> Any:
     for unreadable in (status, parts):
         if isinstance(unreadable, str):
             return unreadable
+    if part not in parts.tolist():
+        return f"status/part does not name {part}"
     column = status[:, parts.tolist().index(part)]
     if (column == Status.UNSET).any():
         return f"the status of {part} is missing (half written)"
@@ -195,8 +195,11 @@ def _check_projections(
 ) -> Iterator[str]:
     """Sketches, raw gradients and subspaces: readable, and there where they are said to be."""
     parts = {"sketches": "sketch", "gradients": "raw_gradient", "subspaces": "subspaces"}
-    names = _read(root, "spectra/matrix", slice(None)).tolist()
-    numbers = {name: number for number, name in enumerate(names)}
+    names = _read(root, "spectra/matrix", slice(None))
+    if isinstance(names, str):
+        yield names
+        return
+    numbers = {name: number for number, name in enumerate(names.tolist())}
     for path, node in sorted(expected.items()):
         group, _, _ = path.partition("/")
         if group not in parts or not isinstance(node, zarr.Array) or node.ndim < 3:
@@ -248,14 +251,35 @@ def _check_train(root: zarr.Group, count: int) -> Iterator[str]:
             yield f"train/{name} is missing for {(~np.isfinite(values)).sum()} training steps"
 
 
+def _check_others(
+    root: zarr.Group, expected: Members, by_row: Collection[str], steps: npt.NDArray[np.int64]
+) -> Iterator[str]:
+    """Coordinates, source and derived groups: readable."""
+    checked = {*(f"spectra/{kind}" for kind in SPECTRA), "status/code"}
+    for path, node in sorted(expected.items()):
+        if not isinstance(node, zarr.Array) or path in checked or path.startswith("train/"):
+            continue
+        if path in by_row:
+            for row, step in enumerate(steps):
+                if isinstance(values := _read(root, path, row), str):
+                    yield f"snapshot at step {step}: {values}"
+        elif isinstance(values := _read(root, path, ...), str):
+            yield values
+
+
 def _gaps(
     root: zarr.Group, steps: npt.NDArray[np.int64], train_steps: npt.NDArray[np.int64]
 ) -> Iterator[str]:
     """Steps that a recorder passed over: it gave up, and the run was resumed later."""
-    schedule = root.attrs.get("schedule")
-    if isinstance(schedule, dict) and len(steps):
+    described = root.attrs.get("schedule")
+    if isinstance(described, dict) and len(steps):
         last = max([*steps[-1:], *train_steps[-1:]])
-        due = Schedule.from_dict(schedule).between(int(steps[0]), int(last))
+        try:
+            schedule = Schedule.from_dict(described)
+        except (InputError, KeyError, TypeError):
+            yield f"the schedule in its attributes is none: {described}"
+            return
+        due = schedule.between(int(steps[0]), int(last))
         if lost := sorted(set(due) - set(steps.tolist())):
             yield f"no snapshots at steps {lost}, though they were due"
     if len(train_steps) and (lost_rows := int(train_steps[-1]) - len(train_steps)):
@@ -273,7 +297,7 @@ def _uncommitted(root: zarr.Group, steps: npt.NDArray[np.int64]) -> Iterator[str
             )
 
 
-def _read(root: zarr.Group, path: str, selection: int | slice) -> Any:
+def _read(root: zarr.Group, path: str, selection: Any) -> Any:
     """The values of an array, or a line that says why they cannot be read."""
     try:
         return np.asarray(cast("zarr.Array[Any]", root[path])[selection])

@@ -1,40 +1,39 @@
 """Writing a store row by row, so that a reader never sees a half row and a kill costs none.
 
-The order within a row is the layout's: every array, then the steps that make the row exist. On a
-local disk, files are on it before the next write begins (`durable`); elsewhere an object is there
-when the service says so.
+The order within a row is the layout's: every array, then the row's checksums, then the steps that
+make the row exist. On a local disk, files are on it before the next write begins (`durable`);
+elsewhere an object is there when the service says so.
 """
 
-import asyncio
-import json
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.abc.store import Store
-from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
-from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
-from zarr.errors import ZarrUserWarning
-from zarr.storage import MemoryStore
 
 from data.errors import InputError
 from data.partial import partial_folder, remove_leftovers
+from spectra.store.checked import CheckedStore
+from spectra.store.creation import new_store
 from spectra.store.durable import DurableStore, sync_folder
 from spectra.store.layout import BLOCK, TRAIN_CHUNK, Layout
 from spectra.store.location import Location, exists, local_path, zarr_store
 from spectra.store.lock import FolderLock
-from spectra.store.schema import SCHEMA, UNSET, Variable
+from spectra.store.metadata import copy, publish, read_node, replace_attributes
+from spectra.store.reader import check_schema
+from spectra.store.schema import UNSET
 
 Attributes = Mapping[str, Any]
 Rows = Sequence[Mapping[str, float]]
 Arrays = Mapping[str, npt.NDArray[Any]]
 PATIENCE = 10.0
 """Seconds to wait for the end of a process that holds the store: one that was just killed."""
+STEPS = ("spectra/step", "train/train_step")
+"""The arrays that make rows exist."""
 
 
 class StoreWriter:
@@ -43,7 +42,7 @@ class StoreWriter:
     def __init__(self, location: Location, layout: Layout, lock: FolderLock | None) -> None:
         self.layout = layout
         self.lock = lock
-        self._store = zarr_store(location)
+        self._store = CheckedStore(zarr_store(location))
         self._root = zarr.open_group(self._store, mode="r+", use_consolidated=False)
         self._attrs = dict(self._root.attrs)
         self._snapshots = self._committed("spectra/step")
@@ -53,28 +52,30 @@ class StoreWriter:
     def create(cls, location: Location, layout: Layout, attrs: Attributes) -> Self:
         """Make a new store, empty but whole.
 
+        A store of this machine that holds no row is replaced: its recording never began.
+
         Raises
         ------
         InputError
-            When something is there already.
+            When something is there already, or another process is writing to it.
         OSError
             When the place cannot be written.
         """
-        if exists(location):
+        if exists(location) and not _removed_as_empty(location):
             raise InputError(
                 f"{location} exists already: resume it, remove it, or choose another name"
             )
-        new = _new_store(layout, attrs)
+        new = new_store(layout, attrs)
         path = local_path(location)
         if path is None:
-            _copy(new, zarr_store(location))
+            copy(new, zarr_store(location))
             return cls(location, layout, None)
         # the store gets its name once it is whole, so an interrupted creation leaves no half store
         path = path.absolute()
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent, path.name)
         with partial_folder(path) as partial:
-            _copy(new, DurableStore(partial))
+            copy(new, DurableStore(partial))
             try:
                 partial.rename(path)
             except OSError as error:
@@ -94,8 +95,6 @@ class StoreWriter:
             When the store was made by another model, probe batch or configuration, or another
             process is writing to it.
         """
-        from spectra.store.reader import check_schema
-
         check_schema(location)
         path = local_path(location)
         lock = _lock(path) if path else None
@@ -104,12 +103,8 @@ class StoreWriter:
                 remove_leftovers(path, below=True)
             root = zarr.open_group(zarr_store(location), mode="r+", use_consolidated=False)
             _require_same(location, root, layout, attrs)
-            for name in (*reversed(layout.step_arrays()), "train/train_step"):
-                array = cast("zarr.Array[Any]", root[name])
-                steps = np.asarray(array[:])
-                if (steps > step).any():
-                    array[:] = np.where(steps > step, UNSET, steps)
             writer = cls(location, layout, lock)
+            writer._unset_after(step)
             writer._finish_growth()
         except BaseException:
             if lock:
@@ -149,9 +144,7 @@ class StoreWriter:
         for path, variable in self.layout.snapshot_arrays().items():
             # a row that an interrupted process left half written must not show through
             self._array(path)[row] = arrays.get(path, variable.fill)
-        for path in self.layout.step_arrays():
-            self._array(path)[row] = step
-        self._snapshots += 1
+        self._announce(step)
 
     def write_piece(self, path: str, members: slice, values: npt.NDArray[Any]) -> None:
         """Write some matrices of the row that is not announced yet."""
@@ -162,6 +155,7 @@ class StoreWriter:
     def piece(self, path: str) -> npt.NDArray[Any]:
         """What there is of an array in the row that is not announced yet."""
         self._reserve("step", self._snapshots + 1, BLOCK)
+        self._store.adopt(f"{path}/c/{self._snapshots}/")
         return np.asarray(self._array(path)[self._snapshots])
 
     def form(self, path: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
@@ -172,15 +166,14 @@ class StoreWriter:
     def announce(self, step: int) -> None:
         """Make the row that was written in pieces a snapshot."""
         self._require_held()
-        for path in self.layout.step_arrays():
-            self._array(path)[self._snapshots] = step
-        self._snapshots += 1
+        self._announce(step)
 
     def describe(self, attrs: Attributes) -> None:
         """Set attributes of the store beside those that it has."""
         self._require_held()
         self._attrs = self._attrs | dict(attrs)
-        replace_attributes(self._store, self._attrs)
+        with self._store.transaction():
+            replace_attributes(self._store, self._attrs)
 
     @property
     def attrs(self) -> dict[str, Any]:
@@ -194,21 +187,45 @@ class StoreWriter:
         self._require_held()
         start, stop = self._train_rows, self._train_rows + len(rows)
         self._reserve("train_step", stop, TRAIN_CHUNK)
-        for variable in self.layout.groups()["train"][:-1]:
-            values = [row.get(variable.name, np.nan) for row in rows]
-            self._array(f"train/{variable.name}")[start:stop] = np.asarray(values)
-        self._array("train/train_step")[start:stop] = np.asarray(
-            [row["train_step"] for row in rows], np.int64
-        )
+        with self._store.transaction():
+            for variable in self.layout.groups()["train"][:-1]:
+                values = [row.get(variable.name, np.nan) for row in rows]
+                self._array(f"train/{variable.name}")[start:stop] = np.asarray(values)
+            steps = np.array([row["train_step"] for row in rows], np.int64)
+            for part in _chunks(self._array("train/train_step"), start, stop):
+                self._array("train/train_step")[part] = steps[
+                    part.start - start : part.stop - start
+                ]
         self._train_rows = stop
+
+    def _announce(self, step: int) -> None:
+        """Record the checksums of the row that was written, then set its step."""
+        self._store.record_row(self._snapshots, step, self.layout.snapshot_arrays())
+        with self._store.transaction():
+            for path in self.layout.step_arrays():
+                self._array(path)[self._snapshots] = step
+        self._snapshots += 1
+
+    def _unset_after(self, step: int) -> None:
+        """Take back every row of a later step."""
+        with self._store.transaction():
+            for path in (*reversed(self.layout.step_arrays()), "train/train_step"):
+                array = self._array(path)
+                steps = np.asarray(array[:])
+                # last rows first: whenever this is interrupted, those that are set have no gap
+                for part in reversed(_chunks(array, 0, len(steps))):
+                    if (steps[part] > step).any():
+                        array[part] = np.where(steps[part] > step, UNSET, steps[part])
+        self._snapshots = self._committed("spectra/step")
+        self._train_rows = self._committed("train/train_step")
 
     def _require_held(self) -> None:
         if self.lock and self.lock.lost:
             raise RuntimeError("the store was closed, or opened anew by another recorder")
 
-    def _arrays_along(self, dim: str) -> list[zarr.Array[Any]]:
+    def _paths_along(self, dim: str) -> list[str]:
         return [
-            self._array(f"{group}/{variable.name}")
+            f"{group}/{variable.name}"
             for group, variables in self.layout.groups().items()
             for variable in variables
             if dim in variable.dims
@@ -216,19 +233,25 @@ class StoreWriter:
 
     def _reserve(self, dim: str, rows: int, block: int) -> None:
         """Grow every array along `dim` ahead of writing; readers see the new sizes at once."""
-        arrays = self._arrays_along(dim)
-        if all(rows <= array.shape[0] for array in arrays):
+        arrays = {path: self._array(path) for path in self._paths_along(dim)}
+        if all(rows <= array.shape[0] for array in arrays.values()):
             return
         size = -(-rows // block) * block
-        for array in arrays:
-            array.resize((max(size, array.shape[0]), *array.shape[1:]))
-        consolidate(self._store)
+        with self._store.transaction():
+            for array in arrays.values():
+                array.resize((max(size, array.shape[0]), *array.shape[1:]))
+            self._publish(arrays)
 
     def _finish_growth(self) -> None:
         """Bring all arrays to one size after a kill in the middle of growing."""
         for dim in ("step", "train_step"):
-            self._reserve(dim, max(a.shape[0] for a in self._arrays_along(dim)), 1)
-        consolidate(self._store)
+            paths = self._paths_along(dim)
+            self._reserve(dim, max(self._array(path).shape[0] for path in paths), 1)
+            with self._store.transaction():
+                self._publish(paths)
+
+    def _publish(self, paths: Iterable[str]) -> None:
+        publish(self._store, {path: read_node(self._store, path) for path in paths})
 
     def _committed(self, path: str) -> int:
         return int((np.asarray(self._array(path)[:]) != UNSET).sum())
@@ -237,89 +260,41 @@ class StoreWriter:
         return cast("zarr.Array[Any]", self._root[path])
 
 
+def _chunks(array: zarr.Array[Any], start: int, stop: int) -> list[slice]:
+    """Rows from `start` to `stop`, divided as they lie in chunks, whose writing keeps no order."""
+    size = array.chunks[0]
+    edges = [start, *range((start // size + 1) * size, stop, size), stop]
+    return [slice(first, last) for first, last in itertools.pairwise(edges)]
+
+
 def _lock(path: Path) -> FolderLock:
     return FolderLock(path, PATIENCE, take_over=True)
 
 
-def _new_store(layout: Layout, attrs: Attributes) -> MemoryStore:
-    store = MemoryStore()
-    root = zarr.create_group(
-        store, zarr_format=3, attributes=dict(attrs) | {"schema": SCHEMA}, overwrite=True
-    )
-    for group_name, variables in layout.groups().items():
-        coordinates = [v.name for v in variables if v.dims == ("matrix",) and v.name != "matrix"]
-        group_attrs = {"coordinates": " ".join(coordinates)} if coordinates else {}
-        group = root.create_group(group_name, attributes=group_attrs)
-        for variable in variables:
-            array = _create_array(group, variable)
-            if variable.dims in (("matrix",), ("part",)):
-                kind = object if variable.dtype == "string" else np.int64
-                array[:] = np.asarray(layout.coordinate_values(group_name, variable.name), kind)
-    consolidate(store)
-    return store
+def _removed_as_empty(location: Location) -> bool:
+    """Remove a store without a row, if it is one; a scan that was begun is none."""
+    path = local_path(location)
+    # elsewhere, nobody knows who is writing
+    if path is None or path.is_symlink() or not _is_empty(path):
+        return False
+    lock = _lock(path)
+    try:
+        empty = _is_empty(path)
+        if empty:
+            shutil.rmtree(path)
+        return empty
+    finally:
+        lock.release()
 
 
-def _create_array(group: zarr.Group, variable: Variable) -> zarr.Array[Any]:
-    # checksums tell a damaged chunk from a surprising spectrum
-    compressors: Any = ZstdCodec(checksum=True)
-    if variable.shards:  # large: bits of a kind together save a third and most of the time
-        compressors = [BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec()]
-    return group.create_array(
-        variable.name,
-        shape=variable.shape,
-        chunks=variable.chunks,
-        shards=variable.shards,
-        dtype=variable.dtype,
-        fill_value=variable.fill,
-        compressors=compressors,
-        dimension_names=variable.dims,
-        attributes=variable.attrs,
-    )
-
-
-def _copy(new: MemoryStore, target: Store) -> None:
-    """Copy a new store; its root, without which nobody takes it for a store, comes last."""
-    copy_keys(new, target, lambda key: key != "zarr.json")
-    copy_keys(new, target, lambda key: key == "zarr.json")
-
-
-def copy_keys(new: MemoryStore, target: Store, wanted: Callable[[str], bool]) -> None:
-    """Copy what lies under some keys."""
-
-    async def copy(key: str) -> None:
-        value = await new.get(key, default_buffer_prototype())
-        assert value is not None
-        await target.set(key, value)
-
-    async def copy_all() -> None:
-        copies = [copy(key) async for key in new.list() if wanted(key)]
-        # none goes on in the background when another has failed
-        for failure in await asyncio.gather(*copies, return_exceptions=True):
-            if failure is not None:
-                raise failure
-
-    sync(copy_all())
-
-
-def replace_attributes(store: Store, attrs: Attributes) -> None:
-    """Change the root's attributes in one write, which leaves the other metadata as it is."""
-
-    async def replace() -> None:
-        found = await store.get("zarr.json", default_buffer_prototype())
-        assert found is not None
-        metadata = json.loads(found.to_bytes()) | {"attributes": dict(attrs)}
-        content = default_buffer_prototype().buffer.from_bytes(json.dumps(metadata).encode())
-        await store.set("zarr.json", content)
-
-    sync(replace())
-
-
-def consolidate(store: Store) -> None:
-    """Write the metadata of all groups and arrays into the root's."""
-    with warnings.catch_warnings():
-        # written on purpose: without it, opening a store over a network reads every zarr.json
-        warnings.filterwarnings("ignore", "Consolidated metadata", ZarrUserWarning)
-        zarr.consolidate_metadata(store)
+def _is_empty(path: Path) -> bool:
+    try:
+        check_schema(path)
+        root = zarr.open_group(path, mode="r")
+        steps = [np.asarray(cast("zarr.Array[Any]", root[name])[:]) for name in STEPS]
+    except Exception:  # whatever a broken store raises: it is not known to be empty
+        return False
+    return "begun" not in root.attrs and all((held == UNSET).all() for held in steps)
 
 
 def _options(attrs: Attributes) -> dict[str, Any]:

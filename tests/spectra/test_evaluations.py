@@ -1,11 +1,25 @@
 """Measured perplexities beside the spectra they belong to."""
 
+import contextlib
+import errno
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 import spectra
 from data.errors import InputError
+from spectra.allocation.path import write_path
+from spectra.store import evaluations as evaluations_module
 from spectra.store.evaluations import Evaluation, add_evaluation, evaluations
+from spectra.store.layout import Layout
+from spectra.store.lock import FolderLock
 from spectra.store.verify import verify
+from spectra.store.writer import StoreWriter
+from tests.spectra.crash_writer import CONTENTS, MATRICES, snapshot
+from tests.spectra.damage import content, scan_store
+from tests.spectra.interruption import StoppedError, stopped_after
 
 ONE = Evaluation(0.4, 0.8, 14.5, "welore", data="text, with a comma")
 OTHER = Evaluation(0.2, 0.9, 11.0, "uniform", "whiten", "pivoted")
@@ -17,6 +31,100 @@ def test_measurements_are_read_back_in_order(store):
     add_evaluation(store, OTHER)
     assert evaluations(spectra.open(store)) == [ONE, OTHER]
     assert not verify(store).problems
+
+
+def test_an_addition_that_is_interrupted_keeps_what_was_there(tmp_path):
+    """Stop before each file in turn: readers find all evaluations with the new one or without."""
+    store = scan_store(tmp_path / "a.zarr")
+    before = evaluations(spectra.open(store))
+    for allowed in itertools.count(0, 2):
+        finished = False
+        with stopped_after(allowed), contextlib.suppress(StoppedError):
+            add_evaluation(store, ONE)
+            finished = True
+        found = evaluations(spectra.open(store))
+        assert found in (before, [*before, ONE]), allowed
+        verdict = verify(store)
+        assert verdict.whole, (allowed, verdict.problems)
+        if finished:
+            break
+        before = found
+    add_evaluation(store, OTHER)
+    assert evaluations(spectra.open(store)) == [*found, OTHER]
+    assert verify(store).notes == ()
+    assert allowed > 10
+
+
+@pytest.mark.parametrize("group", ["evaluations", "path"])
+def test_a_disk_that_is_full_keeps_what_was_there(tmp_path, group):
+    store = scan_store(tmp_path / "a.zarr")
+    before = content(store)
+    write = {
+        "evaluations": lambda: add_evaluation(store, ONE),
+        "path": lambda: write_path(store, spacing=0.05),
+    }[group]
+    for allowed in (0, 1, 9, 18):
+        full = OSError(errno.ENOSPC, "No space left on device")
+        with (
+            stopped_after(allowed, full),
+            pytest.raises(InputError, match="No space left on device; what it held is kept"),
+        ):
+            write()
+        assert content(store) == before
+        assert verify(store).whole
+    write()
+    assert content(store) != before
+
+
+def test_two_additions_at_once_are_both_kept(tmp_path, monkeypatch):
+    store = scan_store(tmp_path / "a.zarr")
+    before = evaluations(spectra.open(store))
+    slow, quick = threading.Event(), threading.Event()
+    write_group = evaluations_module.write_group
+
+    def slowly(*arguments):
+        if not slow.is_set():
+            slow.set()
+            quick.wait(0.5)
+        write_group(*arguments)
+
+    monkeypatch.setattr(evaluations_module, "write_group", slowly)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(add_evaluation, store, ONE)
+        slow.wait()
+        second = pool.submit(lambda: (add_evaluation(store, OTHER), quick.set()))
+        first.result(), second.result()
+    assert evaluations(spectra.open(store)) == [*before, ONE, OTHER]
+
+
+def test_an_addition_waits_for_a_writer_and_says_when_it_waited_for_too_long(tmp_path, monkeypatch):
+    store = scan_store(tmp_path / "a.zarr")
+    held = FolderLock(store)
+    monkeypatch.setattr("spectra.store.derived.PATIENCE", 0.1)
+    with pytest.raises(InputError, match=r"another process is writing to .*: wait for it"):
+        add_evaluation(store, ONE)
+    monkeypatch.setattr("spectra.store.derived.PATIENCE", 20)
+    threading.Timer(0.1, held.release).start()
+    add_evaluation(store, ONE)
+    assert evaluations(spectra.open(store))[-1] == ONE
+
+
+def test_who_opened_a_store_before_an_addition_reads_what_it_held_then(tmp_path):
+    store = scan_store(tmp_path / "a.zarr")
+    opened, before = spectra.open(store), evaluations(spectra.open(store))
+    add_evaluation(store, ONE)
+    assert evaluations(opened) == before
+    assert evaluations(spectra.open(store)) == [*before, ONE]
+
+
+def test_additions_to_a_store_elsewhere_are_read_back(tmp_path):
+    store = f"memory://{tmp_path.name}/a.zarr"
+    StoreWriter.create(store, Layout(MATRICES, 4, 4, CONTENTS), {}).write_snapshot(1, snapshot(1))
+    for one in (ONE, OTHER, ONE):
+        add_evaluation(store, one)
+    assert evaluations(spectra.open(store)) == [ONE, OTHER, ONE]
+    assert verify(store).whole
+    assert verify(store).notes == ()
 
 
 @pytest.mark.parametrize(

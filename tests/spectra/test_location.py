@@ -102,7 +102,7 @@ class StoppedError(Exception):
     pass
 
 
-@pytest.mark.parametrize("allowed", range(0, 16, 2))
+@pytest.mark.parametrize("allowed", range(0, 18, 2))
 def test_writing_elsewhere_stopped_anywhere_shows_no_half_snapshot(tmp_path, monkeypatch, allowed):
     store = f"memory://{tmp_path.name}/d.zarr"
     writer = StoreWriter.create(store, Layout(MATRICES, 4, 4, CONTENTS), {})
@@ -123,7 +123,7 @@ def test_writing_elsewhere_stopped_anywhere_shows_no_half_snapshot(tmp_path, mon
             committed = 1
     assert spectra.open(store)["spectra"].sizes["step"] == committed
     assert spectra.verify(store).whole
-    assert committed == (1 if allowed < 13 else 2)
+    assert committed == (1 if allowed < 15 else 2)
 
 
 def test_a_half_made_store_elsewhere_is_none_and_can_be_made(tmp_path, monkeypatch):

@@ -1,0 +1,33 @@
+"""Stops writing to a local store after some files, as a kill or a full disk would."""
+
+import contextlib
+
+import pytest
+
+from spectra.store import durable
+
+
+class StoppedError(Exception):
+    """In the place of a kill."""
+
+
+@contextlib.contextmanager
+def stopped_after(allowed, error=StoppedError):
+    """Let so many files of local stores be written or removed; every later one raises."""
+    calls = iter(range(1_000_000))
+    write_file, delete = durable.write_file, durable.DurableStore.delete
+
+    def counted_write(path, content):
+        if next(calls) >= allowed:
+            raise error
+        write_file(path, content)
+
+    async def counted_delete(store, key):
+        if next(calls) >= allowed:
+            raise error
+        await delete(store, key)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(durable, "write_file", counted_write)
+        patch.setattr(durable.DurableStore, "delete", counted_delete)
+        yield
