@@ -198,7 +198,7 @@ def test_a_store_without_a_row_that_another_process_holds_is_not_replaced(tmp_pa
 
 def test_what_killed_writers_left_half_written_is_removed(tmp_path):
     path = tmp_path / "a.zarr"
-    unfinished = tmp_path / ".a.zarr.0123.partial"
+    unfinished = tmp_path / f".a.zarr.{'0' * 32}.partial"
     (unfinished / "spectra").mkdir(parents=True)
     written(path).close()
     half = path / "spectra/weight/c/2/0/.0.4567.partial"
