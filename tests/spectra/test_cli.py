@@ -47,7 +47,7 @@ def test_every_command_has_help_with_defaults(capsys, command):
         (["pretrain", "--precision", "float8"], "float8"),
         (["pretrain", "--steps", "0", "--clip", "-1"], "--steps is at least 1, not 0; --clip"),
         (["pretrain", "--config", "/nowhere.json"], "cannot read /nowhere.json"),
-        (["pretrain", "--out", "/dev/null/run"], "cannot write to /dev/null/run"),
+        (["pretrain", "--out", "/dev/null/run"], "cannot write /dev/null/run"),
     ],
 )
 def test_wrong_input_gives_one_line_and_status_2(capsys, arguments, message):
