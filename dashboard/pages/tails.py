@@ -15,6 +15,7 @@ from dashboard.access.run import Run
 from dashboard.asked import asked, or_reason
 from dashboard.view import View
 from spectra.figures.measures import layer_role_grid, layer_role_heatmap, map_height, measure_lines
+from spectra.figures.reduction import shortened
 from spectra.figures.spectra import tail_fit
 from spectra.matrices import block_labels
 from spectra.metrics.goodness import ENOUGH, Verdict
@@ -242,7 +243,7 @@ def _values(run: Run, view: View, step: int) -> xr.DataArray:
 def _tail(run: Run, view: View) -> Any:
     name, kind, step = _matrix(run, view), _kind(run, view), run.step(view.step)
     fit = run.measures(step).sel(matrix=name, kind=kind)
-    values = squared(run.spectrum(kind, name, step))
+    values = shortened(squared(run.spectrum(kind, name, step)))
     return tail_fit(
         values,
         title=escape(name, quote=False),

@@ -1,9 +1,11 @@
-"""Fewer cells than were recorded: blocks shown by their largest value, so that spikes survive."""
+"""Less than was recorded: blocks shown by their largest value, so that spikes survive; float32."""
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from spectra.store.schema import out_of_range
 
 
 def block_size(count: int, most: int) -> int:
@@ -28,3 +30,11 @@ def reduced(values: npt.NDArray[Any], size: int, axis: int = 0) -> npt.NDArray[A
     magnitude = np.where(np.isnan(blocks), -1.0, np.abs(blocks))
     chosen = np.take_along_axis(blocks, magnitude.argmax(axis=-1)[..., None], axis=-1)[..., 0]
     return np.moveaxis(chosen, -1, axis).astype(values.dtype, copy=False)
+
+
+def shortened(values: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
+    """In float32, half the bytes of a figure, where that holds all of them; else in float64."""
+    sizes = np.abs(values[np.isfinite(values) & (values != 0)], dtype=np.float64)
+    ends = (float(sizes.min()), float(sizes.max())) if sizes.size else ()
+    extreme = any(out_of_range(end, np.float32) for end in ends)
+    return np.asarray(values, np.float64 if extreme else np.float32)

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
+from spectra.figures.reduction import shortened
 from spectra.figures.theme import ACCENT, INK, MUTED, SECOND, SEQUENTIAL, styled
 from spectra.matrices import in_order
 
@@ -93,7 +94,7 @@ def spectra_lines(
         there = np.flatnonzero(np.isfinite(values))
         there = there[line_places(len(there))]
         figure.add_scatter(
-            x=there + 1, y=values[there].astype(np.float32), name=name, mode="lines",
+            x=there + 1, y=shortened(values[there]), name=name, mode="lines",
             line={"color": color, "width": 1.6},
             hovertemplate=f"{name}<br>value no. %{{x}}<br>%{{y:.4g}}<extra></extra>",
         )  # fmt: skip

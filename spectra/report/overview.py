@@ -13,6 +13,7 @@ from spectra.analysis.emergence import THRESHOLD, emergence
 from spectra.analysis.table import metrics_table
 from spectra.figures.emergence import correlation_forest, emergence_scatter
 from spectra.figures.measures import layer_role_grid, layer_role_heatmap, measure_lines
+from spectra.figures.reduction import shortened
 from spectra.figures.spectra import normalised_spectra, tail_fit
 from spectra.figures.theme import TEMPLATE
 from spectra.matrices import block_labels
@@ -114,7 +115,7 @@ def tail_figures(spectra: xr.Dataset, table: xr.Dataset) -> list[Drawn]:
         }  # fmt: skip
         few = fit["tail_size"] < ENOUGH and np.isfinite(fit["alpha"])
         verdict = Verdict.TOO_FEW.value if few else ""
-        values = _rounded(eigenvalues[i])
+        values = shortened(eigenvalues[i])
         drawn.append(bare(tail_fit(values, title=str(name), verdict=verdict, **fit)))
     return drawn
 
@@ -174,7 +175,7 @@ def _label(values: xr.DataArray) -> str:
 def _lines(values: xr.DataArray) -> Drawn:
     ordered = values.transpose("step", "matrix")
     roles = ordered["role"].to_numpy().astype(object)
-    data = _rounded(ordered.to_numpy())
+    data = shortened(ordered.to_numpy())
     by_role = {role: data[:, roles == role] for role in dict.fromkeys(roles.tolist())}
     return bare(measure_lines(by_role, ordered["step"].to_numpy(), title=_label(values)))
 
@@ -182,11 +183,6 @@ def _lines(values: xr.DataArray) -> Drawn:
 def _map(values: xr.DataArray) -> Drawn:
     layer_of = block_labels(values["matrix"].to_numpy().tolist())
     role_of = values["role"].to_numpy().tolist()
-    grid, layers, roles = layer_role_grid(_rounded(values.to_numpy()), layer_of, role_of)
+    grid, layers, roles = layer_role_grid(shortened(values.to_numpy()), layer_of, role_of)
     subtitle = "at the last snapshot" if "step" in values.coords else "over the run"
     return bare(layer_role_heatmap(grid, layers, roles, title=_label(values), subtitle=subtitle))
-
-
-def _rounded(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Half the bytes in the file."""
-    return np.asarray(values, np.float32)
