@@ -127,16 +127,20 @@ def main(arguments: Sequence[str]) -> int:
         found["memory"] = [dataclasses.asdict(m) for m in memory_of(model, options.contexts)]
     if options.speed:
         found["speed"] = dataclasses.asdict(speed_of(model))
+    failure = None
     if evaluation is not None and isinstance(result, Perplexity):
-        add_evaluation(
-            options.store or "",
-            dataclasses.replace(evaluation, perplexity=result.perplexity),
-        )
-        found["store"] = options.store
+        measured = dataclasses.replace(evaluation, perplexity=result.perplexity)
+        try:
+            add_evaluation(options.store or "", measured)
+            found["store"] = options.store
+        except InputError as error:  # what may have taken hours is printed all the same
+            failure = error
     if options.json:
         print(json.dumps(found))
     else:
         _print(found)
+    if failure is not None:
+        raise failure
     return 0
 
 

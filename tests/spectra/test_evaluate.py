@@ -205,7 +205,9 @@ def test_the_command_prints_what_design_names(stories, shared, tmp_path, capsys)
     assert found["total"] == 3
 
 
-def test_a_measured_perplexity_is_added_to_the_scans_store(stories, shared, tmp_path, capsys):
+def test_a_measured_perplexity_is_added_to_the_scans_store(
+    stories, shared, tmp_path, capsys, monkeypatch
+):
     text = str(shared / "data" / "text" / "wikitext2-valid.txt")
     store = tmp_path / "scan.zarr"
     rank_map = spectra.allocate(spectra.scan(str(stories), store), err=0.5)
@@ -220,6 +222,18 @@ def test_a_measured_perplexity_is_added_to_the_scans_store(stories, shared, tmp_
     assert (kept.allocation, kept.compression, kept.storage) == ("welore", "svd", "factors")
     assert main(["evaluate", str(stories), *options]) == 2
     assert "of a compressed checkpoint" in capsys.readouterr().err
+
+    def full(*_):
+        raise InputError("no space left")
+
+    monkeypatch.setattr("spectra.commands.evaluate.add_evaluation", full)
+    assert (
+        main(["evaluate", str(made.path), *options]) == 2
+    )  # what was measured is told all the same
+    told = capsys.readouterr()
+    assert json.loads(told.out)["perplexity"] == found["perplexity"]
+    assert "store" not in json.loads(told.out)
+    assert "no space left" in told.err
 
 
 @pytest.mark.parametrize(
