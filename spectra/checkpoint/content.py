@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from spectra.checkpoint.address import one_address
 from spectra.checkpoint.checkpoint import open_checkpoint
 
 
@@ -18,14 +19,15 @@ def content_of(address: str) -> str | None:
     InputError
         When there is no checkpoint.
     """
-    place = Path(address).expanduser()
-    if not place.exists():
+    if not Path(address).exists():
         return None
+    place = Path(one_address(address).place)
+    folder = place if place.is_dir() else place.parent
     checkpoint = open_checkpoint(address)
     known = hashlib.sha256(
         json.dumps(dict(checkpoint.config), sort_keys=True, default=str).encode()
     )
     for name in sorted(checkpoint.files):
-        with (place / name if place.is_dir() else place).open("rb") as file:
+        with (folder / name).open("rb") as file:
             known.update(hashlib.file_digest(file, "sha256").digest())
     return known.hexdigest()

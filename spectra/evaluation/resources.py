@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from spectra.checkpoint.checkpoint import open_checkpoint
+from spectra.checkpoint.checkpoint import ADAPTER, open_checkpoint
+from spectra.compression.adapter import FILE
 from spectra.matrices import find_matrices, stored_parameters
 
 PROCESS = Path("/proc/self")
@@ -142,10 +143,9 @@ def bytes_on_disk(path: str | Path) -> int | None:
     place = Path(path)
     if not place.exists():
         return None
-    if (place / "config.json").is_file() or place.is_file():
-        return sum(int(size) for size, *_ in open_checkpoint(str(path)).files.values())
-    # an adapter, whose base lies elsewhere
-    return sum(file.stat().st_size for file in place.glob("*.safetensors"))
+    if any((place / name).is_file() for name in (FILE, ADAPTER)):  # its base lies elsewhere
+        return sum(file.stat().st_size for file in place.glob("*.safetensors"))
+    return sum(int(size) for size, *_ in open_checkpoint(str(path)).files.values())
 
 
 def _reset_peak() -> None:
