@@ -18,6 +18,8 @@ SHOWN = 4
 DEEPEST = 3
 """Parts of a name that wrappers may have put before it: ``base_model.model.``, ``module.``."""
 NORMS = re.compile(r"norm|ln_?\d|layernorm", re.IGNORECASE)
+LAYERS = re.compile(r"^(n|num|encoder|decoder)_(\w+_)?layers?$|^depths?$")
+"""What configurations call their number of layers."""
 OWN = "spectra"
 """The quant_method of checkpoints that are read as dense ones."""
 
@@ -118,11 +120,13 @@ def match_of(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> 
     best: Match | None = None
     for expected in expected_of(config):
         for plain, dropped in _plain_names(list(tensors)):
-            match = _match(expected, tensors, plain, dropped, _is_packed(config))
+            match = _match(expected, tensors, plain, dropped)
             if best is None or match.faults < best.faults:
                 best = match
             if not best.faults:
                 return best
+    if best is not None and not _is_comparable(config):
+        return replace(best, missing=(), unexpected=(), mismatched=())
     return best
 
 
@@ -131,7 +135,6 @@ def _match(
     tensors: Mapping[str, StoredTensor],
     plain: Mapping[str, str],
     dropped: str,
-    packed: bool,
 ) -> Match:
     places = {stored: expected.place(plain[stored]) for stored in tensors}
     names: dict[str, str] = {}
@@ -159,8 +162,6 @@ def _match(
         and not expected.may_miss(parameter)
         and not _has_twin(parameter, expected.tied, filled)
     ]
-    if packed:  # its tensors are not the parameters that the bare model has
-        missing, unexpected, mismatched = [], [], []
     return Match(
         expected.kind,
         plain,
@@ -211,10 +212,15 @@ def _has_twin(parameter: str, tied: Mapping[str, str], filled: set[str]) -> bool
     return any(other in filled for other in (source, *(t for t, s in tied.items() if s == source)))
 
 
-def _is_packed(config: Mapping[str, Any]) -> bool:
-    """Whether the weights are quantised by others."""
+def _is_comparable(config: Mapping[str, Any]) -> bool:
+    """Whether a configuration says what tensors there should be.
+
+    One without a number of layers does not, nor one of weights that others quantised.
+    """
     described = config.get("quantization_config")
-    return isinstance(described, Mapping) and described.get("quant_method") != OWN
+    packed = isinstance(described, Mapping) and described.get("quant_method") != OWN
+    inner = [part for part in config.values() if isinstance(part, Mapping)]
+    return not packed and any(LAYERS.search(name) for part in (config, *inner) for name in part)
 
 
 def _in_block(name: str) -> bool:

@@ -232,3 +232,15 @@ def test_a_model_that_transformers_does_not_know_is_read_by_its_own_names(tmp_pa
     opened = open_checkpoint(str(tmp_path))
     assert opened.match is None
     assert len(opened.matrices) == 14
+
+
+def test_a_configuration_without_a_number_of_layers_is_compared_with_nothing(tmp_path):
+    weights = {f"model.layers.0.self_attn.{name}_proj.weight": torch.eye(16) for name in "qk"}
+    save_file(weights, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    assert len(open_checkpoint(str(tmp_path)).matrices) == 2
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "llama", "num_hidden_layers": 1})
+    )
+    with pytest.raises(InputError, match="does not hold what its config"):
+        open_checkpoint(str(tmp_path))
