@@ -13,16 +13,22 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 
 from data.errors import InputError
 from spectra.allocation.rankmap import RankMap
 from spectra.checkpoint.notes import note
 from spectra.compression.config import SpectraConfig
 from spectra.compression.layers import put
-from spectra.models.loading import load_config, loading
+from spectra.models.loading import empty_model
 
 READS_WEIGHT = "its model's code reads its weight itself"
+UNKNOWN = (DataDependentOutputException, DynamicOutputShapeException)
+"""What needs numbers, which fake tensors have not."""
 LENGTH = 4
 """Tokens that the skeleton is run on."""
 
@@ -66,8 +72,9 @@ def read_by_name(address: str, names: Collection[str]) -> frozenset[str]:
         When transformers does not know the model.
     """
     seen: set[str] = set()
-    with _fake():
-        model = _built(address)
+    model = empty_model(address)
+    with _fake() as mode:
+        _filled(model, mode)
         for name in names:
             linear = model.get_submodule(name)
             if isinstance(linear, torch.nn.Linear):
@@ -91,8 +98,9 @@ def require_running(address: str, rank_map: RankMap) -> None:
     """
     from spectra.compression.quantizer import put_layers  # after transformers, which loads it
 
-    with _fake():
-        model = _built(address)
+    model = empty_model(address)
+    with _fake() as mode:
+        _filled(model, mode)
         try:
             _run(model)
         except Exception:  # then nothing is known of the compressed one, as was said before
@@ -116,14 +124,18 @@ def _is_in_source(model: Any, name: str) -> bool:
     return f".{last}.weight" in code
 
 
-def _built(address: str) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    config = load_config(address)
-    auto: Any = AutoModelForCausalLM
-    with loading(address):
-        # experts' kernels are of bfloat16
-        return auto.from_config(config, dtype=torch.bfloat16).eval()
+def _filled(model: Any, mode: FakeTensorMode) -> None:
+    """Give a model that has no weights fake ones, in bfloat16, which experts' kernels are of."""
+    fakes: dict[int, torch.nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                empty = torch.empty(parameter.shape, dtype=torch.bfloat16, device="cpu")
+                fake = fakes.setdefault(id(parameter), torch.nn.Parameter(empty, False))
+                module._parameters[name] = fake
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = mode.from_tensor(buffer)
 
 
 @torch.no_grad()
@@ -131,19 +143,20 @@ def _run(model: Any) -> None:
     """What loading does after it has filled a model, and a forward pass."""
     for module in model.modules():
         module._is_hf_initialized = False
-    model.initialize_weights()
+    with contextlib.suppress(*UNKNOWN):
+        model.initialize_weights()
     model(input_ids=torch.zeros(1, LENGTH, dtype=torch.long), use_cache=False)
 
 
 @contextlib.contextmanager
-def _fake() -> Iterator[None]:
+def _fake() -> Iterator[FakeTensorMode]:
     """Tensors without numbers; what torch logs of operations that it cannot fake is not shown."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
     level = log.level
     log.setLevel(logging.CRITICAL)
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            yield
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            yield mode
     finally:
         log.setLevel(level)
 

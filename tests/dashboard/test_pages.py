@@ -439,7 +439,8 @@ def test_what_comes_and_goes_is_followed(page, tmp_path):
         page.wait_for_function(f"{held}.z[3]?.[0].toFixed(5) === n",
                                arg=[name, f"{last[3, 0]:.5f}"])  # fmt: skip
         np.testing.assert_allclose(numbers(drawn(page, name)[0]["z"]), last, rtol=1e-6)
-        assert text(page, "scrub-says") == "4"
+        says = "document.getElementById('scrub-says').innerText === '4'"
+        page.wait_for_function(says)
         growing.close()
         (tmp_path / "a.zarr").rename(tmp_path / ".gone")
         page.get_by_role("alert").wait_for()

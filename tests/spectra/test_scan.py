@@ -21,8 +21,8 @@ from spectra.scanning import engines, scan
 from spectra.scanning.row import Row
 from spectra.scanning.scan import IncompleteError, run_scan
 from spectra.store.durable import DurableStore
+from spectra.store.metadata import consolidate
 from spectra.store.schema import Status
-from spectra.store.writer import consolidate
 from tests.small import small_llama
 from tests.spectra.checkpoints import rewritten, saved, sharded
 
