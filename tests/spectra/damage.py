@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import pickle
+import shutil
 
 import numpy as np
 import xarray as xr
@@ -120,3 +121,12 @@ def _of_node(node):
         packed = pickle.dumps(values.tolist()) if values.dtype.kind in "OT" else values.tobytes()
         described = f"{values.dtype}{values.shape}{variable.dims}{variable.attrs}"
         yield name, (described, hashlib.sha256(packed).hexdigest())
+
+
+def without_checksums(store):
+    """The store as earlier versions left it."""
+    shutil.rmtree(store / FOLDER)
+    root = json.loads((store / "zarr.json").read_text())
+    del root["attributes"]["checksums"]
+    (store / "zarr.json").write_text(json.dumps(root))
+    return store

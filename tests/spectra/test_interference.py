@@ -458,7 +458,9 @@ def test_what_float32_cannot_hold_is_missing_with_that_reason(tmp_path, backgrou
     # directions have no scale; what is handed to another process is float32 before
     lost = ["weight", "gradient", "sketch", "raw_gradient", *(["subspaces"] if background else [])]
     assert (codes.loc["blocks.0.fit", lost] == Status.MEASURED).all()
-    assert (codes.loc[["blocks.0.small", "blocks.0.large"], lost] == Status.OUT_OF_RANGE).all(axis=None)
+    assert (codes.loc[["blocks.0.small", "blocks.0.large"], lost] == Status.OUT_OF_RANGE).all(
+        axis=None
+    )
     values = run["spectra"].weight.isel(step=0).to_numpy()
     assert np.isnan(values).all(axis=1).tolist() == [False, True, True]
     assert not np.isinf(run["sketches"].gradient.to_numpy()).any()

@@ -25,6 +25,7 @@ from spectra.store.metadata import consolidate
 from spectra.store.schema import Status
 from tests.small import small_llama
 from tests.spectra.checkpoints import rewritten, saved, sharded
+from tests.spectra.damage import without_checksums
 
 Q = "model.layers.0.self_attn.q_proj"
 
@@ -419,6 +420,7 @@ def test_a_scan_of_float32_goes_on_and_holds_nothing_infinite(tmp_path, capsys):
                             attributes=dict(old.attrs), overwrite=True)  # fmt: skip
     new[0] = np.tile(2 * np.float32(0.5) ** np.arange(32), (2, 1))
     consolidate(DurableStore(place))
+    without_checksums(place)
     assert (
         main(["scan", *(str(tmp_path / f"step-{i}") for i in range(3)), "--out", str(place)]) == 1
     )

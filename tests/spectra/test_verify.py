@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import json
 import random
 import shutil
 
@@ -14,13 +13,13 @@ import spectra
 from data.errors import InputError
 from spectra.cli import main
 from spectra.store import integrity
-from spectra.store.checksums import FILES, FOLDER, row_key
+from spectra.store.checksums import FILES, row_key
 from spectra.store.evaluations import Evaluation, add_evaluation
 from spectra.store.layout import Contents, Layout
 from spectra.store.verify import verify
 from spectra.store.writer import StoreWriter
 from tests.spectra.crash_writer import CONTENTS, MATRICES, snapshot
-from tests.spectra.damage import content, damaged, in_use, run_store, scan_store
+from tests.spectra.damage import content, damaged, in_use, run_store, scan_store, without_checksums
 from tests.spectra.interruption import StoppedError, stopped_after
 
 
@@ -37,15 +36,6 @@ def run(tmp_path):
 
 def resumed(store):
     return StoreWriter.resume(store, Layout(MATRICES, 5, 8, CONTENTS), {}, 8)
-
-
-def without_checksums(store):
-    """The store as earlier versions left it."""
-    shutil.rmtree(store / FOLDER)
-    root = json.loads((store / "zarr.json").read_text())
-    del root["attributes"]["checksums"]
-    (store / "zarr.json").write_text(json.dumps(root))
-    return store
 
 
 @pytest.mark.parametrize("count", [30, pytest.param(500, marks=pytest.mark.slow)])
