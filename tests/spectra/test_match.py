@@ -219,7 +219,7 @@ def test_other_towers_are_left_out_with_a_reason_and_taken_in_on_request(tmp_pat
     assert sum("another tower" in s.reason for s in opened.skipped) == len(opened.towers) == 18
     assert {m.name for m in open_checkpoint(model).towers} == {m.name for m in opened.towers}
     scan = spectra.scan(tmp_path / "m", tmp_path / "s.zarr", towers=True)
-    assert scan.sizes["matrix"] if "matrix" in scan.sizes else len(scan["spectra"].matrix) == 32
+    assert len(scan["spectra"].matrix) == 32
     rank_map = spectra.allocate(scan, err=0.6, method="uniform")
     made = spectra.compress(str(tmp_path / "m"), rank_map, tmp_path / "c")
     assert {m.name for m in made.rank_map.modules if m.factored} >= {m.name for m in opened.towers}
