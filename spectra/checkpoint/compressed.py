@@ -43,7 +43,6 @@ class MergedTensors:
         described = SpectraConfig.of(config)
         self.source = VerifiedTensors(source, described.sha256)
         self._modules = described.factored
-        self._parts: dict[str, str] = {}
         self.tensors: dict[str, StoredTensor] = {}
         owners = {part: name for name, m in self._modules.items() for part in m.tensors}
         for tensor in source.tensors.values():
@@ -75,14 +74,13 @@ class MergedTensors:
             return whole
         if problem := self.tensors[name].problem:
             raise InputError(problem)
-        parts = {part: self.source.read(part) for part in module.tensors}
-        for part, shape in module.tensors.items():
-            if tuple(parts[part].shape) != shape:
+        values = [self.source.read(f"{path}.{part}") for part in module.parts]
+        for value, (part, shape) in zip(values, module.parts.items(), strict=True):
+            if tuple(value.shape) != shape:
                 raise InputError(
-                    f"{part} is {tuple(parts[part].shape)}, its rank map says {shape}: the "
+                    f"{path}.{part} is {tuple(value.shape)}, its rank map says {shape}: the "
                     "checkpoint is damaged"
                 )
-        values = list(parts.values())
         dtype = values[0].dtype
         if module.storage == "factors":
             product = Factors(values[0].float(), values[1].float()).product()

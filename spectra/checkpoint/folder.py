@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-import numpy as np
 import torch
 from fsspec.implementations.local import LocalFileSystem
 
@@ -122,8 +121,8 @@ class RangedFile:
         InputError
             When the file ends before, or the network fails.
         """
-        buffer = np.empty(count, np.uint8)
-        view = buffer.data
+        buffer = torch.empty(count, dtype=torch.uint8)
+        view = buffer.numpy().data
         done = 0
         with self._lock, reading(self.name):
             self.stream.seek(offset)
@@ -135,7 +134,7 @@ class RangedFile:
                         f"{count - done} bytes too early"
                     )
                 done += got
-        return torch.from_numpy(buffer)
+        return buffer
 
 
 @contextlib.contextmanager

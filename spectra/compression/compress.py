@@ -216,8 +216,9 @@ def factorised(
         lost = name in ("A", "B", "kept") and part.abs().max() < torch.finfo(dtype).tiny
         if lost and weight.any():
             raise InputError(f"its factors are too small for {NAMES[dtype]}")
-    names = StoredModule(module.name, module.rows, module.cols, module.rank, storage).stored
-    tensors = {names[part]: value for part, value in parts.items()}
+    described = StoredModule(module.name, module.rows, module.cols, module.rank, storage)
+    tensors = {f"{module.name}.{part}": value for part, value in parts.items()}
+    tensors |= {name: torch.empty(shape, dtype=dtype) for name, shape in described.guard.items()}
     return tensors, relative_error(weight, stored)
 
 

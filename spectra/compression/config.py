@@ -11,10 +11,11 @@ from spectra.compression.factors import keeps_columns
 
 METHOD = "spectra"
 """The quant_method by which transformers finds our loader."""
-VERSION = 2
-"""Of the format. In the first, whose files are still read, no factor had the weight's own name:
-transformers without spectra drew random weights there. Now it finds a weight of another shape, and
-refuses."""
+VERSION = 3
+"""Of the format. In the first, whose files are still read, nothing had a matrix' own name:
+transformers without spectra drew random weights there. Now it finds an empty weight, and refuses.
+"""
+READ = (1, VERSION)
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class StoredModule:
     version: int = VERSION
 
     @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
+    def parts(self) -> dict[str, tuple[int, ...]]:
         """What its layer holds in the weight's place, with shapes."""
         rows, cols, rank = self.rows, self.cols, self.rank
         if self.storage == "factors":
@@ -39,18 +40,15 @@ class StoredModule:
         return {"kept": (rank, cols), "coefficients": (rows - rank, rank), "order": (rows,)}
 
     @property
-    def stored(self) -> dict[str, str]:
-        """Names in the file, by what the layer holds."""
-        first = next(iter(self.shapes))
-        names = {part: part for part in self.shapes}
-        if self.version > 1:
-            names[first] = "weight"
-        return {part: f"{self.name}.{name}" for part, name in names.items()}
+    def guard(self) -> dict[str, tuple[int, ...]]:
+        """The empty weight that keeps others from loading the file; none in the first format."""
+        return {f"{self.name}.weight": (0,)} if self.version > 1 else {}
 
     @property
     def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of what stands for its weight in the file."""
-        return {self.stored[part]: shape for part, shape in self.shapes.items()}
+        """Names and shapes of what is in the file for it: its parts, and the guard."""
+        parts = {f"{self.name}.{part}": shape for part, shape in self.parts.items()}
+        return parts | self.guard
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class SpectraConfig:
         if not isinstance(described, Mapping) or described.get("quant_method") != METHOD:
             raise InputError("this is no checkpoint of `spectra compress`")
         version = described.get("version")
-        if not isinstance(version, int) or not 1 <= version <= VERSION:
+        if version not in READ:
             raise InputError(
                 f"the checkpoint was compressed by another version of the format: {version!r}, "
                 f"not {VERSION}"

@@ -64,27 +64,29 @@ class SpectraQuantizer(HfQuantizer):
         if checkpoint_files:
             require_whole(config, checkpoint_files)
         put_layers(model, config)
+        guards = {f"^{re.escape(name)}$" for m in config.factored.values() for name in m.guard}
+        ignored: Any = model
+        ignored._keys_to_ignore_on_load_unexpected = guards.union(
+            ignored._keys_to_ignore_on_load_unexpected or ()
+        )
         return model
 
-    def get_state_dict_and_metadata(self, model: torch.nn.Module) -> tuple[None, dict[str, Any]]:
+    def get_state_dict_and_metadata(
+        self, model: torch.nn.Module
+    ) -> tuple[dict[str, torch.Tensor] | None, dict[str, Any]]:
         """Called by `save_pretrained` before it writes the configuration: hashes of what is now."""
+        if getattr(model, "_hf_peft_config_loaded", False):  # only the adapter is written
+            return None, {}
+        factored = self.quantization_config.parsed().factored.values()
+        state = model.state_dict()
+        dtype = next(model.parameters()).dtype
+        for name, shape in (item for module in factored for item in module.guard.items()):
+            state[name] = torch.empty(shape, dtype=dtype)
         # others may be stored under other names than the model's
-        stored = stored_names(self.quantization_config.parsed())
-        state = {stored[k]: v for k, v in model.state_dict().items() if k in stored}
-        movable = not any(value.is_meta for value in state.values())
-        self.quantization_config.sha256 = dict(_hashes(state.items())) if movable else {}
-        return None, {}
-
-    def get_weight_conversions(self) -> list[Any]:
-        """How tensors are called in the file: the first of a matrix has its weight's name."""
-        from transformers.core_model_loading import WeightRenaming
-
-        config = self.quantization_config.parsed()
-        if config.version == 1 or not config.factored:
-            return []
-        first = next(iter(next(iter(config.factored.values())).shapes))
-        layers = "|".join(map(re.escape, config.factored))
-        return [WeightRenaming(rf"^({layers})\.weight", rf"\1.{first}")]
+        own = {name: state[name] for module in factored for name in module.tensors}
+        movable = not any(value.is_meta for value in own.values())
+        self.quantization_config.sha256 = dict(_hashes(own.items())) if movable else {}
+        return state, {}
 
     def _dequantize(self, model: torch.nn.Module, dtype: torch.dtype | None = None) -> Any:
         """`model.dequantize()`: the dense model."""
@@ -136,15 +138,6 @@ def put_layers(model: torch.nn.Module, config: SpectraConfig) -> None:
                 dtype=weight.dtype,
             ),
         )
-
-
-def stored_names(config: SpectraConfig) -> dict[str, str]:
-    """Names in the file of what low-rank layers hold, by their names in the model."""
-    return {
-        f"{module.name}.{part}": stored
-        for module in config.factored.values()
-        for part, stored in module.stored.items()
-    }
 
 
 def dense(module: CompressedLinear, dtype: torch.dtype | None = None) -> torch.nn.Linear:

@@ -203,8 +203,8 @@ class Background(Place):
         try:
             self._worker.stdin.write(json.dumps(message) + "\n")
             self._worker.stdin.flush()
-        except OSError as error:
-            self._fail(f"the recording process has ended: {error}")
+        except OSError:  # nobody reads it any more
+            self._fail(self._ending())
             self._require_worker()
 
     def _require_worker(self) -> None:
@@ -227,7 +227,11 @@ class Background(Place):
                 except ValueError:
                     continue  # what a library printed while it was imported
                 self._hear(answer)
-        self._fail(f"the recording process has ended with status {self._worker.wait()}")
+        self._fail(self._ending())
+
+    def _ending(self) -> str:
+        """How the process ended, in words."""
+        return f"the recording process has ended with status {self._worker.wait()}"
 
     def _hear(self, answer: dict[str, Any]) -> None:
         if "error" in answer:

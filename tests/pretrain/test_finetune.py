@@ -27,7 +27,6 @@ from spectra.allocation.allocate import allocate
 from spectra.cli import main
 from spectra.compression.compress import compress
 from spectra.compression.config import SpectraConfig
-from spectra.compression.quantizer import stored_names
 from spectra.models.loading import load_whole
 from spectra.scanning.scan import scan
 from tests.pretrain.tuned import loss_of, tuned
@@ -82,6 +81,7 @@ def test_the_saved_checkpoint_is_what_was_trained(checkpoints, inputs, tmp_path,
     before = load_file(f"{base}/model.safetensors")
     after = load_file(tmp_path / "run/model/model.safetensors")
     assert before.keys() == after.keys()
+    before = {name: value for name, value in before.items() if value.numel()}  # no guards
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     lrc = {m.name for m in SpectraConfig.of(Base(base).model().config.to_dict()).rank_map.lrc}
     kinds = {
@@ -420,9 +420,7 @@ def test_trained_weights_are_rounded_once_to_the_dtype_that_is_asked_for(
     last = Checkpoints(tmp_path / "run/checkpoints").latest()
     trained = load_file(last / "trained.safetensors")
     saved = load_file(tmp_path / "run/model/model.safetensors")
-    config = json.loads((tmp_path / "run/model/config.json").read_text())
-    stored = stored_names(SpectraConfig.of(config))
-    assert all(torch.equal(saved[stored.get(name, name)], v) for name, v in trained.items())
+    assert all(torch.equal(saved[name], v) for name, v in trained.items())
 
 
 def test_a_configuration_chooses_layers_and_leaves_matrices_out(checkpoints, inputs, tmp_path):

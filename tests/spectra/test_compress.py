@@ -63,7 +63,7 @@ def test_the_papers_svd_gives_the_papers_factors(model):
             dense[f"{module.name}.weight"].double().numpy(), full_matrices=False
         )
         r = module.rank
-        a, b = stored[f"{module.name}.weight"].double(), stored[f"{module.name}.B"].double()
+        a, b = stored[f"{module.name}.A"].double(), stored[f"{module.name}.B"].double()
         assert a.shape == (module.rows, r)
         np.testing.assert_allclose(a @ b, (u[:, :r] * s[:r]) @ vh[:r], atol=1e-6)
         np.testing.assert_allclose(np.diag(a.mT @ a), s[:r], rtol=1e-4)
@@ -515,7 +515,7 @@ def test_the_stated_error_is_the_same_at_every_scale_of_a_dtype(dtype, storage, 
         tensors, error = factorised(scaled, module, Weighting(), storage, dtype)
         assert error == pytest.approx(least, rel=1e-2), power
         if storage == "factors":  # balanced, so that neither leaves the range
-            a, b = (float(tensors[name].double().norm()) for name in ("m.weight", "m.B"))
+            a, b = (float(tensors[name].double().norm()) for name in ("m.A", "m.B"))
             assert 0.1 < a / b < 10
 
 
