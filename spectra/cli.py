@@ -75,6 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader of our output is gone; keep Python from complaining about it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # of the machine: a full disk, too few descriptors
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"spectra {name}: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
 
 
 @contextlib.contextmanager

@@ -1,6 +1,8 @@
 """The command: help, one-line errors, exit statuses."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -84,3 +86,12 @@ def test_help_and_verify_do_not_wait_for_torch(store):
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, str(store)], check=True, capture_output=True)
+
+
+def test_a_full_disk_is_one_line_and_status_1(capsys, store, tmp_path, monkeypatch):
+    def full(path, *_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr("spectra.report.page.write_result", full)
+    status, _, err = run(capsys, "report", str(store), "--out", str(tmp_path / "r.html"))
+    assert (status, err) == (1, f"spectra report: {tmp_path}/r.html: No space left on device\n")
