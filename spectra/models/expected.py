@@ -86,7 +86,7 @@ def expected_of(config: Mapping[str, Any]) -> list[Expected]:
 
     Returns
     -------
-    None where transformers knows no such model: one of remote code, or of a newer release.
+    Empty where transformers knows no such model: one of remote code, or of a newer release.
     """
     known = {name: value for name, value in config.items() if name != "quantization_config"}
     return _expected(json.dumps(known, sort_keys=True, default=str))

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from data.errors import InputError
 from spectra.checkpoint.tensors import StoredTensor
 from spectra.matrices import WRAPPERS, layer_of
 from spectra.models.expected import Expected, expected_of
@@ -117,6 +118,7 @@ def match_of(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> 
     InputError
         When the configuration contradicts itself.
     """
+    _require_few_layers(config, len(tensors))
     best: Match | None = None
     for expected in expected_of(config):
         for plain, dropped in _plain_names(list(tensors)):
@@ -219,8 +221,22 @@ def _is_comparable(config: Mapping[str, Any]) -> bool:
     """
     described = config.get("quantization_config")
     packed = isinstance(described, Mapping) and described.get("quant_method") != OWN
-    inner = [part for part in config.values() if isinstance(part, Mapping)]
-    return not packed and any(LAYERS.search(name) for part in (config, *inner) for name in part)
+    return not packed and any(_layer_counts(config))
+
+
+def _require_few_layers(config: Mapping[str, Any], tensors: int) -> None:
+    """Require no more layers than tensors: a model of a billion layers takes hours to build."""
+    for name, count in _layer_counts(config):
+        if isinstance(count, int) and count > tensors:
+            raise InputError(
+                f"config.json says {name} = {count}, and the checkpoint holds {tensors} tensors"
+            )
+
+
+def _layer_counts(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a configuration calls its numbers of layers, with them; of its parts, too."""
+    for part in (config, *(part for part in config.values() if isinstance(part, Mapping))):
+        yield from ((name, count) for name, count in part.items() if LAYERS.search(name))
 
 
 def _in_block(name: str) -> bool:

@@ -244,3 +244,9 @@ def test_a_configuration_without_a_number_of_layers_is_compared_with_nothing(tmp
     )
     with pytest.raises(InputError, match="does not hold what its config"):
         open_checkpoint(str(tmp_path))
+
+
+def test_layers_that_no_file_could_hold_are_refused_at_once(model):
+    say_layers(model, 10**9)
+    with pytest.raises(InputError, match="num_hidden_layers = 1000000000, and the checkpoint"):
+        open_checkpoint(str(model))
