@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from spectra.registration import register_when_imported
 
 if TYPE_CHECKING:
-    from data.errors import InputError as InputError
     from spectra.allocation.allocate import allocate as allocate
     from spectra.allocation.rankmap import RankMap as RankMap
     from spectra.analysis.dynamics import gradient_dynamics as gradient_dynamics
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from spectra.scanning.scan import scan as scan
     from spectra.store.reader import open_store
     from spectra.store.verify import verify as verify
+    from spectra_data.errors import InputError as InputError
 
     open = open_store
 
@@ -49,7 +49,7 @@ except PackageNotFoundError:  # used from a folder, not installed
     __version__ = "0"
 
 _HOMES = {
-    "InputError": "data.errors",
+    "InputError": "spectra_data.errors",
     "RankMap": "spectra.allocation.rankmap",
     "allocate": "spectra.allocation.allocate",
     "Matrix": "spectra.matrices",

@@ -15,8 +15,8 @@ from importlib import import_module
 from typing import Any
 
 import spectra
-from data.errors import InputError
 from spectra.checkpoint.notes import CheckpointNote
+from spectra_data.errors import InputError
 
 COMMANDS = {
     "allocate": ("spectra.commands.allocate", "a rank map: the rank of every matrix"),
@@ -24,12 +24,15 @@ COMMANDS = {
         "spectra.commands.compress",
         "a smaller checkpoint, by a rank map or to a budget",
     ),
-    "dashboard": ("dashboard.command", "every store and map below a folder, live, in a browser"),
+    "dashboard": (
+        "spectra_dashboard.command",
+        "every store and map below a folder, live, in a browser",
+    ),
     "evaluate": ("spectra.commands.evaluate", "perplexity, tasks, memory and speed of a model"),
     "experiment": ("spectra.commands.experiment", "a table or figure of the paper, measured"),
     "export": ("spectra.commands.export", "a rank map in other tools' formats"),
     "finetune": (
-        "pretrain.finetuning.command",
+        "spectra_pretrain.finetuning.command",
         "finetuning through low-rank components, and every baseline",
     ),
     "merge": ("spectra.commands.merge", "a compressed checkpoint as a dense one"),
@@ -38,7 +41,7 @@ COMMANDS = {
         "ranks, heavy tails and bulk of every matrix and snapshot, as a table",
     ),
     "path": ("spectra.commands.path", "what WeLore gives and costs at every ERR, stored"),
-    "pretrain": ("pretrain.command", "instrumented pretraining of a LLaMA-type model"),
+    "pretrain": ("spectra_pretrain.command", "instrumented pretraining of a LLaMA-type model"),
     "prune": ("spectra.commands.prune", "zeros in a model's matrices, or in its N-LRCs"),
     "report": ("spectra.commands.report", "all figures of a store in one file that opens offline"),
     "scan": (

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 from scipy.linalg import eigh
 
-from data.errors import InputError
 from spectra.gram import eigenvalues, gram, rounded_gram
 from spectra.threads import available_cores, map_matrices, one_blas_thread
+from spectra_data.errors import InputError
 
 Array = TypeVar("Array", torch.Tensor, npt.NDArray[np.floating])
 Method = Literal["auto", "gram", "mixed", "svd"]

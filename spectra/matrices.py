@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from data.errors import InputError
 from spectra.composites import Composite, composites
+from spectra_data.errors import InputError
 
 if TYPE_CHECKING:
     import torch

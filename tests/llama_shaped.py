@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from pretrain.presets import PRESETS
+from spectra_pretrain.presets import PRESETS
 
 TAIL = 256
 """Values in the power law."""

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from data.errors import InputError
 from spectra.allocation import families
 from spectra.allocation.budget import Menus
 from spectra.allocation.candidates import Candidates, Ranks, candidates_of
@@ -17,6 +16,7 @@ from spectra.allocation.families import Family, Outliers
 from spectra.allocation.rankmap import LRC_FACTOR, TARGETS, Model, Module, RankMap, kind_of
 from spectra.allocation.welore import Thresholds
 from spectra.store.reader import open_store
+from spectra_data.errors import InputError
 
 METHODS = ("welore", "welore-grid", "uniform", "owl", "alpha", "d-rank", "budget")
 LOSS = "loss"

@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from data.errors import InputError
 from spectra.allocation.candidates import Candidates, Doubles, Ranks
 from spectra.allocation.costs import factored_parameters
+from spectra_data.errors import InputError
 
 Indices = npt.NDArray[np.int64]
 EXACT_WORK = 200_000_000

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from data.errors import InputError
 from spectra.matrices import Matrix
+from spectra_data.errors import InputError
 
 Doubles = npt.NDArray[np.float64]
 Ranks = npt.NDArray[np.int64]

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from data.errors import InputError
+from spectra_data.errors import InputError
 
 Storage = Literal["factors", "pivoted"]
 STORAGES: tuple[str, ...] = get_args(Storage)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.errors import InputError
 from spectra.allocation.candidates import Candidates, Doubles, Ranks
 from spectra.metrics.ranks import effective_rank
 from spectra.metrics.spectrum import relative
 from spectra.metrics.tails import power_law
+from spectra_data.errors import InputError
 
 Measure = Callable[[Ranks], float]
 ALPHA_SPREAD = 0.3

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from data.errors import InputError
 from spectra.allocation.rankmap import RankMap
 from spectra.checkpoint.checkpoint import Checkpoint
+from spectra_data.errors import InputError
 
 SHOWN = 6
 

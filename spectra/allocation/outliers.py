@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from data.calibration import calibration_windows
-from data.sources import open_source
-from data.tokenizer import load_tokenizer
 from spectra.composites import Composite
 from spectra.matrices import Matrix, Weight, find_matrices, unwrapped
 from spectra.models.loading import load_whole
+from spectra_data.calibration import calibration_windows
+from spectra_data.sources import open_source
+from spectra_data.tokenizer import load_tokenizer
 
 MULTIPLE = 5.0
 """OWL's M."""

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from data.errors import InputError
 from spectra.allocation.allocate import Maker, require_target
 from spectra.allocation.candidates import Candidates, Ranks, candidates_of
 from spectra.allocation.costs import bytes_per_parameter
 from spectra.allocation.rankmap import LRC_FACTOR
 from spectra.store.derived import write_group
 from spectra.store.reader import open_store
+from spectra_data.errors import InputError
 
 GROUP = "path"
 STEP = 0.005

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from data.errors import InputError
 from spectra.allocation.costs import bytes_per_parameter, factored_parameters, require_storage
 from spectra.store.destination import write_result
+from spectra_data.errors import InputError
 
 SCHEMA = "spectra.rankmap/1"
 Kind = Literal["LRC", "N-LRC"]

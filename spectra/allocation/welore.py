@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from data.errors import InputError
 from spectra.allocation.candidates import Candidate, Candidates, Doubles, Ranks
+from spectra_data.errors import InputError
 
 Normalisation = Literal["minmax", "max"]
 GRID = np.arange(201) * 0.005

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from data.errors import InputError
 from spectra.analysis.similarity import Method, cosine_similarity
 from spectra.metrics import dynamics, ranks
+from spectra_data.errors import InputError
 
 _OVER_STEPS = {
     "consecutive_cosine": "cosine of the gradient with that of the snapshot before",

@@ -6,12 +6,12 @@ import numpy as np
 import xarray as xr
 from scipy.stats import rankdata
 
-from data.errors import InputError
 from spectra.analysis.dynamics import gradient_dynamics
 from spectra.analysis.similarity import Method
 from spectra.metrics import ranks
 from spectra.metrics.correlation import rank_correlation
 from spectra.metrics.spectrum import relative
+from spectra_data.errors import InputError
 
 CAUSES = {
     "turning": "how much gradients turn between snapshots, over all of training",

@@ -19,10 +19,10 @@ import numpy.typing as npt
 import xarray as xr
 from dask.delayed import delayed
 
-from data.errors import InputError
 from spectra.analysis.stored import unread
 from spectra.metrics.products import inner_products
 from spectra.threads import one_blas_thread
+from spectra_data.errors import InputError
 
 MEMORY = 1 << 30
 """Bytes that the gradients being worked on may take, on one machine."""

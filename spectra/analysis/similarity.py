@@ -5,10 +5,10 @@ from typing import Literal, cast
 import numpy as np
 import xarray as xr
 
-from data.errors import InputError
 from spectra.analysis.gradients import MEMORY, gradient_products
 from spectra.analysis.stored import unread
 from spectra.metrics import dynamics, similarity
+from spectra_data.errors import InputError
 
 Method = Literal["auto", "exact", "sketch"]
 SKETCH_BYTES = 1 << 24

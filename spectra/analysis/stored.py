@@ -8,7 +8,7 @@ take a fifth of the time.
 import numpy as np
 import xarray as xr
 
-from data.errors import InputError
+from spectra_data.errors import InputError
 
 
 def unread(run: xr.DataTree, path: str) -> xr.DataArray:

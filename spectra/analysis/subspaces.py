@@ -9,7 +9,6 @@ import numpy.typing as npt
 import xarray as xr
 from dask.delayed import delayed
 
-from data.errors import InputError
 from spectra.analysis.gradients import (
     MEMORY,
     Buffers,
@@ -23,6 +22,7 @@ from spectra.analysis.stored import unread
 from spectra.metrics import subspaces
 from spectra.store.reader import from_bfloat16_bits
 from spectra.threads import one_blas_thread
+from spectra_data.errors import InputError
 
 Side = Literal["left", "right"]
 _DIMS = {"left": ("row", "rows"), "right": ("col", "cols")}

@@ -10,13 +10,13 @@ import pyarrow as pa
 import xarray as xr
 from pyarrow import csv, parquet
 
-from data.errors import InputError
 from spectra.analysis.tails import attributes, kinds_of, stacked
 from spectra.analysis.weightwatcher import weightwatcher_table
 from spectra.metrics.measures import Progress, measures
 from spectra.metrics.weightwatcher import FEWEST
 from spectra.store.destination import is_stream, write_result
 from spectra.store.schema import Status
+from spectra_data.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from data.errors import InputError
 from spectra.metrics import goodness, tails
 from spectra.metrics.measures import MEASURES, RATIOS
 from spectra.metrics.spectrum import eigenvalues, largest, squared
 from spectra.store.schema import SPECTRA
+from spectra_data.errors import InputError
 
 _FIELDS = ("alpha", "alpha_sigma", "x_min", "ks_distance", "tail_size")
 _TESTED = ("alpha_error", "p_value")

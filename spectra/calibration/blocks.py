@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from data.errors import InputError
 from spectra.checkpoint.checkpoint import Checkpoint
 from spectra.models.loading import Loaded, load_skeleton, load_whole
+from spectra_data.errors import InputError
 
 
 @dataclass(eq=False)

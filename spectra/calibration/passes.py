@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from data.errors import InputError
 from spectra.calibration.blocks import Blocks, Passage
 from spectra.calibration.statistics import (
     BlockStatistics,
@@ -17,6 +16,7 @@ from spectra.calibration.statistics import (
     watching_gradients,
     watching_inputs,
 )
+from spectra_data.errors import InputError
 
 IN_MEMORY = 4e9
 """Bytes of hidden states between blocks that are kept in memory; more go to a temporary file."""

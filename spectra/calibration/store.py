@@ -14,12 +14,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from data.cache import cache_folder, discard
-from data.errors import InputError
-from data.partial import remove_leftovers
 from spectra.calibration.statistics import BlockStatistics, Moments
 from spectra.checkpoint.digests import combined_sha256, digest
 from spectra.store.durable import replacing
+from spectra_data.cache import cache_folder, discard
+from spectra_data.errors import InputError
+from spectra_data.partial import remove_leftovers
 
 FORMAT = 2
 

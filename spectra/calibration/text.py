@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from data.calibration import calibration_windows
-from data.errors import InputError
-from data.sources import open_source
-from data.tokenizer import load_tokenizer, tokenizer_sha256
 from spectra.models.loading import load_whole, model_tokenizer
+from spectra_data.calibration import calibration_windows
+from spectra_data.errors import InputError
+from spectra_data.sources import open_source
+from spectra_data.tokenizer import load_tokenizer, tokenizer_sha256
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

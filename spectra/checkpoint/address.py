@@ -7,10 +7,10 @@ from pathlib import Path
 
 import fsspec
 
-from data.errors import InputError
 from spectra.checkpoint.folder import Folder, reading
 from spectra.checkpoint.notes import note
 from spectra.checkpoint.shards import INDICES, SUFFIXES, is_weights
+from spectra_data.errors import InputError
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _LAST_NUMBER = re.compile(r"(\d+)(?=\D*$)")

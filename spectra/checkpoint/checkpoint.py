@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import torch
 
-from data.errors import InputError
 from spectra.checkpoint.address import Address, one_address, open_folder
 from spectra.checkpoint.compressed import MergedTensors, is_compressed
 from spectra.checkpoint.digests import combined_sha256, digest
@@ -24,6 +23,7 @@ from spectra.checkpoint.shards import open_shards, usual_files
 from spectra.checkpoint.tensors import FLOAT8, StoredTensor
 from spectra.matrices import Matrix, Skipped, layer_of
 from spectra.models.match import Match, match_of
+from spectra_data.errors import InputError
 
 ADAPTER = "adapter_config.json"
 """By which transformers takes a folder for an adapter of `peft`."""

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from data.errors import InputError
 from spectra.checkpoint.digests import digest
 from spectra.checkpoint.tensors import NAMES, StoredTensor
 from spectra.compression.config import METHOD, SpectraConfig
 from spectra.compression.factors import Factors, Pivoted, keeps_columns
+from spectra_data.errors import InputError
 
 
 class VerifiedTensors:

@@ -14,8 +14,8 @@ import fsspec
 import torch
 from fsspec.implementations.local import LocalFileSystem
 
-from data.errors import InputError
-from data.pointers import LARGEST_POINTER, require_content
+from spectra_data.errors import InputError
+from spectra_data.pointers import LARGEST_POINTER, require_content
 
 
 class Folder:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.errors import InputError
 from spectra.checkpoint.folder import Folder, RangedFile, reading
 from spectra.checkpoint.tensors import StoredTensor
+from spectra_data.errors import InputError
 
 BLOCK_NAMES = {
     "attn_q": "self_attn.q_proj",

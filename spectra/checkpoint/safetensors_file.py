@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
-from data.errors import InputError
 from spectra.checkpoint.folder import RangedFile
 from spectra.checkpoint.tensors import FLOATS, INTEGERS, StoredTensor, require_readable
+from spectra_data.errors import InputError
 
 LARGEST_HEADER = 100_000_000
 """Bytes, as the format's own library has it."""

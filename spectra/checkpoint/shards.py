@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from data.errors import InputError
 from spectra.checkpoint.folder import Folder
 from spectra.checkpoint.gguf_file import GgufFile, gguf_parts
 from spectra.checkpoint.safetensors_file import SafetensorsFile
 from spectra.checkpoint.tensors import StoredTensor, TensorFile, require_readable
 from spectra.checkpoint.torch_file import TorchFile
+from spectra_data.errors import InputError
 
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 USUAL = ("model.safetensors", INDICES[0], "pytorch_model.bin", INDICES[1])

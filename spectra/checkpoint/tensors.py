@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from data.errors import InputError
+from spectra_data.errors import InputError
 
 FLOATS = {
     "F64": torch.float64,

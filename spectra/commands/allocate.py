@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 import tyro
 
-from data.errors import InputError
 from spectra.allocation.allocate import allocate
 from spectra.allocation.outliers import outliers_on_text
 from spectra.allocation.rankmap import RankMap
 from spectra.commands.options import parse
 from spectra.exports.formats import to_table
 from spectra.store.destination import messages_beside
+from spectra_data.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ from typing import Any, Literal
 import tyro
 from rich.console import Console
 
-from data.errors import InputError
 from spectra.allocation.rankmap import RankMap
 from spectra.commands.options import parse, require_device
 from spectra.commands.progress import Shown, peak_memory_bytes
 from spectra.compression.compress import Compressed, compress
 from spectra.compression.settings import SELF, Calibration
+from spectra_data.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,6 @@ from typing import Any, Literal
 import tyro
 from rich.console import Console
 
-from data.errors import InputError
-from data.sources import open_source
-from data.tasks import load_task
 from spectra.calibration.text import tokenizer_of
 from spectra.checkpoint.compressed import is_compressed
 from spectra.commands.options import parse, require_device
@@ -45,6 +42,9 @@ from spectra.evaluation.tasks import Accuracy, task_accuracy
 from spectra.models.loading import load_config
 from spectra.store.evaluations import Evaluation, add_evaluation
 from spectra.store.reader import open_store
+from spectra_data.errors import InputError
+from spectra_data.sources import open_source
+from spectra_data.tasks import load_task
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
                 options.name, options.checkpoint, options.settings, out, **common
             )
         else:
-            training = import_module("pretrain.experiments.run")
+            training = import_module("spectra_pretrain.experiments.run")
             outcome = training.run_tuning(
                 options.name,
                 options.checkpoint,

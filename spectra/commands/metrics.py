@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from data.errors import InputError
 from spectra.analysis.table import (
     columns,
     metrics_table,
@@ -30,6 +29,7 @@ from spectra.analysis.table import (
 from spectra.commands.options import parse
 from spectra.store.destination import messages_beside
 from spectra.store.reader import open_store
+from spectra_data.errors import InputError
 
 SHOWN = ("stable_rank", "effective_rank", "alpha", "tail_size", "mp_spikes", "mp_soft_rank")
 SHOWN_COMPATIBLE = ("alpha", "D", "stable_rank", "log_norm", "num_pl_spikes", "mp_softrank")

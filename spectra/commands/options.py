@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from data.errors import InputError
+from spectra_data.errors import InputError
 
 Options = TypeVar("Options")
 

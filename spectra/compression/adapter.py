@@ -17,11 +17,11 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file, save_file
 
-from data.errors import InputError
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.checkpoint.content import content_of
 from spectra.checkpoint.digests import combined_sha256, digest
 from spectra.compression.pairs import pair, unpair
+from spectra_data.errors import InputError
 
 FILE = "adapter.json"
 TENSORS = "changed.safetensors"

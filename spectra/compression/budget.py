@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from data.errors import InputError
 from spectra.allocation.allocate import LOSS, Maker
 from spectra.allocation.candidates import Candidate, Candidates
 from spectra.allocation.rankmap import TARGETS, RankMap
@@ -18,6 +17,7 @@ from spectra.checkpoint.checkpoint import Checkpoint, Tensors
 from spectra.compression.maps import with_whole
 from spectra.compression.weighting import Weightings
 from spectra.matrices import Matrix
+from spectra_data.errors import InputError
 
 
 def allocate_by_loss(

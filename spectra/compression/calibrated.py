@@ -9,9 +9,6 @@ from typing import Any
 
 import torch
 
-from data.cache import cache_folder
-from data.errors import InputError
-from data.sources import open_source
 from spectra.calibration.blocks import open_blocks
 from spectra.calibration.passes import backward_pass, forward_pass
 from spectra.calibration.statistics import BlockStatistics
@@ -29,6 +26,9 @@ from spectra.compression.settings import SELF, Calibration, Settings
 from spectra.compression.truncation import Root, covariance_root, scale_root
 from spectra.compression.weighting import Weighting, Weightings
 from spectra.models.loading import load_config, require_finite
+from spectra_data.cache import cache_folder
+from spectra_data.errors import InputError
+from spectra_data.sources import open_source
 
 KEPT_BYTES = 8e9
 """Statistics that take more are removed once they were used."""

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from data.errors import InputError
 from spectra.allocation.rankmap import Module, RankMap
 from spectra.checkpoint.digests import combined_sha256, digest
 from spectra.checkpoint.tensors import NAMES
@@ -30,6 +29,7 @@ from spectra.compression.sources import copy_companions, require_dtype, tensor_b
 from spectra.compression.weighting import Weighting
 from spectra.linalg import scaled
 from spectra.models.loading import is_gguf, require_finite
+from spectra_data.errors import InputError
 
 Progress = Callable[[str, int, int], None]
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from data.errors import InputError
 from spectra.allocation.rankmap import RankMap
 from spectra.compression.factors import keeps_columns
+from spectra_data.errors import InputError
 
 METHOD = "spectra"
 """The quant_method by which transformers finds our loader."""

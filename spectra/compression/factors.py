@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from data.errors import InputError
 from spectra.linalg import scaled, shifted
+from spectra_data.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 
-from data.errors import InputError
-from data.partial import partial_folder
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.checkpoint.compressed import is_compressed
 from spectra.checkpoint.writer import SHARD_BYTES, begin, finish, shards_of, write_shards, writing
@@ -21,6 +19,8 @@ from spectra.compression.config import SpectraConfig
 from spectra.compression.pairs import compressed_layers
 from spectra.compression.sources import COPIED, copy_companions, require_dtype, tensor_bytes
 from spectra.models.loading import load_config, load_whole, require_finite
+from spectra_data.errors import InputError
+from spectra_data.partial import partial_folder
 
 
 @dataclass(frozen=True)

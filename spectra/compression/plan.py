@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from data.errors import InputError
 from spectra.allocation.fit import require_fit
 from spectra.allocation.rankmap import RankMap
 from spectra.checkpoint.checkpoint import Checkpoint, Tensors, open_checkpoint
@@ -19,6 +18,7 @@ from spectra.compression.skeleton import READS_WEIGHT, read_by_name, require_run
 from spectra.compression.sources import model_source
 from spectra.compression.weighting import Weightings, plain_weightings
 from spectra.models.loading import empty_model, is_gguf
+from spectra_data.errors import InputError
 
 ALIGN = 16
 """What ranks are multiples of by default: below, kernels waste part of their registers."""

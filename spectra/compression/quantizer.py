@@ -18,11 +18,11 @@ from safetensors import safe_open
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from data.errors import InputError
 from spectra.checkpoint.digests import digest
 from spectra.compression.config import METHOD, VERSION, SpectraConfig
 from spectra.compression.layers import CompressedLinear, layer_of_storage, put
 from spectra.threads import available_cores
+from spectra_data.errors import InputError
 
 SHOWN = 4
 UNCHECKED = "SPECTRA_SKIP_HASHES"

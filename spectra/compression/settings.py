@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from data.errors import InputError
+from spectra_data.errors import InputError
 
 Method = Literal["svd", "asvd", "whiten", "fisher", "sequential"]
 METHODS: tuple[str, ...] = get_args(Method)

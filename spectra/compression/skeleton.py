@@ -19,12 +19,12 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
-from data.errors import InputError
 from spectra.allocation.rankmap import RankMap
 from spectra.checkpoint.notes import note
 from spectra.compression.config import SpectraConfig
 from spectra.compression.layers import put
 from spectra.models.loading import empty_model
+from spectra_data.errors import InputError
 
 READS_WEIGHT = "its model's code reads its weight itself"
 UNKNOWN = (DataDependentOutputException, DynamicOutputShapeException)

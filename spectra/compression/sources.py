@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from data.errors import InputError
 from spectra.checkpoint.address import one_address, open_folder
 from spectra.checkpoint.checkpoint import Checkpoint, Tensors
 from spectra.checkpoint.folder import reading
 from spectra.checkpoint.tensors import NAMES, StoredTensor
 from spectra.models.loading import is_gguf, load_whole, model_tokenizer
+from spectra_data.errors import InputError
 
 COPIED = (
     "generation_config.json",

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from data.errors import InputError
 from spectra.compression.factors import Factors
 from spectra.compression.leading import leading_factors
+from spectra_data.errors import InputError
 
 FLOOR = 1e-8
 """Of a covariance's eigenvalues, relative to the largest: those of small models are not positive

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torch.nn.functional as F
 
-from data.documents import DocumentSource, Skips
-from data.errors import InputError
+from spectra_data.documents import DocumentSource, Skips
+from spectra_data.errors import InputError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from scipy.stats import binomtest
 
-from data.errors import InputError
-from data.tasks import TASKS, Example, read_answer
+from spectra_data.errors import InputError
+from spectra_data.tasks import TASKS, Example, read_answer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

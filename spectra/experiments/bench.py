@@ -7,8 +7,6 @@ from typing import Any
 
 import torch
 
-from data.errors import InputError
-from data.sources import open_source
 from spectra.allocation.allocate import allocate
 from spectra.allocation.candidates import Candidates, candidates_of
 from spectra.allocation.outliers import outlier_shares
@@ -25,6 +23,8 @@ from spectra.evaluation.perplexity import perplexity, text_tokens
 from spectra.experiments.settings import Settings
 from spectra.models.loading import load_whole
 from spectra.scanning.scan import scan
+from spectra_data.errors import InputError
+from spectra_data.sources import open_source
 
 KEPT = 8e9
 """Bytes of decompositions that are kept in memory between cells."""

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from data.errors import InputError
+from spectra_data.errors import InputError
 
 PR_SET_PDEATHSIG = 1
 """Name of Linux's prctl.h."""

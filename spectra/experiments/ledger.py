@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from data.errors import InputError
-from data.integrity import sealed, unsealed
 from spectra.store.durable import write_file
+from spectra_data.errors import InputError
+from spectra_data.integrity import sealed, unsealed
 
 Row = dict[str, Any]
 

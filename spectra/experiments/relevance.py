@@ -1,9 +1,9 @@
 """Which experiments a setting is of, so that one which would do nothing is refused."""
 
-from data.errors import InputError
 from spectra.compression.settings import METHODS
 from spectra.experiments.settings import Settings
 from spectra.experiments.tuning import Tuning
+from spectra_data.errors import InputError
 
 MEASURED = ("table1", "table2", "figure7", "quality")
 """On windows of text."""

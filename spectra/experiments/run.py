@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from data.partial import remove_leftovers
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.experiments.ledger import Ledger, Row
 from spectra.experiments.settings import Settings
@@ -17,6 +16,7 @@ from spectra.figures.results import measured_lines
 from spectra.store.destination import make_folder
 from spectra.store.durable import write_file
 from spectra.store.lock import locked
+from spectra_data.partial import remove_leftovers
 
 Progress = Callable[[str, int, int], None]
 

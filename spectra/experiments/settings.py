@@ -4,11 +4,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from data.errors import InputError
-from data.sources import open_source
 from spectra.compression.settings import SELF, Calibration
 from spectra.compression.sources import require_dtype
 from spectra.pruning.pruner import METHODS
+from spectra_data.errors import InputError
+from spectra_data.sources import open_source
 
 
 @dataclass(frozen=True)

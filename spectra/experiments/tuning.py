@@ -5,9 +5,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from data.errors import InputError
-from data.tasks import TASKS
 from spectra.compression.settings import METHODS
+from spectra_data.errors import InputError
+from spectra_data.tasks import TASKS
 
 
 @dataclass(frozen=True)

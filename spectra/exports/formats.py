@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data.errors import InputError
 from spectra.allocation.rankmap import Module, RankMap
 from spectra.matrices import Skipped, block_labels, in_order
 from spectra.store.destination import write_result
+from spectra_data.errors import InputError
 
 VLLM_LARGEST_RANK = 512
 _EXPERT = re.compile(r"\.experts\.\d+\.")

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from data.errors import InputError
+from spectra_data.errors import InputError
 
 _EXPERT = re.compile(r"\.(\d+)\.")
 _GATE_UP = ("gate_proj", "up_proj")

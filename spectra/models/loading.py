@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from data.errors import InputError
-from data.pointers import require_fetched
 from spectra.checkpoint.address import Address, one_address, open_folder
 from spectra.checkpoint.checkpoint import ADAPTER, Checkpoint, Tensors, open_checkpoint
 from spectra.checkpoint.compressed import is_compressed
 from spectra.checkpoint.gguf_file import gguf_parts
 from spectra.checkpoint.shards import is_weights
 from spectra.models.match import amiss
+from spectra_data.errors import InputError
+from spectra_data.pointers import require_fetched
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -13,7 +13,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from data.errors import InputError
 from spectra.allocation.fit import require_fit
 from spectra.allocation.rankmap import RankMap
 from spectra.calibration.blocks import open_blocks
@@ -30,6 +29,7 @@ from spectra.models.loading import require_finite
 from spectra.pruning.pruner import Pruner
 from spectra.pruning.sparsity import Pattern
 from spectra.store.durable import write_file
+from spectra_data.errors import InputError
 
 Progress = Callable[[str, int, int], None]
 REPORT = "pruning.json"

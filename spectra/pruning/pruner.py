@@ -6,10 +6,10 @@ from typing import Literal, get_args
 
 import torch
 
-from data.errors import InputError
 from spectra.calibration.blocks import Blocks
 from spectra.calibration.statistics import BlockStatistics, linear_layers, watching_inputs
 from spectra.pruning.sparsity import Pattern, magnitude, sparsegpt, wanda
+from spectra_data.errors import InputError
 
 Method = Literal["magnitude", "wanda", "sparsegpt"]
 METHODS: tuple[str, ...] = get_args(Method)

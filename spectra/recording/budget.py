@@ -8,8 +8,8 @@ they cost beyond the share is made up for by those in between.
 
 from collections import Counter, defaultdict
 
-from data.errors import InputError
 from spectra.store.layout import Contents
+from spectra_data.errors import InputError
 
 WORTH = (
     "gradient",

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from data.errors import InputError
+from spectra_data.errors import InputError
 
 Batch = Mapping[str, torch.Tensor] | Sequence[torch.Tensor]
 """The arguments of a model's forward pass, by name or in order."""

@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from data.errors import InputError
 from spectra.composites import Composite
 from spectra.matrices import is_sharded, unwrapped
 from spectra.recording.pieces import Piece, Probe, pieces
+from spectra_data.errors import InputError
 
 PIECE_TOKENS = {"cpu": 512, "cuda": 8192}
 """Tokens of one pass: as fast as larger ones there, in a fraction of the memory."""

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
-from data.errors import InputError
 from spectra.matrices import Matrix, Weight, full_tensor, is_sharded
+from spectra_data.errors import InputError
 
 T = TypeVar("T")
 HANDSHAKE_SECONDS = 60.0

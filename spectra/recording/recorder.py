@@ -16,7 +16,6 @@ from typing import Any, Self
 
 import torch
 
-from data.errors import InputError
 from spectra.composites import Composite
 from spectra.matrices import Weight
 from spectra.recording.budget import Budget
@@ -31,6 +30,7 @@ from spectra.recording.timings import Timings
 from spectra.store.layout import Contents, Layout
 from spectra.store.schedule import Schedule
 from spectra.store.schema import Status
+from spectra_data.errors import InputError
 
 ROWS_AT_ONCE = 50
 Tensors = dict[int, torch.Tensor | None]

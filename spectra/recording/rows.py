@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 import torch
 
-from data.errors import InputError
 from spectra.recording.clipping import Clipping
 from spectra.store.schema import TRAIN
+from spectra_data.errors import InputError
 
 Number = float | torch.Tensor
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from data.errors import InputError
 from spectra.matrices import find_matrices
 from spectra.recording.background import Background, SharedMatrices, WhenFull
 from spectra.recording.budget import Budget
@@ -25,6 +24,7 @@ from spectra.store.layout import DEFAULT_SPECTRA, Contents, Layout
 from spectra.store.location import Location, exists, local_path
 from spectra.store.schedule import Schedule
 from spectra.store.writer import StoreWriter
+from spectra_data.errors import InputError
 
 
 def record(

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from data.errors import InputError
 from spectra.allocation.candidates import candidates_of
 from spectra.allocation.path import GROUP, compression_path
 from spectra.figures.allocation import path_curves, rank_reduction
 from spectra.matrices import block_labels
 from spectra.report.overview import bare
+from spectra_data.errors import InputError
 
 NUMBERS = 60_000
 """Of ranks in the page, at most: about 300 kB."""

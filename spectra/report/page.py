@@ -8,11 +8,11 @@ from pathlib import Path
 
 import xarray as xr
 
-from data.errors import InputError
 from spectra.report.facts import facts
 from spectra.report.payload import payload
 from spectra.store.destination import write_result
 from spectra.store.reader import open_store
+from spectra_data.errors import InputError
 
 
 def write_report(store: str | Path, out: str | Path) -> int:

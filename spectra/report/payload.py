@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from data.errors import InputError
 from spectra.analysis.similarity import cosine_similarity
 from spectra.analysis.subspaces import subspace_overlap
 from spectra.analysis.tails import kinds_of
@@ -34,6 +33,7 @@ from spectra.report.overview import (
     run_dynamics,
     tail_figures,
 )
+from spectra_data.errors import InputError
 
 PAYLOAD_BYTES = 2_100_000
 """Of array data, before base64 adds a third. Of the 10 MB, plotly's script takes about 4.9 MB, and

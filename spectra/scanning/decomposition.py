@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from data.errors import InputError
 from spectra.checkpoint.address import Address
 from spectra.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from spectra.checkpoint.digests import digest
@@ -16,6 +15,7 @@ from spectra.density import approximate_singular_values
 from spectra.linalg import singular_values
 from spectra.matrices import Matrix
 from spectra.threads import one_blas_thread
+from spectra_data.errors import InputError
 
 FLOAT64 = 8
 

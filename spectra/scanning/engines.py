@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
-from data.errors import InputError
 from spectra.checkpoint.address import Address
 from spectra.checkpoint.checkpoint import Checkpoint
 from spectra.matrices import Matrix
@@ -23,6 +22,7 @@ from spectra.scanning.decomposition import (
     working_bytes,
 )
 from spectra.threads import available_cores, single_threaded_workers
+from spectra_data.errors import InputError
 
 READ_AHEAD = 1
 """Weights in memory beside those that are decomposed."""

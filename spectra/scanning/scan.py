@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import xarray as xr
 
-from data.errors import InputError
 from spectra.checkpoint.address import Address, addresses, steps_of
 from spectra.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from spectra.matrices import Matrix
@@ -29,6 +28,7 @@ from spectra.store.location import Location, exists
 from spectra.store.reader import open_store
 from spectra.store.schema import Status
 from spectra.store.writer import StoreWriter
+from spectra_data.errors import InputError
 
 Progress = Callable[[str, int, int], None]
 """Called with the checkpoint's name, how many of its matrices are done, and how many there are."""

@@ -16,8 +16,6 @@ import xarray as xr
 from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore
 
-from data.errors import InputError
-from data.partial import remove_leftovers
 from spectra.store.checked import CheckedStore
 from spectra.store.checksums import ABSENT
 from spectra.store.location import Location, local_path, zarr_store
@@ -34,6 +32,8 @@ from spectra.store.metadata import (
     write_node,
 )
 from spectra.store.places import DEFAULT, OTHER, is_of, moved, owner
+from spectra_data.errors import InputError
+from spectra_data.partial import remove_leftovers
 
 PATIENCE = 30.0
 """Seconds to wait for another process that writes to the store."""

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.errors import InputError
-from data.partial import remove_leftovers
 from spectra.store.durable import write_file
+from spectra_data.errors import InputError
+from spectra_data.partial import remove_leftovers
 
 STREAMS = (1, 2)
 """Descriptors of standard output and standard error."""

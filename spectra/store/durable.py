@@ -10,8 +10,8 @@ from pathlib import Path
 from zarr.core.buffer import Buffer
 from zarr.storage import LocalStore
 
-from data.errors import InputError
-from data.partial import partial_file, partial_folder
+from spectra_data.errors import InputError
+from spectra_data.partial import partial_file, partial_folder
 
 
 class DurableStore(LocalStore):

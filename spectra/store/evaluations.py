@@ -10,10 +10,10 @@ from dataclasses import dataclass, fields
 import numpy as np
 import xarray as xr
 
-from data.errors import InputError
 from spectra.store.derived import held, write_group
 from spectra.store.location import Location
 from spectra.store.reader import open_store
+from spectra_data.errors import InputError
 
 GROUP = "evaluations"
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import InputError
 from spectra.matrices import Matrix
 from spectra.store.schema import BFLOAT16_NAN, FLAGS, SPECTRA, TRAIN, UNSET, Status, Variable
+from spectra_data.errors import InputError
 
 BLOCK = 64
 """Rows by which an array grows when nobody said how many there will be."""

@@ -6,8 +6,8 @@ import fsspec
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore
 
-from data.errors import InputError
 from spectra.store.durable import DurableStore
+from spectra_data.errors import InputError
 
 Location = str | Path
 

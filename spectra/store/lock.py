@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from data.errors import InputError
+from spectra_data.errors import InputError
 
 try:
     import fcntl

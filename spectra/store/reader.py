@@ -9,9 +9,9 @@ import numpy.typing as npt
 import xarray as xr
 import zarr
 
-from data.errors import InputError
 from spectra.store.location import exists, local_path
 from spectra.store.schema import SCHEMA, UNSET
+from spectra_data.errors import InputError
 
 
 def open_store(store: str | Path) -> xr.DataTree:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from data.errors import InputError
+from spectra_data.errors import InputError
 
 
 @dataclass(frozen=True)

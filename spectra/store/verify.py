@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from data.errors import InputError
 from spectra.store.checksums import row_arrays
 from spectra.store.integrity import check_snapshots, read_state, shortened
 from spectra.store.location import Location, zarr_store
 from spectra.store.reader import check_schema
 from spectra.store.schedule import Schedule
 from spectra.store.schema import BFLOAT16_NAN, SPECTRA, UNSET, Status
+from spectra_data.errors import InputError
 
 Members = dict[str, Any]
 

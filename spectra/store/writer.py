@@ -15,8 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from data.errors import InputError
-from data.partial import partial_folder, remove_leftovers
 from spectra.store.checked import CheckedStore
 from spectra.store.creation import new_store
 from spectra.store.durable import DurableStore, sync_folder
@@ -26,6 +24,8 @@ from spectra.store.lock import FolderLock
 from spectra.store.metadata import copy, publish, read_node, replace_attributes
 from spectra.store.reader import check_schema
 from spectra.store.schema import UNSET
+from spectra_data.errors import InputError
+from spectra_data.partial import partial_folder, remove_leftovers
 
 Attributes = Mapping[str, Any]
 Rows = Sequence[Mapping[str, float]]

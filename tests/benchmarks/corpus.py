@@ -4,9 +4,9 @@ import os
 import tempfile
 import time
 
-from data.pydocs import PydocsSource
-from data.tokenizer import resolve_tokenizer
-from data.tokens import prepare_tokens
+from spectra_data.pydocs import PydocsSource
+from spectra_data.tokenizer import resolve_tokenizer
+from spectra_data.tokens import prepare_tokens
 
 
 def run() -> list[dict[str, object]]:

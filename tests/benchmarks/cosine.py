@@ -14,10 +14,10 @@ import numpy as np
 import zarr
 
 import spectra
-from pretrain.presets import PRESETS
 from spectra.matrices import Matrix
 from spectra.store.layout import Contents, Layout
 from spectra.store.writer import StoreWriter
+from spectra_pretrain.presets import PRESETS
 from tests.benchmarks.timing import seconds_once
 
 SNAPSHOTS = 50

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
-from dashboard.view import View
 from spectra.matrices import Matrix
 from spectra.store.layout import Contents, Layout
 from spectra.store.writer import StoreWriter
+from spectra_dashboard.view import View
 from tests.chromium import launched
 from tests.dashboard.served import CALC, panel, serving, write_scan
 

@@ -12,18 +12,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from pretrain.batches import WindowBatches, WindowValidation, of_windows
-from pretrain.finetuning.base import Base
-from pretrain.finetuning.options import FinetuneOptions, TrainedOptions
-from pretrain.finetuning.run import Data, prepare_model, training_of
-from pretrain.finetuning.trainable import total
-from pretrain.machine import device_of, keep_freed_memory
-from pretrain.options import BatchOptions
-from pretrain.plan import random_windows
 from spectra.allocation.allocate import allocate
 from spectra.compression.compress import compress
 from spectra.recording.recorder import NullRecorder
 from spectra.scanning.scan import scan
+from spectra_pretrain.batches import WindowBatches, WindowValidation, of_windows
+from spectra_pretrain.finetuning.base import Base
+from spectra_pretrain.finetuning.options import FinetuneOptions, TrainedOptions
+from spectra_pretrain.finetuning.run import Data, prepare_model, training_of
+from spectra_pretrain.finetuning.trainable import total
+from spectra_pretrain.machine import device_of, keep_freed_memory
+from spectra_pretrain.options import BatchOptions
+from spectra_pretrain.plan import random_windows
 from tests.smollm import FILE, FOLDER, smollm
 
 METHODS = ("full", "lrc", "nlrc", "lora", "galore")

@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.windows import Windows
-from pretrain.loop import Training
-from pretrain.options import BatchOptions, PretrainOptions
-from pretrain.run import new_model, new_training
 from spectra.recording.recorder import NullRecorder
 from spectra.recording.start import record
+from spectra_data.windows import Windows
+from spectra_pretrain.loop import Training
+from spectra_pretrain.options import BatchOptions, PretrainOptions
+from spectra_pretrain.run import new_model, new_training
 from tests.benchmarks.histograms import HistogramHooks
 from tests.benchmarks.timing import median_seconds
 

@@ -11,9 +11,9 @@ import torch
 from playwright.sync_api import Page, sync_playwright
 
 import spectra
-from dashboard.access.library import Library
-from dashboard.view import PAGES, View
 from spectra.allocation.path import write_path
+from spectra_dashboard.access.library import Library
+from spectra_dashboard.view import PAGES, View
 from tests.chromium import launched
 from tests.dashboard.served import serving, write_scan
 from tests.small import random_batch, small_llama, train

@@ -5,11 +5,11 @@ import threading
 
 import numpy as np
 
-from dashboard.access.library import Library
-from dashboard.server import listen
 from spectra.matrices import Matrix
 from spectra.store.layout import Contents, Layout
 from spectra.store.writer import StoreWriter
+from spectra_dashboard.access.library import Library
+from spectra_dashboard.server import listen
 
 SMALL = tuple(
     Matrix(f"model.layers.0.x.{role}_proj", 0, role, 8, 8) for role in ("q", "k", "v", "o")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from dashboard.view import PAGES, View
+from spectra_dashboard.view import PAGES, View
 from tests.chromium import launched
 from tests.dashboard.screenshots import made
 

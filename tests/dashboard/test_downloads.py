@@ -7,11 +7,11 @@ import urllib.request
 
 import pytest
 
-from dashboard.access.library import Library
-from dashboard.downloads import file_name, made
-from data.errors import InputError
 from spectra.cli import main
 from spectra.exports.formats import FORMATS
+from spectra_dashboard.access.library import Library
+from spectra_dashboard.downloads import file_name, made
+from spectra_data.errors import InputError
 
 CASES = [
     {"method": "welore", "target": "err", "value": "0.5"},
@@ -81,8 +81,8 @@ def test_a_download_has_a_name(address):
 
 
 def test_names_are_quoted_for_the_shell(folder):
-    from dashboard.pages.ranks import _command
-    from dashboard.view import View
+    from spectra_dashboard.pages.ranks import _command
+    from spectra_dashboard.view import View
 
     class Odd:
         name = "a b;$(c)'.zarr"

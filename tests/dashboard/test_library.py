@@ -12,12 +12,12 @@ import pytest
 import zarr
 
 import spectra
-from dashboard.access import library as library_module
-from dashboard.access.library import Library
-from dashboard.access.memory import Memory
-from dashboard.access.run import MOST_MATRICES, Run
-from dashboard.access.summary import sparkline, summary, writer_alive
-from data.errors import InputError
+from spectra_dashboard.access import library as library_module
+from spectra_dashboard.access.library import Library
+from spectra_dashboard.access.memory import Memory
+from spectra_dashboard.access.run import MOST_MATRICES, Run
+from spectra_dashboard.access.summary import sparkline, summary, writer_alive
+from spectra_data.errors import InputError
 from tests.dashboard.served import Growing, write_scan
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import spectra
-from dashboard.view import PAGES, View
 from spectra.figures.allocation import LRC_MARK
+from spectra_dashboard.view import PAGES, View
 from tests.dashboard.served import CALC, SMALL, Growing, drawn, panel, serving, write_scan
 
 pytestmark = pytest.mark.browser

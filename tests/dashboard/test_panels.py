@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import spectra
-from dashboard import panels
-from dashboard.access.library import Library
-from dashboard.view import View
 from spectra.figures.reduction import block_size, reduced
+from spectra_dashboard import panels
+from spectra_dashboard.access.library import Library
+from spectra_dashboard.view import View
 from tests.dashboard.served import Growing
 
 MATRIX = "model.layers.0.x.q_proj"

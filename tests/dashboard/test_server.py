@@ -12,10 +12,10 @@ import urllib.request
 
 import pytest
 
-from dashboard.access.library import Library
-from dashboard.app import make_app
-from dashboard.guard import is_loopback
 from spectra.cli import main
+from spectra_dashboard.access.library import Library
+from spectra_dashboard.app import make_app
+from spectra_dashboard.guard import is_loopback
 
 TOKEN = "a-token"
 

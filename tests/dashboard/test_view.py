@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboard.view import CHOICES, PAGES, View
+from spectra_dashboard.view import CHOICES, PAGES, View
 
 TEXTS = st.text(max_size=12)
 FREE = {

@@ -7,15 +7,15 @@ import sys
 import numpy as np
 import pytest
 
-from data import pydocs, tokens
-from data.cache import cache_folder, new_folder
-from data.documents import Skips
-from data.files import FileSource
-from data.integrity import sealed, unsealed
-from data.partial import partial_file, partial_folder, remove_leftovers
-from data.pydocs import PydocsSource
-from data.tokenizer import resolve_tokenizer
-from data.tokens import open_tokens, prepare_tokens
+from spectra_data import pydocs, tokens
+from spectra_data.cache import cache_folder, new_folder
+from spectra_data.documents import Skips
+from spectra_data.files import FileSource
+from spectra_data.integrity import sealed, unsealed
+from spectra_data.partial import partial_file, partial_folder, remove_leftovers
+from spectra_data.pydocs import PydocsSource
+from spectra_data.tokenizer import resolve_tokenizer
+from spectra_data.tokens import open_tokens, prepare_tokens
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def hold(target, ending: str) -> subprocess.Popen[str]:
     code = f"""
 import sys, time
 from pathlib import Path
-from data.partial import partial_file, partial_folder
+from spectra_data.partial import partial_file, partial_folder
 with partial_{ending}(Path({str(target)!r})):
     print("made", flush=True)
     time.sleep(600)

@@ -7,9 +7,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from data.documents import Skips
-from data.errors import InputError
-from data.files import FileSource
+from spectra_data.documents import Skips
+from spectra_data.errors import InputError
+from spectra_data.files import FileSource
 
 RECORDS = [{"text": "first"}, {"text": "second\nline"}, {"text": "thïrd"}]
 DOCUMENTS = [record["text"] for record in RECORDS]

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from data.documents import Skips
-from data.sources import open_source
+from spectra_data.documents import Skips
+from spectra_data.sources import open_source
 from tests.data.hub_server import hub, lines
 
 SHARDS = {
@@ -19,9 +19,9 @@ SHARDS = {
 }
 READ = """
 import itertools, json, sys
-from data.documents import Skips
-from data.errors import InputError
-from data.sources import open_source
+from spectra_data.documents import Skips
+from spectra_data.errors import InputError
+from spectra_data.sources import open_source
 try:
     source, skips = open_source(sys.argv[1]), Skips()
     fingerprint = source.fingerprint()

@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from data import pydocs
-from data.documents import Skips
+from spectra_data import pydocs
+from spectra_data.documents import Skips
 
 
 @pytest.fixture(scope="module")

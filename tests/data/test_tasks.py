@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.errors import InputError
-from data.tasks import LETTERS, TASKS, load_splits, load_task, read_answer
+from spectra_data.errors import InputError
+from spectra_data.tasks import LETTERS, TASKS, load_splits, load_task, read_answer
 
 SIZES = {
     "commonsenseqa": (9741, 1221), "svamp": (700, 300), "coinflip": (350, 150),

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.errors import InputError
-from data.files import FileSource
-from data.tokenizer import (
+from spectra_data.errors import InputError
+from spectra_data.files import FileSource
+from spectra_data.tokenizer import (
     SMALLEST_VOCABULARY,
     end_of_document,
     load_tokenizer,
     resolve_tokenizer,
     train_tokenizer,
 )
-from data.tokens import PIECE_CHARACTERS, open_tokens, prepare_tokens, split_document
+from spectra_data.tokens import PIECE_CHARACTERS, open_tokens, prepare_tokens, split_document
 
 WORDS = ["gradient", "weight", "singular", "value", "rank", "naïve", "σ"]
 
@@ -118,7 +118,7 @@ def test_a_corpus_of_one_short_text_still_holds_out_its_end(tmp_path, tokenizer)
 
 
 def test_a_corpus_is_tokenised_once(tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr("data.tokens.CHARACTERS_AT_ONCE", 10_000)
+    monkeypatch.setattr("spectra_data.tokens.CHARACTERS_AT_ONCE", 10_000)
     said = []
     source = corpus(tmp_path, documents=1000, seed=5)
     first = prepare_tokens(source, tokenizer, progress=said.append)

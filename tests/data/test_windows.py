@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.errors import InputError
-from data.windows import Windows, training_batch
+from spectra_data.errors import InputError
+from spectra_data.windows import Windows, training_batch
 
 
 def windows(count=10, length=4, rest=3):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pretrain.run import pretrain
+from spectra_pretrain.run import pretrain
 from tests.pretrain.runs import TINY, options_of
 
 

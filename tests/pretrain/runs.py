@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 import spectra
-from pretrain.checkpoint import Checkpoints
-from pretrain.optionfile import from_dict
-from pretrain.options import PretrainOptions
+from spectra_pretrain.checkpoint import Checkpoints
+from spectra_pretrain.optionfile import from_dict
+from spectra_pretrain.options import PretrainOptions
 
 TINY = {
     "hidden_size": 32,

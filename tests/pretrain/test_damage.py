@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from data.errors import InputError
-from data.integrity import unsealed
-from pretrain.checkpoint import FORMAT, HASHES, WITHOUT_HASHES, Checkpoints
-from pretrain.run import pretrain
 from spectra.cli import main
+from spectra_data.errors import InputError
+from spectra_data.integrity import unsealed
+from spectra_pretrain.checkpoint import FORMAT, HASHES, WITHOUT_HASHES, Checkpoints
+from spectra_pretrain.run import pretrain
 from tests.pretrain.runs import assert_same_run, flags, options_of
 
 

@@ -13,22 +13,22 @@ import transformers
 from safetensors.torch import load_file
 
 import spectra
-from data.errors import InputError
-from pretrain.checkpoint import Checkpoints
-from pretrain.finetuning import run as finetuning
-from pretrain.finetuning.base import Base
-from pretrain.finetuning.methods import make_trainee, optimizer_of
-from pretrain.finetuning.options import TeacherOptions
-from pretrain.finetuning.run import Finetuning, finetune
-from pretrain.finetuning.trainable import groups_of, total
-from pretrain.loop import Training
-from pretrain.session import Console
 from spectra.allocation.allocate import allocate
 from spectra.cli import main
 from spectra.compression.compress import compress
 from spectra.compression.config import SpectraConfig
 from spectra.models.loading import load_whole
 from spectra.scanning.scan import scan
+from spectra_data.errors import InputError
+from spectra_pretrain.checkpoint import Checkpoints
+from spectra_pretrain.finetuning import run as finetuning
+from spectra_pretrain.finetuning.base import Base
+from spectra_pretrain.finetuning.methods import make_trainee, optimizer_of
+from spectra_pretrain.finetuning.options import TeacherOptions
+from spectra_pretrain.finetuning.run import Finetuning, finetune
+from spectra_pretrain.finetuning.trainable import groups_of, total
+from spectra_pretrain.loop import Training
+from spectra_pretrain.session import Console
 from tests.pretrain.tuned import loss_of, tuned
 
 PEFT = {

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import spectra
-from pretrain.finetuning.run import finetune
 from spectra.matrices import find_matrices
 from spectra.models.loading import load_whole
+from spectra_pretrain.finetuning.run import finetune
 from tests.pretrain.test_finetune import PEFT, checkpoints, config_file, rank_map
 from tests.pretrain.tuned import tuned
 

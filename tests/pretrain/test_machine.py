@@ -5,8 +5,8 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from data.errors import InputError
-from pretrain.machine import SHORT, set_attention, slowness
+from spectra_data.errors import InputError
+from spectra_pretrain.machine import SHORT, set_attention, slowness
 from tests.pretrain.runs import options_of
 from tests.small import small_llama
 

@@ -3,14 +3,20 @@
 import pytest
 import torch
 
-from data.tasks import Example
-from pretrain.batches import labels_of
-from pretrain.finetuning.answers import AnswerBatches, AnswerValidation, answered, held_out, padded
-from pretrain.finetuning.distillation import Distillation, divergence_of
-from pretrain.finetuning.headloss import HeadLoss, objective_of
-from pretrain.finetuning.options import recipe
-from pretrain.loop import own_loss
 from spectra.calibration.text import tokenizer_of
+from spectra_data.tasks import Example
+from spectra_pretrain.batches import labels_of
+from spectra_pretrain.finetuning.answers import (
+    AnswerBatches,
+    AnswerValidation,
+    answered,
+    held_out,
+    padded,
+)
+from spectra_pretrain.finetuning.distillation import Distillation, divergence_of
+from spectra_pretrain.finetuning.headloss import HeadLoss, objective_of
+from spectra_pretrain.finetuning.options import recipe
+from spectra_pretrain.loop import own_loss
 from tests.small import random_batch, small_llama
 
 
@@ -86,7 +92,7 @@ def test_of_a_question_only_the_answer_is_learnt(shared):
 
 
 def test_questions_come_in_an_order_of_the_seed_and_all_of_them_an_epoch():
-    from pretrain.finetuning.answers import Answered
+    from spectra_pretrain.finetuning.answers import Answered
 
     examples = [Answered((i, i + 1), 1) for i in range(10)]
     batches = AnswerBatches(examples, seed=3, size=5)

@@ -7,14 +7,14 @@ from typing import Literal, get_args, get_origin
 
 import pytest
 
-from data.errors import InputError
-from pretrain import command as pretraining
-from pretrain.finetuning import command as finetuning
-from pretrain.finetuning.options import FinetuneOptions
-from pretrain.optionfile import differences, from_dict, read_options, to_dict
-from pretrain.options import OptimizerOptions, PretrainOptions
-from pretrain.presets import PRESETS, model_config
-from pretrain.schedule import learning_rate
+from spectra_data.errors import InputError
+from spectra_pretrain import command as pretraining
+from spectra_pretrain.finetuning import command as finetuning
+from spectra_pretrain.finetuning.options import FinetuneOptions
+from spectra_pretrain.optionfile import differences, from_dict, read_options, to_dict
+from spectra_pretrain.options import OptimizerOptions, PretrainOptions
+from spectra_pretrain.presets import PRESETS, model_config
+from spectra_pretrain.schedule import learning_rate
 
 
 def test_options_come_back_from_their_dictionary():

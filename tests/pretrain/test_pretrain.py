@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import spectra
-from pretrain.optionfile import read_options
-from pretrain.options import PretrainOptions
-from pretrain.run import pretrain
 from spectra.cli import main
 from spectra.store.writer import StoreWriter
+from spectra_pretrain.optionfile import read_options
+from spectra_pretrain.options import PretrainOptions
+from spectra_pretrain.run import pretrain
 from tests.pretrain.runs import SETTINGS, assert_same_run, flags, options_of
 
 

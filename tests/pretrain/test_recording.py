@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import spectra
-from data.errors import InputError
-from pretrain.run import dry_run, pretrain
 from spectra.cli import main
+from spectra_data.errors import InputError
+from spectra_pretrain.run import dry_run, pretrain
 from tests.pretrain.runs import assert_same_run, flags, options_of
 
 EVERYTHING = {

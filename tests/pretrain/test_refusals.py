@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from data.errors import InputError
-from pretrain.batches import split
-from pretrain.finiteness import NonFiniteError, first_non_finite
-from pretrain.run import pretrain
 from spectra.cli import main
 from spectra.store.lock import locked
+from spectra_data.errors import InputError
+from spectra_pretrain.batches import split
+from spectra_pretrain.finiteness import NonFiniteError, first_non_finite
+from spectra_pretrain.run import pretrain
 from tests.pretrain.runs import flags, options_of
 from tests.small import small_llama
 
@@ -22,7 +22,7 @@ def test_a_run_is_not_written_over(finished, inputs):
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_place(inputs, tmp_path, monkeypatch, capsys):
     options = options_of(inputs)
-    from pretrain import run
+    from spectra_pretrain import run
 
     original = run.new_model
 
@@ -64,7 +64,7 @@ def test_a_loss_that_overflows_names_the_layer_whose_output_does(micro, row):
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_gradient_that_is_not_finite_names_its_matrix(inputs, tmp_path, monkeypatch, clip, value):
-    from pretrain import run
+    from spectra_pretrain import run
 
     original = run.new_model
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import spectra
-from data.errors import InputError
-from pretrain.checkpoint import Checkpoints, step_of
-from pretrain.run import pretrain
 from spectra.cli import main
+from spectra_data.errors import InputError
+from spectra_pretrain.checkpoint import Checkpoints, step_of
+from spectra_pretrain.run import pretrain
 from tests.pretrain.runs import assert_same_run, flags, options_of
 
 

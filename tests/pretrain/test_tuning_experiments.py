@@ -13,12 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import InputError
-from pretrain.experiments import lab
-from pretrain.experiments.results import RESULTS
-from pretrain.experiments.run import points_of, run_tuning
-from pretrain.experiments.summary import Sample
-from pretrain.finetuning.run import finetune
 from spectra.cli import main
 from spectra.evaluation.tasks import Accuracy
 from spectra.experiments.child import FailedError, finished
@@ -26,6 +20,12 @@ from spectra.experiments.relevance import CALIBRATED, ONLY_OF
 from spectra.experiments.run import Outcome
 from spectra.experiments.settings import Settings
 from spectra.experiments.tuning import Tuning
+from spectra_data.errors import InputError
+from spectra_pretrain.experiments import lab
+from spectra_pretrain.experiments.results import RESULTS
+from spectra_pretrain.experiments.run import points_of, run_tuning
+from spectra_pretrain.experiments.summary import Sample
+from spectra_pretrain.finetuning.run import finetune
 from tests.pretrain.tuned import tuned
 
 TUNING = Tuning(steps=2, tuning_batch=2, questions=4, tasks=("coinflip",), galore_rank=8)

@@ -4,9 +4,9 @@ import math
 
 import torch
 
-from pretrain.finetuning.options import FinetuneOptions
-from pretrain.optionfile import from_dict
 from spectra.models.loading import load_whole
+from spectra_pretrain.finetuning.options import FinetuneOptions
+from spectra_pretrain.optionfile import from_dict
 
 SETTINGS = {
     "steps": 4,

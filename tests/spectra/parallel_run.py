@@ -10,9 +10,9 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 import spectra
-from data.errors import InputError
 from spectra.recording import measure, processes
 from spectra.store.writer import StoreWriter
+from spectra_data.errors import InputError
 from tests.small import random_batch, small_llama, small_model
 
 

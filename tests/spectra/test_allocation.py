@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import spectra
-from data.errors import InputError
 from spectra.allocation.allocate import METHODS, Maker, allocate
 from spectra.allocation.budget import Menus
 from spectra.allocation.candidates import Candidate, Candidates, candidates_of
@@ -20,6 +19,7 @@ from spectra.allocation.path import compression_path
 from spectra.allocation.welore import GRID, normalised
 from spectra.cli import main
 from spectra.matrices import Matrix
+from spectra_data.errors import InputError
 from tests.small import random_batch, small_llama
 from tests.smollm import smollm
 

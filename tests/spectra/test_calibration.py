@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data.errors import InputError
 from spectra.calibration.blocks import Blocks, open_blocks
 from spectra.calibration.passes import backward_pass, forward_pass
 from spectra.calibration.statistics import BlockStatistics, Moments
@@ -14,6 +13,7 @@ from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.compression.calibrated import calibration_text
 from spectra.compression.settings import Calibration
 from spectra.models.loading import Loaded, load_skeleton, load_whole
+from spectra_data.errors import InputError
 from tests.small import random_batch
 from tests.spectra.checkpoints import saved
 

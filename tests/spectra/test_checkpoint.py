@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from data.errors import InputError
 from spectra.checkpoint.address import Address, addresses, steps_of
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.checkpoint.digests import combined_sha256, digest
 from spectra.checkpoint.parts import find_parts, scaled
 from spectra.checkpoint.tensors import StoredTensor
+from spectra_data.errors import InputError
 from tests.small import SIZES, small_model
 from tests.spectra.checkpoints import as_torch_file, edit_config, rewritten, saved, sharded
 

@@ -12,9 +12,6 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import spectra
-from data.errors import InputError
-from data.sources import open_source
-from data.tokenizer import load_tokenizer
 from spectra.allocation.rankmap import Module, RankMap
 from spectra.checkpoint import writer
 from spectra.checkpoint.checkpoint import open_checkpoint
@@ -26,6 +23,9 @@ from spectra.compression.config import SpectraConfig
 from spectra.compression.settings import METHODS, Calibration, Settings
 from spectra.compression.weighting import Weighting
 from spectra.evaluation.perplexity import perplexity, text_tokens
+from spectra_data.errors import InputError
+from spectra_data.sources import open_source
+from spectra_data.tokenizer import load_tokenizer
 from tests.small import random_batch
 from tests.spectra.checkpoints import edit_config, rewritten, saved, sharded
 

@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import spectra
-from data.errors import InputError
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.cli import main
 from spectra.compression.compress import compress
@@ -18,6 +17,7 @@ from spectra.compression.layers import LowRankLinear, PivotedLinear
 from spectra.compression.merge import merge
 from spectra.compression.settings import Calibration
 from spectra.compression.skeleton import READS_WEIGHT
+from spectra_data.errors import InputError
 from tests.small import random_batch
 from tests.spectra.checkpoints import saved
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 import spectra
-from data.errors import InputError
-from pretrain.presets import model_config
 from spectra.linalg import leading_subspaces
 from spectra.matrices import Matrix, find_matrices
 from spectra.recording.probe import probe_gradients
 from spectra.store.layout import Contents, Layout
+from spectra_data.errors import InputError
+from spectra_pretrain.presets import model_config
 from tests.small import random_batch, small_llama, small_model, train
 
 

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 import spectra
-from data.errors import InputError
 from spectra.store.checksums import row_key
 from spectra.store.durable import DurableStore
 from spectra.store.layout import Layout
 from spectra.store.writer import StoreWriter
+from spectra_data.errors import InputError
 from tests.small import random_batch, small_llama, train
 from tests.spectra.crash_reader import look
 from tests.spectra.crash_writer import CONTENTS, MATRICES, snapshot

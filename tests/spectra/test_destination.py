@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import spectra
-from data.errors import InputError
 from spectra.checkpoint.writer import writing
 from spectra.cli import main
 from spectra.compression.merge import merge
 from spectra.store.destination import make_folder, write_result
 from spectra.store.durable import write_file
 from spectra.store.lock import locked
+from spectra_data.errors import InputError
 from tests.small import random_batch, small_llama
 from tests.spectra.checkpoints import saved
 

@@ -10,16 +10,16 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
 import spectra
-from data.errors import InputError
-from data.sources import open_source
-from data.tasks import load_task
-from data.tokenizer import load_tokenizer
 from spectra.cli import main
 from spectra.compression.compress import compress
 from spectra.evaluation.perplexity import Text, perplexity, reference_tokens, text_tokens
 from spectra.evaluation.resources import memory_of, size_of, speed_of
 from spectra.evaluation.tasks import task_accuracy
 from spectra.store.evaluations import evaluations
+from spectra_data.errors import InputError
+from spectra_data.sources import open_source
+from spectra_data.tasks import load_task
+from spectra_data.tokenizer import load_tokenizer
 from tests.small import small_llama
 
 

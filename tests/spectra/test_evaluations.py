@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import spectra
-from data.errors import InputError
 from spectra.allocation.path import write_path
 from spectra.store import evaluations as evaluations_module
 from spectra.store.evaluations import Evaluation, add_evaluation, evaluations
@@ -17,6 +16,7 @@ from spectra.store.layout import Layout
 from spectra.store.lock import FolderLock
 from spectra.store.verify import verify
 from spectra.store.writer import StoreWriter
+from spectra_data.errors import InputError
 from tests.spectra.crash_writer import CONTENTS, MATRICES, snapshot
 from tests.spectra.damage import content, scan_store
 from tests.spectra.interruption import StoppedError, stopped_after

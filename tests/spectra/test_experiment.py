@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from data.errors import InputError
 from spectra.cli import main
 from spectra.experiments import tables
 from spectra.experiments.bench import Bench
 from spectra.experiments.ledger import Ledger
 from spectra.experiments.run import EXPERIMENTS, run_experiment
 from spectra.experiments.settings import Settings
+from spectra_data.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.errors import InputError
 from spectra.allocation.costs import factored_parameters
 from spectra.compression.factors import Factors, Pivoted, pivoted
 from spectra.compression.layers import LAYERS, LowRankLinear, PivotedLinear
+from spectra_data.errors import InputError
 
 SHAPES = [(24, 24, 10), (12, 30, 5), (30, 12, 5), (8, 8, 7), (9, 5, 1)]
 

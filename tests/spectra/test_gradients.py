@@ -10,7 +10,6 @@ from dask.distributed import Client, LocalCluster
 from zarr.storage import LocalStore
 
 import spectra
-from data.errors import InputError
 from spectra.analysis import gradients
 from spectra.matrices import Matrix
 from spectra.metrics.products import WIDTH, inner_products
@@ -20,6 +19,7 @@ from spectra.store.layout import CHUNK_BYTES, Contents, Layout
 from spectra.store.layout import _rows_of_chunk as rows_of_chunk
 from spectra.store.schema import BFLOAT16_NAN
 from spectra.store.writer import StoreWriter
+from spectra_data.errors import InputError
 
 
 def bits_of(values):

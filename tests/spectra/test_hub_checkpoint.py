@@ -18,7 +18,7 @@ from tests.spectra.checkpoints import as_torch_file, saved, sharded
 SCAN = """
 import json, sys
 import numpy as np, spectra
-from data.errors import InputError
+from spectra_data.errors import InputError
 from spectra.scanning.scan import run_scan
 try:
     run_scan(sys.argv[1], sys.argv[2])

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.errors import InputError
 from spectra.gram import eigenvalues, rounded_gram
 from spectra.linalg import leading_subspaces, singular_values, singular_values_of_many
+from spectra_data.errors import InputError
 from tests.spectra.families import families
 
 SHAPES = [(1, 1), (1, 7), (64, 64), (48, 200), (200, 48)]

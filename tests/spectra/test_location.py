@@ -13,10 +13,10 @@ from moto.server import ThreadedMotoServer
 from zarr.storage import FsspecStore
 
 import spectra
-from data.errors import InputError
 from spectra.cli import main
 from spectra.store.layout import Layout
 from spectra.store.writer import StoreWriter
+from spectra_data.errors import InputError
 from tests.small import random_batch, small_llama, train
 from tests.spectra.crash_writer import CONTENTS, MATRICES, snapshot
 

@@ -8,11 +8,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma3Config, Gemma3ForConditionalGeneration
 
 import spectra
-from data.errors import InputError
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.checkpoint.notes import CheckpointNote
 from spectra.cli import main
 from spectra.models.loading import load_whole
+from spectra_data.errors import InputError
 from tests.small import random_batch, small_llama, small_model
 
 NORM = "model.norm.weight"

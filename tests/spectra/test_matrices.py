@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from data.errors import InputError
 from spectra.matrices import Matrix, find_matrices, layer_of, role_of
+from spectra_data.errors import InputError
 from tests.small import SIZES, small_llama, small_model
 
 

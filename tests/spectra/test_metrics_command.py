@@ -10,11 +10,11 @@ import pytest
 import zarr
 
 import spectra
-from data.errors import InputError
 from spectra import cli
 from spectra.analysis.table import IDENTITY, to_pandas, write_table
 from spectra.metrics.measures import MEASURES
 from spectra.metrics.weightwatcher import COLUMNS
+from spectra_data.errors import InputError
 
 FIXED = [
     "spectral_norm",

@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from torch import nn
 
 import spectra
-from data.errors import InputError
+from spectra_data.errors import InputError
 from tests.small import random_batch, small_llama
 
 BATCH = random_batch(0)

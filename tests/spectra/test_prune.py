@@ -9,12 +9,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import spectra
-from data.errors import InputError
 from spectra.cli import main
 from spectra.compression.compress import compress
 from spectra.compression.settings import Calibration
 from spectra.pruning.prune import prune
 from spectra.pruning.sparsity import Pattern, least, magnitude, parse_pattern, sparsegpt, wanda
+from spectra_data.errors import InputError
 from tests.small import random_batch
 from tests.spectra.checkpoints import rewritten, saved
 

@@ -14,7 +14,6 @@ import torch
 import xarray as xr
 
 import spectra
-from data.errors import InputError
 from spectra.allocation.allocate import METHODS, allocate
 from spectra.allocation.candidates import candidates_of
 from spectra.allocation.fit import require_fit
@@ -22,6 +21,7 @@ from spectra.allocation.path import compression_path, write_path
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.cli import main
 from spectra.exports.formats import FORMATS, export
+from spectra_data.errors import InputError
 from tests.small import SIZES
 from tests.spectra.checkpoints import rewritten, saved
 

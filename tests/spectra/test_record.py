@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import spectra
-from data.errors import InputError
 from spectra.matrices import find_matrices
 from spectra.recording.probe import probe_gradients, probe_sha256
 from spectra.recording.start import record
 from spectra.store.writer import StoreWriter
+from spectra_data.errors import InputError
 from tests.small import random_batch, small_llama, train
 
 

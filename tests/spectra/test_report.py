@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import spectra
-from data.errors import InputError
 from spectra.allocation.path import write_path
 from spectra.figures.dynamics import cosine_heatmap, spectrum_heatmap
 from spectra.figures.training import loss_curve
@@ -18,6 +17,7 @@ from spectra.report.page import report_html, write_report
 from spectra.report.payload import PAYLOAD_BYTES, default_matrices, payload
 from spectra.store.layout import Contents, Layout
 from spectra.store.writer import StoreWriter
+from spectra_data.errors import InputError
 
 DRAWN_STEP_BYTES = 20_000
 """What one more snapshot of measures adds to a page, at the most."""

@@ -15,7 +15,6 @@ import zarr
 from safetensors.torch import load_file, save_file
 
 import spectra
-from data.errors import InputError
 from spectra.cli import main
 from spectra.scanning import engines, scan
 from spectra.scanning.row import Row
@@ -23,6 +22,7 @@ from spectra.scanning.scan import IncompleteError, run_scan
 from spectra.store.durable import DurableStore
 from spectra.store.metadata import consolidate
 from spectra.store.schema import Status
+from spectra_data.errors import InputError
 from tests.small import small_llama
 from tests.spectra.checkpoints import rewritten, saved, sharded
 from tests.spectra.damage import without_checksums

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.errors import InputError
 from spectra.store.schedule import Schedule
+from spectra_data.errors import InputError
 
 
 @pytest.mark.parametrize(

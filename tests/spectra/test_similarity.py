@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import spectra
-from data.errors import InputError
 from spectra.analysis.similarity import cosine_standard_error
 from spectra.metrics.similarity import cosine_similarity, sketched_cosine_error
 from spectra.recording.sketch import CountSketch
+from spectra_data.errors import InputError
 
 
 def test_known_angles():

@@ -6,9 +6,9 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
 import spectra
-from data.errors import InputError
 from spectra.exports.formats import to_table
 from spectra.matrices import block_labels, block_of, in_order, role_of
+from spectra_data.errors import InputError
 
 
 @pytest.fixture(scope="module")

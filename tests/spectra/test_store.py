@@ -12,12 +12,12 @@ import pytest
 import zarr
 
 import spectra
-from data.errors import InputError
 from spectra.matrices import Matrix
 from spectra.store.layout import Contents, Layout
 from spectra.store.schedule import Schedule
 from spectra.store.verify import verify
 from spectra.store.writer import StoreWriter
+from spectra_data.errors import InputError
 from tests.spectra.interruption import StoppedError, stopped_after
 
 MATRICES = (Matrix("model.layers.0.a", 0, "a", 4, 6), Matrix("model.layers.1.a", 1, "a", 3, 9))

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
 
 import spectra
-from data.errors import InputError
 from spectra.analysis.subspaces import principal_angles as labelled_angles
 from spectra.analysis.subspaces import projector_staleness
 from spectra.metrics.subspaces import (
@@ -18,6 +17,7 @@ from spectra.metrics.subspaces import (
     subspace_overlap,
 )
 from spectra.recording.start import record
+from spectra_data.errors import InputError
 from tests.small import random_batch, small_llama, train
 
 

@@ -5,9 +5,9 @@ import pytest
 import scipy.linalg
 import torch
 
-from data.errors import InputError
 from spectra.compression.leading import leading_factors
 from spectra.compression.truncation import Root, covariance_root, scale_root, truncate
+from spectra_data.errors import InputError
 
 
 def some(rows, cols, seed=0, decay=0.5):

@@ -10,7 +10,6 @@ import pytest
 import zarr
 
 import spectra
-from data.errors import InputError
 from spectra.cli import main
 from spectra.store import integrity
 from spectra.store.checksums import FILES, row_key
@@ -18,6 +17,7 @@ from spectra.store.evaluations import Evaluation, add_evaluation
 from spectra.store.layout import Contents, Layout
 from spectra.store.verify import verify
 from spectra.store.writer import StoreWriter
+from spectra_data.errors import InputError
 from tests.spectra.crash_writer import CONTENTS, MATRICES, snapshot
 from tests.spectra.damage import content, damaged, in_use, run_store, scan_store, without_checksums
 from tests.spectra.interruption import StoppedError, stopped_after

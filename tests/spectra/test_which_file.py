@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import spectra
-from data.errors import InputError
 from spectra.checkpoint.address import addresses
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.checkpoint.content import content_of
 from spectra.checkpoint.notes import CheckpointNote
 from spectra.evaluation.resources import bytes_on_disk
 from spectra.models.loading import load_whole
+from spectra_data.errors import InputError
 from tests.small import random_batch, small_llama
 
 Q = "model.layers.0.self_attn.q_proj"

@@ -1,0 +1,352 @@
+"""One store: what there is, and pieces of it, read when they are asked for and kept for a while."""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import dask.array  # noqa: F401  (else the first request's threads meet a half of it)
+import numpy as np
+import numpy.typing as npt
+import xarray as xr
+import zarr
+
+from spectra.allocation.allocate import allocate
+from spectra.allocation.candidates import Candidates, candidates_of
+from spectra.allocation.path import GROUP as PATH
+from spectra.allocation.path import STEP as SPACING
+from spectra.allocation.path import compression_path
+from spectra.allocation.rankmap import RankMap
+from spectra.matrices import Matrix, block_labels
+from spectra.store.evaluations import Evaluation, evaluations
+from spectra.store.reader import open_store
+from spectra.store.schema import SCHEMA, UNSET
+from spectra_dashboard.access.memory import Memory
+from spectra_data.errors import InputError
+
+T = TypeVar("T")
+Signature = tuple[tuple[str, int, int], ...]
+
+METADATA_BYTES = 64 << 20
+MOST_MATRICES = 50_000
+MOST_NUMBERS = 1 << 28
+"""In a snapshot of one kind; a store that says it has more is taken for broken."""
+MOST_STEPS = 10_000_000
+MOST_CHUNKS = 20_000
+"""Of an array that is read whole: each is a file."""
+COARSE = 0.05
+"""Between budgets of the method `budget`, each of which is a search of about a second."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A measure of all pairs of snapshots of one matrix."""
+
+    values: npt.NDArray[np.float32]
+    """(step, step)."""
+    standard_error: float | None = None
+    """Of an approximate cosine."""
+    chance: float = 0.0
+    """Of an overlap: what unrelated subspaces have."""
+
+
+class Run:
+    """A store below the dashboard's folder.
+
+    Everything raises InputError where the store cannot be read, naming it as the folder does.
+    """
+
+    def __init__(self, name: str, path: Path, memory: Memory) -> None:
+        self.name = name
+        self.path = path
+        self._memory = memory
+
+    @property
+    def label(self) -> str:
+        """A short name for people."""
+        parts = self.name.removesuffix(".zarr").split("/")
+        return (
+            "/".join(parts[:-1]) if len(parts) > 1 and parts[-1] == "spectra" else "/".join(parts)
+        )
+
+    def attributes(self) -> dict[str, Any]:
+        """What the store says of itself."""
+        return self._kept("attributes", self.signature("zarr.json"), self._attributes)
+
+    def signature(self, *places: str) -> Signature:
+        """Changes when files at these places below the store do."""
+        return tuple(sorted(found for place in places for found in _stamps(self.path / place)))
+
+    def steps(self) -> npt.NDArray[np.int64]:
+        """(step,) of the snapshots that were committed."""
+        return self._kept("steps", self._stamp(), lambda: self._committed("spectra/step"))
+
+    def tree(self) -> xr.DataTree:
+        """The store as `spectra.open` gives it, of the snapshots that there are now."""
+        return self._kept("tree", self._stamp(), self._open)
+
+    def matrices(self) -> list[Matrix]:
+        """The matrices, in the store's order."""
+        return self._kept("matrices", self.signature("zarr.json"), self._matrices)
+
+    def labels(self) -> dict[str, int | str]:
+        """What the block of every matrix is called, by the matrix' name."""
+        names = [matrix.name for matrix in self.matrices()]
+        return dict(zip(names, block_labels(names), strict=True))
+
+    def kinds(self) -> list[str]:
+        """The kinds of spectra recorded."""
+        return [kind for kind in ("weight", "gradient", "update") if self._has(f"spectra/{kind}")]
+
+    def has(self, group: str) -> bool:
+        """Whether a group was recorded."""
+        return self._has(group)
+
+    def train(self, *names: str) -> dict[str, npt.NDArray[Any]]:
+        """(train_step,) arrays of the training steps that were committed, and `train_step`."""
+        stamp = self.signature("zarr.json", "train/train_step/c")
+        return self._kept(("train", names), stamp, lambda: self._train(names))
+
+    def spectrum_rows(
+        self, kind: str, matrix: str, rows: slice, values: int | None = None
+    ) -> npt.NDArray[np.float32]:
+        """(row, index) leading singular values of one matrix at some snapshots; all by default."""
+        place = self._place(matrix)
+        self._require(kind)
+        with self._reading():
+            array = self._array(f"spectra/{kind}")
+            return np.asarray(array[rows, place, :values], np.float32)
+
+    def spectrum(self, kind: str, matrix: str, step: int) -> npt.NDArray[np.float64]:
+        """(index,) all singular values of one matrix at one step."""
+        row, place = self.row(step), self._place(matrix)
+        self._require(kind)
+        with self._reading():
+            values = np.asarray(self._array(f"spectra/{kind}")[row, place], np.float64)
+        return values[np.isfinite(values)]
+
+    def row(self, step: int | None) -> int:
+        """The row of a snapshot; the last one where no step is named."""
+        return self._snapshot(step)[0]
+
+    def step(self, step: int | None) -> int:
+        """The step of a snapshot; the last one where none is named."""
+        return self._snapshot(step)[1]
+
+    def _snapshot(self, step: int | None) -> tuple[int, int]:
+        steps = self.steps()
+        if not len(steps):
+            raise InputError(f"{self.name} has no snapshot yet: the first is taken at the start")
+        if step is None:
+            return len(steps) - 1, int(steps[-1])
+        if step not in steps:
+            raise InputError(f"{self.name} has no snapshot at step {step}")
+        return int(np.flatnonzero(steps == step)[0]), step
+
+    def _require(self, kind: str) -> None:
+        if kind not in self.kinds():
+            raise InputError(f"{self.name} holds no spectra of the {kind}")
+
+    def pairs(self, what: str, matrix: str) -> Pairs:
+        """Cosines (``exact``, ``sketch``) or ``overlap`` of all pairs of snapshots of a matrix."""
+        key = ("pairs", what, matrix)
+        return Pairs(*self._kept(key, self._stamp(), lambda: self._pairs(what, matrix)))
+
+    def measures(self, step: int) -> xr.Dataset:
+        """(matrix, kind) every measure at one snapshot."""
+        # what was written for this step, which a run that was taken back writes again
+        rows = [f"spectra/{kind}/c/{self.row(step)}" for kind in self.kinds()]
+        return self._kept(("measures", step), self.signature(*rows), lambda: self._measures(step))
+
+    def candidates(self, step: int | None = None) -> Candidates:
+        """The matrices of a snapshot, for allocation."""
+        at = self.step(step)
+        return self._kept(("candidates", at), self._stamp(), lambda: candidates_of(self.tree(), at))
+
+    def path_of(
+        self, method: str, target: str, storage: str, step: int | None = None
+    ) -> xr.Dataset:
+        """Ranks and costs of a method at every target; WeLore's over ERR as stored, if it is."""
+        at = self.step(step)
+        key = ("path", method, target, storage, at)
+        stamp = (*self._stamp(), *self.signature(PATH))
+        return self._kept(key, stamp, lambda: self._path(method, target, storage, at))
+
+    def rank_map(
+        self, method: str, target: str, value: float, storage: str, step: int | None
+    ) -> RankMap:
+        """The map that `spectra allocate` makes with these options."""
+        with self._reading():
+            asked: Any = {target: value}
+            return allocate(self.candidates(step), method=method, storage=storage, **asked)
+
+    def evaluations(self) -> list[Evaluation]:
+        """What compressed checkpoints were measured to reach."""
+        stamp = self.signature("zarr.json", "evaluations/perplexity")
+        return self._kept("evaluations", stamp, lambda: evaluations(open_store(self.path)))
+
+    def _kept(self, what: Any, stamp: Any, make: Callable[[], T]) -> T:
+        def read() -> T:
+            with self._reading():
+                return make()
+
+        return self._memory.get((self.name, what), stamp, read)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Whatever a broken store raises, in one line without the path."""
+        try:
+            yield
+        except InputError as error:
+            raise InputError(self.without_path(str(error))) from error
+        except MemoryError as error:
+            raise InputError(f"{self.name} does not fit into memory") from error
+        except Exception as error:  # codecs raise whatever they like
+            reason = self.without_path(f"{type(error).__name__}: {error}")[:300]
+            raise InputError(
+                f"{self.name} cannot be read ({reason}): spectra verify says what is wrong with it"
+            ) from error
+
+    def without_path(self, text: str) -> str:
+        """A message that names the store as the folder does."""
+        for path in (self.path, self.path.resolve()):
+            text = text.replace(str(path), self.name)
+        return text
+
+    def _stamp(self) -> Signature:
+        return self.signature("zarr.json", "spectra/step/c")
+
+    def _attributes(self) -> dict[str, Any]:
+        file = self.path / "zarr.json"
+        if file.stat().st_size > METADATA_BYTES:
+            raise InputError(f"{self.name} has {file.stat().st_size >> 20} MB of metadata")
+        attributes = json.loads(file.read_text())["attributes"]
+        if not isinstance(attributes, dict):
+            raise InputError(f"{self.name} is no store: its attributes are no mapping")
+        if (schema := attributes.get("schema")) != SCHEMA:
+            raise InputError(f"{self.name} has the schema {schema!r}; this version reads {SCHEMA}")
+        return attributes
+
+    def _group(self) -> zarr.Group:
+        def opened() -> zarr.Group:
+            self._attributes()
+            return zarr.open_group(self.path, mode="r")
+
+        return self._kept("group", self.signature("zarr.json"), opened)
+
+    def _array(self, path: str) -> Any:
+        array: Any = self._group()[path]
+        per_row = int(np.prod(array.shape[1:], dtype=float))
+        if array.shape[0] > MOST_STEPS or per_row > MOST_NUMBERS:
+            raise InputError(f"{path} of {self.name} says it has the shape {array.shape}")
+        return array
+
+    def _whole(self, path: str) -> npt.NDArray[Any]:
+        array = self._array(path)
+        if array.nchunks > MOST_CHUNKS:
+            raise InputError(f"{path} of {self.name} is cut into {array.nchunks} chunks")
+        return np.asarray(array[:])
+
+    def _has(self, path: str) -> bool:
+        with self._reading():
+            return path in self._group()
+
+    def _committed(self, path: str) -> npt.NDArray[np.int64]:
+        steps = self._whole(path).astype(np.int64)
+        committed: npt.NDArray[np.int64] = steps[steps != UNSET]
+        if (steps[: len(committed)] == UNSET).any() or (np.diff(committed) <= 0).any():
+            raise InputError(
+                f"{path} of {self.name} has gaps or is not ascending: spectra verify says more"
+            )
+        return committed
+
+    def _matrices(self) -> list[Matrix]:
+        names = self._array("spectra/matrix")
+        if names.shape[0] > MOST_MATRICES:
+            raise InputError(f"{self.name} says it has {names.shape[0]} matrices")
+        fields = ("matrix", "layer", "role", "rows", "cols")
+        columns = [self._whole(f"spectra/{name}").tolist() for name in fields]
+        if not columns[0] or len(set(columns[0])) < len(columns[0]):
+            raise InputError(f"{self.name} holds no matrices, or two of one name")
+        return [Matrix(*of_one) for of_one in zip(*columns, strict=True)]
+
+    def _place(self, matrix: str) -> int:
+        for place, found in enumerate(self.matrices()):
+            if found.name == matrix:
+                return place
+        raise InputError(f"{self.name} has no matrix called {matrix!r}")
+
+    def _open(self) -> xr.DataTree:
+        self.matrices()
+        for kind in self.kinds():
+            self._array(f"spectra/{kind}")
+        return open_store(self.path)
+
+    def _train(self, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
+        # the steps are written last, so that the other arrays hold at least as many rows
+        steps = self._whole("train/train_step").astype(np.int64)
+        rows = np.flatnonzero(steps != UNSET)
+        found = {name: self._whole(f"train/{name}")[rows] for name in names}
+        return {"train_step": steps[rows], **found}
+
+    def _pairs(self, what: str, matrix: str) -> tuple[Any, ...]:
+        tree = self._of_one(matrix)
+        if what == "overlap":
+            from spectra.analysis.subspaces import subspace_overlap
+
+            overlap = subspace_overlap(tree).compute()
+            values = overlap["overlap"].to_numpy()[0].astype(np.float32)
+            return values, None, float(overlap["chance"][0])
+        from spectra.analysis.similarity import cosine_similarity
+
+        method: Any = what
+        cosine = cosine_similarity(tree, method=method).compute().transpose("matrix", ...)
+        values = cosine.to_numpy()[0].astype(np.float32)
+        return values, cosine.attrs.get("standard_error"), 0.0
+
+    def _of_one(self, matrix: str) -> xr.DataTree:
+        """The tree with one matrix; raw gradients lie in groups by shape, one of which has it."""
+        groups = {}
+        for name, node in self.tree().subtree_with_keys:
+            dataset = node.to_dataset(inherit=False)
+            if "matrix" in dataset.dims:
+                place = np.flatnonzero(dataset["matrix"].to_numpy() == matrix)
+                if not len(place):
+                    continue
+                dataset = dataset.isel(matrix=place)
+            groups[name] = dataset
+        tree = xr.DataTree.from_dict(groups)
+        tree.encoding = dict(self.tree().encoding)
+        return tree
+
+    def _measures(self, step: int) -> xr.Dataset:
+        from spectra.analysis.table import metrics_table
+
+        of_one = self.tree().isel(step=[self.row(step)], missing_dims="ignore")
+        return metrics_table(of_one).isel(step=0)
+
+    def _path(self, method: str, target: str, storage: str, step: int) -> xr.Dataset:
+        tree = self.tree()
+        if (method, target, storage) == ("welore", "err", "factors") and PATH in tree.children:
+            stored = tree[PATH].to_dataset().compute()
+            if stored.attrs.get("step") == step:
+                return stored
+        spacing = COARSE if method == target == "budget" else SPACING
+        return compression_path(
+            self.candidates(step), method=method, target=target, storage=storage, spacing=spacing
+        )
+
+
+def _stamps(place: Path) -> Iterator[tuple[str, int, int]]:
+    """Name, time and size of a file, or of all files below a folder."""
+    if place.is_file():
+        found: Iterator[Path] = iter([place])
+    else:
+        found = (Path(root) / name for root, _, names in os.walk(place) for name in names)
+    for file in found:
+        with contextlib.suppress(OSError):
+            status = file.stat()
+            yield str(file.relative_to(place.parent)), status.st_mtime_ns, status.st_size

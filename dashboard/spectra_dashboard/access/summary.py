@@ -1,0 +1,173 @@
+"""A run at a glance: what it is of, how far it is, and whether anybody still writes to it."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from spectra.store.schedule import Schedule
+from spectra_dashboard.access.run import Run
+from spectra_data.errors import InputError
+
+State = Literal["running", "finished", "stalled", "unreadable"]
+SPARKS = 48
+"""Points of a sparkline."""
+QUIET = 60.0
+"""Seconds without news after which a writer may have stalled; more where snapshots are slow."""
+PATIENCE = 4
+"""Usual intervals between snapshots after which it has."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the table of runs says of one."""
+
+    name: str
+    label: str
+    kind: str = ""
+    model: str = ""
+    data: str = ""
+    snapshots: int = 0
+    step: int | None = None
+    """The last snapshot's."""
+    steps: int | None = None
+    """How many the run will have, where that is known."""
+    train_step: int | None = None
+    loss: float | None = None
+    validation_loss: float | None = None
+    tokens: int | None = None
+    state: State = "unreadable"
+    reason: str = ""
+    """Why it cannot be read."""
+    updated: float = 0.0
+    """When anything was written last, in seconds since 1970."""
+    sparks: tuple[float, ...] = ()
+    """The training loss, in few points."""
+
+
+def summary(run: Run) -> Summary:
+    """A run at a glance; of a store that cannot be read, the reason."""
+    try:
+        return _summary(run)
+    except InputError as error:
+        return Summary(run.name, run.label, reason=str(error), updated=_newest([run.path]))
+    except Exception as error:  # attributes may hold anything
+        reason = run.without_path(f"{run.name} cannot be understood: {error}")
+        return Summary(run.name, run.label, reason=reason, updated=_newest([run.path]))
+
+
+def _summary(run: Run) -> Summary:
+    attributes, steps = run.attributes(), run.steps()
+    train = run.train("loss", "validation_loss", "tokens")
+    loss, validation = train["loss"], train["validation_loss"]
+    config, model = attributes.get("config"), attributes.get("model")
+    updated = _newest(_written(run.path, len(steps)))
+    return Summary(
+        name=run.name,
+        label=run.label,
+        kind=str(attributes.get("kind", "run")),
+        model=str(model.get("name", "") if isinstance(model, dict) else model or ""),
+        data=_named(config.get("data")) if isinstance(config, dict) else "",
+        snapshots=len(steps),
+        step=int(steps[-1]) if len(steps) else None,
+        steps=_schedule(attributes).last,
+        train_step=int(train["train_step"][-1]) if len(loss) else None,
+        loss=_last(loss),
+        validation_loss=_last(validation),
+        tokens=None if (tokens := _last(train["tokens"])) is None else int(tokens),
+        state=_state(run, attributes, steps, updated),
+        updated=updated,
+        sparks=sparkline(loss),
+    )
+
+
+def sparkline(values: npt.NDArray[Any], points: int = SPARKS) -> tuple[float, ...]:
+    """Means over blocks, scaled to [0, 1]; nothing where there are under two."""
+    values = values[np.isfinite(values)]
+    if len(values) < 2:
+        return ()
+    means = np.array([part.mean() for part in np.array_split(values, min(points, len(values)))])
+    spread = means.max() - means.min()
+    scaled = (means - means.min()) / spread if spread > 0 else np.full(len(means), 0.5)
+    return tuple(scaled.round(3).tolist())
+
+
+def _state(
+    run: Run, attributes: dict[str, Any], steps: npt.NDArray[np.int64], updated: float
+) -> State:
+    last = _schedule(attributes).last
+    if attributes.get("kind") == "scan":
+        begun = attributes.get("begun") or {}
+        complete = begun.get("step") in steps.tolist()
+        open_ended = False
+    else:
+        complete = last is not None and len(steps) > 0 and int(steps[-1]) >= last
+        open_ended = last is None
+    if complete:
+        return "finished"
+    interval = max(0.0, updated - _created(attributes)) / max(1, len(steps))
+    fresh = time.time() - updated < max(QUIET, PATIENCE * interval)
+    held = writer_alive(run.path)
+    if held is not False:
+        return "running" if fresh else "stalled"
+    return "finished" if open_ended else "stalled"
+
+
+def writer_alive(path: Path) -> bool | None:
+    """Whether a process holds the store's lock; None where the system does not tell.
+
+    The lock is looked at, never taken: a writer that starts in that moment must not find it held.
+    """
+    try:
+        locks = Path("/proc/locks").read_text()
+        inode = str(path.stat().st_ino)
+    except OSError:
+        return None
+    # without the device, which layered file systems report otherwise
+    held = [line.split()[5].rpartition(":")[2] for line in locks.splitlines() if "FLOCK" in line]
+    return inode in held
+
+
+def _schedule(attributes: dict[str, Any]) -> Schedule:
+    return Schedule.from_dict(attributes["schedule"]) if attributes.get("schedule") else Schedule()
+
+
+def _created(attributes: dict[str, Any]) -> float:
+    try:
+        return datetime.fromisoformat(str(attributes.get("created"))).timestamp()
+    except ValueError:
+        return time.time()
+
+
+def _written(path: Path, snapshots: int) -> Iterator[Path]:
+    """Where news shows: metadata, announced rows, and the row being written."""
+    yield path / "zarr.json"
+    for group in ("spectra/step", "train/train_step", "train/loss"):
+        yield from (path / group / "c").glob("*")
+    yield from (path / "spectra/weight/c" / str(snapshots)).glob("**/*")
+
+
+def _newest(places: Any) -> float:
+    times = [0.0]
+    for place in places:
+        try:
+            times.append(place.stat().st_mtime)
+        except OSError:
+            continue
+    return max(times)
+
+
+def _last(values: npt.NDArray[Any]) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(finite[-1]) if len(finite) else None
+
+
+def _named(data: Any) -> str:
+    """A data source without the folders that it lies in."""
+    text = "" if data is None else str(data)
+    return text.rstrip("/").rsplit("/", 1)[-1] if not text.startswith("hf:") else text

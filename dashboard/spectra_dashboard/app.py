@@ -1,0 +1,283 @@
+"""The application: its frame, and which page an address shows."""
+
+import logging
+from collections.abc import Collection
+from typing import Any
+
+import dash_mantine_components as dmc
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash.exceptions import PreventUpdate
+
+from spectra.figures.theme import ACCENT, FONT
+from spectra_dashboard import downloads, parts
+from spectra_dashboard.access.library import Library
+from spectra_dashboard.access.summary import summary
+from spectra_dashboard.asked import WITHOUT_RUN, asked
+from spectra_dashboard.guard import guard
+from spectra_dashboard.pages import PAGES
+from spectra_dashboard.view import View
+from spectra_data.errors import InputError
+
+TICK = 2_000
+"""Milliseconds between questions for news."""
+TITLES = {
+    "runs": "Runs",
+    "dynamics": "Dynamics",
+    "tails": "Tails",
+    "ranks": "Ranks",
+    "path": "Path",
+    "compare": "Compare",
+}
+_FRAME = """<!DOCTYPE html>
+<html lang="en">
+<head>{%metas%}<title>{%title%}</title>{%favicon%}{%css%}
+<script>
+{
+  const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+  const chosen = (localStorage.getItem("mantine-color-scheme-value") ?? "").replace(/"/g, "");
+  document.documentElement.dataset.mantineColorScheme =
+    ["light", "dark"].includes(chosen) ? chosen : system;
+}
+</script>
+</head>
+<body>{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer></body>
+</html>"""
+
+
+def make_app(library: Library, *, hosts: Collection[str] = (), token: str | None = None) -> Dash:
+    """The application over a library.
+
+    Parameters
+    ----------
+    library
+        Stores and maps.
+    hosts
+        Names that requests may be for, beside those of this machine's own address.
+    token
+        What requests have to bring, where other machines reach the server.
+    """
+    app = Dash(
+        __name__.partition(".")[0],
+        title="spectra",
+        update_title="",
+        suppress_callback_exceptions=True,
+        meta_tags=[{"name": "viewport", "content": "width=device-width, initial-scale=1"}],
+        index_string=_FRAME,
+        serve_locally=True,
+        on_error=_failed,
+    )
+    app.enable_dev_tools(debug=False, dev_tools_hot_reload=False)
+    guard(app.server, hosts, token)
+    downloads.register(app.server, library)
+    app.layout = _frame()
+    _route(app, library)
+    _news(app, library)
+    for page in PAGES.values():
+        page.register(app, library)
+    return app
+
+
+def _frame() -> dmc.MantineProvider:
+    links = [
+        dcc.Link(title, href=View(page=name).address(), id={"nav": name}, className="nav")
+        for name, title in TITLES.items()
+    ]
+    return dmc.MantineProvider(
+        [
+            dcc.Location(id="address", refresh=False),
+            dcc.Interval(id="tick", interval=TICK),
+            dcc.Store(id="shown"),
+            dcc.Store(id="news"),
+            dcc.Store(id="snapshots"),
+            dcc.Store(id="rested"),
+            html.A("Skip to the page", href="#page", className="skip"),
+            html.Header(
+                [
+                    dcc.Link("spectra", href="/", className="brand"),
+                    html.Nav(links, **parts.attributes(aria_label="Pages")),
+                    dmc.ColorSchemeToggle(
+                        lightIcon="☀",
+                        darkIcon="☾",
+                        variant="subtle",
+                        color="gray",
+                        size="md",
+                        id="theme",
+                        **parts.attributes(aria_label="Light or dark"),
+                    ),
+                ]
+            ),
+            html.Main(id="page", tabIndex="-1", children=parts.loading()),
+        ],
+        id="provider",
+        defaultColorScheme="auto",
+        theme={
+            "fontFamily": FONT,
+            "headings": {"fontFamily": FONT},
+            "primaryColor": "spectra",
+            "primaryShade": {"light": 6, "dark": 4},
+            "colors": {"spectra": _SHADES},
+            "defaultRadius": "md",
+            "cursorType": "pointer",
+        },
+    )
+
+
+_SHADES = [
+    "#eef4fa",
+    "#dbe7f2",
+    "#b5cee5",
+    "#8db4d7",
+    "#7fb0dd",
+    "#4f86b5",
+    ACCENT,
+    "#284f75",
+    "#214161",
+    "#19334d",
+]
+
+
+def _route(app: Dash, library: Library) -> None:
+    @app.callback(
+        Output("page", "children"),
+        Output("shown", "data"),
+        Input("address", "pathname"),
+        Input("address", "search"),
+        Input("snapshots", "data"),
+        State("rested", "data"),
+        State("shown", "data"),
+    )
+    def show(pathname: str, search: str, snapshots: Any, rested: Any, shown: Any) -> Any:
+        # a slider at rest is in the address of the window, which Dash was not told of
+        if ctx.triggered_id == "snapshots" and rested:
+            search = rested["search"]
+        view = asked(library, pathname, search)
+        page = PAGES.get(view.page)
+        if page is None:
+            return parts.card("There is no such page", "The pages are named above."), [view.page]
+        if view.page != "runs" and not library.runs:
+            return parts.nothing_here(), [view.page, "nothing"]
+        key = [view.page, *page.key(view), *_state(library, view, page)]
+        if key == shown:
+            raise PreventUpdate
+        try:
+            return page.layout(library, view), key
+        except InputError as error:
+            return parts.broken(library, view, str(error)), key
+        except Exception as error:  # a store's own words may be anything
+            _log(error)
+            return parts.broken(library, view, f"{view.run} cannot be understood"), key
+
+    app.clientside_callback(
+        ClientsideFunction("spectra", "sync"),
+        Output("address", "search"),
+        Output({"control": ALL}, "value"),
+        Input("address", "search"),
+        Input({"control": ALL}, "value"),
+        State({"control": ALL}, "id"),
+        State("defaults", "data", allow_optional=True),
+        prevent_initial_call=True,
+    )
+    app.clientside_callback(
+        ClientsideFunction("spectra", "navigation"),
+        Output({"nav": ALL}, "href"),
+        Output({"nav": ALL}, "className"),
+        Input("address", "pathname"),
+        Input("address", "search"),
+        Input("shown", "data"),
+        State({"nav": ALL}, "id"),
+    )
+
+
+def _news(app: Dash, library: Library) -> None:
+    @app.callback(
+        Output("news", "data"),
+        Input("tick", "n_intervals"),
+        Input("shown", "data"),
+        State("address", "pathname"),
+        State("address", "search"),
+        State("news", "data"),
+    )
+    def news(ticks: int, shown: Any, pathname: str, search: str, known: Any) -> Any:
+        """What is new in the run shown: nothing is sent where nothing is."""
+        view = asked(library, pathname, search)
+        if not view.run or view.page == "compare":
+            return None if known else no_update
+        told = {"run": view.run, **_told(library, view.run)}
+        if known and told == {name: known.get(name) for name in told}:
+            raise PreventUpdate
+        first, steps = 0, _steps(library, view.run)[: told["count"]]
+        if known and known["run"] == view.run and known["count"] <= len(steps):
+            kept = known["count"]
+            # taken back, as when a run is resumed, it is another run to the page
+            first = kept if kept and steps[kept - 1] == known["step"] else 0
+        return told | {"first": first, "new": steps[first:]}
+
+    app.clientside_callback(
+        ClientsideFunction("spectra", "status"),
+        Output("status", "children"),
+        Input("news", "data"),
+        Input("tick", "n_intervals"),
+        Input("address", "search"),
+        Input("rested", "data"),
+    )
+    app.clientside_callback(
+        ClientsideFunction("spectra", "snapshots"),
+        Output("snapshots", "data"),
+        Input("news", "data"),
+        State("snapshots", "data"),
+    )
+    app.clientside_callback(
+        ClientsideFunction("spectra", "pause"),
+        Output("tick", "disabled"),
+        Input("live", "checked"),
+    )
+
+
+def _told(library: Library, run: str) -> dict[str, Any]:
+    """How far a run is; of one that is gone or cannot be read, that."""
+    try:
+        found = summary(library.run(run))
+    except InputError:
+        return {"state": "gone", "count": 0, "step": None, "updated": 0}
+    return {
+        "count": found.snapshots,
+        "train_step": found.train_step,
+        "state": found.state,
+        "updated": round(found.updated),
+        "step": found.step,
+        "steps": found.steps,
+    }
+
+
+def _steps(library: Library, run: str) -> list[int]:
+    try:
+        return [int(step) for step in library.run(run).steps()]
+    except InputError:
+        return []
+
+
+def _state(library: Library, view: View, page: Any) -> list[Any]:
+    """What of a run's state a page is laid out by: is there anything, and which snapshot."""
+    if view.page in WITHOUT_RUN:
+        return []
+    try:
+        steps = library.run(view.run).steps()
+    except InputError as error:
+        return [str(error)]
+    if not len(steps):
+        return [False]
+    follows = getattr(page, "follows", None)
+    return [int(steps[-1])] if follows and follows(view) else [True]
+
+
+def _failed(error: Exception) -> Any:
+    """A callback that failed keeps what is shown; the reason is in the terminal."""
+    _log(error)
+    raise PreventUpdate from error
+
+
+def _log(error: Exception) -> None:
+    known = isinstance(error, InputError)
+    logging.getLogger("spectra_dashboard").error(
+        "a page could not be updated: %s", error, exc_info=None if known else error
+    )

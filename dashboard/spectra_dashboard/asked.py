@@ -1,0 +1,71 @@
+"""From an address to a view of something that there is."""
+
+import functools
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from html import escape
+from typing import Any
+
+from dash.exceptions import PreventUpdate
+
+from spectra.figures.theme import empty
+from spectra_dashboard.access.library import Library
+from spectra_dashboard.view import METHODS, View
+from spectra_data.errors import InputError
+
+WITHOUT_RUN = ("runs", "missing")
+
+
+def asked(library: Library, pathname: str | None, search: str | None) -> View:
+    """The view of an address: the first run where it names none, the last snapshot where not one.
+
+    A run that there is not stays named, so that the page can say so.
+    """
+    view = View.from_address(pathname, search)
+    if view.page in WITHOUT_RUN:
+        return view
+    view = replace(view, run=view.run or next(iter(library.runs), ""))
+    if not (view.beside in METHODS or view.beside.removeprefix("map:") in library.maps):
+        view = replace(view, beside="")
+    return replace(
+        view,
+        step=_there(library, view.run, view.step),
+        other_step=_there(library, view.other or view.run, view.other_step),
+    )
+
+
+def _there(library: Library, run: str, step: int | None) -> int | None:
+    if step is None:
+        return None
+    try:
+        return step if step in library.run(run).steps() else None
+    except InputError:
+        return None
+
+
+def or_reason(*others: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A callback that draws a figure draws the reason where it cannot; `others` go with that."""
+
+    def wrapped(draw: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(draw)
+        def safe(*given: Any) -> Any:
+            try:
+                return draw(*given)
+            except PreventUpdate:
+                raise
+            except Exception as error:  # a store's own words may be anything
+                figure = reason_figure(error)
+            return (figure, *others) if others else figure
+
+        return safe
+
+    return wrapped
+
+
+def reason_figure(error: Exception) -> Any:
+    """A figure that says why it is empty."""
+    if isinstance(error, InputError):
+        return empty(escape(str(error), quote=False))
+    logging.getLogger("spectra_dashboard").error("a figure could not be drawn", exc_info=error)
+    return empty("This cannot be drawn: spectra verify says whether the store is whole.")

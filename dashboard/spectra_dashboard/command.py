@@ -1,0 +1,41 @@
+"""Show every store and rank map below a folder in a browser, live.
+
+Pages: runs, gradient dynamics, tails, ranks, the path of compression, and comparisons. It listens
+on this machine alone unless --host says otherwise; then the address that is printed has a token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from spectra.commands.options import parse
+from spectra_dashboard.access.library import Library
+from spectra_dashboard.server import listen, serve
+from spectra_data.errors import InputError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of `spectra dashboard`."""
+
+    folder: tyro.conf.Positional[Path] = Path()
+    """The folder whose stores are shown, or one store."""
+    host: str = "127.0.0.1"
+    """The address to listen on; others than this machine's own need the token that is printed."""
+    port: int = 8050
+    """The port; 0 for any that is free."""
+    allow_host: tuple[str, ...] = ()
+    """Further names that the server is reached by, e.g. of a proxy."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command."""
+    options = parse(Options, arguments, command="dashboard", description=__doc__)
+    if not 0 <= options.port <= 65535:
+        raise InputError(f"a port is from 0 to 65535, not {options.port}")
+    library = Library(options.folder)
+    listening = listen(library, host=options.host, port=options.port, allow=options.allow_host)
+    serve(listening, library, lambda line: print(line, flush=True))
+    return 0

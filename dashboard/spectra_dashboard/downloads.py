@@ -1,0 +1,75 @@
+"""Rank maps as files: the same bytes that `spectra allocate` and `spectra export` write."""
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlencode
+
+from flask import Flask, Response, request
+
+from spectra.allocation.rankmap import RankMap
+from spectra.exports.formats import FORMATS
+from spectra_dashboard.access.library import Library
+from spectra_dashboard.view import View
+from spectra_data.errors import InputError
+
+ADDRESS = "/map"
+
+
+def register(server: Flask, library: Library) -> None:
+    """Answer for files of maps."""
+
+    @server.get(ADDRESS)
+    def download() -> Response:
+        try:
+            kind = request.args.get("format", "json")
+            content = made(library, request.args, kind)
+        except InputError as error:
+            return Response(f"{error}\n", status=400, mimetype="text/plain")
+        answer = Response(content, mimetype="application/octet-stream")
+        answer.headers.set("Content-Disposition", "attachment", filename=file_name(kind))
+        answer.headers["Cache-Control"] = "no-store"
+        return answer
+
+
+def made(library: Library, asked: Mapping[str, str], kind: str) -> bytes:
+    """The file of a view's map, or of a stored one.
+
+    Raises
+    ------
+    InputError
+        For a format, store or map that there is not, or a target that cannot be reached.
+    """
+    if kind not in FORMATS:
+        raise InputError(f"no format {kind!r}; there are: {', '.join(FORMATS)}")
+    content = FORMATS[kind].make(_map(library, asked))
+    return content if isinstance(content, bytes) else content.encode()
+
+
+def file_name(kind: str) -> str:
+    """What the file is called."""
+    if kind == "peft":
+        return "adapter_config.json"
+    return "map.json" if kind == "json" else f"map-{kind}{FORMATS[kind].suffix}"
+
+
+def _is(text: str, number: float) -> bool:
+    try:
+        return float(text) == number
+    except ValueError:
+        return False
+
+
+def _map(library: Library, asked: Mapping[str, str]) -> RankMap:
+    if name := asked.get("map"):
+        return library.map(name)
+    fields = {n: v for n, v in asked.items() if n not in ("format", "map")}
+    view = View.from_address("/ranks", urlencode(fields))
+    for name, value in fields.items():
+        known: Any = getattr(view, name, None)
+        if known is None or (isinstance(known, str) and known != value):
+            raise InputError(f"no {name} {value!r}")
+        if name == "value" and not _is(value, view.value):
+            raise InputError(f"the {view.target} is a number from 0 to 1, not {value!r}")
+    return library.run(view.run).rank_map(
+        view.method, view.target, view.value, view.storage, view.step
+    )

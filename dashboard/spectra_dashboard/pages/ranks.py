@@ -1,0 +1,377 @@
+"""Ranks: what every matrix is given at any target, by one method or two, and the map as a file."""
+
+import urllib.parse
+from html import escape
+from shlex import quote
+from typing import Any
+
+import dash_mantine_components as dmc
+import numpy as np
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
+from dash.exceptions import PreventUpdate
+
+from spectra.allocation.path import STEP as SPACING
+from spectra.exports.formats import FORMATS
+from spectra.figures.allocation import rank_map, rank_reduction
+from spectra.figures.spectra import normalised_spectra
+from spectra.matrices import block_labels, in_order
+from spectra_dashboard import downloads, parts, tables
+from spectra_dashboard.access.library import Library
+from spectra_dashboard.access.run import COARSE, Run
+from spectra_dashboard.pages.tails import step_options, step_value
+from spectra_dashboard.view import METHODS, View
+from spectra_data.errors import InputError
+
+SIDES = ("a", "b")
+NUMBERS = {
+    "err": "ERR",
+    "budget": "parameters kept",
+    "bytes": "stored",
+    "lrc": "LRC / N-LRC",
+    "threshold": "threshold",
+    "error": "mean error",
+}
+EXPLAINED = {
+    "err": "effective rank reduction: removed ranks over all ranks",
+    "budget": "parameters of the blocks that are stored, of all",
+    "bytes": "bytes of the block parameters as stored",
+    "lrc": "low-rank components (rank under half of the full rank) and the others",
+    "threshold": "WeLore's cut on normalised singular values",
+    "error": "predicted relative error of what is stored, mean over matrices",
+}
+OFFERED = ("json", "csv", "peft")
+TARGET_LABELS = {"err": "ERR", "budget": "budget", "threshold": "threshold"}
+
+
+def key(view: View) -> list[str]:
+    """The page is laid out anew for another run, snapshot, or pair of methods."""
+    return [view.run, str(view.step), view.method, view.beside, view.target, view.storage]
+
+
+def follows(view: View) -> bool:
+    """Whether it is laid out anew for a snapshot that was taken since."""
+    return view.step is None
+
+
+def layout(library: Library, view: View) -> html.Div:
+    """Choices, the slider, numbers, maps, figures 4 and 6, and files."""
+    run = library.run(view.run)
+    steps = run.steps()
+    heading = parts.head(
+        library, view, "Ranks", "Which rank every matrix is given, and what that costs and saves."
+    )
+    settings = parts.defaults(
+        run=run.name, method="welore", beside="", storage="factors", target="err", step="last"
+    )
+    if not len(steps):
+        return parts.waiting(heading)
+    choices = parts.controls(
+        parts.select("method", "Method", METHODS, view.method, w=150),
+        parts.select(
+            "beside", "Beside it", _beside(library, run), view.beside, w=200, searchable=True
+        ),
+        parts.select("storage", "Storage", ["factors", "pivoted"], view.storage, w=120),
+        parts.select("step", "Snapshot", step_options(steps), step_value(view, steps), w=140)
+        if len(steps) > 1
+        else None,
+        parts.segments("target", "Slider over", _targets(view), view.target),
+    )
+    try:
+        found = _tables(library, run, view)
+    except InputError as error:
+        return html.Div([*heading, settings, choices, parts.card("No ranks", str(error))])
+    spacing = COARSE if view.method == view.target == "budget" else SPACING
+    targets = found["a"]["targets"]
+    value = min(max(view.value, targets[0]), targets[-1])
+    return html.Div(
+        [
+            *heading,
+            settings,
+            choices,
+            html.Div(
+                [
+                    html.Span(TARGET_LABELS[view.target], className="label"),
+                    dmc.Slider(
+                        id={"slider": "value"},
+                        min=targets[0],
+                        max=targets[-1],
+                        step=spacing,
+                        precision=4,
+                        value=value,
+                        updatemode="drag",
+                        size="md",
+                        label=None,
+                        className="grow",
+                        thumbLabel=TARGET_LABELS[view.target],
+                    ),
+                    html.Output(f"{value:.3f}", id="value-says"),
+                ],
+                className="scrub",
+            ),
+            dcc.Store(id="ranks-tables", data=found),
+            *(_side(side, found[side]["name"]) for side in SIDES if side in found),
+            *_figures(run, view, found),
+            parts.numbers_below("ranks-numbers"),
+        ]
+    )
+
+
+def register(app: Dash, library: Library) -> None:
+    """The slider is answered in the browser; the table of matrices is, too."""
+    app.clientside_callback(
+        ClientsideFunction("spectra", "ranks"),
+        Output("value-says", "children"),
+        Input({"slider": "value"}, "value"),
+        Input("ranks-tables", "data"),
+    )
+    app.clientside_callback(
+        ClientsideFunction("spectra", "rankRows"),
+        Output("ranks-grid", "rowData"),
+        Input({"slider": "value"}, "value"),
+        Input("ranks-grid", "id"),
+        State("ranks-tables", "data"),
+    )
+
+    @app.callback(Output("ranks-numbers", "children"), Input("ranks-numbers-fold", "value"))
+    def numbers(opened: Any) -> Any:
+        if not opened:
+            raise PreventUpdate
+        columns: list[Any] = [
+            {"field": "matrix", "minWidth": 260, "pinned": "left"},
+            *(
+                {"field": f, "type": "numericColumn"}
+                for f in ("rows", "cols", "full rank", "rank", "kept")
+            ),
+            {"field": "kind"},
+            {"field": "stored as"},
+            {"field": "error", "type": "numericColumn"},
+        ]
+        return parts.table([], columns, id="ranks-grid", options={"domLayout": "normal"})
+
+
+def _tables(library: Library, run: Run, view: View) -> dict[str, Any]:
+    """Everything that the slider draws from."""
+    # the snapshot that is shown is named, as there may be another one when a file is asked for
+    step = run.step(view.step)
+    named = step if len(run.steps()) > 1 else None
+    path = run.path_of(view.method, view.target, view.storage, step)
+    matrices = run.matrices()
+    names = [m.name for m in matrices]
+    of = f"run={_quoted(run.name)}" + (f"&step={named}" if named is not None else "")
+    settings = f"&storage={view.storage}&target={view.target}"
+    found: dict[str, Any] = {
+        "step": step,
+        "matrices": [[m.name, m.layer, m.role, m.rows, m.cols] for m in matrices],
+        "places": _places(run),
+        "target": view.target,
+        "a": tables.of_path(path)
+        | {
+            "name": view.method,
+            "file": f"{downloads.ADDRESS}?{of}&method={view.method}{settings}",
+            "command": _command(run, view, view.method, named),
+        },
+    }
+    if view.beside.startswith("map:"):
+        name = view.beside.removeprefix("map:")
+        beside = library.map(name)
+        if {m.name for m in beside.modules} != set(names):
+            raise InputError(f"the map {name} is of other matrices than {run.name}")
+        found["b"] = tables.of_map(beside, names) | {
+            "name": f"{beside.method} ({name})",
+            "file": f"{downloads.ADDRESS}?map={_quoted(name)}",
+            "command": "",
+            "map": shell_quoted(name),
+        }
+    elif view.beside in METHODS and not (
+        view.target == "threshold" and not view.beside.startswith("welore")
+    ):
+        other = run.path_of(view.beside, view.target, view.storage, step)
+        found["b"] = tables.of_path(other) | {
+            "name": view.beside,
+            "file": f"{downloads.ADDRESS}?{of}&method={view.beside}{settings}",
+            "command": _command(run, view, view.beside, named),
+        }
+    return found
+
+
+def _command(run: Run, view: View, method: str, step: int | None) -> str:
+    """The command line that makes the same map, up to the target's value."""
+    words = [f"spectra allocate {shell_quoted(run.name)} --method {method}"]
+    if view.storage != "factors":
+        words.append(f"--storage {view.storage}")
+    if step is not None:
+        words.append(f"--step {step}")
+    return " ".join([*words, f"--{view.target}"])
+
+
+def shell_quoted(name: str) -> str:
+    """A name as a word of a command line, and never as an option."""
+    return quote(f"./{name}" if name.startswith("-") else name)
+
+
+def _quoted(text: str) -> str:
+    return urllib.parse.quote(text, safe="")
+
+
+def _places(run: Run) -> dict[str, Any]:
+    """Where in the map each matrix goes: row and column; and the traces of figure 6."""
+    matrices = run.matrices()
+    labels = [parts.escaped(label) for label in run.labels().values()]
+    layers = in_order(labels)
+    roles = list(dict.fromkeys(m.role for m in matrices))
+    return {
+        "layers": layers,
+        "roles": roles,
+        "row": [layers.index(label) for label in labels],
+        "column": [roles.index(m.role) for m in matrices],
+        "traces": [[i for i, m in enumerate(matrices) if m.role == role] for role in roles],
+    }
+
+
+def _beside(library: Library, run: Run) -> list[dict[str, str]]:
+    maps = [{"value": f"map:{name}", "label": f"map {name}"} for name in library.maps]
+    return [{"value": "", "label": "nothing"}, *({"value": m, "label": m} for m in METHODS), *maps]
+
+
+def _targets(view: View) -> list[dict[str, Any]]:
+    return [
+        {
+            "value": name,
+            "label": label,
+            "disabled": name == "threshold" and not view.method.startswith("welore"),
+        }
+        for name, label in TARGET_LABELS.items()
+    ]
+
+
+def _side(side: str, name: str) -> html.Div:
+    """The numbers of one method, and its map as a file."""
+    numbers = [
+        html.Div(
+            [html.Dt(label, title=EXPLAINED[field]), html.Dd("–", id=f"{side}-{field}")],
+            className="number",
+        )
+        for field, label in NUMBERS.items()
+    ]
+    offered = [
+        html.A(
+            _label(kind),
+            id=f"{side}-get-{kind}",
+            className="get",
+            href="#",
+            title=FORMATS[kind].summary,
+        )
+        for kind in OFFERED
+    ]
+    others = dmc.Menu(
+        [
+            dmc.MenuTarget(html.Button("More formats", type="button", className="get")),
+            dmc.MenuDropdown(
+                [
+                    dmc.MenuItem(
+                        html.A(
+                            f"{kind}: {FORMATS[kind].summary}", id=f"{side}-get-{kind}", href="#"
+                        )
+                    )
+                    for kind in FORMATS
+                    if kind not in OFFERED
+                ]
+            ),
+        ],
+        keepMounted=True,
+        shadow="sm",
+    )
+    return html.Div(
+        [
+            html.Div(
+                [html.H2(name), html.Div([*offered, others], className="gets")], className="of-map"
+            ),
+            html.Dl(numbers, className="tiles"),
+            html.Div(
+                [
+                    html.Pre(id=f"{side}-command"),
+                    dcc.Clipboard(target_id=f"{side}-command", title="Copy this command"),
+                ],
+                className="command",
+            ),
+        ],
+        className="side",
+    )
+
+
+def _figures(run: Run, view: View, found: dict[str, Any]) -> list[Any]:
+    """Map, figure 4 and figure 6: beside each other, or both maps above the two figures."""
+    maps = [
+        parts.figure(f"map-{side}", drawn=_map_figure(found, side), wait=False)
+        for side in SIDES
+        if side in found
+    ]
+    whole = " An N-LRC stays whole, whatever its rank." if view.method.startswith("welore") else ""
+    below = [
+        parts.section(
+            "How the ranks fall",
+            parts.figure("figure4", drawn=_figure_four(run, view, found), wait=False),
+            lead="Singular values, each matrix' own scaled to run from 1 to 0; what lies under "
+            f"WeLore's threshold is removed.{whole}",
+        ),
+        parts.section(
+            "Ranks removed, layer by layer",
+            parts.figure("figure6", drawn=_figure_six(run, found), wait=False),
+        ),
+    ]
+    if len(maps) == 1:
+        return [html.Div([*maps, html.Div(below, className="column")], className="pair")]
+    return [html.Div(maps, className="pair"), html.Div(below, className="pair")]
+
+
+def _label(kind: str) -> str:
+    return {"json": "JSON", "csv": "CSV", "peft": "PEFT config"}.get(kind, kind)
+
+
+def _map_figure(found: dict[str, Any], side: str) -> Any:
+    """The map without ranks yet; the browser fills them in."""
+    places = found["places"]
+    shape = (len(places["layers"]), len(places["roles"]))
+    labels = [[""] * shape[1] for _ in range(shape[0])]
+    return rank_map(
+        np.full(shape, np.nan),
+        labels,
+        places["layers"],
+        [escape(str(role), quote=False) for role in places["roles"]],
+        title=escape(found[side]["name"], quote=False),
+    )
+
+
+def _figure_four(run: Run, view: View, found: dict[str, Any]) -> Any:
+    candidates = run.candidates(view.step)
+    roles = np.array([c.matrix.role for c in candidates.each], object)
+    layers = [parts.escaped(label) for label in block_labels(candidates.names)]
+    width = max(c.full_rank for c in candidates.each)
+    values = np.full((len(roles), width), np.nan)
+    for i, c in enumerate(candidates.each):
+        values[i, : c.full_rank] = c.values
+    members = {role: np.flatnonzero(roles == role) for role in dict.fromkeys(roles.tolist())}
+    shown = {escape(str(role), quote=False): of for role, of in members.items()}
+    cut = found["a"]["threshold"][0]
+    return normalised_spectra(
+        {role: values[of] for role, of in shown.items()},
+        {role: [layers[i] for i in of] for role, of in shown.items()},
+        threshold=0.0 if cut is None else cut,
+        title="",
+    )
+
+
+def _figure_six(run: Run, found: dict[str, Any]) -> Any:
+    places = found["places"]
+    layers = [parts.escaped(label) for label in run.labels().values()]
+    members = {
+        escape(str(role), quote=False): np.array(of)
+        for role, of in zip(places["roles"], places["traces"], strict=True)
+    }
+    return rank_reduction(
+        {role: np.zeros(len(of)) for role, of in members.items()},
+        {role: [layers[i] for i in of] for role, of in members.items()},
+        lrc_factor=found["a"]["lrcFactor"],
+        title="",
+        subtitle=found["a"]["name"],
+    )

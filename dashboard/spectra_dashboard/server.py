@@ -1,0 +1,111 @@
+"""Serving the dashboard: on loopback, unless told otherwise and then with a token."""
+
+import logging
+import secrets
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from spectra_dashboard.access.library import Library
+from spectra_dashboard.allocator import few_arenas, give_back
+from spectra_dashboard.guard import is_loopback
+from spectra_data.errors import InputError
+
+THREADS = 8
+WARM_AFTER = 5.0
+"""Seconds in which the first page has the machine for itself."""
+EVERYWHERE = ("0.0.0.0", "::", "")
+
+
+@dataclass(frozen=True)
+class Listening:
+    """A server that listens, and the address to open."""
+
+    server: Any
+    address: str
+
+
+def listen(
+    library: Library, *, host: str = "127.0.0.1", port: int = 8050, allow: tuple[str, ...] = ()
+) -> Listening:
+    """Listen without serving yet.
+
+    Parameters
+    ----------
+    library
+        Stores and maps.
+    host, port
+        Where to listen; port 0 takes one that is free.
+    allow
+        Further names that the server is reached by, as behind a proxy.
+
+    Raises
+    ------
+    InputError
+        When it cannot listen there.
+    """
+    from waitress.server import create_server
+
+    from spectra_dashboard.app import make_app
+
+    few_arenas()
+    listening = _socket(host, port)
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a page asks for many figures
+    token = None if is_loopback(host) else secrets.token_urlsafe(24)
+    own = (socket.gethostname(), socket.getfqdn()) if host in EVERYWHERE else (host,)
+    app = make_app(library, hosts=(*own, *allow), token=token)
+    server = create_server(
+        app.server,
+        sockets=[listening],
+        threads=THREADS,
+        ident="spectra",
+        clear_untrusted_proxy_headers=True,
+    )
+    shown = own[0]
+    if ":" in shown:
+        shown = f"[{shown}]"
+    query = f"?token={token}" if token else ""
+    return Listening(server, f"http://{shown}:{listening.getsockname()[1]}/{query}")
+
+
+def serve(listening: Listening, library: Library, said: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C; `said` is called with the lines for the terminal."""
+    count = len(library.runs)
+    said(f"{count} {'store' if count == 1 else 'stores'} below {library.folder}")
+    said(f"{listening.address}  (Ctrl-C stops)")
+    warming = threading.Timer(WARM_AFTER, _warm)
+    stop = threading.Event()
+    for thread in (warming, threading.Thread(target=give_back, args=(stop,))):
+        thread.daemon = True
+        thread.start()
+    try:
+        listening.server.run()
+    finally:
+        warming.cancel()
+        stop.set()
+        listening.server.close()
+    said("stopped")
+
+
+def _socket(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM)[0][0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(128)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"cannot listen on {host}, port {port} ({reason}): name another with --port, or "
+            "--port 0 for any that is free"
+        ) from error
+    return listening
+
+
+def _warm() -> None:
+    """Import what the first figures need while nobody waits for it."""
+    import spectra.analysis.similarity
+    import spectra.analysis.table  # noqa: F401

@@ -1,0 +1,42 @@
+"""Calibration text: a few full windows of tokens, of whatever a tokenizer makes of a corpus."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from spectra_data.documents import DocumentSource, Skips
+from spectra_data.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def calibration_windows(
+    source: DocumentSource,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    windows: int = 16,
+    length: int = 512,
+) -> npt.NDArray[np.int64]:
+    """The first windows of a corpus, documents one after the other: (windows, length).
+
+    Raises
+    ------
+    InputError
+        When the corpus has not even one window.
+    """
+    wanted, found = windows * length, 0
+    pieces: list[npt.NDArray[np.int64]] = []
+    for document in source.documents(Skips()):
+        tokens = np.asarray(tokenizer.encode(document), np.int64)
+        pieces.append(tokens)
+        found += len(tokens)
+        if found >= wanted:
+            break
+    count = min(windows, found // length)
+    if count == 0:
+        raise InputError(
+            f"{source.name} has {found} tokens, which is no window of {length}: name more text"
+        )
+    return np.concatenate(pieces)[: count * length].reshape(count, length)

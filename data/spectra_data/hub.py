@@ -1,0 +1,96 @@
+"""Documents streamed from a hub through `datasets`, which is an extra.
+
+Only what the run needs is downloaded: a stream is read once, in the hub's order, until the token
+limit, and what was read stays on disk as tokens.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spectra_data.documents import Skips
+from spectra_data.errors import InputError
+from spectra_data.files import FileSource
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """One split of a data set on a hub, or in a local folder that `datasets` understands."""
+
+    dataset: str
+    config: str | None = None
+    split: str = "train"
+    text_field: str = "text"
+
+    @property
+    def name(self) -> str:
+        return f"hf:{self.dataset}" + (f":{self.config}" if self.config else "")
+
+    def fingerprint(self) -> str:
+        if Path(self.dataset).is_dir():
+            version = FileSource(Path(self.dataset)).fingerprint()
+        else:
+            version = self._commit()
+        parts = ("hub 1", self.dataset, self.config, self.split, self.text_field, version)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def documents(self, skips: Skips) -> Iterator[str]:
+        records = iter(self._stream())
+        while True:
+            try:
+                record = next(records)
+            except StopIteration:
+                return
+            except Exception as error:  # of the network, or of a shard's format
+                raise InputError(f"reading {self.name} broke off: {_reason(error)}") from error
+            text = record.get(self.text_field)
+            if isinstance(text, str) and text.strip():
+                yield text
+            else:
+                skips.add(self.name, f"record without a text field {self.text_field!r}")
+
+    def _commit(self) -> str:
+        """The commit that the name stands for now."""
+        from huggingface_hub import HfApi
+
+        try:
+            return str(HfApi().dataset_info(self.dataset).sha)
+        except Exception as error:  # of the hub, the network, or the HTTP library beneath
+            raise InputError(_unreachable(self.dataset, error)) from error
+
+    def _stream(self) -> Any:
+        try:
+            import datasets
+        except ImportError as error:
+            raise InputError(
+                "streaming from a hub needs the extra `datasets`: "
+                "pip install 'spectra-dynamics[datasets]'"
+            ) from error
+        local = Path(self.dataset).is_dir()
+        try:
+            return datasets.load_dataset(
+                self.dataset,
+                self.config,
+                split=self.split,
+                revision=None if local else self._commit(),
+                streaming=True,
+            )
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(_unreachable(self.dataset, error)) from error
+
+
+def _unreachable(dataset: str, error: Exception) -> str:
+    return f"cannot open the data set {dataset!r} on the hub: {_reason(error)}"
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def c4(text_field: str = "text") -> HubSource:
+    """English C4, the corpus of the paper."""
+    return HubSource("allenai/c4", "en", text_field=text_field)

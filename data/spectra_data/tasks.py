@@ -1,0 +1,241 @@
+"""The six downstream tasks: their files, splits, prompts, and how an answer is read.
+
+CommonsenseQA, SVAMP, BoolQ, CoinFlip, BIG-bench date understanding and StrategyQA, in the files in
+which their authors publish them. An answer that cannot be read is wrong, and counted.
+"""
+
+import hashlib
+import json
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from spectra_data.errors import InputError
+
+Kind = Literal["letter", "number", "yes/no", "true/false"]
+Split = Literal["train", "test"]
+LETTERS = "ABCDEFGHIJ"
+OWN_SHARE = 0.7
+"""Of a part to train on, where the official training part is missing."""
+CHOICE_SEED = 0
+"""Of the order in which choices are listed where a file has none."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question with its answer."""
+
+    prompt: str
+    answer: str
+    """As `read_answer` gives it."""
+    choices: int = 0
+    """How many letters there are to choose from."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One of the six."""
+
+    name: str
+    kind: Kind
+    files: tuple[tuple[Split | None, str], ...]
+    """Split and file; a file without a split is cut by `share`."""
+    share: float
+    """Of the examples that are for training, from the first on."""
+    examples: Callable[[Any], Iterator[Example]]
+    """From one entry of the file."""
+
+
+def _commonsense(entry: Any) -> Iterator[Example]:
+    question = entry["question"]
+    choices = " ".join(f"({c['label']}) {c['text']}" for c in question["choices"])
+    last = question["choices"][-1]["label"]
+    prompt = (
+        f"Q: {question['stem']} Answer Choices: {choices}\nA: Among A through {last}, the answer is"
+    )
+    yield Example(prompt, entry["answerKey"], len(question["choices"]))
+
+
+def _svamp(entry: Any) -> Iterator[Example]:
+    body = entry["Body"].strip()
+    body = body if body.endswith((".", "?", "!")) else f"{body}."
+    prompt = f"Q: {body} {entry['Question']}\nA: The answer (arabic numerals) is"
+    yield Example(prompt, _number(float(entry["Answer"])))
+
+
+def _boolq(entry: Any) -> Iterator[Example]:
+    prompt = f"{entry['passage']}\nQ: {entry['question']}?\nA: The answer (True or False) is"
+    yield Example(prompt, "true" if entry["answer"] else "false")
+
+
+def _coin_flip(entry: Any) -> Iterator[Example]:
+    prompt = f"Q: {entry['question']}\nA: The answer (Yes or No) is"
+    yield Example(prompt, entry["answer"].strip().lower())
+
+
+def _strategy(entry: Any) -> Iterator[Example]:
+    best = max(entry["target_scores"], key=entry["target_scores"].get)
+    prompt = f"Q: {entry['input']}\nA: The answer (Yes or No) is"
+    yield Example(prompt, best.strip().lower())
+
+
+def _date(entry: Any) -> Iterator[Example]:
+    choices = list(entry["target_scores"])
+    best = max(choices, key=entry["target_scores"].get)
+    # the file lists the right one first
+    random.Random(f"{CHOICE_SEED} {entry['input']}").shuffle(choices)
+    listed = " ".join(f"({LETTERS[i]}) {choice}" for i, choice in enumerate(choices))
+    last = LETTERS[len(choices) - 1]
+    prompt = (
+        f"Q: {entry['input']} Answer Choices: {listed}\nA: Among A through {last}, the answer is"
+    )
+    yield Example(prompt, LETTERS[choices.index(best)], len(choices))
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            "commonsenseqa",
+            "letter",
+            (
+                ("train", "CommonsenseQA/train_rand_split.jsonl"),
+                ("test", "CommonsenseQA/dev_rand_split.jsonl"),
+            ),
+            0.0,
+            _commonsense,
+        ),
+        Task("svamp", "number", ((None, "SVAMP/SVAMP.json"),), 0.7, _svamp),
+        Task(
+            "boolq",
+            "true/false",
+            (("train", "boolq/boolq_train.jsonl"), ("test", "boolq/boolq_dev.jsonl")),
+            0.0,
+            _boolq,
+        ),
+        Task("coinflip", "yes/no", ((None, "coin_flip/coin_flip.json"),), 0.7, _coin_flip),
+        Task("date", "letter", ((None, "Bigbench_Date/task.json"),), 0.8, _date),
+        Task("strategyqa", "yes/no", ((None, "StrategyQA/task.json"),), 0.7, _strategy),
+    )
+}
+
+
+def load_task(name: str, folder: str | Path, split: Split = "test") -> list[Example]:
+    """A task's examples, in the order of its file.
+
+    Parameters
+    ----------
+    name
+        One of `TASKS`.
+    folder
+        Where the tasks' folders lie, e.g. ``CommonsenseQA/dev_rand_split.jsonl`` below it.
+    split
+        The official ones of CommonsenseQA and BoolQ, whose labelled test is the development set;
+        elsewhere the first part of the file and the rest.
+
+    Raises
+    ------
+    InputError
+        When there is no such task, or its file is missing or damaged.
+    """
+    if name not in TASKS:
+        raise InputError(f"no task {name!r}; there are: {', '.join(TASKS)}")
+    task = TASKS[name]
+    path = next(Path(folder) / file for of, file in task.files if of in (None, split))
+    entries = _entries(path)
+    try:
+        found = [example for entry in entries for example in task.examples(entry)]
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise InputError(f"{path} does not hold the entries of {name}: {error!r}") from error
+    if task.files[0][0] is not None:
+        return found
+    cut = int(task.share * len(found))
+    return found[:cut] if split == "train" else found[cut:]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A task's examples to train on, and those to ask, which are none of them."""
+
+    train: list[Example]
+    test: list[Example]
+    note: str = ""
+    """Where they are not the official ones, why."""
+
+    def fingerprint(self) -> str:
+        """Hash of questions and answers."""
+        text = json.dumps([[asdict(e) for e in part] for part in (self.train, self.test)])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_splits(name: str, folder: str | Path) -> Splits:
+    """Both parts of a task.
+
+    Where the file of the official training part is not there, the first 70 % of the other part are
+    trained on, and the rest is asked.
+
+    Raises
+    ------
+    InputError
+        As `load_task`.
+    """
+    test = load_task(name, folder, "test")
+    files = dict(TASKS[name].files)
+    missing = "train" in files and not Path(folder, files["train"]).exists()
+    if not missing:
+        return Splits(load_task(name, folder, "train"), test)
+    cut = int(OWN_SHARE * len(test))
+    note = (
+        f"without {files['train']}, {OWN_SHARE:.0%} of {files['test']} are trained on and the rest "
+        "is asked"
+    )
+    return Splits(test[:cut], test[cut:], note)
+
+
+def read_answer(kind: Kind, text: str, choices: int = 5) -> str | None:
+    """The answer in what a model wrote; None where there is none.
+
+    The first of what the task's answers are: a letter of the choices, in brackets or by itself; a
+    number; yes or no, true or false (of which yes and no are taken for the same).
+    """
+    if kind == "number":
+        found = re.search(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)", text)
+        return None if found is None else _number(float(found[0].replace(",", "")))
+    if kind == "letter":
+        letters = LETTERS[:choices]
+        found = re.search(rf"\(([{letters}])\)", text)
+        found = found or re.search(rf"(?<![A-Za-z'])([{letters}])(?![A-Za-z'])", text)
+        return None if found is None else found[1]
+    words = {"yes": "yes", "no": "no", "true": "yes", "false": "no"}
+    found = re.search(r"\b(yes|no|true|false)\b", text, re.IGNORECASE)
+    if found is None:
+        return None
+    said = words[found[1].lower()]
+    return said if kind == "yes/no" else {"yes": "true", "no": "false"}[said]
+
+
+def _entries(path: Path) -> Sequence[Any]:
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise InputError(
+            f"cannot read {path}: {error.strerror or error}; name the folder that holds the tasks "
+            "by --task-data"
+        ) from error
+    try:
+        if path.suffix == ".jsonl":
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        content = json.loads(text)
+        entries = content["examples"] if isinstance(content, dict) else content
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    if not isinstance(entries, list):
+        raise InputError(f"{path} holds no list of examples")
+    return entries
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if abs(value) < 1e15 and value == int(value) else f"{value:g}"

@@ -1,0 +1,164 @@
+"""Tokenizers: loaded from a path or a hub, or trained on the corpus.
+
+A trained tokenizer is a byte-level BPE (no unknown token, every text round-trips) with ``<s>`` and
+``</s>``. It is trained on the corpus' first `TRAINING_CHARACTERS`, which for English is enough for
+32 000 merges, and cached by the corpus' fingerprint. The files' hashes are checked before they are
+used.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spectra_data.cache import cache_folder, discard, new_folder
+from spectra_data.documents import DocumentSource, Skips
+from spectra_data.errors import InputError
+from spectra_data.integrity import difference, folder_sha256, sealed, unsealed
+from spectra_data.pointers import require_fetched
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+FORMAT = 2
+TRAIN = "train"
+MANIFEST = "manifest.json"
+TRAINING_CHARACTERS = 64_000_000
+BOS, EOS = "<s>", "</s>"
+SMALLEST_VOCABULARY = 256 + 2
+"""All bytes and the two special tokens."""
+
+
+def resolve_tokenizer(
+    spec: str, source: DocumentSource, vocab_size: int
+) -> "PreTrainedTokenizerFast":
+    """The tokenizer that `spec` names: ``train``, or the path or hub name of a trained one."""
+    if spec != TRAIN:
+        return load_tokenizer(spec)
+    key = hashlib.sha256(f"{FORMAT} {source.fingerprint()} {vocab_size}".encode()).hexdigest()[:16]
+    folder = cache_folder("tokenizers", key)
+    if not _is_whole(folder):
+        tokenizer = train_tokenizer(source.documents(Skips()), vocab_size)
+        with new_folder(folder) as partial:
+            tokenizer.save_pretrained(partial)
+            (partial / MANIFEST).write_bytes(sealed({"sha256": folder_sha256(partial)}))
+    return load_tokenizer(str(folder))
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a cached tokenizer is there, as it was written; removes it where it is not."""
+    if not folder.exists():
+        return False
+    try:
+        known = unsealed((folder / MANIFEST).read_bytes())["sha256"]
+        found = folder_sha256(folder)
+        del found[MANIFEST]
+        fault: object = difference(known, found)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        fault = error
+    if fault is not None:
+        discard(folder, fault)
+    return fault is None
+
+
+def train_tokenizer(documents: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
+    """Train a byte-level BPE of at most `vocab_size` tokens (fewer on a very small corpus).
+
+    Raises
+    ------
+    InputError
+        When `vocab_size` is too small to hold every byte.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise InputError(
+            f"a byte-level vocabulary has at least {SMALLEST_VOCABULARY} tokens, not {vocab_size}"
+        )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[BOS, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_first_characters(documents, TRAINING_CHARACTERS), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load_tokenizer(spec: str) -> "PreTrainedTokenizerFast":
+    """Load a tokenizer from a folder, a ``tokenizer.json``, or a hub.
+
+    Raises
+    ------
+    InputError
+        When there is none under that name, or it has no fast (``tokenizers``) form.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    path = Path(spec).expanduser()
+    require_fetched(path)
+    try:
+        if path.is_file():
+            return PreTrainedTokenizerFast(tokenizer_file=str(path), **_special_tokens(path))
+        # one given by a path must be there; anything else is a hub's name
+        local = path.exists() or spec.startswith((".", "/", "~"))
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(path) if local else spec, local_files_only=local
+        )
+    except Exception as error:  # the library raises bare Exception for a malformed file
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"cannot load the tokenizer {spec!r} ({reason}): give a folder or file with "
+            "tokenizer.json, a hub name, or `train`"
+        ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise InputError(f"the tokenizer {spec!r} has no tokenizer.json, which is needed here")
+    return tokenizer
+
+
+def tokenizer_sha256(tokenizer: "PreTrainedTokenizerFast") -> str:
+    """Hash of everything that decides which tokens a text becomes."""
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+
+
+def end_of_document(tokenizer: "PreTrainedTokenizerFast") -> int:
+    """The token put after every document: the end token, or the beginning token for want of one."""
+    token = tokenizer.eos_token_id
+    if token is None:
+        token = tokenizer.bos_token_id
+    if not isinstance(token, int):
+        raise InputError("the tokenizer has neither an end nor a beginning token to part documents")
+    return token
+
+
+def _special_tokens(file: Path) -> dict[str, str]:
+    """The end and beginning tokens of a bare tokenizer.json, by their usual names."""
+    added = {token["content"] for token in json.loads(file.read_text()).get("added_tokens", [])}
+    found = {}
+    for role, names in {
+        "eos_token": (EOS, "<|endoftext|>", "<|end_of_text|>", "<eos>"),
+        "bos_token": (BOS, "<|begin_of_text|>", "<bos>"),
+    }.items():
+        if name := next((n for n in names if n in added), None):
+            found[role] = name
+    return found
+
+
+def _first_characters(documents: Iterable[str], limit: int) -> Iterator[str]:
+    total = 0
+    for document in documents:
+        yield document
+        total += len(document)
+        if total >= limit:
+            return

@@ -1,0 +1,322 @@
+"""A corpus as token files: written once, memory-mapped ever after.
+
+``<cache>/tokens/<key>/`` holds ``train.bin`` and ``validation.bin`` (little-endian uint16, or
+uint32 for vocabularies over 65 536) and ``manifest.json``. The key is a hash of corpus, tokenizer
+and options, so a resumed run finds the very same tokens, and a changed corpus never passes for the
+old one. The files' hashes in the manifest, and its own, are checked once in every process that uses
+them (a billion tokens, 2 GB, take one to three seconds); what is damaged is made again.
+
+Validation is held out by content: documents are cut at paragraphs into pieces of at most
+`PIECE_CHARACTERS`, and a piece belongs to validation when the hash of its text says so. A text that
+occurs twice therefore lies on one side, and adding documents moves none of the old ones. A corpus
+too small for that to give a whole piece holds out its last tokens instead.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from spectra_data.cache import cache_folder, discard, new_folder
+from spectra_data.documents import DocumentSource, Skips
+from spectra_data.errors import InputError
+from spectra_data.hub import HubSource
+from spectra_data.integrity import file_sha256, sealed, unsealed
+from spectra_data.tokenizer import end_of_document, tokenizer_sha256
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+FORMAT = 1
+PIECE_CHARACTERS = 16_384
+CHARACTERS_AT_ONCE = 4_000_000
+PARTS = ("train", "validation")
+DTYPES = ("<u2", "<u4")
+
+Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What token files were made from; a run keeps a copy of it."""
+
+    format: int
+    key: str
+    source: str
+    fingerprint: str
+    tokenizer_sha256: str
+    vocab_size: int
+    dtype: str
+    documents: int
+    train_tokens: int
+    validation_tokens: int
+    sha256: dict[str, str]
+    """Of the token files."""
+    skipped: list[str] = field(default_factory=list)
+    corpus: dict[str, Any] = field(default_factory=dict)
+    """The source's own manifest, where it has one."""
+
+
+@dataclass(frozen=True)
+class TokenFiles:
+    """The tokens of a corpus, memory-mapped."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def train(self) -> Tokens:
+        return self._open("train", self.manifest.train_tokens)
+
+    @property
+    def validation(self) -> Tokens:
+        return self._open("validation", self.manifest.validation_tokens)
+
+    def _open(self, part: str, count: int) -> Tokens:
+        dtype = np.dtype(self.manifest.dtype)
+        if not count:
+            return np.empty(0, dtype)
+        return np.memmap(self.folder / f"{part}.bin", dtype=dtype, mode="r", shape=(count,))
+
+
+def tokens_key(
+    fingerprint: str,
+    tokenizer: "PreTrainedTokenizerFast",
+    validation_fraction: float,
+    limit: int | None,
+) -> str:
+    """Name of the token files that these inputs give."""
+    how = [tokenizer_sha256(tokenizer), end_of_document(tokenizer)]
+    parts = [FORMAT, fingerprint, *how, validation_fraction, limit]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def open_tokens(key: str) -> TokenFiles | None:
+    """The token files of that name, if they were made before and are as they were made.
+
+    Those that are not are removed, and a line says so.
+    """
+    folder = cache_folder("tokens", key)
+    if not folder.exists():
+        return None
+    try:
+        manifest = Manifest(**unsealed((folder / "manifest.json").read_bytes()))
+        _require_whole(folder, key, manifest)
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        discard(folder, error)
+        return None
+    return TokenFiles(folder, manifest)
+
+
+_checked: set[tuple[Path, str, int, int]] = set()
+"""Token files whose hash was right in this process: path, hash, size, time of the last change."""
+
+
+def _require_whole(folder: Path, key: str, manifest: Manifest) -> None:
+    """Raise a ValueError where the files are not those of the manifest, or it is another key's."""
+    if manifest.key != key:
+        raise ValueError(f"its manifest is of the tokens {manifest.key}")
+    if manifest.dtype not in DTYPES:
+        raise ValueError(f"tokens are not stored as {manifest.dtype}")
+    counts = (manifest.train_tokens, manifest.validation_tokens)
+    for part, count in zip(PARTS, counts, strict=True):
+        file, sha256 = folder / f"{part}.bin", manifest.sha256[part]
+        about = file.stat()
+        if about.st_size != count * np.dtype(manifest.dtype).itemsize:
+            raise ValueError(f"{file.name} has not the length of {count:,} tokens")
+        known = (file, sha256, about.st_size, about.st_mtime_ns)
+        if known not in _checked and file_sha256(file) != sha256:
+            raise ValueError(f"{file.name} is not what was written")
+        _checked.add(known)
+
+
+def prepare_tokens(
+    source: DocumentSource,
+    tokenizer: "PreTrainedTokenizerFast",
+    *,
+    validation_fraction: float = 0.02,
+    limit: int | None = None,
+    progress: Progress = lambda message: None,
+) -> TokenFiles:
+    """Tokenise a corpus, or find it tokenised.
+
+    Parameters
+    ----------
+    source
+        The corpus.
+    tokenizer
+        What turns its documents into tokens; an end token is put after every document.
+    validation_fraction
+        Share of the text held out for validation.
+    limit
+        Stop after this many tokens; None reads the whole corpus.
+    progress
+        Told now and then, in a few words, how far it is.
+
+    Raises
+    ------
+    InputError
+        When the corpus is empty or cannot be read.
+    """
+    fingerprint = source.fingerprint()
+    key = tokens_key(fingerprint, tokenizer, validation_fraction, limit)
+    if found := open_tokens(key):
+        return found
+    with new_folder(cache_folder("tokens", key)) as folder:
+        skips = Skips()
+        writer = _TokenWriter(folder, tokenizer, validation_fraction, limit)
+        documents = writer.write(source.documents(skips), progress)
+        train_tokens, validation_tokens = writer.close()
+        if train_tokens + validation_tokens == 0:
+            raise InputError(f"the corpus {source.name} is empty: it gave no tokens")
+        manifest = Manifest(
+            format=FORMAT,
+            key=key,
+            source=source.name,
+            fingerprint=fingerprint,
+            tokenizer_sha256=tokenizer_sha256(tokenizer),
+            vocab_size=len(tokenizer),
+            dtype=writer.dtype.str,
+            documents=documents,
+            train_tokens=train_tokens,
+            validation_tokens=validation_tokens,
+            sha256={part: file_sha256(folder / f"{part}.bin") for part in PARTS},
+            skipped=skips.lines(),
+            corpus=_own_manifest(source),
+        )
+        (folder / "manifest.json").write_bytes(sealed(asdict(manifest)))
+    found = open_tokens(key)
+    assert found is not None
+    return found
+
+
+def default_limit(source: DocumentSource, tokens_needed: int) -> int | None:
+    """How much of a corpus to read when nobody says: all, but of a stream what is needed."""
+    return tokens_needed if isinstance(source, HubSource) else None
+
+
+class Piece(NamedTuple):
+    """A stretch of a document that lies on one side of the split."""
+
+    part: str
+    text: str
+    ends: bool
+    """Whether an end token follows: at the document's end, and before a piece elsewhere."""
+
+
+class _TokenWriter:
+    """Splits documents into pieces, pieces into tokens, tokens into the two files."""
+
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: "PreTrainedTokenizerFast",
+        validation_fraction: float,
+        limit: int | None,
+    ) -> None:
+        self.folder = folder
+        self.encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self.encoder.no_truncation()  # what a tokenizer was saved with must not cut the corpus
+        self.encoder.no_padding()
+        self.end = end_of_document(tokenizer)
+        self.dtype = np.dtype(DTYPES[len(tokenizer) > 1 << 16])
+        self.fraction = validation_fraction
+        self.limit = limit
+        self.counts = dict.fromkeys(PARTS, 0)
+        self.files: dict[str, BinaryIO] = {p: (folder / f"{p}.bin").open("wb") for p in PARTS}
+
+    def write(self, documents: Iterator[str], progress: Progress) -> int:
+        """Write every document up to the limit; returns how many there were."""
+        seen = characters = 0
+        batch: list[Piece] = []
+        for document in documents:
+            seen += 1
+            for piece in self._pieces(document):
+                batch.append(piece)
+                characters += len(piece.text)
+                if characters >= self._characters_at_once():
+                    self._write_pieces(batch)
+                    batch, characters = [], 0
+                    progress(f"{sum(self.counts.values()):,} tokens of {seen:,} documents")
+                    if self._remaining() <= 0:
+                        return seen
+        self._write_pieces(batch)
+        return seen
+
+    def _remaining(self) -> float:
+        """Tokens up to the limit."""
+        return math.inf if self.limit is None else self.limit - sum(self.counts.values())
+
+    def _characters_at_once(self) -> float:
+        """So many that the limit, at about four characters a token, is met rather than passed."""
+        return min(CHARACTERS_AT_ONCE, 4 * self._remaining())
+
+    def close(self) -> tuple[int, int]:
+        """Finish both files; returns their token counts."""
+        for file in self.files.values():
+            file.close()
+        if self.counts["validation"] == 0 and self.fraction > 0:
+            self._hold_out_last_tokens()
+        return self.counts["train"], self.counts["validation"]
+
+    def _pieces(self, document: str) -> Iterator["Piece"]:
+        pieces = list(split_document(document))
+        parts = [self._part(piece) for piece in pieces]
+        for i, (part, piece) in enumerate(zip(parts, pieces, strict=True)):
+            last_of_its_part = i + 1 == len(pieces) or parts[i + 1] != part
+            yield Piece(part, piece, last_of_its_part)
+
+    def _part(self, piece: str) -> str:
+        number = int.from_bytes(hashlib.sha256(piece.encode()).digest()[:8], "big")
+        return "validation" if number < self.fraction * 2**64 else "train"
+
+    def _write_pieces(self, batch: list["Piece"]) -> None:
+        texts = [piece.text for piece in batch]
+        encodings = self.encoder.encode_batch(texts, add_special_tokens=False)
+        for piece, encoding in zip(batch, encodings, strict=True):
+            ids = [*encoding.ids, self.end] if piece.ends else encoding.ids
+            self.files[piece.part].write(np.asarray(ids, self.dtype).tobytes())
+            self.counts[piece.part] += len(ids)
+
+    def _hold_out_last_tokens(self) -> None:
+        count = int(self.counts["train"] * self.fraction)
+        kept = (self.counts["train"] - count) * self.dtype.itemsize
+        train = self.folder / "train.bin"
+        with train.open("rb") as f:
+            f.seek(kept)
+            (self.folder / "validation.bin").write_bytes(f.read())
+        os.truncate(train, kept)
+        self.counts = {"train": self.counts["train"] - count, "validation": count}
+
+
+def split_document(document: str) -> Iterator[str]:
+    """Cut a document into pieces of at most `PIECE_CHARACTERS`, at paragraphs, lines or words.
+
+    The pieces joined are the document.
+    """
+    start = 0
+    while len(document) - start > PIECE_CHARACTERS:
+        end = start + PIECE_CHARACTERS
+        for separator in ("\n\n", "\n", " "):
+            cut = document.rfind(separator, start + PIECE_CHARACTERS // 2, end)
+            if cut != -1:
+                end = cut + len(separator) if separator != " " else cut
+                break
+        yield document[start:end]
+        start = end
+    if start < len(document):
+        yield document[start:]
+
+
+def _own_manifest(source: DocumentSource) -> dict[str, Any]:
+    manifest = getattr(source, "manifest", None)
+    return asdict(manifest()) if manifest is not None else {}

@@ -1,0 +1,213 @@
+"""Compressed checkpoints and finetuning runs, each made once for all experiments of a folder."""
+
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spectra import __version__
+from spectra.allocation.allocate import allocate
+from spectra.calibration.text import tokenizer_of
+from spectra.checkpoint.checkpoint import open_checkpoint
+from spectra.checkpoint.content import content_of
+from spectra.compression.adapter import require_peft
+from spectra.compression.compress import compress
+from spectra.experiments.child import finished
+from spectra.experiments.ledger import Row
+from spectra.experiments.settings import Settings
+from spectra.experiments.tuning import Tuning
+from spectra.scanning.scan import scan
+from spectra.store.durable import write_file
+from spectra_data.errors import InputError
+from spectra_data.integrity import sealed, unsealed
+from spectra_data.sources import open_source
+from spectra_data.tasks import load_splits
+
+EVALUATIONS = {"text": 10, "task": 4}
+"""Of a run, evenly over its steps."""
+EVALUATED = 16
+"""Windows or so of an evaluation."""
+RESULT = "result.json"
+KEPT = (
+    "steps", "tokens", "train_loss", "validation_loss", "validation_perplexity",
+    "step_tokens_per_second", "trained_parameters", "parameters", "weight_bytes", "gradient_bytes",
+    "optimizer_bytes", "peak_memory_bytes", "evaluations", "accuracy", "accuracy_low",
+    "accuracy_high", "correct", "total", "unparsed",
+)  # fmt: skip
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run of an experiment."""
+
+    err: float
+    train: str
+    seed: int
+    task: str | None = None
+    """Text where it is None."""
+
+    @property
+    def name(self) -> str:
+        """Of its folder, before the hash."""
+        return f"{self.task or 'text'}-{self.err:g}-{self.train}-{self.seed}"
+
+
+class Lab:
+    """Makes what an experiment compares.
+
+    Every run is a process of its own, by the command `spectra finetune`, so that its peak of memory
+    is its own; a run that was killed is resumed. What is made lies under a name with a hash of all
+    that it depends on, so that experiments share a folder and what they have in common.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        settings: Settings,
+        tuning: Tuning,
+        folder: Path,
+        device: str,
+        progress: Progress,
+    ) -> None:
+        self.address, self.settings, self.tuning = address, settings, tuning
+        self.folder, self.device, self.progress = folder, device, progress
+        self._identity = _identity(address)
+
+    def compressed(self, err: float) -> str:
+        """The checkpoint at an ERR, by WeLore's ranks; the dense one at 0."""
+        if err == 0:
+            return self.address
+        target = self.folder / "compressed" / _named(f"err-{err:g}", self._compression(err))
+        if not (target / "config.json").exists():
+            store = self.folder / f"scan-{self._identity[:8]}.zarr"
+            rank_map = allocate(scan(self.address, store), err=err)
+            if not any(module.factored for module in rank_map.modules):
+                raise InputError(
+                    f"at ERR {err:.0%} no matrix of {self.address} is an LRC: there is nothing to "
+                    "finetune through"
+                )
+            needs_text = self.tuning.compression != "svd"
+            compress(
+                self.address,
+                rank_map,
+                target,
+                method=self.tuning.compression,
+                calibration=self.settings.calibrated() if needs_text else None,
+                device=self.device,
+                check_weights=False,
+                progress=self.progress,
+            )
+        return str(target)
+
+    def require(self, cells: Sequence[Cell]) -> None:
+        """Require what runs will need, before the first of them.
+
+        Raises
+        ------
+        InputError
+            When a text, a task's files or a package is missing.
+        """
+        for task in dict.fromkeys(cell.task for cell in cells):
+            self._content(task)
+        if any(cell.train in ("lora", "dora") for cell in cells):
+            require_peft()
+
+    def row(self, cell: Cell) -> Row:
+        """A run's figures, its evaluations, and its accuracy on a task's test questions."""
+        options = self._options(cell)
+        known = {
+            "options": options,
+            "content": self._content(cell.task),
+            "identity": self._identity,
+            "compression": self._compression(cell.err) if cell.err else None,
+        }
+        out = self.folder / "runs" / _named(cell.name, known)
+        key = {"err": cell.err, "train": cell.train, "seed": cell.seed}
+        key |= {} if cell.task is None else {"task": cell.task}
+        if (out / RESULT).exists():
+            return key | _read(out / RESULT)
+        command = [sys.executable, "-m", "spectra.cli", "finetune", self.compressed(cell.err)]
+        command += [part for k, v in options.items() for part in (f"--{k}", str(v))]
+        found = finished([*command, "--out", str(out), "--resume", "--json"], f"the run {out}")
+        row = {column: found.get(column) for column in KEPT}
+        write_file(out / RESULT, sealed({"made_of": known, "row": row}))
+        for part in ("checkpoints", "adapter", "model"):
+            shutil.rmtree(out / part, ignore_errors=True)
+        return key | row
+
+    def _content(self, task: str | None) -> str:
+        """Hash of the text or of the questions."""
+        if task is None:
+            return open_source(self._text).fingerprint()
+        return load_splits(task, self.tuning.task_data).fingerprint()
+
+    @property
+    def _text(self) -> str:
+        return self.tuning.train_data or self.settings.data
+
+    def _compression(self, err: float) -> dict[str, Any]:
+        """All that a compressed checkpoint depends on."""
+        known = {"identity": self._identity, "err": err, "method": self.tuning.compression}
+        if self.tuning.compression != "svd":
+            settings = self.settings
+            known |= {"text": settings.fingerprints().get("calibration", settings.calibration)}
+            known |= {"windows": settings.calibration_windows, "length": settings.seq_len}
+            known |= {"seed": settings.seed}
+        return known
+
+    def _options(self, cell: Cell) -> dict[str, Any]:
+        tuning, settings = self.tuning, self.settings
+        every = max(1, tuning.steps // EVALUATIONS["text" if cell.task is None else "task"])
+        options: dict[str, Any] = {
+            "train": cell.train,
+            "steps": tuning.steps,
+            "seq-len": settings.seq_len,
+            "batch-size": tuning.tuning_batch,
+            "learning-rate": tuning.learning_rate,
+            "warmup": 0.05,
+            "precision": tuning.precision,
+            "eval-every": every,
+            "eval-tokens": EVALUATED * settings.seq_len,
+            "checkpoint-every": max(50, every),
+            "keep-checkpoints": 1,
+            "record-every": 0,
+            "seed": cell.seed,
+            "save": "adapter",
+            "device": self.device,
+        }
+        if cell.train == "lora":
+            options["lora-rank"] = tuning.lora_rank
+        elif cell.train == "galore":
+            options["galore-rank"] = tuning.galore_rank
+        if cell.task is None:
+            own = {"data": self._text, "validation-fraction": 0.05, "micro-batch-size": 1}
+        else:
+            own = {"task": cell.task, "task-data": tuning.task_data, "validation-fraction": 0.1}
+            own |= {"questions": tuning.questions}
+        return options | own
+
+
+def _identity(address: str) -> str:
+    """Hash of a checkpoint with its tokenizer, and of what makes runs of it."""
+    origin = content_of(address) or open_checkpoint(address).identity
+    tokenizer: Any = tokenizer_of(address, None)
+    known = (origin, tokenizer.backend_tokenizer.to_str(), __version__)
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
+
+
+def _named(name: str, known: dict[str, Any]) -> str:
+    text = json.dumps(known, sort_keys=True, default=str)
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _read(file: Path) -> Row:
+    try:
+        row: Row = unsealed(file.read_bytes())["row"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} is damaged: remove {file.parent}") from error
+    return row

@@ -1,0 +1,255 @@
+"""Adapters of `peft` over a checkpoint's linear layers, low-rank ones included.
+
+A low-rank layer is adapted as the two linear layers that it is made of, so that every method of
+`peft` applies, and what is merged is a layer of the same rank.
+"""
+
+import copy
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spectra.checkpoint.digests import digest
+from spectra.compression.adapter import require_peft, save_changed, save_peft
+from spectra.compression.pairs import chosen, linear_layers, pair, unpair
+from spectra.matrices import layer_of
+from spectra_data.errors import InputError
+from spectra_pretrain.finetuning.methods import Trainee, set_precision
+from spectra_pretrain.finetuning.options import FinetuneOptions
+from spectra_pretrain.loop import Method, PlainMethod
+
+APPLIED = ("exclude_modules", "layers_to_transform", "layers_pattern")
+PATTERNS = ("rank_pattern", "alpha_pattern")
+NOT_LINEAR = ("ADAPTION_PROMPT", "LN_TUNING", "TRAINABLE_TOKENS")
+INITS_OF_DATA = ("eva", "corda", "lora_ga")
+"""They would train as ordinary LoRA without it."""
+
+
+def adapted(options: FinetuneOptions, model: Any, kinds: dict[int, str]) -> Trainee:
+    """A model with adapters, of which alone they are trained.
+
+    Raises
+    ------
+    InputError
+        When `peft` is missing, or cannot put these adapters into this model.
+    """
+    peft = require_peft()
+    pair(model)
+    layers = linear_layers(model)
+    try:
+        config = _config(peft, options, layers)
+    except (TypeError, AttributeError, re.error) as error:
+        reason = _first_line(error)
+        raise InputError(f"{options.trained.train} is no peft configuration: {reason}") from error
+    model.requires_grad_(False)
+    targets = [model.get_submodule(name) for name in config.target_modules]
+    for target in targets:  # what a method computes of the weights, it computes in float32
+        target.weight.data = target.weight.data.float()
+    weights = {name: model.get_submodule(name).weight for name in config.target_modules}
+    before = {name: digest(weight) for name, weight in weights.items()}
+    torch.manual_seed(options.seed)
+    try:
+        wrapped = peft.get_peft_model(model, config)
+    except Exception as error:  # of many kinds, by method
+        raise InputError(f"peft cannot adapt this model so: {_first_line(error)}") from error
+    if not any(p.requires_grad for p in wrapped.parameters()):
+        raise InputError(f"{config.peft_type.value} trains nothing of this model")
+    _require_mergeable(peft, wrapped, config)
+    rewritten = _rewritten(wrapped, weights, before)
+    set_precision(wrapped, options)
+    for weight in rewritten.values():
+        weight.data = weight.data.float()
+    trained = [name for name, p in wrapped.named_parameters() if p.requires_grad]
+    plain = config.peft_type.value == "LORA" and not rewritten
+    if not plain:
+        _require_weights_alone(config)
+
+    def save(folder: Path, base: str, identity: str) -> None:
+        if plain:
+            save_peft(folder, base, identity, wrapped)
+        else:  # what peft writes of other methods does not always load again
+            save_changed(folder, base, identity, _merged(wrapped, list(weights)))
+
+    ranked = config.peft_type.value == "ADALORA"
+    method: Method = RankAllocation(wrapped) if ranked else PlainMethod()
+    return Trainee(wrapped, kinds, (*trained, *rewritten), save, method)
+
+
+def _config(peft: Any, options: FinetuneOptions, layers: dict[str, str]) -> Any:
+    """The configuration of `peft`, with full names of linear layers as targets."""
+    trained = options.trained
+    if trained.train.endswith(".json"):
+        fields = _read(Path(trained.train))
+    else:
+        fields = {
+            "peft_type": "LORA",
+            "r": trained.lora_rank,
+            "lora_alpha": trained.lora_alpha,
+            "lora_dropout": trained.lora_dropout,
+            "use_dora": trained.train == "dora",
+        }
+    targets = fields.get("target_modules") or "all-linear"
+    names = list(layers) if targets == "all-linear" else chosen(layers, targets)
+    # full names overrule what else peft would choose by, so it is applied here
+    if excluded := fields.get("exclude_modules"):
+        names = [name for name in names if name not in chosen(layers, excluded)]
+    if (kept := fields.get("layers_to_transform")) is not None:
+        kept = [kept] if isinstance(kept, int) else list(kept)
+        names = [name for name in names if layer_of(name) in kept]
+    fields = {k: v for k, v in fields.items() if k not in APPLIED}
+    if forward := fields.get("feedforward_modules"):
+        fields["feedforward_modules"] = [n for n in chosen(layers, forward) if n in names]
+    if not layers:
+        raise InputError("adapters need linear layers in the blocks, and this model has none")
+    if not names:
+        raise InputError(
+            f"target_modules {targets!r} match no linear layer; names are like {next(iter(layers))}"
+        )
+    own = {"target_modules": names, "task_type": "CAUSAL_LM", "inference_mode": False}
+    fields = fields | own
+    for key in PATTERNS:
+        if fields.get(key):
+            fields[key] = _of_parts(key, fields[key], layers, names)
+    if fields["peft_type"] == "ADALORA":
+        fields = {"total_step": options.steps} | fields
+    try:
+        config = peft.PeftConfig.from_peft_type(**fields)
+    except Exception as error:  # of many kinds, by method
+        raise InputError(
+            f"{trained.train} is no peft configuration: {_first_line(error)}"
+        ) from error
+    if config.is_prompt_learning:
+        raise InputError(
+            f"{config.peft_type.value} trains prompts, which no checkpoint holds: name adapters of "
+            "weights"
+        )
+    if config.peft_type.value in NOT_LINEAR:
+        raise InputError(
+            f"{config.peft_type.value} trains no linear layers: name adapters of these, or choose "
+            "by --train"
+        )
+    if (init := getattr(config, "init_lora_weights", None)) in INITS_OF_DATA:
+        raise InputError(
+            f"init_lora_weights {init!r} looks at data first, which is not done here: choose "
+            "another, pissa or olora say"
+        )
+    config.target_modules = set(names)  # peft shortens long lists; ours are exact
+    return config
+
+
+def _require_mergeable(peft: Any, wrapped: Any, config: Any) -> None:
+    """Require that what is trained can be written at the end: tried out on a copy of one layer."""
+    layer: Any = peft.tuners.tuners_utils.BaseTunerLayer
+    adapted_layers = [module for module in wrapped.modules() if isinstance(module, layer)]
+    refusal = (
+        f"adapters of {config.peft_type.value} cannot be merged into this model, so that no "
+        "checkpoint could be written"
+    )
+    if not hasattr(wrapped.base_model, "merge_and_unload") or not adapted_layers:
+        raise InputError(refusal)
+    smallest = min(adapted_layers, key=lambda one: one.get_base_layer().weight.numel())
+    try:
+        with torch.no_grad():
+            copy.deepcopy(smallest).merge()
+    except Exception as error:  # of many kinds, by method
+        raise InputError(f"{refusal}: {_first_line(error)}") from error
+
+
+def _require_weights_alone(config: Any) -> None:
+    """Require that nothing but adapters of weights is trained: only these are saved merged."""
+    other = [
+        name
+        for name in ("modules_to_save", "trainable_token_indices")
+        if getattr(config, name, None)
+    ]
+    bias = getattr(config, "bias", "none")
+    other += ["bias"] if bias not in ("none", False, None) else []
+    if other:
+        raise InputError(
+            f"{', '.join(other)} go with plain LoRA and DoRA only: leave them out of a "
+            f"configuration of {config.peft_type.value}"
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    if not isinstance(fields, dict) or "peft_type" not in fields:
+        raise InputError(
+            f"{path} is no peft configuration: it has no peft_type (LORA, ADALORA, RANDLORA, …)"
+        )
+    return fields
+
+
+def _of_parts(
+    key: str, pattern: Mapping[str, Any], layers: Mapping[str, str], names: Iterable[str]
+) -> dict[str, Any]:
+    """A pattern by names of matrices, as one by names of their linear layers."""
+    found: dict[str, Any] = {}
+    for wanted, value in pattern.items():
+        matching = re.compile(rf"(.*\.)?({wanted})$")
+        own = [n for n in names if matching.match(n) or matching.match(layers[n])]
+        if not own:
+            raise InputError(f"{key} names {wanted!r}, which is no target")
+        found |= dict.fromkeys(own, value)
+    return found
+
+
+def _rewritten(
+    wrapped: Any, weights: Mapping[str, torch.nn.Parameter], before: Mapping[str, bytes]
+) -> dict[str, torch.nn.Parameter]:
+    """The frozen weights that preparing the adapters has changed, by their names now."""
+    changed = {id(w) for name, w in weights.items() if digest(w) != before[name]}
+    return {
+        name: p
+        for name, p in wrapped.named_parameters()
+        if id(p) in changed and not p.requires_grad
+    }
+
+
+def _merged(wrapped: Any, names: list[str]) -> dict[str, torch.Tensor]:
+    """The weights of adapted layers with the adapters in them, as the checkpoint names them."""
+    for parameter in wrapped.parameters():
+        if parameter.ndim > 1 and parameter.is_floating_point():
+            parameter.data = parameter.data.float()
+    base = wrapped.merge_and_unload()
+    changed = {id(base.get_submodule(name).weight) for name in names}
+    unpair(base)
+    return {name: p.detach() for name, p in base.named_parameters() if id(p) in changed}
+
+
+class RankAllocation:
+    """AdaLoRA shares its ranks out anew while it is trained."""
+
+    HELD = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+
+    def __init__(self, wrapped: Any) -> None:
+        self._tuner = wrapped.base_model
+        (self._config,) = wrapped.peft_config.values()
+
+    def after_step(self, step: int, /) -> None:
+        """See `spectra_pretrain.loop.Method`."""
+        self._tuner.update_and_allocate(step)
+
+    def state(self) -> dict[str, Any]:
+        """See `spectra_pretrain.loop.Method`."""
+        held = {name: dict(getattr(self._tuner.rankallocator, name)) for name in self.HELD}
+        return held | {"rank_pattern": self._config.rank_pattern}
+
+    def load_state(self, state: dict[str, Any], /) -> None:
+        """See `spectra_pretrain.loop.Method`."""
+        devices = {name: p.device for name, p in self._tuner.model.named_parameters()}
+        for name in self.HELD:
+            held = {n: value.to(devices[n]) for n, value in state[name].items()}
+            setattr(self._tuner.rankallocator, name, held)
+        self._config.rank_pattern = state["rank_pattern"]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,143 @@
+"""What a finetuning run learns from: text, or a task's questions with their answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from spectra_data.errors import InputError
+from spectra_data.tasks import Example, load_splits
+from spectra_pretrain.batches import (
+    Batch,
+    Batches,
+    Validation,
+    WindowBatches,
+    WindowValidation,
+    of_windows,
+)
+from spectra_pretrain.corpus import Text, open_corpus, recorded_tokens
+from spectra_pretrain.finetuning.answers import (
+    AnswerBatches,
+    AnswerValidation,
+    answered,
+    held_out,
+    padded,
+)
+from spectra_pretrain.finetuning.base import Base
+from spectra_pretrain.finetuning.options import FinetuneOptions
+from spectra_pretrain.plan import random_windows
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run is trained and validated on."""
+
+    train: Batches
+    validation: Validation
+    probe: Batch
+    about: str
+    manifest: dict[str, Any]
+    asked: Sequence[Example] = ()
+    """A task's test questions."""
+
+
+def read_data(
+    options: FinetuneOptions, base: Base, out: Path, latest: Path | None, console: Console
+) -> Data:
+    """What the options name, cut into batches.
+
+    Parameters
+    ----------
+    options, base
+        The run's, and the checkpoint with its tokenizer.
+    out, latest
+        The run's folder, and the checkpoint to go on from.
+    console
+        For what takes time.
+
+    Raises
+    ------
+    InputError
+        When it cannot be read, is too short, or is no longer what the run was begun with.
+    """
+    if options.task.task is not None:
+        data = read_task(options, base, options.task.task)
+        if latest and recorded_tokens(out).key != data.manifest["key"]:
+            raise InputError(f"the task's files are no longer those that {out} was trained on")
+        return data
+    text = options.text
+    corpus = open_corpus(
+        Text(
+            text.data,
+            text.text_field,
+            text.validation_fraction,
+            text.max_tokens,
+            options.tokens,
+            options.batch.seq_len,
+        ),
+        lambda source: base.tokenizer,
+        out,
+        console,
+        recorded=recorded_tokens(out) if latest else None,
+        of_run=lambda: base.tokenizer,
+    )
+    validation = corpus.validation
+    probe = validation.read(np.arange(min(options.recorder.probe_size, len(validation))))
+    return Data(
+        WindowBatches(corpus.train, options.seed, options.batch.batch_size),
+        WindowValidation(validation, options.evaluation.eval_tokens, options.micro_batch_size),
+        of_windows(probe),
+        corpus.line(options.tokens),
+        corpus.manifest,
+    )
+
+
+def random_data(options: FinetuneOptions, vocab_size: int) -> Data:
+    """Random tokens, to measure the speed on."""
+    windows = random_windows(options, vocab_size)
+    return Data(
+        WindowBatches(windows, options.seed, options.batch.batch_size),
+        WindowValidation(windows, options.batch.seq_len, 1),
+        of_windows(windows.read(np.arange(min(options.recorder.probe_size, len(windows))))),
+        "random tokens",
+        {},
+    )
+
+
+def read_task(options: FinetuneOptions, base: Base, task: str) -> Data:
+    """A task's questions, cut into batches.
+
+    Raises
+    ------
+    InputError
+        When its files cannot be read.
+    """
+    splits = load_splits(task, options.task.task_data)
+    asked = splits.test[: options.task.questions]
+    train, apart = held_out(splits.train, options.text.validation_fraction, options.seed)
+    manifest = {
+        "task": task,
+        "training_questions": len(train),
+        "validation_questions": len(apart),
+        "test_questions": len(asked),
+        "key": splits.fingerprint()[:16],
+        **({"note": splits.note} if splits.note else {}),
+    }
+    length = options.batch.seq_len
+    learnt, kept = (answered(part, base.tokenizer, length) for part in (train, apart))
+    tokens = options.evaluation.eval_tokens
+    validation = AnswerValidation.of(kept, tokens, options.micro_batch_size)
+    epochs = options.steps * options.batch.batch_size / len(learnt)
+    return Data(
+        AnswerBatches(learnt, options.seed, options.batch.batch_size),
+        validation,
+        padded(kept[: options.recorder.probe_size]),
+        f"task {task}: {len(train):,} questions to train on (the run makes {epochs:.2f} epochs), "
+        f"{len(validation.examples):,} of {len(apart):,} held out for validation, {len(asked):,} "
+        f"asked at the end{'; ' if splits.note else ''}{splits.note}",
+        manifest,
+        asked,
+    )

@@ -1,0 +1,248 @@
+"""The options of finetuning, with the paper's recipes (its tables 8 and 9) as defaults."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from spectra_pretrain.options import (
+    BatchOptions,
+    Check,
+    EvaluationOptions,
+    OptimizerOptions,
+    RecorderOptions,
+    RunOptions,
+    text_checks,
+)
+
+METHODS = ("lrc", "nlrc", "full", "galore", "lora", "dora")
+ADAPTERS = ("lora", "dora")
+LORA = ("lora_rank", "lora_alpha", "lora_dropout")
+GALORE = ("galore_rank", "galore_every", "galore_scale", "galore_projection")
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """What continual finetuning reads."""
+
+    data: str = "pydocs"
+    """`pydocs` (documentation strings of the installed Python packages), a text / jsonl / json.gz /
+    parquet file or a folder of them, `c4`, or `hf:NAME`."""
+    text_field: str = "text"
+    """Field or column that holds the text."""
+    tokenizer: str | None = None
+    """The checkpoint's own by default."""
+    validation_fraction: float = 0.02
+    """Share of the text held out for validation; of a task, of its training questions."""
+    max_tokens: int | None = None
+    """Tokens of the corpus to use; all by default, and of a hub's stream what the run needs."""
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """A downstream task in place of text; batch, length, steps and learning rate are then those of
+    the paper's table 9 by default.
+    """
+
+    task: Literal["commonsenseqa", "svamp", "boolq", "coinflip", "date", "strategyqa"] | None = None
+    """Which; the model is trained on its answers, and asked the test questions at the end."""
+    task_data: str = "data/tasks"
+    """Where the tasks' folders lie, in the files in which they are published."""
+    questions: int | None = None
+    """Ask at most so many test questions, from the first on; all by default."""
+
+
+@dataclass(frozen=True)
+class TrainedOptions:
+    """What is trained, and in which numbers."""
+
+    train: str = "lrc"
+    """`lrc`: low-rank components alone. `nlrc`: the others alone. `full`: everything. `galore`:
+    everything, with projected gradients. `lora`, `dora`: adapters on all linear layers of the
+    blocks. Or a peft configuration, as JSON with its peft_type (AdaLoRA, PiSSA, OLoRA, RandLoRA,
+    MiSS, OSF and others)."""
+    norms: Literal["auto", "train", "freeze"] = "auto"
+    """Whether the norms' weights are trained beside lrc and nlrc; auto trains them, as the paper's
+    code does. Adapters freeze them, full trains them."""
+    masters: Literal["float32", "bfloat16"] = "float32"
+    """Trained weights and their gradients: float32, or bfloat16 with stochastic rounding of every
+    update, which takes half of that memory. Moments are float32."""
+    lora_rank: int = 16
+    """Of lora and dora."""
+    lora_alpha: float = 32.0
+    """Of lora and dora: the adapter's output is scaled by it over the rank."""
+    lora_dropout: float = 0.0
+    """Of lora and dora."""
+    galore_rank: int = 128
+    """Of the projected gradients; smaller matrices are not projected."""
+    galore_every: int = 200
+    """Steps between new projections."""
+    galore_scale: float = 0.25
+    """Of projected updates."""
+    galore_projection: Literal["exact", "randomized"] = "exact"
+    """The gradient's leading singular vectors, by a whole SVD or a randomized one."""
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """Knowledge distillation."""
+
+    teacher: str | None = None
+    """A checkpoint whose predictions are learnt, e.g. the model before compression."""
+    distill_weight: float = 0.5
+    """Share of the teacher's predictions in the loss; the rest is the text's own next tokens."""
+    temperature: float = 2.0
+    """By which both models' logits are divided before they are compared."""
+
+
+@dataclass(frozen=True)
+class SavingOptions:
+    """What the run leaves in DIR/model."""
+
+    save: Literal["checkpoint", "adapter"] = "checkpoint"
+    """A whole (compressed) checkpoint, or DIR/adapter with only what has changed."""
+    save_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Of a whole checkpoint's weights; auto: as the checkpoint has them."""
+
+
+@dataclass(frozen=True)
+class FinetuneOptions(RunOptions):
+    """A finetuning run; the defaults are the paper's for continual finetuning (table 8)."""
+
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")] = ""
+    """A compressed checkpoint, a Hugging Face folder, or a hub name."""
+    steps: int = 10_000
+    """Optimizer steps."""
+    seed: int = 0
+    """Of everything that is drawn: adapters, the order of the data, the sketches, dropout."""
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """bfloat16 is autocast, with frozen weights in bfloat16; float32 computes and holds all weights
+    in float32."""
+    batch: BatchOptions = field(default_factory=lambda: BatchOptions(seq_len=1024, batch_size=1))
+    optimizer: OptimizerOptions = field(
+        default_factory=lambda: OptimizerOptions(learning_rate=5e-5, warmup=0.05)
+    )
+    recorder: RecorderOptions = field(default_factory=lambda: RecorderOptions(record_every=500))
+    evaluation: EvaluationOptions = field(default_factory=lambda: EvaluationOptions(eval_every=500))
+    trained: TrainedOptions = field(default_factory=TrainedOptions)
+    text: TextOptions = field(default_factory=TextOptions)
+    task: TaskOptions = field(default_factory=TaskOptions)
+    distillation: TeacherOptions = field(default_factory=TeacherOptions)
+    saving: SavingOptions = field(default_factory=SavingOptions)
+
+    @property
+    def reading(self) -> str:
+        """See `RunOptions.reading`."""
+        if self.task.task is None:
+            return super().reading
+        return (
+            f"batch {self.batch.batch_size} questions{self.passes} of at most "
+            f"{self.batch.seq_len} tokens; {self.steps:,} steps"
+        )
+
+    def own_checks(self) -> list[Check]:
+        """What further options must hold."""
+        trained, distillation, questions = self.trained, self.distillation, self.task.questions
+        adapters = trained.train not in METHODS or trained.train in ADAPTERS
+        at_least_one = {
+            "--lora-rank": trained.lora_rank,
+            "--galore-rank": trained.galore_rank,
+            "--galore-every": trained.galore_every,
+            **({} if questions is None else {"--questions": questions}),
+        }
+        positive = {
+            "--lora-alpha": trained.lora_alpha,
+            "--galore-scale": trained.galore_scale,
+            "--temperature": distillation.temperature,
+        }
+        return [
+            *text_checks(self.text.validation_fraction, self.text.max_tokens),
+            *((v < 1, f"{name} is at least 1, not {v}") for name, v in at_least_one.items()),
+            *((not v > 0, f"{name} is above 0, not {v}") for name, v in positive.items()),
+            (
+                trained.train not in METHODS and not trained.train.endswith(".json"),
+                f"--train is one of {', '.join(METHODS)}, or a peft configuration FILE.json, not "
+                f"{trained.train!r}",
+            ),
+            (
+                not 0 <= trained.lora_dropout < 1,
+                f"--lora-dropout is from 0 up to 1, not {trained.lora_dropout}",
+            ),
+            (
+                not 0 < distillation.distill_weight <= 1,
+                f"--distill-weight is above 0 and at most 1, not {distillation.distill_weight}",
+            ),
+            (
+                adapters and trained.norms == "train",
+                "adapters freeze the norms: leave out --norms train",
+            ),
+            (
+                trained.train in ("full", "galore") and trained.norms == "freeze",
+                f"--train {trained.train} trains everything: leave out --norms freeze",
+            ),
+            (
+                trained.masters == "bfloat16" and self.precision == "float32",
+                "--masters bfloat16 goes with --precision bfloat16",
+            ),
+            (
+                trained.masters == "bfloat16" and trained.train == "galore",
+                "galore has float32 masters: leave out --masters bfloat16",
+            ),
+            *self._idle(),
+        ]
+
+    def _idle(self) -> Iterator[Check]:
+        """Options that are given and would do nothing."""
+        parts: tuple[tuple[Any, Sequence[str], bool, str], ...] = (
+            (self.trained, LORA, self.trained.train in ADAPTERS, "--train lora or dora"),
+            (self.trained, GALORE, self.trained.train == "galore", "--train galore"),
+            (
+                self.distillation,
+                ("distill_weight", "temperature"),
+                self.distillation.teacher is not None,
+                "--teacher",
+            ),
+            (self.task, ("task_data", "questions"), self.task.task is not None, "--task"),
+            (
+                self.text,
+                ("data", "text_field", "max_tokens"),
+                self.task.task is None,
+                "text, not --task",
+            ),
+            (self.saving, ("save_dtype",), self.saving.save == "checkpoint", "--save checkpoint"),
+        )
+        for options, names, used, what in parts:
+            default = type(options)()
+            for name in names:
+                given = getattr(options, name) != getattr(default, name)
+                yield (
+                    given and not used,
+                    f"--{name.replace('_', '-')} goes with {what}: leave it out",
+                )
+
+
+TABLE_9 = {
+    "commonsenseqa": 5000,
+    "svamp": 500,
+    "boolq": 2000,
+    "coinflip": 500,
+    "date": 1000,
+    "strategyqa": 1000,
+}
+"""Training steps; batch 8, length 512 and learning rate 1e-4 are the same for all."""
+
+
+def recipe(task: str | None) -> FinetuneOptions:
+    """The paper's recipe: of continual finetuning (table 8), or of a task (table 9)."""
+    if task is None:
+        return FinetuneOptions()
+    return FinetuneOptions(
+        steps=TABLE_9.get(task, 1000),
+        batch=BatchOptions(seq_len=512, batch_size=8),
+        optimizer=OptimizerOptions(learning_rate=1e-4, warmup=0.05),
+        evaluation=EvaluationOptions(eval_every=100),
+        recorder=RecorderOptions(record_every=100),
+        task=dataclasses.replace(TaskOptions(), task=task),  # type: ignore[arg-type]
+    )

@@ -1,0 +1,90 @@
+"""What a finetuning run leaves: answers to the test questions, an adapter or a checkpoint."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from spectra.commands.progress import Shown
+from spectra.compression.adapter import apply_adapter
+from spectra.compression.sources import copy_companions, require_dtype
+from spectra.evaluation.tasks import task_accuracy
+from spectra.models.loading import is_gguf, load_whole
+from spectra_data.tasks import Example
+from spectra_pretrain.checkpoint import appearing
+from spectra_pretrain.finetuning.base import Base
+from spectra_pretrain.finetuning.methods import Trainee
+from spectra_pretrain.finetuning.options import FinetuneOptions
+from spectra_pretrain.loop import Training
+from spectra_pretrain.session import Summary
+
+
+def ask(
+    options: FinetuneOptions,
+    base: Base,
+    training: Training,
+    asked: Sequence[Example],
+    console: Console,
+) -> Summary:
+    """Accuracy on the test questions, by the model that is in memory."""
+    name = options.task.task
+    assert name is not None
+    model = training.model.eval()
+    with training.autocast(), Shown(console, "questions") as shown:
+        found = task_accuracy(
+            model,
+            base.tokenizer,
+            name,
+            asked,
+            batch_size=options.batch.batch_size,
+            progress=lambda done, count: shown.update(f"asking {name}", done, count),
+        )
+    low, high = found.interval
+    return {
+        "task": name,
+        "accuracy": found.accuracy,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "correct": found.correct,
+        "total": found.total,
+        "unparsed": found.unparsed,
+        "cut": found.cut,
+        "seed": options.seed,
+    }
+
+
+def write_result(
+    options: FinetuneOptions, base: Base, identity: str, trainee: Trainee, out: Path
+) -> None:
+    """The adapter's folder, or the base checkpoint with what it changes, whole."""
+    local = Path(base.address).expanduser()
+    address = str(local.resolve()) if local.exists() else base.address
+    adapter = out / "adapter"
+    with appearing(adapter) as folder:
+        trainee.save(folder, address, identity)
+        base.tokenizer.save_pretrained(folder)
+    if options.saving.save == "adapter":
+        return
+    # in float32, so that what was trained is rounded once
+    fresh: Any = apply_adapter(load_whole(base.address).model, adapter)
+    dtype = base.stored
+    if options.saving.save_dtype != "auto":
+        dtype = require_dtype(options.saving.save_dtype)
+    for parameter in fresh.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(dtype)
+    described: Any = getattr(fresh.config, "quantization_config", None)
+    if hasattr(described, "compression"):
+        told = {"train": options.trained.train, "steps": options.steps, "seed": options.seed}
+        described.compression["finetuned"] = told
+    if is_gguf(base.address):  # what it was read from is no format to write
+        fresh.hf_quantizer = None
+        fresh.config.quantization_config = None
+        del fresh.config.quantization_config
+    with appearing(out / "model") as folder:
+        fresh.save_pretrained(folder)
+        copy_companions(base.address, folder)
+        base.tokenizer.save_pretrained(folder)
+    shutil.rmtree(adapter)

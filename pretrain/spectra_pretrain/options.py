@@ -1,0 +1,328 @@
+"""The options of training: the command's help, and what a run is repeated from."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from spectra.store.layout import DEFAULT_SPECTRA, Contents
+from spectra.store.schedule import Schedule
+from spectra_data.errors import InputError
+from spectra_data.tokenizer import SMALLEST_VOCABULARY, TRAIN
+
+Check = tuple[bool, str]
+"""Whether something is wrong, and what."""
+
+
+@dataclass(frozen=True)
+class CorpusOptions:
+    """What the model is trained on."""
+
+    data: str = "pydocs"
+    """`pydocs` (documentation strings of the installed Python packages), a text / jsonl / json.gz /
+    parquet file or a folder of them, `c4`, or `hf:NAME`."""
+    text_field: str = "text"
+    """Field or column that holds the text."""
+    tokenizer: str = "train"
+    """`train` trains a byte-level BPE on the corpus; else the path or hub name of a tokenizer."""
+    vocab_size: int | None = None
+    """Size of a trained tokenizer; the model's own vocabulary by default (32 000 for the
+    presets)."""
+    validation_fraction: float = 0.02
+    """Share of the text held out for validation."""
+    max_tokens: int | None = None
+    """Tokens of the corpus to use; all by default, and of a hub's stream what the run needs."""
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """What one optimizer step sees."""
+
+    seq_len: int = 256
+    """Tokens of a window."""
+    batch_size: int = 8
+    """Windows of an optimizer step."""
+    micro_batch_size: int | None = None
+    """Windows of one forward and backward pass; gradients accumulate over the rest of the batch.
+    All of the batch by default."""
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """AdamW, with warm-up and cosine decay."""
+
+    learning_rate: float = 1e-3
+    """At its peak."""
+    min_lr_ratio: float = 0.1
+    """Last learning rate over the peak."""
+    warmup: float = 0.1
+    """Share of the steps over which the learning rate rises."""
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.999
+    """Decay of the second moment."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    clip: float = 1.0
+    """Gradients are scaled down to this norm; 0 leaves them as they are."""
+
+
+@dataclass(frozen=True)
+class RecorderOptions:
+    """What is recorded, and how often."""
+
+    record_every: int = 50
+    """Steps between snapshots; 0 records nothing."""
+    record_early: bool = False
+    """Also snapshots after 1, 2, 4, 8, … steps, up to --record-every."""
+    record_at: str | None = None
+    """The steps of all snapshots, in place of --record-every, e.g. 0,10,100,1000."""
+    record_matrices: str | None = None
+    """Names of the matrices to record, `*` allowed, commas between; all by default."""
+    record_spectra: str = ",".join(DEFAULT_SPECTRA)
+    """Singular values of what: any of weight, gradient (on the probe batch), update and
+    training_gradient (the step's own, before clipping)."""
+    record_gradients: bool = False
+    """Record the probe gradients themselves, in bfloat16: 170 MB a snapshot of llama_130m."""
+    record_subspaces: int = 0
+    """Rank of the leading singular subspaces of the probe gradient; 0 for none."""
+    sketch: int = 4096
+    """Components of a gradient sketch (cosines to about 1/sqrt of it); 0 for none."""
+    probe_size: int = 4
+    """Validation windows in the probe batch, on which gradients are taken at every snapshot."""
+    record_overhead: float | None = None
+    """Share of the time that recording may take, e.g. 0.01: snapshots, or parts of them, are left
+    out to stay below. What is left out depends on the machine's speed."""
+    store: str | None = None
+    """Where to record to: a path, or an address such as s3://bucket/run.zarr; spectra.zarr in --out
+    by default."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is recorded."""
+        return self.record_every > 0 or self.record_at is not None
+
+    def schedule(self, steps: int) -> Schedule:
+        """At which of so many steps there is a snapshot."""
+        if self.record_at is None:
+            return Schedule.of(self.record_every, early=self.record_early, steps=steps)
+        try:
+            at = [int(part) for part in self.record_at.split(",")]
+        except ValueError as error:
+            raise InputError(
+                f"--record-at is a list of steps such as 0,10,100, not {self.record_at!r}"
+            ) from error
+        return Schedule.of(at, early=self.record_early, steps=steps)
+
+    def contents(self) -> Contents:
+        """What a snapshot holds."""
+        spectra = tuple(filter(None, self.record_spectra.split(",")))
+        return Contents(spectra, self.sketch, self.record_gradients, self.record_subspaces)
+
+    @property
+    def patterns(self) -> list[str] | None:
+        """Names of the matrices to record; None for all."""
+        return self.record_matrices.split(",") if self.record_matrices else None
+
+
+@dataclass(frozen=True)
+class PlaceOptions:
+    """Where recording is done; what is recorded stays the same."""
+
+    record_background: Literal["off", "wait", "drop"] = "off"
+    """Decompose and write in a process of its own; when it is behind, wait for it, or drop the
+    snapshot."""
+    record_queue: int = 1
+    """Snapshots that may wait for the background process; each takes memory for a copy of all
+    matrices, for every kind of spectra."""
+    record_strict: bool = False
+    """Let an error in recording, a full disk say, end the run; else the run goes on without."""
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """Loss on the validation part."""
+
+    eval_every: int = 100
+    """Steps between evaluations; the last step is always evaluated."""
+    eval_tokens: int = 65_536
+    """Tokens of an evaluation, or all of the validation part where that is less."""
+
+
+@dataclass(frozen=True)
+class CheckpointOptions:
+    """What a killed run goes on from."""
+
+    checkpoint_every: int = 100
+    """Steps between checkpoints; the last step always gets one."""
+    keep_checkpoints: int = 2
+    """How many of the latest to keep."""
+
+
+@dataclass(frozen=True)
+class MachineOptions:
+    """How it is computed."""
+
+    device: str = "auto"
+    """`auto` takes CUDA where there is one, else the CPU; or a torch device."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    compile: bool = False
+    """Compile the model by torch.compile."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = "auto"
+    """How attention is computed; auto: as the model chooses, but eager in bfloat16 on a CPU up to
+    512 tokens, where it is faster."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What every training run has; the same options, data and seed give the same run."""
+
+    steps: int = 1000
+    """Optimizer steps."""
+    seed: int = 0
+    """Of everything that is drawn: initial weights, the order of the data, the sketches."""
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """bfloat16 is autocast with float32 weights, gradients and optimizer state."""
+    batch: BatchOptions = field(default_factory=BatchOptions)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    recorder: RecorderOptions = field(default_factory=RecorderOptions)
+    place: PlaceOptions = field(default_factory=PlaceOptions)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
+    machine: MachineOptions = field(default_factory=MachineOptions)
+
+    def __post_init__(self) -> None:
+        problems = [message for wrong, message in (*self._checks(), *self.own_checks()) if wrong]
+        if self.recorder.wanted and self.recorder.record_every >= 0 and self.steps > 0:
+            try:
+                self.recorder.schedule(self.steps)
+                self.recorder.contents()
+            except InputError as error:
+                problems.append(str(error))
+        if problems:
+            raise InputError("; ".join(problems))
+
+    @property
+    def micro_batch_size(self) -> int:
+        return self.batch.micro_batch_size or self.batch.batch_size
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch.batch_size * self.batch.seq_len
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the whole run trains on."""
+        return self.steps * self.tokens_per_step
+
+    @property
+    def reading(self) -> str:
+        """What steps read, in words."""
+        batch = self.batch
+        return (
+            f"batch {batch.batch_size} windows{self.passes} x {batch.seq_len} tokens = "
+            f"{self.tokens_per_step:,} tokens a step; {self.steps:,} steps = {self.tokens:,} tokens"
+        )
+
+    @property
+    def passes(self) -> str:
+        """In how many a step is made, in words; empty for one."""
+        count = self.batch.batch_size // self.micro_batch_size
+        return f" in {count} passes" if count > 1 else ""
+
+    def own_checks(self) -> list[Check]:
+        """What further options must hold."""
+        return []
+
+    def _checks(self) -> list[Check]:
+        batch, micro = self.batch, self.batch.micro_batch_size
+        at_least_one = {
+            "--steps": self.steps,
+            "--batch-size": batch.batch_size,
+            "--probe-size": self.recorder.probe_size,
+            "--eval-every": self.evaluation.eval_every,
+            "--eval-tokens": self.evaluation.eval_tokens,
+            "--checkpoint-every": self.checkpoints.checkpoint_every,
+            "--keep-checkpoints": self.checkpoints.keep_checkpoints,
+            "--record-queue": self.place.record_queue,
+        }
+        not_negative = {
+            "--record-every": self.recorder.record_every,
+            "--record-subspaces": self.recorder.record_subspaces,
+            "--sketch": self.recorder.sketch,
+            "--clip": self.optimizer.clip,
+            "--weight-decay": self.optimizer.weight_decay,
+            "--seed": self.seed,
+        }
+        shares = {
+            "--warmup": self.optimizer.warmup,
+            "--min-lr-ratio": self.optimizer.min_lr_ratio,
+            "--beta1": self.optimizer.beta1,
+            "--beta2": self.optimizer.beta2,
+        }
+        finite = {
+            "--learning-rate": self.optimizer.learning_rate,
+            "--clip": self.optimizer.clip,
+            "--weight-decay": self.optimizer.weight_decay,
+        }
+        overhead = self.recorder.record_overhead
+        return [
+            *((v < 1, f"{name} is at least 1, not {v}") for name, v in at_least_one.items()),
+            *((v < 0, f"{name} is at least 0, not {v}") for name, v in not_negative.items()),
+            *((not 0 <= v <= 1, f"{name} is from 0 to 1, not {v}") for name, v in shares.items()),
+            *((not math.isfinite(v), f"{name} is a number, not {v}") for name, v in finite.items()),
+            (self.seed >= 1 << 63, f"--seed is below 2^63, not {self.seed}"),
+            (
+                self.optimizer.beta1 == 1 or self.optimizer.beta2 == 1,
+                "--beta1 and --beta2 are below 1",
+            ),
+            (
+                overhead is not None and not 0 < overhead < 1,
+                f"--record-overhead is a share between 0 and 1, not {overhead}",
+            ),
+            (batch.seq_len < 2, f"--seq-len is at least 2, not {batch.seq_len}"),
+            (self.optimizer.learning_rate <= 0, "--learning-rate is above 0"),
+            (
+                micro is not None and (micro < 1 or batch.batch_size % micro != 0),
+                f"--micro-batch-size {micro} does not divide --batch-size {batch.batch_size}",
+            ),
+        ]
+
+
+@dataclass(frozen=True)
+class PretrainOptions(RunOptions):
+    """A pretraining run."""
+
+    model: str = "llama_9m"
+    """A preset (llama_9m, _20m, _35m, _60m, _71m, _100m, _130m, _250m, _350m, _1b, _3b, _7b) or a
+    Hugging Face config.json."""
+    corpus: CorpusOptions = field(default_factory=CorpusOptions)
+
+    def own_checks(self) -> list[Check]:
+        """What corpus and tokenizer must hold."""
+        size, trained = self.corpus.vocab_size, self.corpus.tokenizer == TRAIN
+        return [
+            *text_checks(self.corpus.validation_fraction, self.corpus.max_tokens),
+            (
+                size is not None and trained and size < SMALLEST_VOCABULARY,
+                f"a byte-level vocabulary has at least {SMALLEST_VOCABULARY} tokens, not {size}",
+            ),
+            (
+                size is not None and not trained,
+                "--vocab-size goes with --tokenizer train: one that is loaded has its own",
+            ),
+        ]
+
+
+def text_checks(validation_fraction: float, max_tokens: int | None) -> list[Check]:
+    """What options of a text must hold."""
+    return [
+        (
+            not 0 < validation_fraction < 1,
+            f"--validation-fraction is between 0 and 1, not {validation_fraction}",
+        ),
+        (
+            max_tokens is not None and max_tokens < 1,
+            f"--max-tokens is at least 1, not {max_tokens}",
+        ),
+    ]
