@@ -20,8 +20,8 @@ from spectra_pretrain.batches import WindowBatches, WindowValidation, of_windows
 from spectra_pretrain.finetuning.base import Base
 from spectra_pretrain.finetuning.options import FinetuneOptions, TrainedOptions
 from spectra_pretrain.finetuning.run import Data, prepare_model, training_of
-from spectra_pretrain.finetuning.trainable import total
 from spectra_pretrain.machine import device_of, keep_freed_memory
+from spectra_pretrain.memory import total
 from spectra_pretrain.options import BatchOptions
 from spectra_pretrain.plan import random_windows
 from tests.smollm import FILE, FOLDER, smollm

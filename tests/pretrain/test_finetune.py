@@ -23,12 +23,12 @@ from spectra_data.errors import InputError
 from spectra_pretrain.checkpoint import Checkpoints
 from spectra_pretrain.finetuning import run as finetuning
 from spectra_pretrain.finetuning.base import Base
-from spectra_pretrain.finetuning.methods import make_trainee, optimizer_of
 from spectra_pretrain.finetuning.options import TeacherOptions
 from spectra_pretrain.finetuning.run import Finetuning, finetune
-from spectra_pretrain.finetuning.trainable import groups_of, total
 from spectra_pretrain.loop import Training
+from spectra_pretrain.memory import groups_of, total
 from spectra_pretrain.session import Console
+from spectra_pretrain.trainee import make_trainee, optimizer_of
 from tests.pretrain.tuned import loss_of, tuned
 
 PEFT = {

@@ -7,8 +7,8 @@ from importlib.metadata import distribution
 import pytest
 import torch
 
-from spectra_pretrain.finetuning.galore import GaLoreAdamW, basis_of, project, project_back
-from spectra_pretrain.finetuning.rounding import StochasticAdamW, rounded_at_random
+from spectra_pretrain.optimizers.galore import GaLoreAdamW, basis_of, project, project_back
+from spectra_pretrain.optimizers.stochastic import StochasticAdamW, rounded_at_random
 from tests.small import random_batch, small_llama
 
 

@@ -15,10 +15,10 @@ from spectra.models.loading import is_gguf, load_whole
 from spectra_data.tasks import Example
 from spectra_pretrain.checkpoint import appearing
 from spectra_pretrain.finetuning.base import Base
-from spectra_pretrain.finetuning.methods import Trainee
 from spectra_pretrain.finetuning.options import FinetuneOptions
 from spectra_pretrain.loop import Training
 from spectra_pretrain.session import Summary
+from spectra_pretrain.trainee import Trainee
 
 
 def ask(

@@ -19,16 +19,8 @@ from spectra_pretrain.finetuning.base import Base, Origin
 from spectra_pretrain.finetuning.distillation import learnt_from
 from spectra_pretrain.finetuning.headloss import objective_of
 from spectra_pretrain.finetuning.material import Data, random_data, read_data, read_task
-from spectra_pretrain.finetuning.methods import (
-    Trainee,
-    held_state,
-    load_held_state,
-    make_trainee,
-    optimizer_of,
-)
 from spectra_pretrain.finetuning.options import FinetuneOptions
 from spectra_pretrain.finetuning.result import ask, write_result
-from spectra_pretrain.finetuning.trainable import Group, groups_of, table_of, total
 from spectra_pretrain.loop import Objective, Training, own_loss
 from spectra_pretrain.machine import (
     checkpoint_activations,
@@ -36,6 +28,7 @@ from spectra_pretrain.machine import (
     keep_freed_memory,
     set_attention,
 )
+from spectra_pretrain.memory import Group, groups_of, table_of, total
 from spectra_pretrain.optionfile import to_dict
 from spectra_pretrain.plan import make_plan, measure
 from spectra_pretrain.session import (
@@ -43,6 +36,13 @@ from spectra_pretrain.session import (
     Summary,
     read_json,
     run,
+)
+from spectra_pretrain.trainee import (
+    Trainee,
+    held_state,
+    load_held_state,
+    make_trainee,
+    optimizer_of,
 )
 
 HELD = "trained.safetensors"

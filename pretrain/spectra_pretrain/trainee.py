@@ -15,11 +15,11 @@ import torch
 from spectra.allocation.rankmap import RankMap
 from spectra.compression.adapter import save_changed
 from spectra_data.errors import InputError
-from spectra_pretrain.finetuning.galore import GaLoreAdamW, is_projected
 from spectra_pretrain.finetuning.options import METHODS, FinetuneOptions, TrainedOptions
-from spectra_pretrain.finetuning.rounding import StochasticAdamW
-from spectra_pretrain.finetuning.trainable import LRC, MATRICES, NLRC, NORMS, kinds_of
 from spectra_pretrain.loop import Method, PlainMethod
+from spectra_pretrain.memory import LRC, MATRICES, NLRC, NORMS, kinds_of
+from spectra_pretrain.optimizers.galore import GaLoreAdamW, is_projected
+from spectra_pretrain.optimizers.stochastic import StochasticAdamW
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def make_trainee(options: FinetuneOptions, model: Any, rank_map: RankMap | None)
         When the checkpoint has nothing of what is to be trained.
     """
     if options.trained.train not in METHODS or options.trained.train in ("lora", "dora"):
-        from spectra_pretrain.finetuning.adapters import adapted
+        from spectra_pretrain.parametrizations.adapters import adapted
 
         return adapted(options, model, kinds_of(model, rank_map))
     kinds = kinds_of(model, rank_map)

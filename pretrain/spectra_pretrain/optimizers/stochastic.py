@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from spectra_pretrain.finetuning.parameterwise import ParameterwiseOptimizer
+from spectra_pretrain.optimizers.parameterwise import ParameterwiseOptimizer
 
 
 class StochasticAdamW(ParameterwiseOptimizer):

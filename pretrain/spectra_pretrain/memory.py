@@ -9,7 +9,7 @@ from rich.table import Table
 
 from spectra.allocation.rankmap import RankMap
 from spectra.matrices import find_matrices
-from spectra_pretrain.finetuning.galore import state_bytes
+from spectra_pretrain.optimizers.galore import state_bytes
 from spectra_pretrain.plan import readable_bytes
 
 LRC, NLRC, MATRICES = "LRCs", "N-LRCs", "matrices"

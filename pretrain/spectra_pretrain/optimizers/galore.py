@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from spectra_pretrain.finetuning.parameterwise import ParameterwiseOptimizer
+from spectra_pretrain.optimizers.parameterwise import ParameterwiseOptimizer
 
 OVERSAMPLING = 8
 POWER_ITERATIONS = 2

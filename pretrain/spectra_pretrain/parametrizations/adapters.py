@@ -18,9 +18,9 @@ from spectra.compression.adapter import require_peft, save_changed, save_peft
 from spectra.compression.pairs import chosen, linear_layers, pair, unpair
 from spectra.matrices import layer_of
 from spectra_data.errors import InputError
-from spectra_pretrain.finetuning.methods import Trainee, set_precision
 from spectra_pretrain.finetuning.options import FinetuneOptions
 from spectra_pretrain.loop import Method, PlainMethod
+from spectra_pretrain.trainee import Trainee, set_precision
 
 APPLIED = ("exclude_modules", "layers_to_transform", "layers_pattern")
 PATTERNS = ("rank_pattern", "alpha_pattern")
