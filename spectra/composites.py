@@ -21,8 +21,8 @@ class Composite:
     """
 
     module: "torch.nn.Module"
-    """One with `factorisation`, e.g. `spectra.compression.layers.LowRankLinear`; or any that maps
-    its last dimension linearly, with a bias or without."""
+    """One with `product`, which is its matrix, e.g. `spectra.compression.layers.LowRankLinear`; or
+    any that maps its last dimension linearly, with a bias or without."""
 
     @property
     def stored(self) -> "list[torch.nn.Parameter]":
@@ -50,10 +50,12 @@ class Composite:
 
     def detach(self) -> "torch.Tensor":
         """(rows, cols), of its own memory."""
-        factorisation: Any = getattr(self.module, "factorisation", None)
-        if factorisation is None:
+        layer: Any = self.module
+        if not hasattr(layer, "product"):
             return _applied(self.module, self.shape[1])
-        whole: torch.Tensor = factorisation.float().product().detach()
+        # factors are multiplied in float32
+        parts = layer.factorisation.float() if hasattr(layer, "factorisation") else layer
+        whole: torch.Tensor = parts.product().detach().float()
         return whole
 
 
@@ -72,7 +74,7 @@ def composites(model: "torch.nn.Module") -> dict[str, Composite]:
 
 def is_composite(module: "torch.nn.Module") -> bool:
     """Whether a module applies one matrix that it holds in parts."""
-    if hasattr(module, "factorisation") or getattr(module, "is_pair", False):
+    if hasattr(module, "product") or getattr(module, "is_pair", False):
         return True
     base = getattr(module, "base_layer", None)  # peft's name of what it adapts
     return any(hasattr(base, name) for name in INPUTS)

@@ -2,30 +2,46 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from spectra.commands.options import parse, program_name
 from spectra_data.errors import InputError
 from spectra_pretrain.optionfile import differences, read_options
 from spectra_pretrain.options import RunOptions
+from spectra_pretrain.settings import Settings
+from spectra_pretrain.ways import SHORT_FORMS, owner_of
 
 Run = TypeVar("Run", bound=RunOptions)
 
 
-class TrainingCommand(Protocol):
-    """Options of a command that trains."""
+@dataclass(frozen=True)
+class Place:
+    """Options of a command that trains, beside those that decide the run."""
 
-    @property
-    def options(self) -> RunOptions: ...
+    out: Path = Path("runs")
+    """Folder of the run."""
+    resume: bool = False
+    """Go on with the run in --out, or start it if there is none. Options are taken from the run's
+    own file there; those given, as in the command that started it, must agree with it."""
+    config: Path | None = None
+    """File of options to start from, as a run leaves it; options given override it."""
+    dry_run: bool = False
+    """Print options, what is trained, and the time of two measured steps; write nothing."""
+    json: bool = False
+    """Print one JSON object with the run's figures on stdout."""
 
-    @property
-    def out(self) -> Path: ...
 
+class Given(Protocol):
+    """What a command line says: a `Place`, and the options of a run."""
 
-Command = TypeVar("Command", bound=TrainingCommand)
+    out: Path
+    resume: bool
+    dry_run: bool
+    json: bool
+    options: Any
 
 
 @dataclass(frozen=True)
@@ -36,14 +52,113 @@ class Start:
     resume: bool = False
     config: Path | None = None
     task: str | None = None
+    optimizer: str | None = None
+    train: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainingCommand(Generic[Run]):
+    """A command that trains."""
+
+    name: str
+    description: str | None
+    given: type[Any]
+    """Dataclass of its command line, a `Given`."""
+    kind: type[Run]
+    """Of its run's options."""
+    recipe: Callable[[Start], Run]
+    """The defaults."""
+    places: Mapping[str, str]
+    """What is in the folder of a run, in words."""
+    job: Callable[[Run], Any]
+    """From options to a `Job`."""
+
+    def main(self, arguments: Sequence[str]) -> int:
+        """Run it; returns the exit status."""
+        given = self.parse(arguments)
+        from spectra_pretrain.rehearsal import dry_run
+        from spectra_pretrain.session import run
+
+        if given.dry_run:
+            dry_run(self.job(given.options), as_json=given.json)
+            return 0
+        summary, status = launched(
+            self.name,
+            lambda: run(self.job(given.options), given.out, resume=given.resume),
+            precision=given.options.precision,
+        )
+        if summary is None:
+            return status
+        return report(self.name, summary, given.out, self.places, as_json=given.json)
+
+    def parse(self, arguments: Sequence[str]) -> Given:
+        """Read the options: those given, over those of --config or of the run, over the recipe.
+
+        Raises
+        ------
+        InputError
+            When they do not fit, or are not those that the run began with.
+        """
+        default = self.given()
+        start = starting_point(arguments, default.out, self.name)
+        recorded = recorded_options(start, self.name, self.kind)
+        base = default_options(start, recorded, self.recipe(start))
+        try:
+            given: Given = parse(
+                self.given,
+                arguments,
+                command=self.name,
+                description=self.description,
+                default=replace(default, options=chosen(base, start)),
+                pairs=start.resume or start.config is not None,
+            )
+        except InputError as error:
+            if (hint := choice_of(arguments, str(error))) is not None:
+                raise InputError(hint) from error
+            raise
+        return require_same(given, recorded)
 
 
 def starting_point(arguments: Sequence[str], out: Path, command: str) -> Start:
     """Read them before all others."""
-    if {"-h", "--help"}.intersection(arguments):
-        return Start(out)
-    return parse(
-        Start, arguments, command=command, description=None, others=True, default=Start(out)
+    own = [argument for argument in arguments if argument not in ("-h", "--help")]
+    return parse(Start, own, command=command, description=None, others=True, default=Start(out))
+
+
+def choice_of(arguments: Sequence[str], reason: str) -> str | None:
+    """With what choice an option goes that was given, and that `reason` says is unknown."""
+    if "nrecognized" not in reason:
+        return None
+    given = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
+    unknown = {word.partition("=")[0] for word in reason.replace(",", " ").split()}
+    for option in sorted(given & unknown):
+        if (owner := owner_of(option.removeprefix("--").replace("-", "_"))) is not None:
+            return f"{option} goes with {owner}: leave it out"
+    return None
+
+
+def chosen(options: Run, start: Start) -> Run:
+    """Options with the ways of training that are given, so that these' own options are known.
+
+    Raises
+    ------
+    InputError
+        When there is no such way, or two that exclude each other.
+    """
+    if start.train in SHORT_FORMS and start.optimizer not in (None, SHORT_FORMS[start.train][1]):
+        raise InputError(
+            f"--train {start.train} is optimised by {SHORT_FORMS[start.train][1]}, not by "
+            f"{start.optimizer}"
+        )
+    given = (start.optimizer or options.optimizer.optimizer, start.train or options.trained.train)
+    if given == (options.optimizer.optimizer, options.trained.train):
+        return options
+    return replace(
+        options,
+        optimizer=replace(options.optimizer, optimizer=given[0]),
+        trained=replace(options.trained, train=given[1]),
+        optimizer_settings=Settings(),
+        layer_settings=Settings(),
     )
 
 
@@ -79,7 +194,7 @@ def default_options(start: Start, recorded: Run | None, recipe: Run) -> Run:
     return recipe if recorded is None else recorded
 
 
-def require_same(given: Command, recorded: RunOptions | None) -> Command:
+def require_same(given: Given, recorded: RunOptions | None) -> Given:
     """Require that the options of a resumed run are those that it began with.
 
     Raises
@@ -123,7 +238,7 @@ def launched(
 
 
 def report(
-    command: str, summary: dict[str, Any], out: Path, places: dict[str, str], *, as_json: bool
+    command: str, summary: dict[str, Any], out: Path, places: Mapping[str, str], *, as_json: bool
 ) -> int:
     """Print what a run reached and left; returns the exit status."""
     if as_json:
@@ -139,7 +254,7 @@ def report(
     return 0
 
 
-def _print_summary(out: Path, summary: dict[str, Any], places: dict[str, str]) -> None:
+def _print_summary(out: Path, summary: dict[str, Any], places: Mapping[str, str]) -> None:
     if "accuracy" in summary:
         print(f"validation loss {summary['validation_loss']:.4f} after {summary['steps']:,} steps")
         print(

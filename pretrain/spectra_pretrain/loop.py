@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -23,7 +23,9 @@ from spectra_pretrain.display import Display, Status
 from spectra_pretrain.evaluation import validation_loss
 from spectra_pretrain.finiteness import NonFiniteError, first_non_finite
 from spectra_pretrain.options import RunOptions
-from spectra_pretrain.schedule import learning_rate
+from spectra_pretrain.parametrizations.dense import DenseLayers
+from spectra_pretrain.parametrizations.registry import Parametrized
+from spectra_pretrain.schedule import scheduled
 from spectra_pretrain.signals import StopRequest
 
 Objective = Callable[[Callable[..., Any], Batch], torch.Tensor]
@@ -34,36 +36,6 @@ def own_loss(forward: Callable[..., Any], batch: Batch) -> torch.Tensor:
     """The model's own: cross-entropy of the next token, and what else it adds."""
     loss: torch.Tensor = forward(**batch, use_cache=False).loss
     return loss
-
-
-class Method(Protocol):
-    """What a way of training does beside the optimizer, and what that depends on."""
-
-    def after_step(self, step: int, /) -> None:
-        """Called between the optimizer's step and the clearing of gradients."""
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """Tensors and numbers, for a checkpoint."""
-        ...
-
-    def load_state(self, state: dict[str, Any], /) -> None:
-        """Go on from what `state` gave."""
-        ...
-
-
-class PlainMethod:
-    """Does nothing."""
-
-    def after_step(self, step: int, /) -> None:
-        """Do nothing."""
-
-    def state(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def load_state(self, state: dict[str, Any], /) -> None:
-        """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +76,7 @@ class Training:
         validation: Validation,
         *,
         objective: Objective = own_loss,
-        method: Method | None = None,
+        layers: Parametrized | None = None,
         from_checkpoint: bool = False,
     ) -> None:
         self.options = options
@@ -124,7 +96,9 @@ class Training:
         self.from_checkpoint = from_checkpoint
         """Whether the first weights are worth an evaluation."""
         self._objective = objective
-        self._method: Method = method or PlainMethod()
+        self._layers = layers or DenseLayers(model)
+        self._peaks = [group["lr"] for group in optimizer.param_groups]
+        self._schedule = scheduled(optimizer, options, self.step)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._device = next(model.parameters()).device
         # compiled beside the model, whose names and parameters stay as they are
@@ -153,9 +127,6 @@ class Training:
             self._stop_non_finite(batch, loss)
         clip = options.optimizer.clip or math.inf
         torch.nn.utils.clip_grads_with_norm_(self._parameters, clip, total_norm)
-        rate = learning_rate(self.step, options.steps, options.optimizer)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
         recorder.log(
             loss=loss,
             gradient_norm=norm,
@@ -163,8 +134,9 @@ class Training:
             tokens=tokens,
         )
         self.optimizer.step()
-        self._method.after_step(self.step)
+        self._layers.after_step(self.step)
         self.optimizer.zero_grad(set_to_none=True)
+        self._schedule.step()
         self.step += 1
         self.tokens, self.loss = tokens, loss
         self._losses.append(loss)
@@ -190,7 +162,7 @@ class Training:
             "losses": list(self._losses),
             "evaluations": [asdict(e) for e in self.evaluations],
             "optimizer": self.optimizer.state_dict(),
-            "method": self._method.state(),
+            "method": self._layers.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -200,7 +172,10 @@ class Training:
         self._losses = list(state["losses"])
         self.evaluations = [Evaluated(**e) for e in state["evaluations"]]
         self.optimizer.load_state_dict(state["optimizer"])
-        self._method.load_state(state["method"])
+        self._layers.load_state(state["method"])
+        for group, peak in zip(self.optimizer.param_groups, self._peaks, strict=True):
+            group["initial_lr"] = peak  # rates are a function of options and step
+        self._schedule = scheduled(self.optimizer, self.options, self.step)
 
     def _accumulate(self, batch: Batch) -> float:
         """Gradients of the mean loss over all labels of the batch."""

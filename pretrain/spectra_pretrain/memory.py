@@ -1,21 +1,14 @@
 """What a run trains, what it leaves alone, and the memory that each takes: counted beforehand."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from rich import box
 from rich.table import Table
 
-from spectra.allocation.rankmap import RankMap
-from spectra.matrices import find_matrices
-from spectra_pretrain.optimizers.galore import state_bytes
+from spectra_pretrain.kinds import ORDER, kind_of
 from spectra_pretrain.plan import readable_bytes
-
-LRC, NLRC, MATRICES = "LRCs", "N-LRCs", "matrices"
-NORMS, EMBEDDINGS, HEAD, ADAPTERS, OTHER = (
-    "norms", "embeddings", "output head", "adapters", "other",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,42 +24,10 @@ class Group:
     optimizer_bytes: int = 0
 
 
-def kinds_of(model: torch.nn.Module, rank_map: RankMap | None) -> dict[int, str]:
-    """What every parameter of a model is, by its identity.
-
-    Parameters
-    ----------
-    model
-        As its checkpoint gives it.
-    rank_map
-        Which matrices are LRCs; without one they are just matrices.
-    """
-    found: dict[int, str] = {}
-    lrc = {module.name for module in rank_map.lrc} if rank_map is not None else set()
-    matrices = find_matrices(model)[0]
-    for matrix, weight in matrices.items():
-        kind = MATRICES if rank_map is None else LRC if matrix.name in lrc else NLRC
-        found |= {id(source): kind for source in weight.sources}
-    owners = {matrix.name: weight for matrix, weight in matrices.items()}
-    for path, module in model.named_modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if id(parameter) in found:
-                continue
-            if name == "bias" and path in owners:
-                found[id(parameter)] = found[id(owners[path].sources[0])]
-            elif "norm" in type(module).__name__.lower():
-                found[id(parameter)] = NORMS
-            elif isinstance(module, torch.nn.Embedding):
-                found[id(parameter)] = EMBEDDINGS
-            elif isinstance(module, torch.nn.Linear):
-                found[id(parameter)] = HEAD
-            else:
-                found[id(parameter)] = OTHER
-    return found
-
-
 def groups_of(
-    model: torch.nn.Module, kinds: Mapping[int, str], *, galore_rank: int | None = None
+    model: torch.nn.Module,
+    kinds: Mapping[int, str],
+    state_bytes: Callable[[torch.nn.Parameter], int],
 ) -> list[Group]:
     """Count parameters by kind, trained ones first.
 
@@ -76,18 +37,15 @@ def groups_of(
         The model to be trained; its parameters say whether they are.
     kinds
         By identity; parameters that it lacks are adapters.
-    galore_rank
-        To which matrices' gradients are projected, if they are.
+    state_bytes
+        What the optimizer holds of a parameter.
     """
     members: dict[tuple[bool, str], list[torch.nn.Parameter]] = {}
     for parameter in model.parameters():
-        key = (parameter.requires_grad, kinds.get(id(parameter), ADAPTERS))
+        key = (parameter.requires_grad, kind_of(parameter, kinds))
         members.setdefault(key, []).append(parameter)
-    ordered = sorted(members.items(), key=lambda item: (not item[0][0], _order(item[0][1])))
-    return [
-        _group(kind, trained, found, galore_rank if kind in (LRC, NLRC, MATRICES) else None)
-        for (trained, kind), found in ordered
-    ]
+    ordered = sorted(members.items(), key=lambda item: (not item[0][0], ORDER.index(item[0][1])))
+    return [_group(kind, trained, found, state_bytes) for (trained, kind), found in ordered]
 
 
 def total(groups: Iterable[Group], *, trained: bool) -> Group:
@@ -102,6 +60,18 @@ def total(groups: Iterable[Group], *, trained: bool) -> Group:
         sum(g.gradient_bytes for g in wanted),
         sum(g.optimizer_bytes for g in wanted),
     )
+
+
+def sizes(groups: list[Group]) -> dict[str, int]:
+    """Parameters, and bytes of weights, gradients and optimizer state."""
+    trained, frozen = total(groups, trained=True), total(groups, trained=False)
+    return {
+        "trained_parameters": trained.parameters,
+        "parameters": trained.parameters + frozen.parameters,
+        "weight_bytes": trained.weight_bytes + frozen.weight_bytes,
+        "gradient_bytes": trained.gradient_bytes,
+        "optimizer_bytes": trained.optimizer_bytes,
+    }
 
 
 def table_of(groups: list[Group]) -> Table:
@@ -129,13 +99,12 @@ def _cells(group: Group, name: str) -> list[str]:
 
 
 def _group(
-    name: str, trained: bool, parameters: list[torch.nn.Parameter], galore_rank: int | None
+    name: str,
+    trained: bool,
+    parameters: list[torch.nn.Parameter],
+    state_bytes: Callable[[torch.nn.Parameter], int],
 ) -> Group:
     weights = sum(p.numel() * p.element_size() for p in parameters)
-    moments = sum(
-        state_bytes(p, galore_rank) if p.dtype == torch.float32 else 8 * p.numel()
-        for p in parameters
-    )
     return Group(
         name,
         trained,
@@ -143,9 +112,5 @@ def _group(
         sum(p.numel() for p in parameters),
         weights,
         weights if trained else 0,
-        moments if trained else 0,
+        sum(map(state_bytes, parameters)) if trained else 0,
     )
-
-
-def _order(kind: str) -> int:
-    return (LRC, NLRC, MATRICES, ADAPTERS, NORMS, EMBEDDINGS, HEAD, OTHER).index(kind)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from spectra_data.errors import InputError
 from spectra_pretrain.options import RunOptions
+from spectra_pretrain.ways import owner_of, settings_of
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -37,6 +38,10 @@ def from_dict(flat: dict[str, Any], source: str, kind: type[Run]) -> Run:
     """
     remaining = dict(flat)
     built = _build(kind, remaining, source)
+    for name in sorted(remaining):
+        if (owner := owner_of(name)) is not None:
+            option = name.replace("_", "-")
+            raise InputError(f"{source}: --{option} goes with {owner}: leave it out")
     if remaining:
         raise InputError(f"{source} has unknown options: {', '.join(sorted(remaining))}")
     return built
@@ -79,13 +84,28 @@ def _fields(name: str, value: Any) -> dict[str, Any]:
 
 
 def _build(kind: type[Options], remaining: dict[str, Any], source: str) -> Options:
+    """Options of a kind; what is not given is as its default has it, groups of options included."""
     values: dict[str, Any] = {}
+    own = settings_of(remaining.get("optimizer"), remaining.get("train"))
     for f in dataclasses.fields(kind):
         if isinstance(f.type, type) and dataclasses.is_dataclass(f.type):
-            values[f.name] = _build(f.type, remaining, source)
-        elif f.name in remaining:
-            values[f.name] = _typed(f.name, remaining.pop(f.name), f.type, source)
-    return kind(**values)
+            if f.name in own:
+                values[f.name] = _build(own[f.name], remaining, source)
+            else:
+                given = _given(f.type, remaining, source)
+                usual: Any = f.default_factory  # every group has one
+                values[f.name] = dataclasses.replace(usual(), **given)
+    return kind(**values, **_given(kind, remaining, source))
+
+
+def _given(kind: type[Any], remaining: dict[str, Any], source: str) -> dict[str, Any]:
+    """The options of a dataclass, without its groups, that are there."""
+    return {
+        f.name: _typed(f.name, remaining.pop(f.name), f.type, source)
+        for f in dataclasses.fields(kind)
+        if f.name in remaining
+        and not (isinstance(f.type, type) and dataclasses.is_dataclass(f.type))
+    }
 
 
 def _typed(name: str, value: Any, kind: Any, source: str) -> Any:

@@ -1,5 +1,6 @@
 """The options of training: the command's help, and what a run is repeated from."""
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,9 +9,9 @@ from spectra.store.layout import DEFAULT_SPECTRA, Contents
 from spectra.store.schedule import Schedule
 from spectra_data.errors import InputError
 from spectra_data.tokenizer import SMALLEST_VOCABULARY, TRAIN
-
-Check = tuple[bool, str]
-"""Whether something is wrong, and what."""
+from spectra_pretrain.optimizers.registry import OPTIMIZERS
+from spectra_pretrain.settings import Check, Settings
+from spectra_pretrain.ways import SHORT_FORMS, OptimizerOptions, TrainedOptions, settings_of
 
 
 @dataclass(frozen=True)
@@ -44,26 +45,6 @@ class BatchOptions:
     micro_batch_size: int | None = None
     """Windows of one forward and backward pass; gradients accumulate over the rest of the batch.
     All of the batch by default."""
-
-
-@dataclass(frozen=True)
-class OptimizerOptions:
-    """AdamW, with warm-up and cosine decay."""
-
-    learning_rate: float = 1e-3
-    """At its peak."""
-    min_lr_ratio: float = 0.1
-    """Last learning rate over the peak."""
-    warmup: float = 0.1
-    """Share of the steps over which the learning rate rises."""
-    beta1: float = 0.9
-    """Decay of the first moment."""
-    beta2: float = 0.999
-    """Decay of the second moment."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay."""
-    clip: float = 1.0
-    """Gradients are scaled down to this norm; 0 leaves them as they are."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +166,11 @@ class RunOptions:
     """bfloat16 is autocast with float32 weights, gradients and optimizer state."""
     batch: BatchOptions = field(default_factory=BatchOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    optimizer_settings: Settings = field(default_factory=Settings)
+    """Of the optimizer alone; its defaults where none are given."""
+    trained: TrainedOptions = field(default_factory=lambda: TrainedOptions(train="full"))
+    layer_settings: Settings = field(default_factory=Settings)
+    """Of the parametrization alone; its defaults where none are given."""
     recorder: RecorderOptions = field(default_factory=RecorderOptions)
     place: PlaceOptions = field(default_factory=PlaceOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
@@ -192,6 +178,7 @@ class RunOptions:
     machine: MachineOptions = field(default_factory=MachineOptions)
 
     def __post_init__(self) -> None:
+        self._complete()
         problems = [message for wrong, message in (*self._checks(), *self.own_checks()) if wrong]
         if self.recorder.wanted and self.recorder.record_every >= 0 and self.steps > 0:
             try:
@@ -201,6 +188,17 @@ class RunOptions:
                 problems.append(str(error))
         if problems:
             raise InputError("; ".join(problems))
+
+    def _complete(self) -> None:
+        """Write short forms out, and take the settings of what is chosen where none are given."""
+        if self.trained.train in SHORT_FORMS:
+            train, optimizer = SHORT_FORMS[self.trained.train]
+            own = dataclasses.replace(self.optimizer, optimizer=optimizer)
+            object.__setattr__(self, "optimizer", own)
+            object.__setattr__(self, "trained", dataclasses.replace(self.trained, train=train))
+        for name, kind in settings_of(self.optimizer.optimizer, self.trained.train).items():
+            if type(getattr(self, name)) is Settings:
+                object.__setattr__(self, name, kind())
 
     @property
     def micro_batch_size(self) -> int:
@@ -267,6 +265,7 @@ class RunOptions:
         }
         overhead = self.recorder.record_overhead
         return [
+            *self._checks_of_training(),
             *((v < 1, f"{name} is at least 1, not {v}") for name, v in at_least_one.items()),
             *((v < 0, f"{name} is at least 0, not {v}") for name, v in not_negative.items()),
             *((not 0 <= v <= 1, f"{name} is from 0 to 1, not {v}") for name, v in shares.items()),
@@ -286,6 +285,32 @@ class RunOptions:
                 micro is not None and (micro < 1 or batch.batch_size % micro != 0),
                 f"--micro-batch-size {micro} does not divide --batch-size {batch.batch_size}",
             ),
+        ]
+
+    def _checks_of_training(self) -> list[Check]:
+        """What the choices of what is trained, and how, must hold together."""
+        masters, name = self.trained.masters, self.optimizer.optimizer
+        own = settings_of(name, self.trained.train)
+        known = name in OPTIMIZERS
+        plain = masters == "float32" or not known or masters in OPTIMIZERS[name].masters
+        return [
+            (not known, f"no --optimizer {name}; there are: {', '.join(OPTIMIZERS)}"),
+            *self.trained.checks(),
+            *(
+                (
+                    not isinstance(getattr(self, field), kind),
+                    f"{type(getattr(self, field)).__name__} are options of another choice than "
+                    f"{name} and {self.trained.train}",
+                )
+                for field, kind in own.items()
+            ),
+            *self.optimizer_settings.checks(),
+            *self.layer_settings.checks(),
+            (
+                masters == "bfloat16" and self.precision == "float32",
+                "--masters bfloat16 goes with --precision bfloat16",
+            ),
+            (not plain, f"{name} has float32 masters: leave out --masters {masters}"),
         ]
 
 

@@ -1,9 +1,7 @@
 """A pretraining run from its options: corpus, model, optimizer, and what it leaves."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,22 +14,19 @@ from spectra_data.windows import Windows
 from spectra_pretrain.batches import WindowBatches, WindowValidation
 from spectra_pretrain.checkpoint import appearing, load_model, save_model
 from spectra_pretrain.corpus import MANIFEST, Corpus, Text, open_corpus, recorded_tokens
-from spectra_pretrain.loop import Training
-from spectra_pretrain.machine import (
-    checkpoint_activations,
-    device_of,
-    keep_freed_memory,
-    set_attention,
-)
-from spectra_pretrain.optionfile import to_dict
+from spectra_pretrain.memory import sizes, table_of
 from spectra_pretrain.options import PretrainOptions
-from spectra_pretrain.plan import make_plan, measure, random_windows
-from spectra_pretrain.presets import default_vocabulary, model_config
-from spectra_pretrain.session import (
-    Prepared,
-    Summary,
-    run,
+from spectra_pretrain.plan import make_plan, random_windows
+from spectra_pretrain.preparation import (
+    Data,
+    prepare_trainee,
+    read_held,
+    training_of,
+    write_held,
 )
+from spectra_pretrain.presets import default_vocabulary, model_config
+from spectra_pretrain.rehearsal import Draft
+from spectra_pretrain.session import Prepared, Summary, run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -65,85 +60,84 @@ class Pretraining:
         options = self.options
         corpus = _open_corpus(options, latest, out, console)
         tokenizer = corpus.tokenizer
-        model = load_model(latest) if latest else new_model(options, len(tokenizer), tokenizer)
-        torch.nn.Module.to(model, device).train()
-        set_attention(model, options, device)
-        if options.machine.activation_checkpointing:
-            checkpoint_activations(model)
-        training = new_training(options, model, corpus.train, corpus.validation)
-        vocabulary = _vocabulary_line(options, len(tokenizer))
-        plan = make_plan(options, model)
+        adapts = options.trained.adapts
+        if latest and not adapts:
+            model = load_model(latest)
+        else:
+            model = new_model(options, len(tokenizer), tokenizer)
+        trainee = prepare_trainee(options, model, None, device)
+        if latest and adapts:
+            read_held(trainee, latest)
+        data = _data(options, corpus.train, corpus.validation, corpus.manifest)
+        training = training_of(options, trainee, data, device)
+        plan = make_plan(options, trainee.model)
+        groups = trainee.groups(options)
+
+        def write_checkpoint(folder: Path) -> None:
+            if adapts:
+                write_held(trainee, folder)
+                tokenizer.save_pretrained(folder)
+            else:
+                save_model(folder, model, tokenizer)
 
         def finish(out: Path) -> Summary:
             with appearing(out / "model") as folder:
-                save_model(folder, model, tokenizer)
-            return {}
+                save_model(folder, trainee.layers.merged(), tokenizer)
+            return dict(sizes(groups))
 
         return Prepared(
             training,
-            _probe(options, corpus.validation),
+            data.probe,
             [
-                *plan.lines(options, f"model {options.model}", vocabulary),
+                *plan.lines(options, _title(options), _vocabulary_line(options, len(tokenizer))),
                 corpus.line(options.tokens),
+                table_of(groups),
             ],
-            write_checkpoint=lambda folder: save_model(folder, model, tokenizer),
+            write_checkpoint=write_checkpoint,
             finish=finish,
             files={MANIFEST: corpus.manifest},
-            attrs={"model": options.model},
+            attrs={
+                "model": options.model,
+                "train": options.trained.train,
+                "optimizer": options.optimizer.optimizer,
+            },
+        )
+
+    def draft(self, device: torch.device) -> Draft:
+        """See `spectra_pretrain.rehearsal.Drafted`."""
+        options = self.options
+        corpus = options.corpus
+        open_source(corpus.data, corpus.text_field)
+        given = None if corpus.tokenizer == TRAIN else load_tokenizer(corpus.tokenizer)
+        vocab_size = len(given) if given else _trained_vocabulary(options)
+        windows = random_windows(options, vocab_size)
+        data = _data(options, windows, windows, {})
+        trainee = prepare_trainee(options, new_model(options, vocab_size, given), None, device)
+        vocabulary = _vocabulary_line(options, vocab_size)
+        return Draft(
+            _title(options),
+            vocabulary,
+            trainee,
+            training_of(options, trainee, data, device),
+            data.probe,
+            {"tokens": options.tokens, "vocabulary": vocabulary},
         )
 
 
-def dry_run(options: PretrainOptions, *, as_json: bool = False) -> None:
-    """Print what the run would be, in words or as one JSON object, and write nothing.
+def _data(
+    options: PretrainOptions, train: Windows, validation: Windows, manifest: dict[str, Any]
+) -> Data:
+    """Windows of a corpus, cut into batches.
 
-    Raises
-    ------
-    InputError
-        When the run could not be made.
+    The probe is the first windows of the validation part, which training never sees.
     """
-    console = Console()
-    open_source(options.corpus.data, options.corpus.text_field)
-    given = None if options.corpus.tokenizer == TRAIN else load_tokenizer(options.corpus.tokenizer)
-    vocab_size = len(given) if given else _trained_vocabulary(options)
-    model = new_model(options, vocab_size, given)
-    device = device_of(options.machine.device)
-    keep_freed_memory(device)
-    set_attention(torch.nn.Module.to(model, device), options, device)
-    windows = random_windows(options, vocab_size)
-    training = new_training(options, model, windows, windows)
-    plan = make_plan(options, model)
-    vocabulary = _vocabulary_line(options, vocab_size)
-    probe = _probe(options, windows) if options.recorder.wanted else None
-    forecast = measure(options, training, probe)
-    if as_json:
-        figures = asdict(plan) | asdict(forecast) | {"tokens": options.tokens}
-        figures |= {"vocabulary": vocabulary}
-        print(json.dumps({"options": to_dict(options)} | figures))
-        return
-    console.print_json(json.dumps(to_dict(options)))
-    lines = plan.lines(options, f"model {options.model}", vocabulary) + forecast.lines(options)
-    for line in [*lines, "nothing was written (--dry-run)"]:
-        console.print(line, highlight=False, soft_wrap=True)
-
-
-def new_training(
-    options: PretrainOptions, model: "PreTrainedModel", train: Windows, validation: Windows
-) -> Training:
-    """A model before its first step: AdamW on windows of a corpus."""
-    chosen = options.optimizer
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=chosen.learning_rate,
-        betas=(chosen.beta1, chosen.beta2),
-        weight_decay=chosen.weight_decay,
-        fused=True,
-    )
-    return Training(
-        options,
-        model,
-        optimizer,
+    count = min(options.recorder.probe_size, len(validation))
+    return Data(
         WindowBatches(train, options.seed, options.batch.batch_size),
         WindowValidation(validation, options.evaluation.eval_tokens, options.micro_batch_size),
+        torch.from_numpy(validation.read(np.arange(count))),
+        "",
+        manifest,
     )
 
 
@@ -211,10 +205,11 @@ def _require_causal(name: str, model: "PreTrainedModel") -> None:
         raise InputError(f"no causal language model of {name}: its predictions see later tokens")
 
 
-def _probe(options: PretrainOptions, windows: Windows) -> torch.Tensor:
-    """The first windows of the validation part, which training never sees: (windows, seq_len)."""
-    count = min(options.recorder.probe_size, len(windows))
-    return torch.from_numpy(windows.read(np.arange(count)))
+def _title(options: PretrainOptions) -> str:
+    train, optimizer = options.trained.train, options.optimizer.optimizer
+    what = "" if train == "full" else f", {train} alone"
+    how = "" if optimizer == "adamw" else f", by {optimizer}"
+    return f"model {options.model}{what}{how}"
 
 
 def _trained_vocabulary(options: PretrainOptions) -> int:

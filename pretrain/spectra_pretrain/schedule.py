@@ -2,16 +2,43 @@
 
 import math
 
-from spectra_pretrain.options import OptimizerOptions
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+
+from spectra_pretrain.options import RunOptions
+from spectra_pretrain.ways import OptimizerOptions
 
 
-def learning_rate(step: int, steps: int, options: OptimizerOptions) -> float:
-    """Learning rate of optimizer step number `step`, from 0 to `steps` - 1."""
+def factor(step: int, steps: int, options: OptimizerOptions) -> float:
+    """Share of its peak that the learning rate has in optimizer step `step`, from 0.
+
+    Own, since the one of transformers begins at 0, so that its first step does nothing, and does
+    not reach its end in the last.
+    """
     warmup = math.ceil(options.warmup * steps)
     # 1) linear warm-up, above 0 from the first step on
     if step < warmup:
-        return options.learning_rate * (step + 1) / warmup
+        return (step + 1) / warmup
     # 2) cosine from the peak to its min_lr_ratio, which the last step reaches
-    progress = (step - warmup) / max(1, steps - 1 - warmup)
+    progress = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))
     ratio = options.min_lr_ratio
-    return options.learning_rate * (ratio + (1 - ratio) * 0.5 * (1 + math.cos(math.pi * progress)))
+    return ratio + (1 - ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def scheduled(optimizer: torch.optim.Optimizer, options: RunOptions, step: int) -> LambdaLR:
+    """The schedule of an optimizer before a step: every group's rate is its peak times `factor`.
+
+    Parameters
+    ----------
+    optimizer
+        Its groups' ``lr`` are the peaks; where it has made steps, their ``initial_lr``.
+    options
+        Of the run.
+    step
+        Optimizer steps done.
+    """
+    return LambdaLR(
+        optimizer,
+        lambda done: factor(done, options.steps, options.optimizer),
+        last_epoch=step - 1,
+    )

@@ -18,12 +18,14 @@ from spectra.recording.recorder import NullRecorder
 from spectra.scanning.scan import scan
 from spectra_pretrain.batches import WindowBatches, WindowValidation, of_windows
 from spectra_pretrain.finetuning.base import Base
-from spectra_pretrain.finetuning.options import FinetuneOptions, TrainedOptions
-from spectra_pretrain.finetuning.run import Data, prepare_model, training_of
+from spectra_pretrain.finetuning.options import FinetuneOptions
+from spectra_pretrain.finetuning.run import trainee_of
 from spectra_pretrain.machine import device_of, keep_freed_memory
 from spectra_pretrain.memory import total
 from spectra_pretrain.options import BatchOptions
 from spectra_pretrain.plan import random_windows
+from spectra_pretrain.preparation import Data, training_of
+from spectra_pretrain.ways import TrainedOptions
 from tests.smollm import FILE, FOLDER, smollm
 
 METHODS = ("full", "lrc", "nlrc", "lora", "galore")
@@ -49,13 +51,13 @@ def run() -> list[dict[str, object]]:
                 batch=BatchOptions(seq_len=512, batch_size=1),
                 trained=replace(TrainedOptions(), train=method),
             )
-            trainee, groups = prepare_model(options, base, device)
+            trainee = trainee_of(options, base, device)
             windows = random_windows(options, len(base.tokenizer))
             batches = WindowBatches(windows, 0, 1)
             probe = of_windows(windows.read(np.arange(1)))
             data = Data(batches, WindowValidation(windows, 512, 1), probe, "", {})
-            trainings[method] = training_of(options, trainee, data, base, device)
-            sizes[method] = total(groups, trained=True)
+            trainings[method] = training_of(options, trainee, data, device)
+            sizes[method] = total(trainee.groups(options), trained=True)
         seconds: dict[str, list[float]] = {method: [] for method in METHODS}
         for turn in range(WARM_UP + TURNS):
             for method, training in trainings.items():

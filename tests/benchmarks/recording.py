@@ -20,9 +20,12 @@ import torch
 from spectra.recording.recorder import NullRecorder
 from spectra.recording.start import record
 from spectra_data.windows import Windows
+from spectra_pretrain.batches import WindowBatches, WindowValidation
 from spectra_pretrain.loop import Training
+from spectra_pretrain.machine import device_of
 from spectra_pretrain.options import BatchOptions, PretrainOptions
-from spectra_pretrain.run import new_model, new_training
+from spectra_pretrain.preparation import Data, prepare_trainee, training_of
+from spectra_pretrain.run import new_model
 from tests.benchmarks.histograms import HistogramHooks
 from tests.benchmarks.timing import median_seconds
 
@@ -39,11 +42,14 @@ def run() -> list[dict[str, object]]:
 
 def _measure(name: str, runs: int) -> Iterator[dict[str, object]]:
     options = PretrainOptions(model=name, batch=BatchOptions(seq_len=256, batch_size=8))
-    model = new_model(options, 32_000, None)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_of("auto")
+    trainee = prepare_trainee(options, new_model(options, 32_000, None), None, device)
     tokens = np.random.default_rng(0).integers(32_000, size=200_000, dtype=np.uint16)
     windows = Windows(tokens, 256)
-    training = new_training(options, model, windows, windows)
+    batches, validation = WindowBatches(windows, 0, 8), WindowValidation(windows, 256, 1)
+    first = torch.from_numpy(windows.read(np.arange(1)))
+    training = training_of(options, trainee, Data(batches, validation, first, "", {}), device)
+    model = trainee.model
     step = median_seconds(lambda: training.train_step(NullRecorder()), runs)
     with peak_memory() as training_peak:
         training.train_step(NullRecorder())

@@ -26,9 +26,9 @@ from spectra_pretrain.finetuning.base import Base
 from spectra_pretrain.finetuning.options import TeacherOptions
 from spectra_pretrain.finetuning.run import Finetuning, finetune
 from spectra_pretrain.loop import Training
-from spectra_pretrain.memory import groups_of, total
+from spectra_pretrain.memory import total
 from spectra_pretrain.session import Console
-from spectra_pretrain.trainee import make_trainee, optimizer_of
+from spectra_pretrain.trainee import make_trainee
 from tests.pretrain.tuned import loss_of, tuned
 
 PEFT = {
@@ -207,9 +207,8 @@ def test_the_table_counts_what_the_optimizer_holds(checkpoints, inputs, train):
     options = tuned(checkpoints["factors"], inputs["data"], train=train)
     base = Base(options.checkpoint)
     trainee = make_trainee(options, base.model(), base.rank_map)
-    rank = options.trained.galore_rank if train == "galore" else None
-    groups = groups_of(trainee.model, trainee.kinds, galore_rank=rank)
-    optimizer = optimizer_of(options, trainee)
+    groups = trainee.groups(options)
+    optimizer = trainee.optimizer(options)
     trainee.model(input_ids=torch.arange(8)[None], labels=torch.arange(8)[None]).loss.backward()
     optimizer.step()
     held = sum(
@@ -280,7 +279,7 @@ def test_finetuning_learns_from_a_teacher(checkpoints, inputs, tmp_path):
         ({"distill_weight": 0.0}, "--distill-weight"),
         ({"train": "galore", "galore_rank": 0}, "--galore-rank is at least 1"),
         ({"lora_rank": 3}, "--lora-rank goes with --train lora or dora: leave it out"),
-        ({"train": "full", "galore_every": 3}, "--galore-every goes with --train galore"),
+        ({"train": "full", "galore_every": 3}, "--galore-every goes with --optimizer galore"),
         ({"temperature": 3.0}, "--temperature goes with --teacher"),
         ({"questions": 3}, "--questions goes with --task"),
         ({"task": "date", "max_tokens": 3000}, "--max-tokens goes with text"),
@@ -296,7 +295,7 @@ def test_what_cannot_be_done_is_said_in_one_line(checkpoints, inputs, tmp_path, 
 
 
 def test_a_dense_checkpoint_has_no_lrcs_and_says_so(checkpoints, inputs, tmp_path):
-    with pytest.raises(InputError, match="needs a checkpoint that `spectra compress` wrote"):
+    with pytest.raises(InputError, match="needs a rank map"):
         finetune(tuned(checkpoints["dense"], inputs["data"]), tmp_path / "run")
     summary = finetune(tuned(checkpoints["dense"], inputs["data"], train="lora"), tmp_path / "lora")
     assert summary["validation_loss"] < summary["evaluations"][0]["validation_loss"]

@@ -14,8 +14,8 @@ from spectra_pretrain.finetuning.answers import (
     padded,
 )
 from spectra_pretrain.finetuning.distillation import Distillation, divergence_of
-from spectra_pretrain.finetuning.headloss import HeadLoss, objective_of
 from spectra_pretrain.finetuning.options import recipe
+from spectra_pretrain.headloss import HeadLoss, objective_of
 from spectra_pretrain.loop import own_loss
 from tests.small import random_batch, small_llama
 

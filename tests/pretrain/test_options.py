@@ -11,10 +11,13 @@ from spectra_data.errors import InputError
 from spectra_pretrain import command as pretraining
 from spectra_pretrain.finetuning import command as finetuning
 from spectra_pretrain.finetuning.options import FinetuneOptions
+from spectra_pretrain.optimizers.galore import GaLoreSettings
 from spectra_pretrain.optionfile import differences, from_dict, read_options, to_dict
-from spectra_pretrain.options import OptimizerOptions, PretrainOptions
+from spectra_pretrain.options import PretrainOptions
+from spectra_pretrain.parametrizations.adapters import LoraSettings
 from spectra_pretrain.presets import PRESETS, model_config
-from spectra_pretrain.schedule import learning_rate
+from spectra_pretrain.schedule import factor
+from spectra_pretrain.ways import OptimizerOptions
 
 
 def test_options_come_back_from_their_dictionary():
@@ -106,7 +109,7 @@ def test_an_unknown_model_lists_the_presets():
 
 def test_the_learning_rate_rises_then_falls_along_a_cosine():
     options = OptimizerOptions(learning_rate=2.0, warmup=0.1, min_lr_ratio=0.1)
-    rates = [learning_rate(step, 100, options) for step in range(100)]
+    rates = [options.learning_rate * factor(step, 100, options) for step in range(100)]
     assert rates[0] == pytest.approx(0.2)
     assert rates[9] == rates[10] == 2.0
     assert rates[-1] == pytest.approx(0.2)
@@ -118,7 +121,7 @@ def test_the_learning_rate_rises_then_falls_along_a_cosine():
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_the_learning_rate_is_positive_in_the_shortest_runs(warmup, steps):
     options = OptimizerOptions(warmup=warmup, min_lr_ratio=0.1)
-    rates = [learning_rate(step, steps, options) for step in range(steps)]
+    rates = [options.learning_rate * factor(step, steps, options) for step in range(steps)]
     assert all(0 < rate <= options.learning_rate and math.isfinite(rate) for rate in rates)
 
 
@@ -127,15 +130,18 @@ VALUES = {
     "micro_batch_size": "2",
     "model": "llama_20m",
     "record_at": "0,10",
+    "map": "map.json",
+    "optimizer": "galore",
     "record_spectra": "weight,gradient",
-    "train": "full",
+    "train": "nlrc",
     "vocab_size": "300",
 }
 """Of options that do not take just any value."""
 TOGETHER = {
     "distill_weight": ["--teacher", "other"],
-    "galore": ["--train", "galore"],
+    "galore": ["--optimizer", "galore"],
     "lora": ["--train", "lora"],
+    "map": ["--train", "lrc"],
     "micro_batch_size": ["--batch-size", "4"],
     "questions": ["--task", "boolq"],
     "task_data": ["--task", "boolq"],
@@ -152,6 +158,10 @@ def fields_of(options):
             yield from fields_of(value)
         else:
             yield field.name, field.type, value
+
+
+def to_dict_of(settings):
+    return {name: value for name, _, value in fields_of(settings)}
 
 
 def another(name, kind, default) -> list[str]:
@@ -177,7 +187,8 @@ def another(name, kind, default) -> list[str]:
 
 def typed_commands():
     for command, (_, kind) in COMMANDS.items():
-        for name, type_, default in fields_of(kind()):
+        own = [GaLoreSettings(), LoraSettings()]
+        for name, type_, default in (f for options in (kind(), *own) for f in fields_of(options)):
             together = next((v for k, v in TOGETHER.items() if name.startswith(k)), [])
             first = [] if command == "pretrain" or name == "checkpoint" else ["model"]
             typed = [*first, *together, *another(name, type_, default)]
@@ -188,27 +199,28 @@ def typed_commands():
 def test_the_command_that_started_a_run_resumes_it(tmp_path, command, name, typed):
     module, kind = COMMANDS[command]
     arguments = [*typed, "--out", str(tmp_path)]
-    started = module._parse(arguments)
+    started = module.COMMAND.parse(arguments)
     (tmp_path / f"{command}.json").write_text(json.dumps(to_dict(started.options)))
-    assert to_dict(started.options)[name] != to_dict(kind())[name]
+    usual = to_dict(kind()) | to_dict_of(GaLoreSettings()) | to_dict_of(LoraSettings())
+    assert to_dict_of(started.options)[name] != usual[name]
     resumed = dataclasses.replace(started, resume=True)
-    assert module._parse([*arguments, "--resume"]) == resumed
+    assert module.COMMAND.parse([*arguments, "--resume"]) == resumed
 
 
 def test_a_run_that_was_started_from_a_file_is_resumed_with_it(tmp_path):
     settings = tmp_path / "settings.json"
     settings.write_text(json.dumps({"steps": 7, "record_early": True}))
     arguments = ["--config", str(settings), "--clip", "2", "--out", str(tmp_path)]
-    started = pretraining._parse(arguments)
+    started = pretraining.COMMAND.parse(arguments)
     (tmp_path / "pretrain.json").write_text(json.dumps(to_dict(started.options)))
-    resumed = pretraining._parse([*arguments, "--resume"])
+    resumed = pretraining.COMMAND.parse([*arguments, "--resume"])
     assert resumed.options == started.options
     settings.write_text(json.dumps({"steps": 8, "record_early": True}))
     with pytest.raises(InputError, match=r"--steps 8 \(was 7\)"):
-        pretraining._parse([*arguments, "--resume"])
+        pretraining.COMMAND.parse([*arguments, "--resume"])
 
 
 def test_a_switch_that_was_not_given_is_a_difference(tmp_path):
     (tmp_path / "pretrain.json").write_text(json.dumps(to_dict(PretrainOptions())))
     with pytest.raises(InputError, match=r"--record-early True \(was False\)"):
-        pretraining._parse(["--record-early", "--resume", "--out", str(tmp_path)])
+        pretraining.COMMAND.parse(["--record-early", "--resume", "--out", str(tmp_path)])

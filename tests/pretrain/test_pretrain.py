@@ -105,6 +105,11 @@ def test_json_prints_one_object_on_stdout(inputs, tmp_path, capsys):
         "step_tokens_per_second",
         "peak_memory_bytes",
         "recorder_stopped",
+        "parameters",
+        "trained_parameters",
+        "weight_bytes",
+        "gradient_bytes",
+        "optimizer_bytes",
     }
 
 

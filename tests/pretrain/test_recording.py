@@ -8,7 +8,8 @@ import pytest
 import spectra
 from spectra.cli import main
 from spectra_data.errors import InputError
-from spectra_pretrain.run import dry_run, pretrain
+from spectra_pretrain.rehearsal import dry_run
+from spectra_pretrain.run import Pretraining, pretrain
 from tests.pretrain.runs import assert_same_run, flags, options_of
 
 EVERYTHING = {
@@ -85,7 +86,7 @@ def test_impossible_recordings_are_refused_in_a_line(inputs, changes, message):
 
 
 def test_a_dry_run_says_what_recording_costs(inputs, capsys):
-    dry_run(options_of(inputs, record_gradients=True), as_json=True)
+    dry_run(Pretraining(options_of(inputs, record_gradients=True)), as_json=True)
     plan = json.loads(capsys.readouterr().out)
     assert plan["snapshot_seconds"] > 0
     assert set(plan["store_bytes"]) == {"spectra", "status", "sketches", "gradients", "train"}

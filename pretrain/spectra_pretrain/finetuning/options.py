@@ -9,18 +9,13 @@ import tyro
 
 from spectra_pretrain.options import (
     BatchOptions,
-    Check,
     EvaluationOptions,
-    OptimizerOptions,
     RecorderOptions,
     RunOptions,
     text_checks,
 )
-
-METHODS = ("lrc", "nlrc", "full", "galore", "lora", "dora")
-ADAPTERS = ("lora", "dora")
-LORA = ("lora_rank", "lora_alpha", "lora_dropout")
-GALORE = ("galore_rank", "galore_every", "galore_scale", "galore_projection")
+from spectra_pretrain.settings import Check
+from spectra_pretrain.ways import OptimizerOptions, TrainedOptions
 
 
 @dataclass(frozen=True)
@@ -52,37 +47,6 @@ class TaskOptions:
     """Where the tasks' folders lie, in the files in which they are published."""
     questions: int | None = None
     """Ask at most so many test questions, from the first on; all by default."""
-
-
-@dataclass(frozen=True)
-class TrainedOptions:
-    """What is trained, and in which numbers."""
-
-    train: str = "lrc"
-    """`lrc`: low-rank components alone. `nlrc`: the others alone. `full`: everything. `galore`:
-    everything, with projected gradients. `lora`, `dora`: adapters on all linear layers of the
-    blocks. Or a peft configuration, as JSON with its peft_type (AdaLoRA, PiSSA, OLoRA, RandLoRA,
-    MiSS, OSF and others)."""
-    norms: Literal["auto", "train", "freeze"] = "auto"
-    """Whether the norms' weights are trained beside lrc and nlrc; auto trains them, as the paper's
-    code does. Adapters freeze them, full trains them."""
-    masters: Literal["float32", "bfloat16"] = "float32"
-    """Trained weights and their gradients: float32, or bfloat16 with stochastic rounding of every
-    update, which takes half of that memory. Moments are float32."""
-    lora_rank: int = 16
-    """Of lora and dora."""
-    lora_alpha: float = 32.0
-    """Of lora and dora: the adapter's output is scaled by it over the rank."""
-    lora_dropout: float = 0.0
-    """Of lora and dora."""
-    galore_rank: int = 128
-    """Of the projected gradients; smaller matrices are not projected."""
-    galore_every: int = 200
-    """Steps between new projections."""
-    galore_scale: float = 0.25
-    """Of projected updates."""
-    galore_projection: Literal["exact", "randomized"] = "exact"
-    """The gradient's leading singular vectors, by a whole SVD or a randomized one."""
 
 
 @dataclass(frozen=True)
@@ -144,51 +108,20 @@ class FinetuneOptions(RunOptions):
 
     def own_checks(self) -> list[Check]:
         """What further options must hold."""
-        trained, distillation, questions = self.trained, self.distillation, self.task.questions
-        adapters = trained.train not in METHODS or trained.train in ADAPTERS
-        at_least_one = {
-            "--lora-rank": trained.lora_rank,
-            "--galore-rank": trained.galore_rank,
-            "--galore-every": trained.galore_every,
-            **({} if questions is None else {"--questions": questions}),
-        }
-        positive = {
-            "--lora-alpha": trained.lora_alpha,
-            "--galore-scale": trained.galore_scale,
-            "--temperature": distillation.temperature,
-        }
+        distillation, questions = self.distillation, self.task.questions
         return [
             *text_checks(self.text.validation_fraction, self.text.max_tokens),
-            *((v < 1, f"{name} is at least 1, not {v}") for name, v in at_least_one.items()),
-            *((not v > 0, f"{name} is above 0, not {v}") for name, v in positive.items()),
             (
-                trained.train not in METHODS and not trained.train.endswith(".json"),
-                f"--train is one of {', '.join(METHODS)}, or a peft configuration FILE.json, not "
-                f"{trained.train!r}",
+                questions is not None and questions < 1,
+                f"--questions is at least 1, not {questions}",
             ),
             (
-                not 0 <= trained.lora_dropout < 1,
-                f"--lora-dropout is from 0 up to 1, not {trained.lora_dropout}",
+                not distillation.temperature > 0,
+                f"--temperature is above 0, not {distillation.temperature}",
             ),
             (
                 not 0 < distillation.distill_weight <= 1,
                 f"--distill-weight is above 0 and at most 1, not {distillation.distill_weight}",
-            ),
-            (
-                adapters and trained.norms == "train",
-                "adapters freeze the norms: leave out --norms train",
-            ),
-            (
-                trained.train in ("full", "galore") and trained.norms == "freeze",
-                f"--train {trained.train} trains everything: leave out --norms freeze",
-            ),
-            (
-                trained.masters == "bfloat16" and self.precision == "float32",
-                "--masters bfloat16 goes with --precision bfloat16",
-            ),
-            (
-                trained.masters == "bfloat16" and trained.train == "galore",
-                "galore has float32 masters: leave out --masters bfloat16",
             ),
             *self._idle(),
         ]
@@ -196,8 +129,6 @@ class FinetuneOptions(RunOptions):
     def _idle(self) -> Iterator[Check]:
         """Options that are given and would do nothing."""
         parts: tuple[tuple[Any, Sequence[str], bool, str], ...] = (
-            (self.trained, LORA, self.trained.train in ADAPTERS, "--train lora or dora"),
-            (self.trained, GALORE, self.trained.train == "galore", "--train galore"),
             (
                 self.distillation,
                 ("distill_weight", "temperature"),

@@ -63,7 +63,7 @@ def write_result(
     address = str(local.resolve()) if local.exists() else base.address
     adapter = out / "adapter"
     with appearing(adapter) as folder:
-        trainee.save(folder, address, identity)
+        trainee.layers.save(folder, address, identity)
         base.tokenizer.save_pretrained(folder)
     if options.saving.save == "adapter":
         return

@@ -1,51 +1,40 @@
 """A finetuning run from its options: checkpoint, method, data, and what it leaves."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from safetensors.torch import load_file, save_file
 
 from spectra.allocation.rankmap import RankMap
-from spectra.models.loading import silence_library_bars
 from spectra_data.errors import InputError
 from spectra_data.sources import open_source
-from spectra_pretrain.batches import moved
 from spectra_pretrain.corpus import MANIFEST
 from spectra_pretrain.finetuning.base import Base, Origin
+from spectra_pretrain.finetuning.data import random_data, read_data, read_task
 from spectra_pretrain.finetuning.distillation import learnt_from
-from spectra_pretrain.finetuning.headloss import objective_of
-from spectra_pretrain.finetuning.material import Data, random_data, read_data, read_task
 from spectra_pretrain.finetuning.options import FinetuneOptions
 from spectra_pretrain.finetuning.result import ask, write_result
-from spectra_pretrain.loop import Objective, Training, own_loss
-from spectra_pretrain.machine import (
-    checkpoint_activations,
-    device_of,
-    keep_freed_memory,
-    set_attention,
+from spectra_pretrain.loop import Training
+from spectra_pretrain.memory import sizes, table_of
+from spectra_pretrain.plan import make_plan
+from spectra_pretrain.preparation import (
+    Data,
+    prepare_trainee,
+    read_held,
+    training_of,
+    write_held,
 )
-from spectra_pretrain.memory import Group, groups_of, table_of, total
-from spectra_pretrain.optionfile import to_dict
-from spectra_pretrain.plan import make_plan, measure
+from spectra_pretrain.rehearsal import Draft
 from spectra_pretrain.session import (
     Prepared,
     Summary,
     read_json,
     run,
 )
-from spectra_pretrain.trainee import (
-    Trainee,
-    held_state,
-    load_held_state,
-    make_trainee,
-    optimizer_of,
-)
+from spectra_pretrain.trainee import Trainee
 
-HELD = "trained.safetensors"
 BASE = "base.json"
 
 
@@ -85,15 +74,16 @@ class Finetuning:
         base = self.base()
         begun = _same_beginning(options, base, out, latest)
         data = read_data(options, base, out, latest, console)
-        trainee, groups = prepare_model(options, base, device)
+        trainee = trainee_of(options, base, device)
         if latest:
-            load_held_state(trainee, _read_held(latest / HELD))
-        training = training_of(options, trainee, data, base, device)
+            read_held(trainee, latest)
+        training = self._training(base, trainee, data, device)
         plan = make_plan(options, trainee.model)
+        groups = trainee.groups(options)
         rank_map = base.rank_map
 
         def finish(out: Path) -> Summary:
-            found = _memory(groups)
+            found: Summary = dict(sizes(groups))
             if options.task.task is not None:
                 found |= ask(options, base, training, data.asked, console)
             write_result(options, base, begun["checkpoint"]["identity"], trainee, out)
@@ -103,63 +93,50 @@ class Finetuning:
             training,
             data.probe,
             [
-                *plan.lines(options, f"{options.trained.train} of {_name(options)}", data.about),
+                *plan.lines(options, _title(options), data.about),
                 *([] if rank_map is None else [_map_line(rank_map)]),
                 table_of(groups),
             ],
-            write_checkpoint=lambda folder: save_file(_cpu(held_state(trainee)), folder / HELD),
+            write_checkpoint=lambda folder: write_held(trainee, folder),
             finish=finish,
             files={MANIFEST: data.manifest, BASE: begun},
             attrs={
                 "model": _name(options),
                 "train": options.trained.train,
+                "optimizer": options.optimizer.optimizer,
                 **({} if rank_map is None else {"rank_map": rank_map.to_dict()}),
             },
         )
 
+    def draft(self, device: torch.device) -> Draft:
+        """See `spectra_pretrain.rehearsal.Drafted`."""
+        options = self.options
+        base = self.base()
+        task = options.task.task
+        data = None if task is None else read_task(options, base, task)
+        if data is None:
+            open_source(options.text.data, options.text.text_field)
+        trainee = trainee_of(options, base, device)
+        data = data or random_data(options, len(base.tokenizer))
+        return Draft(
+            _title(options),
+            data.about,
+            trainee,
+            self._training(base, trainee, data, device),
+            data.probe,
+            {"tokens": None if task else options.tokens},
+        )
 
-def dry_run(options: FinetuneOptions, *, as_json: bool = False) -> None:
-    """Print what the run would be, in words or as one JSON object, and write nothing.
-
-    Raises
-    ------
-    InputError
-        When the run could not be made.
-    """
-    silence_library_bars()
-    console = Console()
-    base = Finetuning(options).base()
-    task = options.task.task
-    data = None if task is None else read_task(options, base, task)
-    if data is None:
-        open_source(options.text.data, options.text.text_field)
-    device = device_of(options.machine.device)
-    keep_freed_memory(device)
-    trainee, groups = prepare_model(options, base, device)
-    data = data or random_data(options, len(base.tokenizer))
-    training = training_of(options, trainee, data, base, device)
-    plan = make_plan(options, trainee.model)
-    forecast = measure(options, training, data.probe if options.recorder.wanted else None)
-    if as_json:
-        figures = asdict(plan) | asdict(forecast) | {"tokens": None if task else options.tokens}
-        figures |= {"groups": [asdict(group) for group in groups]} | _memory(groups)
-        print(json.dumps({"options": to_dict(options)} | figures))
-        return
-    console.print_json(json.dumps(to_dict(options)))
-    lines = plan.lines(options, f"{options.trained.train} of {_name(options)}", data.about)
-    for line in [
-        *lines,
-        table_of(groups),
-        *forecast.lines(options),
-        "nothing was written (--dry-run)",
-    ]:
-        console.print(line, highlight=False, soft_wrap=True)
+    def _training(self, base: Base, trainee: Trainee, data: Data, device: torch.device) -> Training:
+        taught = self.options.distillation.teacher is not None
+        objective = learnt_from(self.options, base, device) if taught else None
+        return training_of(
+            self.options, trainee, data, device, objective=objective, from_checkpoint=True
+        )
 
 
-def prepare_model(
-    options: FinetuneOptions, base: Base, device: torch.device
-) -> tuple[Trainee, list[Group]]:
-    """The checkpoint's model, ready to be trained on a device, with its parameters counted.
+def trainee_of(options: FinetuneOptions, base: Base, device: torch.device) -> Trainee:
+    """The checkpoint's model, ready to be trained on a device.
 
     Raises
     ------
@@ -176,42 +153,7 @@ def prepare_model(
             f"the tokenizer has {len(base.tokenizer):,} tokens, the model {rows:,}: name another "
             "--tokenizer"
         )
-    trainee = make_trainee(options, model, base.rank_map)
-    torch.nn.Module.to(trainee.model, device).train()
-    set_attention(model, options, device)
-    if options.precision == "bfloat16":
-        # the stream of residuals is float32, as it is where embeddings are masters
-        model.get_input_embeddings().register_forward_hook(lambda module, inputs, out: out.float())
-    if options.machine.activation_checkpointing:
-        model.enable_input_require_grads()
-        checkpoint_activations(model)
-    torch.manual_seed(options.seed)  # for what steps draw: dropout, rounding, projections
-    galore = options.trained.galore_rank if options.trained.train == "galore" else None
-    return trainee, groups_of(trainee.model, trainee.kinds, galore_rank=galore)
-
-
-def training_of(
-    options: FinetuneOptions, trainee: Trainee, data: Data, base: Base, device: torch.device
-) -> Training:
-    """A model before its first step, with the objective and the optimizer that are asked for."""
-    if options.distillation.teacher is not None:
-        objective: Objective = learnt_from(options, base, device)
-    elif options.machine.compile:
-        objective = own_loss
-    else:
-        reduced = options.precision == "bfloat16"
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=reduced)
-        objective = objective_of(trainee.model, moved(data.probe, device), autocast)
-    return Training(
-        options,
-        trainee.model,
-        optimizer_of(options, trainee),
-        data.train,
-        data.validation,
-        objective=objective,
-        method=trainee.method,
-        from_checkpoint=True,
-    )
+    return prepare_trainee(options, model, base.rank_map, device)
 
 
 def _same_beginning(
@@ -240,24 +182,6 @@ def _same_beginning(
     return found
 
 
-def _read_held(file: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(file)
-    except Exception as error:  # of the disk or of safetensors
-        raise InputError(f"{file} cannot be read ({error}): remove {file.parent}") from error
-
-
-def _memory(groups: list[Group]) -> Summary:
-    trained, frozen = total(groups, trained=True), total(groups, trained=False)
-    return {
-        "trained_parameters": trained.parameters,
-        "parameters": trained.parameters + frozen.parameters,
-        "weight_bytes": trained.weight_bytes + frozen.weight_bytes,
-        "gradient_bytes": trained.gradient_bytes,
-        "optimizer_bytes": trained.optimizer_bytes,
-    }
-
-
 def _map_line(rank_map: RankMap) -> str:
     lrc, nlrc = len(rank_map.lrc), len(rank_map.nlrc)
     return (
@@ -266,9 +190,11 @@ def _map_line(rank_map: RankMap) -> str:
     )
 
 
+def _title(options: FinetuneOptions) -> str:
+    optimizer = options.optimizer.optimizer
+    how = "" if optimizer == "adamw" else f" by {optimizer}"
+    return f"{options.trained.train}{how} of {_name(options)}"
+
+
 def _name(options: FinetuneOptions) -> str:
     return Path(options.checkpoint).name
-
-
-def _cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}

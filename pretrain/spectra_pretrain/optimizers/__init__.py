@@ -1,1 +1,1 @@
-"""How parameters are updated: a file for each way, and the registry of them."""
+"""How parameters are updated: a file for each optimizer, and the registry of them."""

@@ -6,12 +6,16 @@ correction. The state holds tensors and numbers only.
 """
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
 from spectra_pretrain.optimizers.parameterwise import ParameterwiseOptimizer
+from spectra_pretrain.optimizers.registry import OptimizerKind
+from spectra_pretrain.settings import Check, Settings
+from spectra_pretrain.ways import OptimizerOptions
 
 OVERSAMPLING = 8
 POWER_ITERATIONS = 2
@@ -121,10 +125,57 @@ def project_back(direction: torch.Tensor, basis: torch.Tensor, shape: torch.Size
     return direction @ basis if shape[0] >= shape[1] else basis @ direction
 
 
-def state_bytes(parameter: torch.Tensor, rank: int | None) -> int:
-    """Bytes of a parameter's optimizer state: two moments, and the basis where it is projected."""
+@dataclass(frozen=True)
+class GaLoreSettings(Settings):
+    """Of GaLore alone."""
+
+    galore_rank: int = 128
+    """Rank that gradients are projected to; matrices with a side that is no larger are not."""
+    galore_every: int = 200
+    """Steps between new projections."""
+    galore_scale: float = 0.25
+    """Factor of projected updates."""
+    galore_projection: Literal["exact", "randomized"] = "exact"
+    """Leading singular vectors of the gradient by a whole SVD, or by a randomized one."""
+
+    def checks(self) -> list[Check]:
+        """See `Settings`."""
+        counts = {"--galore-rank": self.galore_rank, "--galore-every": self.galore_every}
+        return [
+            *((v < 1, f"{name} is at least 1, not {v}") for name, v in counts.items()),
+            (not self.galore_scale > 0, f"--galore-scale is above 0, not {self.galore_scale}"),
+        ]
+
+
+def build(
+    taken: Sequence[torch.nn.Parameter],
+    rest: Sequence[torch.nn.Parameter],
+    common: OptimizerOptions,
+    settings: GaLoreSettings,
+) -> GaLoreAdamW:
+    """Projected and other parameters, each in a group."""
+    own = {
+        "rank": settings.galore_rank,
+        "every": settings.galore_every,
+        "scale": settings.galore_scale,
+        "randomized": settings.galore_projection == "randomized",
+    }
+    groups: list[dict[str, Any]] = [{"params": list(taken), **own}, {"params": list(rest)}]
+    return GaLoreAdamW([group for group in groups if group["params"]], **common.adamw)
+
+
+def state_bytes(parameter: torch.Tensor, settings: GaLoreSettings, taken: bool) -> int:
+    """Two moments, and the basis where gradients are projected."""
     size = parameter.element_size()
-    if rank is None or not is_projected(parameter, rank):
+    if not taken:
         return 2 * size * parameter.numel()
     least, most = sorted(parameter.shape)
-    return size * (2 * rank * most + rank * least)
+    return size * (2 * settings.galore_rank * most + settings.galore_rank * least)
+
+
+GALORE = OptimizerKind(
+    build,
+    state_bytes,
+    takes=lambda parameter, settings: is_projected(parameter, settings.galore_rank),
+    settings=GaLoreSettings,
+)

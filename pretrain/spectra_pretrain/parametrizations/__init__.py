@@ -1,1 +1,1 @@
-"""What the matrices of layers are made of while a model is trained: a file for each way, and the registry."""
+"""What matrices of layers are made of while a model is trained: a file each, and the registry."""

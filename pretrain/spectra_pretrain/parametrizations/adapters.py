@@ -8,6 +8,7 @@ import copy
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ import torch
 from spectra.checkpoint.digests import digest
 from spectra.compression.adapter import require_peft, save_changed, save_peft
 from spectra.compression.pairs import chosen, linear_layers, pair, unpair
-from spectra.matrices import layer_of
+from spectra.matrices import Matrix, Weight, find_matrices, layer_of
 from spectra_data.errors import InputError
-from spectra_pretrain.finetuning.options import FinetuneOptions
-from spectra_pretrain.loop import Method, PlainMethod
-from spectra_pretrain.trainee import Trainee, set_precision
+from spectra_pretrain.options import RunOptions
+from spectra_pretrain.parametrizations.registry import ParametrizationKind
+from spectra_pretrain.precision import set_precision
+from spectra_pretrain.settings import Check, Settings
 
 APPLIED = ("exclude_modules", "layers_to_transform", "layers_pattern")
 PATTERNS = ("rank_pattern", "alpha_pattern")
@@ -29,69 +31,137 @@ INITS_OF_DATA = ("eva", "corda", "lora_ga")
 """They would train as ordinary LoRA without it."""
 
 
-def adapted(options: FinetuneOptions, model: Any, kinds: dict[int, str]) -> Trainee:
-    """A model with adapters, of which alone they are trained.
+@dataclass(frozen=True)
+class LoraSettings(Settings):
+    """Of LoRA and DoRA alone."""
+
+    lora_rank: int = 16
+    """Rank of the adapters."""
+    lora_alpha: float = 32.0
+    """Factor of the adapters' output, over their rank."""
+    lora_dropout: float = 0.0
+    """Share of the adapters' inputs that is dropped."""
+
+    def checks(self) -> list[Check]:
+        """See `Settings`."""
+        return [
+            (self.lora_rank < 1, f"--lora-rank is at least 1, not {self.lora_rank}"),
+            (not self.lora_alpha > 0, f"--lora-alpha is above 0, not {self.lora_alpha}"),
+            (
+                not 0 <= self.lora_dropout < 1,
+                f"--lora-dropout is from 0 up to 1, not {self.lora_dropout}",
+            ),
+        ]
+
+
+class AdaptedLayers:
+    """A model in which adapters are trained alone.
 
     Raises
     ------
     InputError
         When `peft` is missing, or cannot put these adapters into this model.
     """
-    peft = require_peft()
-    pair(model)
-    layers = linear_layers(model)
-    try:
-        config = _config(peft, options, layers)
-    except (TypeError, AttributeError, re.error) as error:
-        reason = _first_line(error)
-        raise InputError(f"{options.trained.train} is no peft configuration: {reason}") from error
-    model.requires_grad_(False)
-    targets = [model.get_submodule(name) for name in config.target_modules]
-    for target in targets:  # what a method computes of the weights, it computes in float32
-        target.weight.data = target.weight.data.float()
-    weights = {name: model.get_submodule(name).weight for name in config.target_modules}
-    before = {name: digest(weight) for name, weight in weights.items()}
-    torch.manual_seed(options.seed)
-    try:
-        wrapped = peft.get_peft_model(model, config)
-    except Exception as error:  # of many kinds, by method
-        raise InputError(f"peft cannot adapt this model so: {_first_line(error)}") from error
-    if not any(p.requires_grad for p in wrapped.parameters()):
-        raise InputError(f"{config.peft_type.value} trains nothing of this model")
-    _require_mergeable(peft, wrapped, config)
-    rewritten = _rewritten(wrapped, weights, before)
-    set_precision(wrapped, options)
-    for weight in rewritten.values():
-        weight.data = weight.data.float()
-    trained = [name for name, p in wrapped.named_parameters() if p.requires_grad]
-    plain = config.peft_type.value == "LORA" and not rewritten
-    if not plain:
-        _require_weights_alone(config)
 
-    def save(folder: Path, base: str, identity: str) -> None:
-        if plain:
-            save_peft(folder, base, identity, wrapped)
-        else:  # what peft writes of other methods does not always load again
-            save_changed(folder, base, identity, _merged(wrapped, list(weights)))
+    def __init__(self, model: Any, options: RunOptions) -> None:
+        peft = require_peft()
+        pair(model)
+        layers = linear_layers(model)
+        try:
+            config = _config(peft, options, layers)
+        except (TypeError, AttributeError, re.error) as error:
+            reason = _first_line(error)
+            raise InputError(
+                f"{options.trained.train} is no peft configuration: {reason}"
+            ) from error
+        model.requires_grad_(False)
+        targets = [model.get_submodule(name) for name in config.target_modules]
+        for target in targets:  # what a method computes of the weights, it computes in float32
+            target.weight.data = target.weight.data.float()
+        weights = {name: model.get_submodule(name).weight for name in config.target_modules}
+        before = {name: digest(weight) for name, weight in weights.items()}
+        torch.manual_seed(options.seed)
+        try:
+            wrapped = peft.get_peft_model(model, config)
+        except Exception as error:  # of many kinds, by method
+            raise InputError(f"peft cannot adapt this model so: {_first_line(error)}") from error
+        if not any(p.requires_grad for p in wrapped.parameters()):
+            raise InputError(f"{config.peft_type.value} trains nothing of this model")
+        _require_mergeable(peft, wrapped, config)
+        rewritten = _rewritten(wrapped, weights, before)
+        set_precision(wrapped, options)
+        for weight in rewritten.values():
+            weight.data = weight.data.float()
+        trained = [name for name, p in wrapped.named_parameters() if p.requires_grad]
+        self._is_plain = config.peft_type.value == "LORA" and not rewritten
+        if not self._is_plain:
+            _require_weights_alone(config)
+        self._names = list(weights)
+        self._ranks = RankAllocation(wrapped) if config.peft_type.value == "ADALORA" else None
+        self.model = wrapped
+        self.kept = (*trained, *rewritten)
 
-    ranked = config.peft_type.value == "ADALORA"
-    method: Method = RankAllocation(wrapped) if ranked else PlainMethod()
-    return Trainee(wrapped, kinds, (*trained, *rewritten), save, method)
+    def weights(self) -> Mapping[Matrix, Weight]:
+        """See `Parametrized`."""
+        return find_matrices(self.model)[0]
+
+    def after_step(self, step: int, /) -> None:
+        """See `Parametrized`."""
+        if self._ranks is not None:
+            self._ranks.after_step(step)
+
+    def state(self) -> dict[str, Any]:
+        """See `Parametrized`."""
+        return {} if self._ranks is None else self._ranks.state()
+
+    def load_state(self, state: dict[str, Any], /) -> None:
+        """See `Parametrized`."""
+        if self._ranks is not None:
+            self._ranks.load_state(state)
+
+    def save(self, folder: Path, base: str, identity: str, /) -> None:
+        """See `Parametrized`."""
+        if self._is_plain:
+            save_peft(folder, base, identity, self.model)
+            return
+        # what peft writes of other methods does not always load again
+        model, changed = self._unloaded()
+        tensors = {n: p.detach() for n, p in model.named_parameters() if id(p) in changed}
+        save_changed(folder, base, identity, tensors)
+
+    def merged(self) -> Any:
+        """See `Parametrized`."""
+        return self._unloaded()[0]
+
+    def _unloaded(self) -> tuple[Any, set[int]]:
+        """The model without adapters, and the identities of the weights that they are in now."""
+        for parameter in self.model.parameters():
+            if parameter.ndim > 1 and parameter.is_floating_point():
+                parameter.data = parameter.data.float()
+        base = self.model.merge_and_unload()
+        changed = {id(base.get_submodule(name).weight) for name in self._names}
+        unpair(base)
+        return base, changed
 
 
-def _config(peft: Any, options: FinetuneOptions, layers: dict[str, str]) -> Any:
+def apply(model: Any, options: RunOptions, kinds: Mapping[int, str]) -> AdaptedLayers:
+    """Put adapters into a model; see `AdaptedLayers`."""
+    return AdaptedLayers(model, options)
+
+
+def _config(peft: Any, options: RunOptions, layers: dict[str, str]) -> Any:
     """The configuration of `peft`, with full names of linear layers as targets."""
-    trained = options.trained
-    if trained.train.endswith(".json"):
-        fields = _read(Path(trained.train))
-    else:
-        fields = {
+    trained, settings = options.trained, options.layer_settings
+    if isinstance(settings, LoraSettings):
+        fields: dict[str, Any] = {
             "peft_type": "LORA",
-            "r": trained.lora_rank,
-            "lora_alpha": trained.lora_alpha,
-            "lora_dropout": trained.lora_dropout,
-            "use_dora": trained.train == "dora",
+            "r": settings.lora_rank,
+            "lora_alpha": settings.lora_alpha,
+            "lora_dropout": settings.lora_dropout,
+            "use_dora": trained.parametrization == "dora",
         }
+    else:
+        fields = _read(Path(trained.train))
     targets = fields.get("target_modules") or "all-linear"
     names = list(layers) if targets == "all-linear" else chosen(layers, targets)
     # full names overrule what else peft would choose by, so it is applied here
@@ -213,17 +283,6 @@ def _rewritten(
     }
 
 
-def _merged(wrapped: Any, names: list[str]) -> dict[str, torch.Tensor]:
-    """The weights of adapted layers with the adapters in them, as the checkpoint names them."""
-    for parameter in wrapped.parameters():
-        if parameter.ndim > 1 and parameter.is_floating_point():
-            parameter.data = parameter.data.float()
-    base = wrapped.merge_and_unload()
-    changed = {id(base.get_submodule(name).weight) for name in names}
-    unpair(base)
-    return {name: p.detach() for name, p in base.named_parameters() if id(p) in changed}
-
-
 class RankAllocation:
     """AdaLoRA shares its ranks out anew while it is trained."""
 
@@ -234,21 +293,25 @@ class RankAllocation:
         (self._config,) = wrapped.peft_config.values()
 
     def after_step(self, step: int, /) -> None:
-        """See `spectra_pretrain.loop.Method`."""
+        """See `Parametrized`."""
         self._tuner.update_and_allocate(step)
 
     def state(self) -> dict[str, Any]:
-        """See `spectra_pretrain.loop.Method`."""
+        """See `Parametrized`."""
         held = {name: dict(getattr(self._tuner.rankallocator, name)) for name in self.HELD}
         return held | {"rank_pattern": self._config.rank_pattern}
 
     def load_state(self, state: dict[str, Any], /) -> None:
-        """See `spectra_pretrain.loop.Method`."""
+        """See `Parametrized`."""
         devices = {name: p.device for name, p in self._tuner.model.named_parameters()}
         for name in self.HELD:
             held = {n: value.to(devices[n]) for n, value in state[name].items()}
             setattr(self._tuner.rankallocator, name, held)
         self._config.rank_pattern = state["rank_pattern"]
+
+
+LORA = DORA = ParametrizationKind(apply, LoraSettings)
+PEFT = ParametrizationKind(apply)
 
 
 def _first_line(error: Exception) -> str:

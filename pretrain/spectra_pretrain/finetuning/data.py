@@ -1,19 +1,13 @@
 """What a finetuning run learns from: text, or a task's questions with their answers."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 
 from spectra_data.errors import InputError
-from spectra_data.tasks import Example, load_splits
+from spectra_data.tasks import load_splits
 from spectra_pretrain.batches import (
-    Batch,
-    Batches,
-    Validation,
     WindowBatches,
     WindowValidation,
     of_windows,
@@ -29,19 +23,7 @@ from spectra_pretrain.finetuning.answers import (
 from spectra_pretrain.finetuning.base import Base
 from spectra_pretrain.finetuning.options import FinetuneOptions
 from spectra_pretrain.plan import random_windows
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a run is trained and validated on."""
-
-    train: Batches
-    validation: Validation
-    probe: Batch
-    about: str
-    manifest: dict[str, Any]
-    asked: Sequence[Example] = ()
-    """A task's test questions."""
+from spectra_pretrain.preparation import Data
 
 
 def read_data(

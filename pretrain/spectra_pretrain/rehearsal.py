@@ -1,0 +1,78 @@
+"""`--dry-run`: what a run would be, from two steps that are measured; nothing is written."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console
+
+from spectra.models.loading import silence_library_bars
+from spectra.recording.pieces import Probe
+from spectra_pretrain.loop import Training
+from spectra_pretrain.machine import device_of, keep_freed_memory
+from spectra_pretrain.memory import sizes, table_of
+from spectra_pretrain.optionfile import to_dict
+from spectra_pretrain.options import RunOptions
+from spectra_pretrain.plan import make_plan, measure
+from spectra_pretrain.trainee import Trainee
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A run that is ready to be measured."""
+
+    title: str
+    """What is trained, in words."""
+    about: str
+    """What it learns from, in words."""
+    trainee: Trainee
+    training: Training
+    probe: Probe
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    """Further ones, for --json."""
+
+
+class Drafted(Protocol):
+    """A kind of run."""
+
+    @property
+    def options(self) -> RunOptions:
+        """Everything that decides the run."""
+        ...
+
+    def draft(self, device: torch.device) -> Draft:
+        """The run on tokens that need no corpus to be tokenised."""
+        ...
+
+
+def dry_run(job: Drafted, *, as_json: bool = False) -> None:
+    """Print what a run would be, in words or as one JSON object, and write nothing.
+
+    Raises
+    ------
+    InputError
+        When the run could not be made.
+    """
+    silence_library_bars()
+    options, console = job.options, Console()
+    device = device_of(options.machine.device)
+    keep_freed_memory(device)
+    draft = job.draft(device)
+    groups = draft.trainee.groups(options)
+    plan = make_plan(options, draft.trainee.model)
+    forecast = measure(options, draft.training, draft.probe if options.recorder.wanted else None)
+    if as_json:
+        figures = asdict(plan) | asdict(forecast) | dict(draft.figures)
+        figures |= {"groups": [asdict(group) for group in groups]} | sizes(groups)
+        print(json.dumps({"options": to_dict(options)} | figures))
+        return
+    console.print_json(json.dumps(to_dict(options)))
+    for line in [
+        *plan.lines(options, draft.title, draft.about),
+        table_of(groups),
+        *forecast.lines(options),
+        "nothing was written (--dry-run)",
+    ]:
+        console.print(line, highlight=False, soft_wrap=True)

@@ -1,0 +1,169 @@
+"""A way of training is two choices: what is trained, and how it is optimised."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from spectra_pretrain.optimizers.registry import OPTIMIZERS
+from spectra_pretrain.parametrizations.registry import DENSE, PARAMETRIZATIONS, PEFT
+from spectra_pretrain.settings import Check, Settings
+
+SELECTIONS = {
+    "full": "everything",
+    "lrc": "low-rank components alone, as the rank map has them",
+    "nlrc": "the other matrices alone",
+}
+"""What of a model's own layers `--train` names."""
+SHORT_FORMS = {"galore": ("full", "galore")}
+"""Of what is trained and how it is optimised, as the paper has it."""
+ADAPTERS = {
+    name: entry.summary
+    for name, entry in PARAMETRIZATIONS.entries.items()
+    if name not in (DENSE, PEFT)
+}
+"""What layers become that `--train` names."""
+USUAL = ("adamw", DENSE, PEFT)
+"""Choices without options of their own."""
+
+
+def _listed(named: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {what}" for name, what in named.items())
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """How parameters are updated, with warm-up and cosine decay of the learning rate."""
+
+    optimizer: Annotated[
+        str,
+        tyro.conf.arg(
+            metavar=f"{{{','.join(OPTIMIZERS)}}}",
+            help=f"Name of the optimizer. {OPTIMIZERS.help()}. With --help, it lists its own "
+            "options.",
+        ),
+    ] = "adamw"
+    learning_rate: float = 1e-3
+    """Learning rate at its peak."""
+    min_lr_ratio: float = 0.1
+    """Last learning rate over the peak."""
+    warmup: float = 0.1
+    """Share of the steps over which the learning rate rises."""
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.999
+    """Decay of the second moment."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    clip: float = 1.0
+    """Norm that gradients are scaled down to; 0 leaves them as they are."""
+
+    @property
+    def adamw(self) -> dict[str, Any]:
+        """As arguments of AdamW."""
+        return {
+            "lr": self.learning_rate,
+            "betas": (self.beta1, self.beta2),
+            "weight_decay": self.weight_decay,
+        }
+
+
+@dataclass(frozen=True)
+class TrainedOptions:
+    """What is trained, and in which numbers."""
+
+    train: Annotated[
+        str,
+        tyro.conf.arg(
+            metavar=f"{{{','.join((*SELECTIONS, *ADAPTERS))},FILE.json}}",
+            help=f"What is trained. {_listed(SELECTIONS)}; {_listed(ADAPTERS)}. Or a configuration "
+            "of peft, as JSON with its peft_type (AdaLoRA, PiSSA, OLoRA, RandLoRA, MiSS, OSF and "
+            "others). galore is short for full with --optimizer galore.",
+        ),
+    ] = "lrc"
+    norms: Literal["auto", "train", "freeze"] = "auto"
+    """Whether the norms' weights are trained beside lrc and nlrc; auto trains them, as the paper's
+    code does. Adapters freeze them, full trains them."""
+    masters: Literal["float32", "bfloat16"] = "float32"
+    """Precision of trained weights and their gradients: float32, or bfloat16 with stochastic
+    rounding of every update, which takes half of that memory. Moments are float32."""
+    map: str | None = None
+    """Rank map that says which matrices are LRCs, of a checkpoint that has none itself."""
+
+    @property
+    def parametrization(self) -> str:
+        """The name of what its layers become."""
+        if self.train in SELECTIONS:
+            return DENSE
+        return PEFT if self.train.endswith(".json") else self.train
+
+    @property
+    def adapts(self) -> bool:
+        """Whether layers are replaced."""
+        return self.parametrization != DENSE
+
+    @property
+    def needs_map(self) -> bool:
+        """Whether it is chosen by LRCs."""
+        return self.train in ("lrc", "nlrc")
+
+    def checks(self) -> list[Check]:
+        """What they must hold."""
+        names = (*SELECTIONS, *SHORT_FORMS, *ADAPTERS)
+        return [
+            (
+                self.train not in names and not self.train.endswith(".json"),
+                f"--train is one of {', '.join(names)}, or a peft configuration FILE.json, not "
+                f"{self.train!r}",
+            ),
+            (
+                self.adapts and self.norms == "train",
+                "adapters freeze the norms: leave out --norms train",
+            ),
+            (
+                self.train == "full" and self.norms == "freeze",
+                "--train full trains everything: leave out --norms freeze",
+            ),
+            (
+                self.map is not None and not self.needs_map,
+                "--map goes with --train lrc or nlrc: leave it out",
+            ),
+        ]
+
+
+def settings_of(optimizer: Any, train: Any) -> dict[str, type[Settings]]:
+    """The classes of the options that two choices have alone, by the fields of a run's options.
+
+    Those of names that do not exist are empty.
+    """
+    if train in SHORT_FORMS:
+        train, optimizer = SHORT_FORMS[train]
+    return {
+        "optimizer_settings": _settings(OPTIMIZERS, optimizer),
+        "layer_settings": _settings(PARAMETRIZATIONS, train),
+    }
+
+
+def owner_of(name: str) -> str | None:
+    """The choice that an option of that name goes with, as it is typed; None where there is none.
+
+    Examples
+    --------
+    >>> owner_of("lora_rank")
+    '--train lora or dora'
+    """
+    for option, registry in (("--optimizer", OPTIMIZERS), ("--train", PARAMETRIZATIONS)):
+        owners = [
+            kind for kind in registry if name in {f.name for f in fields(_settings(registry, kind))}
+        ]
+        if owners:
+            return f"{option} {' or '.join(owners)}"
+    return None
+
+
+def _settings(registry: Any, name: Any) -> type[Settings]:
+    if name in USUAL or name not in registry:  # without importing what is not used
+        return Settings
+    found: type[Settings] = registry[name].settings
+    return found

@@ -1,0 +1,70 @@
+"""What can be chosen by a name: one line each, and where it is made.
+
+An entry's module is imported when it is chosen, so that listing all of them costs nothing.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Generic, TypeVar
+
+from spectra_data.errors import InputError
+
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of a registry."""
+
+    summary: str
+    """What it is, without a full stop."""
+    place: str
+    """``package.module:NAME`` of its description."""
+
+
+class Registry(Generic[Kind]):
+    """Descriptions by name.
+
+    Parameters
+    ----------
+    noun
+        What each of them is, e.g. ``optimizer``.
+    entries
+        By name, in the order in which they are listed.
+
+    Examples
+    --------
+    >>> registry = Registry("codec", {"json": Entry("text", "json:JSONDecoder")})
+    >>> list(registry), registry["json"].__name__
+    (['json'], 'JSONDecoder')
+    """
+
+    def __init__(self, noun: str, entries: Mapping[str, Entry]) -> None:
+        self.noun = noun
+        self.entries = dict(entries)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries
+
+    def __getitem__(self, name: str) -> Kind:
+        """The description of that name.
+
+        Raises
+        ------
+        InputError
+            When there is none.
+        """
+        if name not in self.entries:
+            raise InputError(f"no {self.noun} {name!r}; there are: {', '.join(self)}")
+        module, _, attribute = self.entries[name].place.partition(":")
+        found: Any = getattr(import_module(module), attribute)
+        kind: Kind = found
+        return kind
+
+    def help(self) -> str:
+        """All names with what they are, for an option's help."""
+        return "; ".join(f"{name}: {entry.summary}" for name, entry in self.entries.items())
