@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from rich.console import Console
 
-from spectra.models.loading import silence_library_bars
+from spectra.models.messages import silence_library_bars
 from spectra.recording.pieces import Probe
 from spectra_pretrain.loop import Training
 from spectra_pretrain.machine import device_of, keep_freed_memory

@@ -20,7 +20,7 @@ from rich.console import Console, RenderableType
 
 from spectra.commands.options import program_name
 from spectra.evaluation.resources import peak_memory
-from spectra.models.loading import silence_library_bars
+from spectra.models.messages import silence_library_bars
 from spectra.recording.pieces import Probe
 from spectra.recording.recorder import NullRecorder, Recorder
 from spectra.recording.start import record

@@ -9,9 +9,9 @@ import torch
 from spectra.composites import Composite
 from spectra.matrices import Matrix, Weight, find_matrices, unwrapped
 from spectra.models.loading import load_whole
+from spectra.models.source import Source
 from spectra_data.calibration import calibration_windows
 from spectra_data.sources import open_source
-from spectra_data.tokenizer import load_tokenizer
 
 MULTIPLE = 5.0
 """OWL's M."""
@@ -70,10 +70,11 @@ def outliers_on_text(checkpoint: str, data: str, *, windows: int, length: int) -
     InputError
         When the model, its tokenizer or the corpus cannot be opened.
     """
+    source = Source(checkpoint)
     tokens = calibration_windows(
-        open_source(data), load_tokenizer(checkpoint), windows=windows, length=length
+        open_source(data), source.tokenizer, windows=windows, length=length
     )
-    model = load_whole(checkpoint).model
+    model = load_whole(source).model
     return outlier_shares(model, [window[None] for window in torch.from_numpy(tokens)])
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from spectra.checkpoint.checkpoint import Checkpoint
 from spectra.models.loading import Loaded, load_skeleton, load_whole
+from spectra.models.source import Source
 from spectra_data.errors import InputError
 
 
@@ -165,7 +165,7 @@ def emptied(block: torch.nn.Module) -> None:
             setattr(module, name, torch.nn.Parameter(empty, requires_grad=False))
 
 
-def open_blocks(checkpoint: Checkpoint, address: str, device: str = "cpu") -> Blocks:
+def open_blocks(source: Source, device: str = "cpu") -> Blocks:
     """The blocks of a checkpoint: read one at a time where its tensors are named like the model's.
 
     Raises
@@ -173,8 +173,8 @@ def open_blocks(checkpoint: Checkpoint, address: str, device: str = "cpu") -> Bl
     InputError
         When transformers cannot make its model.
     """
-    skeleton = load_skeleton(checkpoint, address)
-    return Blocks(skeleton if skeleton is not None else load_whole(address), device)
+    skeleton = load_skeleton(source)
+    return Blocks(skeleton if skeleton is not None else load_whole(source), device)
 
 
 def _blocks_of(model: torch.nn.Module) -> tuple[str, Sequence[torch.nn.Module]]:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from spectra.models.loading import load_whole, model_tokenizer
+from spectra.models.loading import load_whole
+from spectra.models.source import Source
 from spectra_data.calibration import calibration_windows
 from spectra_data.errors import InputError
 from spectra_data.sources import open_source
@@ -56,13 +57,13 @@ def tokens_sha256(windows: torch.Tensor) -> str:
     return hashlib.sha256(windows.long().contiguous().numpy().tobytes()).hexdigest()
 
 
-def tokenizer_of(address: str, named: str | None) -> "PreTrainedTokenizerFast":
+def tokenizer_of(source: Source, named: str | None) -> "PreTrainedTokenizerFast":
     """A tokenizer by its name, or a checkpoint's own."""
-    return load_tokenizer(named) if named is not None else model_tokenizer(address)
+    return load_tokenizer(named) if named is not None else source.tokenizer
 
 
 def own_windows(
-    address: str, *, windows: int, length: int, seed: int, device: str = "cpu"
+    source: Source, *, windows: int, length: int, seed: int, device: str = "cpu"
 ) -> torch.Tensor:
     """Text that the model itself writes: (windows, length) token ids.
 
@@ -74,7 +75,7 @@ def own_windows(
     InputError
         When the model cannot be loaded.
     """
-    model: Any = load_whole(address).model.eval().to(device)
+    model: Any = load_whole(source).model.eval().to(device)
     config = model.config
     first = getattr(config, "bos_token_id", None)
     pieces = []

@@ -4,26 +4,25 @@ import hashlib
 import json
 from pathlib import Path
 
-from spectra.checkpoint.address import one_address
-from spectra.checkpoint.checkpoint import open_checkpoint
+from spectra.checkpoint.address import Address
+from spectra.checkpoint.checkpoint import Checkpoint
 
 
-def content_of(address: str) -> str | None:
+def content_of(address: Address, checkpoint: Checkpoint) -> str | None:
     """Hash of a local checkpoint's weights and configuration, which copies of it share.
 
     Its files are read for it. None of a checkpoint elsewhere, whose identity names a commit or a
     version.
 
-    Raises
-    ------
-    InputError
-        When there is no checkpoint.
+    Parameters
+    ----------
+    address, checkpoint
+        Where it lies, and what was opened there.
     """
-    if not Path(address).exists():
+    place = Path(address.place)
+    if not place.exists():
         return None
-    place = Path(one_address(address).place)
     folder = place if place.is_dir() else place.parent
-    checkpoint = open_checkpoint(address)
     known = hashlib.sha256(
         json.dumps(dict(checkpoint.config), sort_keys=True, default=str).encode()
     )

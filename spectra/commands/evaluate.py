@@ -19,10 +19,8 @@ import tyro
 from rich.console import Console
 
 from spectra.calibration.text import tokenizer_of
-from spectra.checkpoint.compressed import is_compressed
 from spectra.commands.options import parse, require_device
 from spectra.commands.progress import Shown
-from spectra.compression.config import SpectraConfig
 from spectra.evaluation.models import load_model
 from spectra.evaluation.perplexity import (
     REFERENCE_WINDOWS,
@@ -39,7 +37,7 @@ from spectra.evaluation.resources import (
     speed_of,
 )
 from spectra.evaluation.tasks import Accuracy, task_accuracy
-from spectra.models.loading import load_config
+from spectra.models.source import Source
 from spectra.store.evaluations import Evaluation, add_evaluation
 from spectra.store.reader import open_store
 from spectra_data.errors import InputError
@@ -95,19 +93,22 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="evaluate", description=__doc__)
     _require(options)
+    source = Source(options.checkpoint)
     device = require_device(options.device)
     dtype = options.dtype or ("float32" if device == "cpu" else "auto")
     evaluation = None
     if options.store is not None:
-        evaluation = _compressed(options)
-    model = load_model(options.checkpoint, dtype, device)
+        evaluation = _compressed(source, options)
+    model = load_model(source, dtype, device)
     size = size_of(model)
     started = time.perf_counter()
     parameter = next(model.parameters())
     result: Perplexity | Accuracy
     with Shown(Console(stderr=True)) as shown, peak_memory(parameter.device) as peak:
         result = (
-            _perplexity(model, options, shown) if options.data else _task(model, options, shown)
+            _perplexity(model, source, options, shown)
+            if options.data
+            else _task(model, source, options, shown)
         )
     seconds = time.perf_counter() - started
     found = _described(result, options)
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str]) -> int:
         "parameters": size.parameters,
         "block_parameters": size.block_parameters,
         "weight_bytes": size.weight_bytes,
-        "bytes_on_disk": bytes_on_disk(options.checkpoint),
+        "bytes_on_disk": bytes_on_disk(source),
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": str(parameter.device),
         "peak_memory_bytes": peak[0],
@@ -163,8 +164,8 @@ def _require(options: Options) -> None:
         open_store(options.store)
 
 
-def _perplexity(model: Any, options: Options, shown: Shown) -> Perplexity:
-    tokenizer = tokenizer_of(options.checkpoint, options.tokenizer)
+def _perplexity(model: Any, checkpoint: Source, options: Options, shown: Shown) -> Perplexity:
+    tokenizer = tokenizer_of(checkpoint, options.tokenizer)
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
     seq_len = options.seq_len or min(longest, 4096)
     if seq_len > longest:
@@ -188,12 +189,12 @@ def _perplexity(model: Any, options: Options, shown: Shown) -> Perplexity:
     )
 
 
-def _task(model: Any, options: Options, shown: Shown) -> Accuracy:
+def _task(model: Any, checkpoint: Source, options: Options, shown: Shown) -> Accuracy:
     assert options.task is not None
     examples = load_task(options.task, options.task_data)
     return task_accuracy(
         model,
-        tokenizer_of(options.checkpoint, options.tokenizer),
+        tokenizer_of(checkpoint, options.tokenizer),
         options.task,
         examples[: options.windows],
         batch_size=options.batch_size,
@@ -201,12 +202,11 @@ def _task(model: Any, options: Options, shown: Shown) -> Accuracy:
     )
 
 
-def _compressed(options: Options) -> Evaluation:
+def _compressed(source: Source, options: Options) -> Evaluation:
     """What is known of a compressed checkpoint, before its perplexity is."""
-    config = load_config(options.checkpoint).to_dict()
-    if options.task is not None or not is_compressed(config):
+    if options.task is not None or not source.is_compressed:
         raise InputError("--store takes the perplexity of a compressed checkpoint")
-    described = SpectraConfig.of(config)
+    described = source.compressed
     rank_map = described.rank_map
     return Evaluation(
         rank_map.err,

@@ -16,7 +16,7 @@ from rich.console import Console
 from spectra.commands.options import parse
 from spectra.commands.progress import Shown
 from spectra.compression.merge import merge
-from spectra.models.loading import silence_library_bars
+from spectra.models.messages import silence_library_bars
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,9 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import load_file, save_file
 
-from spectra.checkpoint.checkpoint import open_checkpoint
-from spectra.checkpoint.content import content_of
 from spectra.checkpoint.digests import combined_sha256, digest
 from spectra.compression.pairs import pair, unpair
+from spectra.models.source import Source
 from spectra_data.errors import InputError
 
 FILE = "adapter.json"
@@ -72,24 +71,26 @@ def adapter_of(address: str) -> Adapter | None:
     return found
 
 
-def require_base(adapter: Adapter, address: str) -> None:
-    """Require that an adapter's base is where it was, and what it was.
+def require_base(source: Source) -> None:
+    """Require that the base of an adapter is where it was, and what it was.
 
     Raises
     ------
     InputError
         When it is not.
     """
+    adapter = source.adapter
+    assert adapter is not None
     try:
-        found = open_checkpoint(adapter.base)
+        found = source.base.checkpoint
     except InputError as error:
         raise InputError(
-            f"the base of the adapter {address} is not where it was: {error}; put it back, or its "
-            f"new place into {Path(address, FILE)} as base"
+            f"the base of the adapter {source} is not where it was: {error}; put it back, or its "
+            f"new place into {Path(source.address, FILE)} as base"
         ) from error
-    if found.identity != adapter.identity and content_of(adapter.base) != adapter.content:
+    if found.identity != adapter.identity and source.base.content != adapter.content:
         raise InputError(
-            f"{adapter.base} is no longer the checkpoint that {address} was finetuned from"
+            f"{adapter.base} is no longer the checkpoint that {source} was finetuned from"
         )
 
 
@@ -184,7 +185,7 @@ def _describe(folder: Path, adapter: Adapter) -> None:
     if Path(adapter.base).exists():
         adapter = replace(
             adapter,
-            content=content_of(adapter.base) or "",
+            content=Source(adapter.base).content or "",
             beside=os.path.relpath(adapter.base, folder.resolve()),
         )
     (folder / FILE).write_text(json.dumps(asdict(adapter), indent=2))

@@ -20,12 +20,13 @@ from spectra.calibration.text import (
     tokenizer_of,
     tokens_sha256,
 )
-from spectra.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from spectra.checkpoint.checkpoint import Checkpoint
 from spectra.checkpoint.digests import combined_sha256, digest
 from spectra.compression.settings import SELF, Calibration, Settings
 from spectra.compression.truncation import Root, covariance_root, scale_root
 from spectra.compression.weighting import Weighting, Weightings
-from spectra.models.loading import load_config, require_finite
+from spectra.models.loading import require_finite
+from spectra.models.source import Source
 from spectra_data.cache import cache_folder
 from spectra_data.errors import InputError
 from spectra_data.sources import open_source
@@ -36,9 +37,7 @@ KEPT_BYTES = 8e9
 Progress = Callable[[str, int, int], None]
 
 
-def calibrate(
-    checkpoint: Checkpoint, address: str, settings: Settings, device: str, progress: Progress
-) -> Weightings:
+def calibrate(source: Source, settings: Settings, device: str, progress: Progress) -> Weightings:
     """Take statistics of a checkpoint, unless they are kept from before.
 
     They are known by the weights' hash, the tokens' and the settings, so that no other model's,
@@ -49,10 +48,11 @@ def calibrate(
     InputError
         When the model or the text cannot be opened.
     """
-    windows, about = calibration_text(address, settings.calibration, device)
+    windows, about = calibration_text(source, settings.calibration, device)
     if settings.method == "sequential":
         return Weightings(_unknown, about)
     gradients = settings.method == "fisher"
+    checkpoint = source.checkpoint
     sha256 = _finite_sha256(checkpoint)
     known = {"checkpoint": checkpoint.identity, "weights": sha256, "tokens": about["tokens_sha256"]}
     both = StatisticsFolder({**known, "gradients": True, "seed": settings.calibration.seed})
@@ -63,7 +63,7 @@ def calibrate(
         # statistics of inputs are in both, and alone they need no backward pass
         folder = both if gradients else StatisticsFolder({**known, "gradients": False})
         if not all(folder.intact(block) for block in needed):
-            _take(checkpoint, address, folder, windows, gradients, settings, device, progress)
+            _take(source, folder, windows, gradients, settings, device, progress)
     return Weightings(
         _Weighing(folder, blocks, settings).of,
         about | {"checkpoint_sha256": sha256},
@@ -82,7 +82,7 @@ def _finite_sha256(checkpoint: Checkpoint) -> str:
 
 
 def calibration_text(
-    address: str, calibration: Calibration, device: str
+    source: Source, calibration: Calibration, device: str
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Windows to calibrate on, (windows, length), and what identifies them.
 
@@ -91,7 +91,7 @@ def calibration_text(
     InputError
         When the text cannot be opened, or is too short.
     """
-    config = load_config(address).get_text_config()
+    config = source.config.get_text_config()
     longest = getattr(config, "max_position_embeddings", None)
     if longest is not None and calibration.length > longest:
         raise InputError(
@@ -99,10 +99,10 @@ def calibration_text(
             "name a smaller --seq-len"
         )
     if calibration.data == SELF:
-        windows = _written(address, calibration, device)
+        windows = _written(source, calibration, device)
         return windows, {"tokens_sha256": tokens_sha256(windows)}
     open_source(calibration.data)  # before the tokenizer, which may take a while
-    tokenizer = tokenizer_of(address, calibration.tokenizer)
+    tokenizer = tokenizer_of(source, calibration.tokenizer)
     windows = corpus_windows(
         calibration.data, tokenizer, windows=calibration.windows, length=calibration.length
     )
@@ -114,22 +114,21 @@ def calibration_text(
     return windows, about_text(calibration.data, tokenizer, windows)
 
 
-def _written(address: str, calibration: Calibration, device: str) -> torch.Tensor:
+def _written(source: Source, calibration: Calibration, device: str) -> torch.Tensor:
     """The model's own text, which takes minutes, written once."""
     size = {"windows": calibration.windows, "length": calibration.length}
-    known = [open_checkpoint(address).identity, size, calibration.seed]
+    known = [source.checkpoint.identity, size, calibration.seed]
     key = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
     path = cache_folder("calibration", f"text-{key}.safetensors")
     if (kept := load_tensors(path)) is not None:
         return kept[0]["windows"]
-    windows = own_windows(address, **size, seed=calibration.seed, device=device)
+    windows = own_windows(source, **size, seed=calibration.seed, device=device)
     save_tensors(path, {"windows": windows}, {})
     return windows
 
 
 def _take(
-    checkpoint: Checkpoint,
-    address: str,
+    source: Source,
     folder: StatisticsFolder,
     windows: torch.Tensor,
     gradients: bool,
@@ -137,7 +136,7 @@ def _take(
     device: str,
     progress: Progress,
 ) -> None:
-    blocks = open_blocks(checkpoint, address, device)
+    blocks = open_blocks(source, device)
     batch_size = settings.calibration.batch_size
     if gradients:
         passed = backward_pass(

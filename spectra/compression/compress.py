@@ -25,10 +25,11 @@ from spectra.compression.factors import Factors, Pivoted, pivoted
 from spectra.compression.maps import stored_map
 from spectra.compression.plan import Asked, Plan, make_plan
 from spectra.compression.settings import Calibration, Settings
-from spectra.compression.sources import copy_companions, require_dtype, tensor_bytes
+from spectra.compression.sources import require_dtype, tensor_bytes
 from spectra.compression.weighting import Weighting
 from spectra.linalg import scaled
-from spectra.models.loading import is_gguf, require_finite
+from spectra.models.loading import require_finite
+from spectra.models.source import Source
 from spectra_data.errors import InputError
 
 Progress = Callable[[str, int, int], None]
@@ -53,7 +54,7 @@ class Compressed:
 
 
 def compress(
-    checkpoint: str,
+    checkpoint: str | Source,
     rank_map: RankMap | None,
     out: str | Path,
     *,
@@ -116,7 +117,10 @@ def compress(
     settings = Settings(
         method or ("svd" if budget is None else "fisher"), calibration or Calibration(), shrinkage
     )
-    asked = Asked(checkpoint, settings, rank_map, budget, storage, align, check_weights, device)
+    source = Source.of(checkpoint)
+    if rank_map is not None:
+        source = source.spanning(rank_map.ranks)
+    asked = Asked(source, settings, rank_map, budget, storage, align, check_weights, device)
     with writing(out):
         return _made(asked, out, dtype, shard_bytes, progress)
 
@@ -135,13 +139,13 @@ def _made(
         key=_key(plan, dtype),
         progress=lambda done, count: progress("tensors written", done, count),
     )
-    if asked.check_weights and not is_gguf(asked.checkpoint):
+    if asked.check_weights and not asked.checkpoint.is_gguf:
         _require_hash(plan, written)
     stored_as = next(iter({n["format"] for n in written.notes.values() if "format" in n}), None)
     errors = {n["name"]: n["error"] for n in written.notes.values() if "error" in n}
     final = stored_map(plan.rank_map, errors=errors, stored_as=stored_as)
     described = SpectraConfig(final, plan.about, written.sha256).to_dict()
-    copy_companions(asked.checkpoint, out)
+    asked.checkpoint.copy_companions(out)
     plan.weightings.close()
     finish(out, with_dtype(plan.config, dtype) | {"quantization_config": described})
     return Compressed(

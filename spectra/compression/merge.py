@@ -10,15 +10,14 @@ from typing import Any
 
 import torch
 
-from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.checkpoint.compressed import is_compressed
 from spectra.checkpoint.writer import SHARD_BYTES, begin, finish, shards_of, write_shards, writing
-from spectra.compression.adapter import Adapter, adapter_of
 from spectra.compression.compress import rounded, with_dtype
 from spectra.compression.config import SpectraConfig
 from spectra.compression.pairs import compressed_layers
-from spectra.compression.sources import COPIED, copy_companions, require_dtype, tensor_bytes
-from spectra.models.loading import load_config, load_whole, require_finite
+from spectra.compression.sources import require_dtype, tensor_bytes
+from spectra.models.loading import load_whole, require_finite
+from spectra.models.source import COMPANIONS, Source
 from spectra_data.errors import InputError
 from spectra_data.partial import partial_folder
 
@@ -35,7 +34,7 @@ class Merged:
 
 
 def merge(
-    checkpoint: str,
+    checkpoint: str | Source,
     out: str | Path,
     *,
     dtype: str | None = None,
@@ -66,27 +65,28 @@ def merge(
         When it is no compressed checkpoint, or damaged; when the folder holds something else, or
         another process writes to it.
     """
+    source = Source.of(checkpoint)
     with writing(Path(out)):
-        if (adapter := adapter_of(checkpoint)) is not None:
-            return _with_adapter(checkpoint, adapter, Path(out), dtype, compressed, shard_bytes)
+        if source.adapter is not None:
+            return _with_adapter(source, Path(out), dtype, compressed, shard_bytes)
         if compressed:
             raise InputError(
                 f"{checkpoint} is no adapter: nothing to merge that would stay compressed"
             )
-        return _dense(checkpoint, Path(out), dtype, shard_bytes, progress)
+        return _dense(source, Path(out), dtype, shard_bytes, progress)
 
 
 def _dense(
-    checkpoint: str,
+    source: Source,
     out: Path,
     dtype: str | None,
     shard_bytes: int,
     progress: Callable[[str, int, int], None],
 ) -> Merged:
     """Products in the place of factors, shard by shard."""
-    opened = open_checkpoint(checkpoint)
+    opened = source.checkpoint
     if not is_compressed(opened.config):
-        raise InputError(f"{checkpoint} is no compressed checkpoint: nothing to merge")
+        raise InputError(f"{source} is no compressed checkpoint: nothing to merge")
     if opened.problems:
         raise InputError("; ".join(opened.problems))
     described = SpectraConfig.of(opened.config)
@@ -105,24 +105,25 @@ def _dense(
         key=f"merge {opened.identity} {dtype}",
         progress=lambda done, count: progress("tensors written", done, count),
     )
-    copy_companions(checkpoint, out)
+    source.copy_companions(out)
     config = {k: v for k, v in opened.config.items() if k != "quantization_config"}
     finish(out, with_dtype(config, dtype))
     return Merged(out, len(described.factored), written.parameters, written.bytes)
 
 
 def _with_adapter(
-    checkpoint: str,
-    adapter: Adapter,
+    source: Source,
     out: Path,
     dtype: str | None,
     compressed: bool,
     shard_bytes: int,
 ) -> Merged:
     """The base of an adapter with the adapter in it; the model is in memory."""
-    stored = getattr(load_config(checkpoint), "dtype", None) or torch.float32
+    adapter = source.adapter
+    assert adapter is not None
+    stored = getattr(source.config, "dtype", None) or torch.float32
     target = stored if dtype is None else require_dtype(dtype)
-    model: Any = load_whole(checkpoint).model  # in float32, to be rounded once
+    model: Any = load_whole(source).model  # in float32, to be rounded once
     products = len(compressed_layers(model))
     if products and not compressed:
         model.dequantize()
@@ -133,10 +134,10 @@ def _with_adapter(
     begin(out, hashlib.sha256(known.encode()).hexdigest())
     with partial_folder(out / "model") as partial:
         model.save_pretrained(partial, max_shard_size=shard_bytes)
-        copy_companions(adapter.base, partial)
-        for name in COPIED:  # the tokenizer that it was finetuned with
-            if (Path(checkpoint) / name).is_file():
-                shutil.copyfile(Path(checkpoint) / name, partial / name)
+        source.base.copy_companions(partial)
+        for name in COMPANIONS:  # the tokenizer that it was finetuned with
+            if (Path(source.address) / name).is_file():
+                shutil.copyfile(Path(source.address) / name, partial / name)
         config = json.loads((partial / "config.json").read_text())
         (partial / "config.json").unlink()
         for file in partial.iterdir():

@@ -8,16 +8,17 @@ import torch
 
 from spectra.allocation.fit import require_fit
 from spectra.allocation.rankmap import RankMap
-from spectra.checkpoint.checkpoint import Checkpoint, Tensors, open_checkpoint
+from spectra.checkpoint.checkpoint import Checkpoint, Tensors
 from spectra.compression.budget import allocate_by_loss
 from spectra.compression.calibrated import calibrate
 from spectra.compression.maps import stored_map
 from spectra.compression.sequential import sequential_weightings
 from spectra.compression.settings import Settings
 from spectra.compression.skeleton import READS_WEIGHT, read_by_name, require_running
-from spectra.compression.sources import model_source
+from spectra.compression.sources import model_tensors
 from spectra.compression.weighting import Weightings, plain_weightings
-from spectra.models.loading import empty_model, is_gguf
+from spectra.models.loading import empty_model
+from spectra.models.source import Source
 from spectra_data.errors import InputError
 
 ALIGN = 16
@@ -36,7 +37,7 @@ class Asked:
         When it contradicts itself.
     """
 
-    checkpoint: str
+    checkpoint: Source
     settings: Settings
     rank_map: RankMap | None
     budget: float | None
@@ -83,20 +84,19 @@ def make_plan(asked: Asked, progress: Progress) -> Plan:
     InputError
         When the map does not fit, or nothing would be factored.
     """
-    opened, settings = open_checkpoint(asked.checkpoint), asked.settings
-    if asked.rank_map is not None:
-        opened = opened.spanning(asked.rank_map.ranks)
-    source, config = model_source(opened, asked.checkpoint)
-    fixed = left_whole(opened, asked.checkpoint)
+    checkpoint, settings = asked.checkpoint, asked.settings
+    opened = checkpoint.checkpoint
+    source, config = model_tensors(checkpoint)
+    fixed = left_whole(checkpoint)
     free = [matrix.name for matrix in opened.matrices if matrix.name not in fixed]
-    fixed |= dict.fromkeys(read_by_name(asked.checkpoint, free), READS_WEIGHT)
+    fixed |= dict.fromkeys(read_by_name(checkpoint, free), READS_WEIGHT)
     if asked.rank_map is not None:
         require_fit(
             asked.rank_map, opened, weights=asked.check_weights and _in_parts(asked, opened)
         )
     about, weightings = settings.described(), plain_weightings()
     if settings.calibrated:
-        weightings = calibrate(opened, asked.checkpoint, settings, asked.device, progress)
+        weightings = calibrate(checkpoint, settings, asked.device, progress)
         about |= weightings.about
     rank_map = asked.rank_map
     if rank_map is None:
@@ -116,20 +116,18 @@ def make_plan(asked: Asked, progress: Progress) -> Plan:
     if not any(module.factored for module in wanted.modules):
         reasons = "; ".join(dict.fromkeys(left.values())) or "the map leaves all of them whole"
         raise InputError(f"no matrix would be factored: {reasons}")
-    require_running(asked.checkpoint, wanted)
+    require_running(checkpoint, wanted)
     if settings.method == "sequential":
-        weightings = sequential_weightings(
-            opened, asked.checkpoint, settings, wanted, asked.device, progress
-        )
+        weightings = sequential_weightings(checkpoint, settings, wanted, asked.device, progress)
     return Plan(opened, source, config, wanted, weightings, about, left)
 
 
-def left_whole(checkpoint: Checkpoint, address: str) -> dict[str, str]:
+def left_whole(source: Source) -> dict[str, str]:
     """Matrices that cannot be replaced by a low-rank layer, with the reasons."""
-    model = empty_model(address)
+    model = empty_model(source)
     linear = {n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     found = {}
-    for matrix, part in checkpoint.matrices.items():
+    for matrix, part in source.checkpoint.matrices.items():
         if part.rows:
             found[matrix.name] = "lies in a fused layer"
         elif part.entry is not None or ".experts." in matrix.name:
@@ -144,4 +142,4 @@ def left_whole(checkpoint: Checkpoint, address: str) -> dict[str, str]:
 def _in_parts(asked: Asked, checkpoint: Checkpoint) -> bool:
     """Whether matrices are not whole tensors, whose hash is compared while they are read."""
     parts = checkpoint.matrices.values()
-    return is_gguf(asked.checkpoint) or any(part.rows or part.entry is not None for part in parts)
+    return asked.checkpoint.is_gguf or any(part.rows or part.entry is not None for part in parts)

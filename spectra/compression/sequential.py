@@ -13,11 +13,11 @@ import torch
 from spectra.allocation.rankmap import RankMap
 from spectra.calibration.blocks import Blocks, Passage, open_blocks
 from spectra.calibration.statistics import linear_layers
-from spectra.checkpoint.checkpoint import Checkpoint
 from spectra.compression.calibrated import calibration_text
 from spectra.compression.settings import Settings
 from spectra.compression.truncation import FLOOR, covariance_root
 from spectra.compression.weighting import Weighting, Weightings
+from spectra.models.source import Source
 
 Progress = Callable[[str, int, int], None]
 
@@ -58,8 +58,7 @@ class _Inputs:
 
 @torch.no_grad()
 def sequential_weightings(
-    checkpoint: Checkpoint,
-    address: str,
+    source: Source,
     settings: Settings,
     rank_map: RankMap,
     device: str,
@@ -71,8 +70,8 @@ def sequential_weightings(
     ones. A block's layers are weighed on the compressed prefix with the block's own weights, then
     compressed, and the second stream goes on from there.
     """
-    windows, about = calibration_text(address, settings.calibration, device)
-    blocks = open_blocks(checkpoint, address, device)
+    windows, about = calibration_text(source, settings.calibration, device)
+    blocks = open_blocks(source, device)
     size = settings.calibration.batch_size
     original, compressed = blocks.start(windows, size), blocks.start(windows, size)
     factored = {m.name: m for m in rank_map.modules if m.factored}

@@ -24,6 +24,7 @@ from spectra.checkpoint.notes import note
 from spectra.compression.config import SpectraConfig
 from spectra.compression.layers import put
 from spectra.models.loading import empty_model
+from spectra.models.source import Source
 from spectra_data.errors import InputError
 
 READS_WEIGHT = "its model's code reads its weight itself"
@@ -56,12 +57,12 @@ class _Watched(torch.nn.Module):
         return F.linear(x, linear.weight, linear.bias)
 
 
-def read_by_name(address: str, names: Collection[str]) -> frozenset[str]:
+def read_by_name(source: Source, names: Collection[str]) -> frozenset[str]:
     """Layers whose weights the model's code reads, which no low-rank layer can stand for.
 
     Parameters
     ----------
-    address
+    source
         The checkpoint.
     names
         Of linear layers.
@@ -72,7 +73,7 @@ def read_by_name(address: str, names: Collection[str]) -> frozenset[str]:
         When transformers does not know the model.
     """
     seen: set[str] = set()
-    model = empty_model(address)
+    model = empty_model(source)
     with _fake() as mode:
         _filled(model, mode)
         for name in names:
@@ -84,11 +85,11 @@ def read_by_name(address: str, names: Collection[str]) -> frozenset[str]:
         try:
             _run(model)
         except Exception as error:  # of torch or of the model, where fake tensors are not enough
-            note(f"{address} could not be tried before it is written: {_first_line(error)}")
+            note(f"{source} could not be tried before it is written: {_first_line(error)}")
     return frozenset(seen)
 
 
-def require_running(address: str, rank_map: RankMap) -> None:
+def require_running(source: Source, rank_map: RankMap) -> None:
     """Require that the model with its low-rank layers runs.
 
     Raises
@@ -98,7 +99,7 @@ def require_running(address: str, rank_map: RankMap) -> None:
     """
     from spectra.compression.quantizer import put_layers  # after transformers, which loads it
 
-    model = empty_model(address)
+    model = empty_model(source)
     with _fake() as mode:
         _filled(model, mode)
         try:

@@ -1,31 +1,15 @@
 """The tensors of a model under its parameters' names, to be written again."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from spectra.checkpoint.address import one_address, open_folder
-from spectra.checkpoint.checkpoint import Checkpoint, Tensors
-from spectra.checkpoint.folder import reading
+from spectra.checkpoint.checkpoint import Tensors
 from spectra.checkpoint.tensors import NAMES, StoredTensor
-from spectra.models.loading import is_gguf, load_whole, model_tokenizer
+from spectra.models.loading import load_whole
+from spectra.models.source import Source
 from spectra_data.errors import InputError
-
-COPIED = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-"""Files that belong to a model beside its weights and configuration."""
 
 
 class ModelState:
@@ -45,7 +29,7 @@ class ModelState:
         return value if first is None else value[first]
 
 
-def model_source(checkpoint: Checkpoint, address: str) -> tuple[Tensors, dict[str, Any]]:
+def model_tensors(source: Source) -> tuple[Tensors, dict[str, Any]]:
     """A checkpoint's tensors under the names of its model, and the model's configuration.
 
     Those of a GGUF file are what transformers makes of it, in bfloat16.
@@ -55,10 +39,11 @@ def model_source(checkpoint: Checkpoint, address: str) -> tuple[Tensors, dict[st
     InputError
         When there is no configuration, or the weights are quantised.
     """
+    checkpoint = source.checkpoint
     if checkpoint.problems:
         raise InputError("; ".join(checkpoint.problems))
-    if is_gguf(address):
-        model = load_whole(address, torch.bfloat16).model
+    if source.is_gguf:
+        model = load_whole(source, torch.bfloat16).model
         config: Any = model.config
         config.architectures = [type(model).__name__]
         described = config.to_dict()
@@ -66,29 +51,12 @@ def model_source(checkpoint: Checkpoint, address: str) -> tuple[Tensors, dict[st
         return ModelState(model), described | {"dtype": "bfloat16"}
     described = dict(checkpoint.config)
     if "model_type" not in described:
-        raise InputError(f"{address} has no config.json that says what model it is")
+        raise InputError(f"{source} has no config.json that says what model it is")
     if described.get("quantization_config") is not None:
         raise InputError(
-            f"{address} is quantised or compressed already: take the checkpoint that it comes from"
+            f"{source} is quantised or compressed already: take the checkpoint that it comes from"
         )
     return checkpoint.source, described
-
-
-def copy_companions(address: str, out: Path) -> list[str]:
-    """Copy the tokenizer's and generation's files to a folder; the names of what was copied."""
-    if is_gguf(address):
-        try:
-            model_tokenizer(address).save_pretrained(out)
-        except InputError:
-            return []
-        return ["tokenizer.json"]
-    folder, _ = open_folder(one_address(address))
-    out.mkdir(parents=True, exist_ok=True)
-    copied = [name for name in COPIED if name in folder.names]
-    for name in copied:
-        with reading(name), folder.open(name) as file:
-            (out / name).write_bytes(bytes(file.read(0, file.size).numpy()))
-    return copied
 
 
 def tensor_bytes(source: Tensors, name: str) -> int:

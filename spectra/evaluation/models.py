@@ -7,14 +7,15 @@ import torch
 import spectra  # noqa: F401  (transformers knows compressed checkpoints after it)
 from spectra.compression.sources import require_dtype
 from spectra.models.loading import load_whole
+from spectra.models.source import Source
 
 
-def load_model(address: str, dtype: str = "float32", device: str = "cpu") -> Any:
+def load_model(named: str | Source, dtype: str = "float32", device: str = "cpu") -> Any:
     """A checkpoint's model, in evaluation mode.
 
     Parameters
     ----------
-    address
+    named
         A folder, a GGUF file, or a hub name.
     dtype
         What to compute in, or ``auto``: as it is stored.
@@ -28,4 +29,4 @@ def load_model(address: str, dtype: str = "float32", device: str = "cpu") -> Any
     """
     precision: torch.dtype | str = dtype if dtype == "auto" else require_dtype(dtype)
     where = {} if device == "cpu" else {"device_map": device}
-    return load_whole(address, precision, **where).model.eval()
+    return load_whole(named, precision, **where).model.eval()

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import torch
 
-from spectra.checkpoint.checkpoint import ADAPTER, open_checkpoint
+from spectra.checkpoint.checkpoint import ADAPTER
 from spectra.compression.adapter import FILE
 from spectra.matrices import find_matrices, stored_parameters
+from spectra.models.source import Source
 
 PROCESS = Path("/proc/self")
 
@@ -138,14 +139,15 @@ def resident_peak() -> int:
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
 
 
-def bytes_on_disk(path: str | Path) -> int | None:
+def bytes_on_disk(named: str | Path | Source) -> int | None:
     """Bytes of a checkpoint's weight files; None for one that lies elsewhere."""
-    place = Path(path)
+    source = Source.of(named)
+    place = Path(source.address)
     if not place.exists():
         return None
     if any((place / name).is_file() for name in (FILE, ADAPTER)):  # its base lies elsewhere
         return sum(file.stat().st_size for file in place.glob("*.safetensors"))
-    return sum(int(size) for size, *_ in open_checkpoint(str(path)).files.values())
+    return sum(int(size) for size, *_ in source.checkpoint.files.values())
 
 
 def _reset_peak() -> None:

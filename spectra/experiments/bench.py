@@ -12,7 +12,7 @@ from spectra.allocation.candidates import Candidates, candidates_of
 from spectra.allocation.outliers import outlier_shares
 from spectra.allocation.rankmap import RankMap
 from spectra.calibration.text import tokenizer_of
-from spectra.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from spectra.checkpoint.checkpoint import Checkpoint
 from spectra.compression.budget import loss_candidates, map_of_least_loss
 from spectra.compression.calibrated import calibrate, calibration_text
 from spectra.compression.factors import Factors, pivoted
@@ -22,6 +22,7 @@ from spectra.compression.weighting import Weightings, plain_weightings
 from spectra.evaluation.perplexity import perplexity, text_tokens
 from spectra.experiments.settings import Settings
 from spectra.models.loading import load_whole
+from spectra.models.source import Source
 from spectra.scanning.scan import scan
 from spectra_data.errors import InputError
 from spectra_data.sources import open_source
@@ -52,13 +53,13 @@ class Bench:
     def __init__(
         self, address: str, settings: Settings, folder: Path, device: str, progress: Progress
     ) -> None:
-        self.address = address
+        self.source = Source(address)
         self.settings = settings
         self.device = device
         self.progress = progress
-        self.opened: Checkpoint = open_checkpoint(address)
+        self.opened: Checkpoint = self.source.checkpoint
         self.candidates: Candidates = candidates_of(scan(address, folder / "scan.zarr"))
-        self.model: Any = load_whole(address).model.eval().requires_grad_(False).to(device)
+        self.model: Any = load_whole(self.source).model.eval().requires_grad_(False).to(device)
         self.modules: dict[str, torch.nn.Linear] = {}
         for matrix in self.opened.matrices:
             module = self.model.get_submodule(matrix.name)
@@ -68,7 +69,7 @@ class Bench:
         self.originals: dict[str, torch.Tensor] = {
             name: module.weight.data for name, module in self.modules.items()
         }
-        tokenizer = tokenizer_of(address, None)
+        tokenizer = tokenizer_of(self.source, None)
         limit = (settings.windows + 1) * settings.seq_len
         self.text = text_tokens(open_source(settings.data), tokenizer, limit=limit)
         self._weightings: dict[str, Weightings] = {}
@@ -80,7 +81,7 @@ class Bench:
 
     def calibration_windows(self) -> torch.Tensor:
         """Tokens to calibrate on: (windows, length)."""
-        return calibration_text(self.address, self.settings.calibrated(), self.device)[0]
+        return calibration_text(self.source, self.settings.calibrated(), self.device)[0]
 
     def allocated(self, method: str, **target: Any) -> RankMap:
         """A map of the scan's spectra."""
@@ -115,9 +116,7 @@ class Bench:
                 self._weightings[way] = plain_weightings()
             else:
                 asked = Compression(method, self.settings.calibrated(data or None))
-                self._weightings[way] = calibrate(
-                    self.opened, self.address, asked, self.device, self.progress
-                )
+                self._weightings[way] = calibrate(self.source, asked, self.device, self.progress)
         return self._weightings[way]
 
     def truncated(self, way: str, rank_map: RankMap, *, all_ranks: bool) -> dict[str, Factors]:

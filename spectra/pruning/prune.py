@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from spectra.allocation.fit import require_fit
 from spectra.allocation.rankmap import RankMap
 from spectra.calibration.blocks import open_blocks
-from spectra.checkpoint.checkpoint import Checkpoint, Tensors, open_checkpoint
+from spectra.checkpoint.checkpoint import Checkpoint, Tensors
 from spectra.checkpoint.compressed import MergedTensors
 from spectra.checkpoint.writer import SHARD_BYTES, finish, shards_of, write_shards, writing
 from spectra.compression.calibrated import calibration_text
@@ -24,8 +24,9 @@ from spectra.compression.compress import rounded
 from spectra.compression.config import SpectraConfig
 from spectra.compression.plan import left_whole
 from spectra.compression.settings import Calibration
-from spectra.compression.sources import copy_companions, model_source, tensor_bytes
+from spectra.compression.sources import model_tensors, tensor_bytes
 from spectra.models.loading import require_finite
+from spectra.models.source import Source
 from spectra.pruning.pruner import Pruner
 from spectra.pruning.sparsity import Pattern
 from spectra.store.durable import write_file
@@ -52,7 +53,7 @@ class Pruned:
 
 
 def prune(
-    checkpoint: str,
+    checkpoint: str | Source,
     out: str | Path,
     pattern: Pattern,
     *,
@@ -95,12 +96,13 @@ def prune(
         holds something else, or another process writes to it.
     """
     out = Path(out)
-    opened = open_checkpoint(checkpoint)
+    source = Source.of(checkpoint)
     if rank_map is not None:
-        opened = opened.spanning(rank_map.ranks)
-    source, config, held = _source(opened, checkpoint)
-    fixed = {} if held is not None else left_whole(opened, checkpoint)
-    wanted = _wanted(opened, source, only, held, rank_map) - fixed.keys()
+        source = source.spanning(rank_map.ranks)
+    opened = source.checkpoint
+    stored, config, held = _stored(source)
+    fixed = {} if held is not None else left_whole(source)
+    wanted = _wanted(opened, stored, only, held, rank_map) - fixed.keys()
     if not wanted:
         reasons = "; ".join(dict.fromkeys(fixed.values()))
         raise InputError(f"there is no dense matrix to prune{': ' if reasons else ''}{reasons}")
@@ -112,14 +114,12 @@ def prune(
         ready: dict[str, Path] = {}
         if method != "magnitude":
             calibration = calibration or Calibration()
-            windows, text = calibration_text(checkpoint, calibration, device)
+            windows, text = calibration_text(source, calibration, device)
             about["calibration"] = text | {"seed": calibration.seed, "source": calibration.data}
-            ready = _prepared(
-                opened, checkpoint, pruner, windows, calibration, device, Path(folder), progress
-            )
+            ready = _prepared(source, pruner, windows, calibration, device, Path(folder), progress)
 
         def make(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-            tensor = source.read(name)
+            tensor = stored.read(name)
             require_finite(opened.name, [(name, tensor)])
             path = name.removesuffix(".weight")
             if path not in wanted or not name.endswith(".weight"):
@@ -132,7 +132,7 @@ def prune(
             zeros = int((pruned == 0).sum())
             return {name: pruned}, {"name": path, "zeros": zeros, "entries": pruned.numel()}
 
-        sizes = {name: tensor_bytes(source, name) for name in source.tensors}
+        sizes = {name: tensor_bytes(stored, name) for name in stored.tensors}
         key = json.dumps([about, sorted(wanted), opened.identity], sort_keys=True)
         written = write_shards(
             out,
@@ -152,14 +152,13 @@ def prune(
                 ).to_dict()
             }
         write_file(out / REPORT, json.dumps({**about, "zeros": shares}, indent=2).encode())
-        copy_companions(checkpoint, out)
+        source.copy_companions(out)
         finish(out, config)
         return Pruned(out, total, shares, len(opened.matrices) - len(shares), fixed, written.bytes)
 
 
 def _prepared(
-    opened: Checkpoint,
-    address: str,
+    source: Source,
     pruner: Pruner,
     windows: torch.Tensor,
     calibration: Calibration,
@@ -168,7 +167,7 @@ def _prepared(
     progress: Progress,
 ) -> dict[str, Path]:
     """The pruned weights of every matrix, in files by block."""
-    blocks = open_blocks(opened, address, device)
+    blocks = open_blocks(source, device)
     found: dict[str, Path] = {}
     passed = pruner.blocks(blocks, windows, calibration.batch_size, progress)
     for number, pruned in enumerate(passed):
@@ -178,19 +177,18 @@ def _prepared(
     return found
 
 
-def _source(
-    opened: Checkpoint, address: str
-) -> tuple[Tensors, dict[str, Any], SpectraConfig | None]:
+def _stored(source: Source) -> tuple[Tensors, dict[str, Any], SpectraConfig | None]:
     """Tensors as they are stored, the configuration, and what a compressed checkpoint says."""
+    opened = source.checkpoint
     if isinstance(opened.source, MergedTensors):
         return opened.source.source, dict(opened.config), SpectraConfig.of(opened.config)
-    source, config = model_source(opened, address)
-    return source, config, None
+    tensors, config = model_tensors(source)
+    return tensors, config, None
 
 
 def _wanted(
     opened: Checkpoint,
-    source: Tensors,
+    stored: Tensors,
     only: str | None,
     held: SpectraConfig | None,
     rank_map: RankMap | None,
@@ -200,7 +198,7 @@ def _wanted(
         raise InputError(f"only takes nlrc, not {only!r}")
     factored = held.factored if held is not None else {}
     names = {m.name for m in opened.matrices if m.name not in factored}
-    dense = {name for name in names if f"{name}.weight" in source.tensors}
+    dense = {name for name in names if f"{name}.weight" in stored.tensors}
     if only is not None:
         if held is not None:
             known = held.rank_map

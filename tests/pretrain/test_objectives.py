@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from spectra.calibration.text import tokenizer_of
+from spectra.models.source import Source
 from spectra_data.tasks import Example
 from spectra_pretrain.batches import labels_of
 from spectra_pretrain.finetuning.answers import (
@@ -77,7 +78,7 @@ def test_the_divergence_is_its_formula():
 
 
 def test_of_a_question_only_the_answer_is_learnt(shared):
-    tokenizer = tokenizer_of(str(shared / "data/checkpoints/stories260K"), None)
+    tokenizer = tokenizer_of(Source(str(shared / "data/checkpoints/stories260K")), None)
     examples = [Example("Is it so? A:", "yes"), Example("A much longer question, is it? A:", "no")]
     found = answered(examples, tokenizer, 64)
     batch = padded(found)

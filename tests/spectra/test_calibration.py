@@ -9,10 +9,10 @@ from spectra.calibration.passes import backward_pass, forward_pass
 from spectra.calibration.statistics import BlockStatistics, Moments
 from spectra.calibration.store import StatisticsFolder
 from spectra.calibration.text import own_windows
-from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.compression.calibrated import calibration_text
 from spectra.compression.settings import Calibration
 from spectra.models.loading import Loaded, load_skeleton, load_whole
+from spectra.models.source import Source
 from spectra_data.errors import InputError
 from tests.small import random_batch
 from tests.spectra.checkpoints import saved
@@ -45,8 +45,7 @@ def whole_inputs(model, windows):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_streamed_statistics_are_those_of_the_whole_model(tmp_path, family):
     model = saved(tmp_path / "m", family).eval()
-    opened = open_checkpoint(str(tmp_path / "m"))
-    blocks = open_blocks(opened, str(tmp_path / "m"))
+    blocks = open_blocks(Source(str(tmp_path / "m")))
     seen = whole_inputs(model, WINDOWS)
     found = list(forward_pass(blocks, WINDOWS, batch_size=2, progress=silent))
     assert [one.index for one in found] == [0, 1]
@@ -66,7 +65,7 @@ def test_streamed_statistics_are_those_of_the_whole_model(tmp_path, family):
 
 def test_layers_that_read_the_same_input_share_their_moments(tmp_path):
     saved(tmp_path / "m")
-    blocks = open_blocks(open_checkpoint(str(tmp_path / "m")), str(tmp_path / "m"))
+    blocks = open_blocks(Source(str(tmp_path / "m")))
     groups = next(iter(forward_pass(blocks, WINDOWS, progress=silent))).statistics.groups
     q, k, v, o = (groups[f"self_attn.{role}_proj"] for role in "qkvo")
     gate, up, down = (groups[f"mlp.{role}_proj"] for role in ("gate", "up", "down"))
@@ -78,7 +77,7 @@ def test_layers_that_read_the_same_input_share_their_moments(tmp_path):
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "gpt2"])
 def test_gradients_block_by_block_are_those_of_the_whole_model(tmp_path, family, monkeypatch):
     model = saved(tmp_path / "m", family).eval()
-    blocks = open_blocks(open_checkpoint(str(tmp_path / "m")), str(tmp_path / "m"))
+    blocks = open_blocks(Source(str(tmp_path / "m")))
     # the tokens that it draws, to ask an ordinary backward pass about the same ones
     drawn = []
     multinomial = torch.multinomial
@@ -115,7 +114,7 @@ def test_gradients_block_by_block_are_those_of_the_whole_model(tmp_path, family,
 
 def test_a_streamed_model_holds_no_block_before_and_after_it_runs(tmp_path):
     saved(tmp_path / "m")
-    blocks = open_blocks(open_checkpoint(str(tmp_path / "m")), str(tmp_path / "m"))
+    blocks = open_blocks(Source(str(tmp_path / "m")))
     weights = [p for n, p in blocks.model.named_parameters() if ".layers." in n]
     assert weights
     assert all(weight.is_meta for weight in weights)
@@ -126,7 +125,7 @@ def test_a_streamed_model_holds_no_block_before_and_after_it_runs(tmp_path):
 
 def test_a_streamed_model_predicts_what_the_whole_one_predicts(tmp_path):
     model = saved(tmp_path / "m", tie_word_embeddings=True).eval()
-    blocks = open_blocks(open_checkpoint(str(tmp_path / "m")), str(tmp_path / "m"))
+    blocks = open_blocks(Source(str(tmp_path / "m")))
     (passage,) = blocks.start(WINDOWS)
     with torch.no_grad():
         for i in range(len(blocks)):
@@ -139,9 +138,8 @@ def test_a_streamed_model_predicts_what_the_whole_one_predicts(tmp_path):
 
 def test_a_checkpoint_whose_tensors_have_other_names_is_loaded_whole(tmp_path):
     saved(tmp_path / "m", "mixtral")  # experts lie one by one on disk, stacked in memory
-    opened = open_checkpoint(str(tmp_path / "m"))
-    assert load_skeleton(opened, str(tmp_path / "m")) is None
-    assert len(open_blocks(opened, str(tmp_path / "m"))) == 2
+    assert load_skeleton(Source(str(tmp_path / "m"))) is None
+    assert len(open_blocks(Source(str(tmp_path / "m")))) == 2
 
 
 def test_hidden_states_that_are_too_many_for_memory_go_to_disk(tmp_path, monkeypatch):
@@ -149,10 +147,9 @@ def test_hidden_states_that_are_too_many_for_memory_go_to_disk(tmp_path, monkeyp
 
     saved(tmp_path / "m")
     path = str(tmp_path / "m")
-    opened = open_checkpoint(path)
-    inside = list(backward_pass(open_blocks(opened, path), WINDOWS, progress=silent))
+    inside = list(backward_pass(open_blocks(Source(path)), WINDOWS, progress=silent))
     monkeypatch.setattr(passes, "IN_MEMORY", 0)
-    outside = list(backward_pass(open_blocks(opened, path), WINDOWS, progress=silent))
+    outside = list(backward_pass(open_blocks(Source(path)), WINDOWS, progress=silent))
     for one, other in zip(inside, outside, strict=True):
         for layer, moments in one.statistics.gradients.items():
             assert torch.equal(moments.second, other.statistics.gradients[layer].second)
@@ -215,11 +212,11 @@ def test_text_that_was_damaged_is_written_again(tmp_path, monkeypatch, capsys):
     saved(tmp_path / "m")
     monkeypatch.setenv("SPECTRA_CACHE", str(tmp_path / "cache"))
     calibration = Calibration(windows=2, length=8)
-    written, _ = calibration_text(str(tmp_path / "m"), calibration, "cpu")
+    written, _ = calibration_text(Source(str(tmp_path / "m")), calibration, "cpu")
     (file,) = (tmp_path / "cache/calibration").glob("text-*")
     content = file.read_bytes()
     file.write_bytes(flip(content))
-    again, _ = calibration_text(str(tmp_path / "m"), calibration, "cpu")
+    again, _ = calibration_text(Source(str(tmp_path / "m")), calibration, "cpu")
     assert torch.equal(again, written)
     assert f"{file} is damaged" in capsys.readouterr().err
     assert file.read_bytes() == content
@@ -228,11 +225,13 @@ def test_text_that_was_damaged_is_written_again(tmp_path, monkeypatch, capsys):
 def test_a_model_writes_the_same_text_again_and_leaves_the_random_state_alone(tmp_path):
     saved(tmp_path / "m")
     state = torch.get_rng_state()
-    one = own_windows(str(tmp_path / "m"), windows=3, length=12, seed=1)
+    one = own_windows(Source(str(tmp_path / "m")), windows=3, length=12, seed=1)
     assert torch.equal(torch.get_rng_state(), state)
     assert one.shape == (3, 12)
-    assert torch.equal(one, own_windows(str(tmp_path / "m"), windows=3, length=12, seed=1))
-    assert not torch.equal(one, own_windows(str(tmp_path / "m"), windows=3, length=12, seed=2))
+    assert torch.equal(one, own_windows(Source(str(tmp_path / "m")), windows=3, length=12, seed=1))
+    assert not torch.equal(
+        one, own_windows(Source(str(tmp_path / "m")), windows=3, length=12, seed=2)
+    )
     assert (one[:, 0] == 0).all()  # its beginning token
 
 

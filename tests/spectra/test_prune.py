@@ -12,6 +12,7 @@ import spectra
 from spectra.cli import main
 from spectra.compression.compress import compress
 from spectra.compression.settings import Calibration
+from spectra.models.source import Source
 from spectra.pruning.prune import prune
 from spectra.pruning.sparsity import Pattern, least, magnitude, parse_pattern, sparsegpt, wanda
 from spectra_data.errors import InputError
@@ -190,13 +191,12 @@ def test_blocks_are_pruned_on_what_the_pruned_ones_before_give(model, tmp_path):
     # with the first block pruned by hand, the second comes out the same, on the same text
     from spectra.calibration.blocks import open_blocks
     from spectra.calibration.text import own_windows
-    from spectra.checkpoint.checkpoint import open_checkpoint
     from spectra.pruning.pruner import Pruner
 
-    windows = own_windows(str(model), windows=4, length=16, seed=0)
+    windows = own_windows(Source(str(model)), windows=4, length=16, seed=0)
     second = frozenset(n.removesuffix(".weight") for n in pruned if ".layers.1." in n)
     path = str(tmp_path / "half")
-    blocks = open_blocks(open_checkpoint(path), path)
+    blocks = open_blocks(Source(path))
     *_, last = Pruner("wanda", Pattern(0.5), second).blocks(blocks, windows, 4)
     for name, weight in last.items():
         assert torch.equal(weight, pruned[f"{name}.weight"])

@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM
 import spectra
 from spectra.checkpoint.address import addresses
 from spectra.checkpoint.checkpoint import open_checkpoint
-from spectra.checkpoint.content import content_of
 from spectra.checkpoint.notes import CheckpointNote
 from spectra.evaluation.resources import bytes_on_disk
 from spectra.models.loading import load_whole
+from spectra.models.source import Source
 from spectra_data.errors import InputError
 from tests.small import random_batch, small_llama
 
@@ -60,7 +60,7 @@ def test_a_file_that_is_named_is_the_one_that_is_used(folder):
     assert torch.equal(read(folder / "ema.safetensors"), of(3))
     assert torch.equal(read(folder / "ema.pt"), of(3))
     assert bytes_on_disk(folder) == (folder / "model.safetensors").stat().st_size
-    assert content_of(str(folder)) != content_of(str(folder / "ema.safetensors"))
+    assert Source(str(folder)).content != Source(str(folder / "ema.safetensors")).content
 
 
 def test_every_command_compresses_and_prunes_the_file_that_is_named(folder, tmp_path):
@@ -226,7 +226,7 @@ def test_a_hubs_cache_is_read_by_its_main_branch(folder, tmp_path):
     file.symlink_to("../../blobs/0123")
     assert torch.equal(read(file), of(1))
     assert bytes_on_disk(cache) == bytes_on_disk(file) == (blob / "0123").stat().st_size
-    assert content_of(str(cache)) == content_of(str(file)) is not None
+    assert Source(str(cache)).content == Source(str(file)).content is not None
 
 
 def test_an_adapter_is_no_checkpoint(folder, tmp_path):

@@ -11,15 +11,13 @@ from typing import Any
 
 from spectra import __version__
 from spectra.allocation.allocate import allocate
-from spectra.calibration.text import tokenizer_of
-from spectra.checkpoint.checkpoint import open_checkpoint
-from spectra.checkpoint.content import content_of
 from spectra.compression.adapter import require_peft
 from spectra.compression.compress import compress
 from spectra.experiments.child import finished
 from spectra.experiments.ledger import Row
 from spectra.experiments.settings import Settings
 from spectra.experiments.tuning import Tuning
+from spectra.models.source import Source
 from spectra.scanning.scan import scan
 from spectra.store.durable import write_file
 from spectra_data.errors import InputError
@@ -194,8 +192,9 @@ class Lab:
 
 def _identity(address: str) -> str:
     """Hash of a checkpoint with its tokenizer, and of what makes runs of it."""
-    origin = content_of(address) or open_checkpoint(address).identity
-    tokenizer: Any = tokenizer_of(address, None)
+    source = Source(address)
+    origin = source.content or source.checkpoint.identity
+    tokenizer: Any = source.tokenizer
     known = (origin, tokenizer.backend_tokenizer.to_str(), __version__)
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 

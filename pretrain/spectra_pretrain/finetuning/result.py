@@ -9,9 +9,9 @@ from rich.console import Console
 
 from spectra.commands.progress import Shown
 from spectra.compression.adapter import apply_adapter
-from spectra.compression.sources import copy_companions, require_dtype
+from spectra.compression.sources import require_dtype
 from spectra.evaluation.tasks import task_accuracy
-from spectra.models.loading import is_gguf, load_whole
+from spectra.models.loading import load_whole
 from spectra_data.tasks import Example
 from spectra_pretrain.checkpoint import appearing
 from spectra_pretrain.finetuning.base import Base
@@ -68,7 +68,7 @@ def write_result(
     if options.saving.save == "adapter":
         return
     # in float32, so that what was trained is rounded once
-    fresh: Any = apply_adapter(load_whole(base.address).model, adapter)
+    fresh: Any = apply_adapter(load_whole(base.source).model, adapter)
     dtype = base.stored
     if options.saving.save_dtype != "auto":
         dtype = require_dtype(options.saving.save_dtype)
@@ -79,12 +79,12 @@ def write_result(
     if hasattr(described, "compression"):
         told = {"train": options.trained.train, "steps": options.steps, "seed": options.seed}
         described.compression["finetuned"] = told
-    if is_gguf(base.address):  # what it was read from is no format to write
+    if base.source.is_gguf:  # what it was read from is no format to write
         fresh.hf_quantizer = None
         fresh.config.quantization_config = None
         del fresh.config.quantization_config
     with appearing(out / "model") as folder:
         fresh.save_pretrained(folder)
-        copy_companions(base.address, folder)
+        base.source.copy_companions(folder)
         base.tokenizer.save_pretrained(folder)
     shutil.rmtree(adapter)

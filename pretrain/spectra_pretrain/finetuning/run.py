@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from spectra.allocation.rankmap import RankMap
+from spectra.models.source import Source
 from spectra_data.errors import InputError
 from spectra_data.sources import open_source
 from spectra_pretrain.corpus import MANIFEST
@@ -161,15 +162,16 @@ def _same_beginning(
 ) -> dict[str, Any]:
     """What the options name by an address, which must be what the run began with."""
     begun = (read_json(out / BASE) if latest else None) or {}
-    addresses = {"checkpoint": base.address, "teacher": options.distillation.teacher}
+    teacher = options.distillation.teacher
+    sources = {"checkpoint": base.source, "teacher": Source(teacher) if teacher else None}
     found: dict[str, Any] = {}
     differing = []
-    for name, address in addresses.items():
-        if address is not None:
+    for name, source in sources.items():
+        if source is not None:
             before = Origin(**begun[name]) if name in begun else None
-            origin = Origin.of(address, before)
+            origin = Origin.of(source, before)
             found[name] = asdict(origin)
-            differing += [f"the {name} {address}"] if before and not origin.is_same(before) else []
+            differing += [f"the {name} {source}"] if before and not origin.is_same(before) else []
     if options.trained.train.endswith(".json"):
         found["configuration"] = read_json(Path(options.trained.train))
         if begun and begun.get("configuration") != found["configuration"]:

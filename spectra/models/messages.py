@@ -1,0 +1,42 @@
+"""What transformers says while it loads, brought to a line."""
+
+import contextlib
+from typing import Any
+
+from spectra_data.errors import InputError
+
+
+def silence_library_bars() -> None:
+    """Keep the bars that transformers draws for every shard out of ours."""
+    from transformers.utils import logging
+
+    untyped: Any = logging
+    untyped.disable_progress_bar()
+
+
+@contextlib.contextmanager
+def loading(address: str) -> Any:
+    """Say in one line that transformers cannot load something.
+
+    Raises
+    ------
+    InputError
+        For whatever it raises.
+    """
+    from transformers.utils import logging
+
+    bars: Any = logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, AttributeError) as error:
+        lines = str(error).strip().splitlines()
+        raise InputError(
+            f"cannot load {address}: {lines[0] if lines else type(error).__name__}"
+        ) from error
+    finally:
+        if shown:
+            bars.enable_progress_bar()
