@@ -22,6 +22,7 @@ from spectra.figures.dynamics import (
 from spectra.figures.reduction import block_size, reduced
 from spectra.figures.spectra import line_places, spectra_lines
 from spectra.matrices import role_of, usual_choice
+from spectra.quantities import QUANTITIES, shown
 from spectra_dashboard.access.run import Run
 from spectra_dashboard.tables import packed
 from spectra_dashboard.view import View
@@ -30,10 +31,9 @@ CELLS = 1_000_000
 """Of all panels of a page together."""
 MOST_MATRICES = 8
 """At a time."""
-SPECTRA = ("gradient", "weight", "update")
 PAIRS = ("cosine", "overlap")
 LINES = "lines"
-HEIGHTS = {"cosine": 310, "overlap": 310, "gradient": 250, "weight": 250, "update": 250, LINES: 290}
+HEIGHTS = {"cosine": 310, "overlap": 310, **dict.fromkeys(QUANTITIES, 250), LINES: 290}
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def key(kind: str, matrix: str) -> str:
 
 def kinds(run: Run) -> list[str]:
     """The kinds of panels that a run has data for, from top to bottom."""
-    spectra = [kind for kind in SPECTRA if kind in run.kinds()]
+    spectra = [kind for kind in shown() if kind in run.kinds()]
     found = ["cosine"] if run.has("sketches") or run.has("gradients") else []
     found += spectra[:1] + (["overlap"] if run.has("subspaces") else []) + spectra[1:]
     return [*found, LINES] if spectra else found
@@ -103,7 +103,7 @@ def most_rows(run: Run, view: View) -> int:
     """Rows of a panel with which a page of these matrices stays within its cells."""
     found = kinds(run)
     squares = max(1, sum(kind in PAIRS for kind in found))
-    linear = FIRST_VALUES * sum(kind in SPECTRA for kind in found)
+    linear = FIRST_VALUES * sum(kind in QUANTITIES for kind in found)
     cells = CELLS / max(1, len(chosen_matrices(run, view)))
     return int((np.sqrt(linear**2 + 4 * squares * cells) - linear) / (2 * squares))
 
@@ -204,7 +204,7 @@ def _last(steps: npt.NDArray[np.int64]) -> int:
 
 
 def _how(kind: str, view: View, run: Run) -> tuple[str, ...]:
-    if kind in SPECTRA:
+    if kind in QUANTITIES:
         return (view.scale, view.norm)
     return (cosine_method(run, view),) if kind == "cosine" else ()
 

@@ -10,14 +10,14 @@ from urllib.parse import parse_qs, urlencode
 
 from spectra.allocation.costs import STORAGES
 from spectra.allocation.rankmap import TARGETS
+from spectra.quantities import QUANTITIES
 
 PAGES = ("runs", "dynamics", "tails", "ranks", "path", "compare")
 METHODS = ("welore", "welore-grid", "uniform", "alpha", "d-rank", "budget")
 """Those that need nothing but spectra; owl needs activations, too."""
-KINDS = ("weight", "gradient", "update")
 CHOICES: dict[str, tuple[str, ...]] = {
     "page": PAGES,
-    "kind": KINDS,
+    "kind": tuple(QUANTITIES),
     "scale": ("linear", "log"),
     "norm": ("raw", "first"),
     "cosine": ("sketch", "exact"),

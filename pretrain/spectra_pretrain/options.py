@@ -5,7 +5,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from spectra.store.layout import DEFAULT_SPECTRA, Contents
+from spectra.quantities import DEFAULT
+from spectra.store.layout import Contents
 from spectra.store.schedule import Schedule
 from spectra_data.errors import InputError
 from spectra_data.tokenizer import SMALLEST_VOCABULARY, TRAIN
@@ -59,7 +60,7 @@ class RecorderOptions:
     """The steps of all snapshots, in place of --record-every, e.g. 0,10,100,1000."""
     record_matrices: str | None = None
     """Names of the matrices to record, `*` allowed, commas between; all by default."""
-    record_spectra: str = ",".join(DEFAULT_SPECTRA)
+    record_spectra: str = ",".join(DEFAULT)
     """Singular values of what: any of weight, gradient (on the probe batch), update and
     training_gradient (the step's own, before clipping)."""
     record_gradients: bool = False

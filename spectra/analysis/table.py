@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import xarray as xr
 from pyarrow import csv, parquet
@@ -14,6 +15,7 @@ from spectra.analysis.tails import attributes, kinds_of, stacked
 from spectra.analysis.weightwatcher import weightwatcher_table
 from spectra.metrics.measures import Progress, measures
 from spectra.metrics.weightwatcher import FEWEST
+from spectra.quantities import QUANTITIES
 from spectra.store.destination import is_stream, write_result
 from spectra.store.schema import Status
 from spectra_data.errors import InputError
@@ -86,7 +88,7 @@ def metrics_table(
             raise InputError("weightwatcher measures weights, and those are not among the kinds")
         return weightwatcher_table(stacked(run, ["weight"]))
     spectra = stacked(run, chosen)
-    rows, cols = (spectra[side].to_numpy()[:, None] for side in ("rows", "cols"))
+    rows, cols = _sides(spectra, chosen)
     values = measures(
         spectra.to_numpy(),
         rows,
@@ -148,6 +150,14 @@ def columns(table: xr.Dataset) -> dict[str, Any]:
     if "approximate" in table.attrs:
         chosen["approximate"] = np.ones(int(flat.sum()), bool)
     return chosen
+
+
+def _sides(spectra: xr.DataArray, kinds: Sequence[str]) -> tuple[npt.NDArray[np.int64], ...]:
+    """Rows and columns of what each spectrum is of: (matrix, kind) each."""
+    weights = np.stack([spectra["rows"].to_numpy(), spectra["cols"].to_numpy()], axis=1).tolist()
+    sides = [[QUANTITIES[kind].sides(*weight) for kind in kinds] for weight in weights]
+    rows, cols = np.moveaxis(np.array(sides, np.int64), -1, 0)
+    return rows, cols
 
 
 def to_pandas(table: xr.Dataset) -> "pd.DataFrame":

@@ -8,7 +8,7 @@ import xarray as xr
 from spectra.metrics import goodness, tails
 from spectra.metrics.measures import MEASURES, RATIOS
 from spectra.metrics.spectrum import eigenvalues, largest, squared
-from spectra.store.schema import SPECTRA
+from spectra.quantities import QUANTITIES
 from spectra_data.errors import InputError
 
 _FIELDS = ("alpha", "alpha_sigma", "x_min", "ks_distance", "tail_size")
@@ -100,7 +100,7 @@ def require_spectra(spectra: xr.DataArray) -> None:
 def kinds_of(run: xr.DataTree) -> list[str]:
     """The kinds of spectra that a run holds, in the store's order."""
     held = run["spectra"].to_dataset().data_vars
-    return [kind for kind in SPECTRA if kind in held]
+    return [kind for kind in QUANTITIES if kind in held]
 
 
 def stacked(run: xr.DataTree, kinds: list[str] | None = None) -> xr.DataArray:

@@ -187,7 +187,7 @@ if (data.compression) {
   drawPoint();
 } else document.getElementById("compression-section").hidden = true;
 document.getElementById("figure2-section").hidden = !["cosine", "gradient", "overlap"].some((kind) => data.templates[kind]);
-document.getElementById("figure3-section").hidden = data.steps.length < 2;
+for (const section of document.querySelectorAll(".over-training")) section.hidden = data.steps.length < 2;
 data.claim.forEach((drawn, i) => plot(document.getElementById(`claim-${i}`), drawn));
 document.getElementById("claim-section").hidden = !data.claim.length;
 if (data.loss) plot(document.getElementById("loss"), data.loss);

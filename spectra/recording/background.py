@@ -25,6 +25,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from spectra.quantities import QUANTITIES
 from spectra.recording.inline import Place, Rows
 from spectra.recording.measure import Captured
 from spectra.recording.timings import Timings
@@ -251,11 +252,16 @@ class SharedMatrices:
     def __init__(self, layout: Layout, slots: int, descriptor: int | None = None) -> None:
         """Make the room, or map that of the parent by its file descriptor."""
         self._kinds = layout.contents.kinds
-        self._shapes = [(m.rows, m.cols) for m in layout.matrices]
-        sizes = [rows * cols for rows, cols in self._shapes]
-        self._offsets = np.cumsum([0, *sizes]).tolist()
-        self._kind_size = sum(sizes)
-        count = slots * len(self._kinds) * self._kind_size
+        self._shapes = {
+            kind: [QUANTITIES[kind].sides(m.rows, m.cols) for m in layout.matrices]
+            for kind in self._kinds
+        }
+        sizes = [rows * cols for shapes in self._shapes.values() for rows, cols in shapes]
+        ends = np.cumsum([0, *sizes]).tolist()
+        number = len(layout.matrices)
+        self._offsets = {k: ends[i * number :] for i, k in enumerate(self._kinds)}
+        self._slot_size = sum(sizes)
+        count = slots * self._slot_size
         self.nbytes = 4 * max(1, count)
         self.descriptor = _nameless_memory(self.nbytes) if descriptor is None else descriptor
         self._map = mmap.mmap(self.descriptor, self.nbytes)
@@ -264,9 +270,8 @@ class SharedMatrices:
 
     def view(self, slot: int, kind: str, number: int) -> torch.Tensor:
         """Where a matrix lies: (rows, cols), float32."""
-        start = (slot * len(self._kinds) + self._kinds.index(kind)) * self._kind_size
-        start += self._offsets[number]
-        rows, cols = self._shapes[number]
+        start = slot * self._slot_size + self._offsets[kind][number]
+        rows, cols = self._shapes[kind][number]
         return self._floats[start : start + rows * cols].view(rows, cols)
 
     def put(self, slot: int, kind: str, matrices: Sequence[Captured]) -> list[int]:

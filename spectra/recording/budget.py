@@ -8,19 +8,9 @@ they cost beyond the share is made up for by those in between.
 
 from collections import Counter, defaultdict
 
+from spectra.quantities import worth
 from spectra.store.layout import Contents
 from spectra_data.errors import InputError
-
-WORTH = (
-    "gradient",
-    "weight",
-    "sketch",
-    "update",
-    "training_gradient",
-    "subspaces",
-    "raw_gradient",
-)
-"""Parts by their worth for seeing which matrices become low-rank; the first is dearest."""
 
 
 class Budget:
@@ -51,7 +41,7 @@ class Budget:
             return self._contents
         parts: list[str] = []
         cost = 0.0
-        for part in sorted(self._contents.parts, key=WORTH.index):
+        for part in sorted(self._contents.parts, key=worth):
             more = cost + self._costs.get(part, 0.0)
             if spent + more > self.overhead * (elapsed + more):
                 break  # what is worth less waits until this is affordable again

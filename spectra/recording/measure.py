@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from spectra.linalg import leading_subspaces, singular_values_of_many
+from spectra.quantities import GRADIENT
 from spectra.recording.sketch import CountSketch
 from spectra.recording.timings import Timings
 from spectra.store.layout import Contents, Layout
@@ -34,7 +35,7 @@ class Measure:
         self.members = list(members)
         """Which matrices, by number."""
         self._sketch, self._timings = sketch, timings
-        self._width = max(m.full_rank for m in layout.matrices)
+        self._width = layout.width
 
     def __call__(self, kind: str, matrices: Sequence[Captured], contents: Contents) -> Arrays:
         """Measure one kind of matrices.
@@ -42,7 +43,7 @@ class Measure:
         Parameters
         ----------
         kind
-            ``weight``, ``gradient``, ``training_gradient`` or ``update``.
+            Name of a quantity.
         matrices
             The process' own, in the order of `members`.
         contents
@@ -59,7 +60,7 @@ class Measure:
                 spectra, statuses = self._spectra(matrices)
             arrays[f"spectra/{kind}"] = spectra
             arrays[f"status/{kind}"] = statuses
-        if kind != "gradient":
+        if kind != GRADIENT:
             return arrays
         largest = {i: _largest(m) for i, m in enumerate(matrices) if isinstance(m, torch.Tensor)}
         if contents.sketch and self._sketch:

@@ -5,7 +5,7 @@ that the work of decomposition is divided; the first one writes. An error in one
 recorder in all, so that none waits for the others for ever.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar, TypeVar
 
@@ -130,7 +130,7 @@ def processes_of_training() -> Processes:
 def whole_matrices(
     weights: Sequence[Weight],
     own: Sequence[int],
-    tensors: dict[int, torch.Tensor | None],
+    tensors: Mapping[int, torch.Tensor | None],
 ) -> list[torch.Tensor | None]:
     """The own matrices of this process out of tensors shaped like their parameters.
 

@@ -16,15 +16,15 @@ from typing import Any, Self
 
 import torch
 
-from spectra.composites import Composite
 from spectra.matrices import Weight
+from spectra.quantities import EXTRAS, GRADIENT, QUANTITIES, worth
 from spectra.recording.budget import Budget
-from spectra.recording.clipping import Clipping, ClippingWatch
+from spectra.recording.clipping import ClippingWatch
 from spectra.recording.inline import Place
-from spectra.recording.measure import Captured
 from spectra.recording.pieces import Probe
 from spectra.recording.probe import probe_gradients
 from spectra.recording.processes import Processes, whole_matrices
+from spectra.recording.readers import Step
 from spectra.recording.rows import TrainRows
 from spectra.recording.timings import Timings
 from spectra.store.layout import Contents, Layout
@@ -33,8 +33,6 @@ from spectra.store.schema import Status
 from spectra_data.errors import InputError
 
 ROWS_AT_ONCE = 50
-Tensors = dict[int, torch.Tensor | None]
-"""By the identity of the parameter that they are shaped like."""
 
 
 class Recorder:
@@ -72,14 +70,19 @@ class Recorder:
         """What was left out to stay within the overhead allowed."""
         self._model, self._weights, self._place = model, list(weights), place
         self._parameters = list({id(w.parameter): w.parameter for w in weights}.values())
-        self._sources = [source for w in weights for source in w.sources]
         self._schedule, self._probe = schedule, probe
         self._processes, self._strict = processes, strict
         self._begun_at = step
         self._own = processes.own(layout.matrices)
         self._considered = recorded[-1] if recorded else -1
         self._pending: Contents | None = None
-        self._before: Tensors | None = None
+        self._readers = {
+            name: reader
+            for name in layout.contents.kinds
+            if (reader := QUANTITIES[name].read()) is not None
+        }
+        self._kept: dict[str, Any] = {}
+        """What readers keep until the step is done."""
         self._rows = TrainRows()
         self._clipping = ClippingWatch(model.parameters())
         self._failure: BaseException | None = None
@@ -92,7 +95,8 @@ class Recorder:
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
         ]
-        self._optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        groups = optimizer.param_groups
+        self._optimized = frozenset(id(p) for group in groups for p in group["params"])
         if self.stopped is None:
             self._clipping.open()
         _unclosed.add(self)
@@ -159,7 +163,7 @@ class Recorder:
             self._handles = []
             self._clipping.close()
             _unclosed.discard(self)
-            self._before = None
+            self._kept = {}
             self._guard(self._place.close, even_if_stopped=True)
             self._processes.close()
 
@@ -182,25 +186,27 @@ class Recorder:
         if self._schedule.due(self.step) and self.step > self._considered:
             # the state that training starts from
             self._begin(self.step, first=True)
-            self._together(self._without_gradients)
-            self._end()
+            first = self._step_of(optimizer, first=True)
+            self._together(lambda: self._take("before", first))
+            self._end(first)
         if not self.stopped and self._schedule.due(self.step + 1):
             self._begin(self.step + 1)
-            self._together(lambda: self._read_gradients(optimizer, clipping, closure))
-            self._together(lambda: self._copy_weights(closure))
+            step = self._step_of(optimizer, closure=closure, clipping=clipping)
+            self._together(lambda: self._take("before", step))
+            self._together(lambda: self._keep(step))
         self._place.before_update()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         if _skipped(optimizer):
-            self._pending = self._before = None
+            self._pending, self._kept = None, {}
             return
         self.step += 1
         if self.stopped:
             return
         self._rows.begin(self.step, float(optimizer.param_groups[0]["lr"]))
         if self._pending is not None:
-            self._end()
+            self._end(self._step_of(optimizer))
         elif len(self._rows) >= ROWS_AT_ONCE:
             self._guard(self._write_complete_rows)
 
@@ -223,57 +229,39 @@ class Recorder:
 
         self._together(begin)
 
-    def _read_gradients(
-        self, optimizer: torch.optim.Optimizer, clipping: Clipping, closure: bool
-    ) -> None:
-        if self._pending is None or "training_gradient" not in self._pending.kinds:
-            return
-        if closure:  # the gradients of this step are yet to come, inside of it
-            self._place.take("training_gradient", [Status.IN_CLOSURE] * len(self._own))
-            return
-        # of a composite, only the parts have one
-        gradients: Tensors = {
-            id(p): None if isinstance(p, Composite) else p.grad for p in self._parameters
-        }
-        with self.timings.measure("gathering", "training_gradient"):
-            matrices = whole_matrices(self._weights, self._own, gradients)
-        scale = getattr(optimizer, "grad_scale", None)  # left to a fused optimizer by GradScaler
-        unscale = 1.0 if scale is None else 1.0 / float(scale)
-        captured: list[Captured] = []
-        for matrix, number in zip(matrices, self._own, strict=True):
-            parameter = self._weights[number].parameter
-            if matrix is None:
-                frozen = not parameter.requires_grad
-                captured.append(Status.FROZEN if frozen else Status.NO_GRADIENT)
-                continue
-            if id(parameter) not in self._optimized or isinstance(parameter, Composite):
-                captured.append(Status.NOT_OPTIMIZED)
-                continue
-            factor = clipping.factor_of(parameter)
-            undo = unscale / factor if factor > 0 else unscale
-            captured.append(matrix.detach() if undo == 1.0 else matrix.detach() * undo)
-        self._place.take("training_gradient", captured)
+    def _step_of(self, optimizer: torch.optim.Optimizer, **about: Any) -> Step:
+        """The optimizer's step, as readers see it."""
+        return Step(
+            self._weights,
+            self._own,
+            self._parameters,
+            optimizer,
+            self._optimized,
+            self.timings,
+            **about,
+        )
 
-    def _without_gradients(self) -> None:
-        """The step that led to this state was not recorded."""
-        if self._pending is not None and "training_gradient" in self._pending.kinds:
-            self._place.take("training_gradient", [Status.FIRST_STATE] * len(self._own))
+    @torch.no_grad()
+    def _take(self, when: str, step: Step) -> None:
+        """Take what is due before, or after, the optimizer's step."""
+        wanted = [name for name in self._wanted() if self._readers[name].when == when]
+        # first what gives the memory back that it kept
+        for name in sorted(wanted, key=lambda name: self._readers[name].keep is None):
+            kept = self._kept.pop(name, None)
+            self._place.take(name, self._readers[name].take(step, kept))
 
-    def _copy_weights(self, closure: bool) -> None:
-        if self._pending is None or "update" not in self._pending.kinds:
-            return
-        if closure or self._stepping():
-            with self.timings.measure("copy", "update"):
-                self._before = {
-                    id(p): p.detach() if isinstance(p, Composite) else p.detach().clone()
-                    for p in self._parameters
-                }
+    def _keep(self, step: Step) -> None:
+        """Keep from before the step what is needed after it."""
+        for name in self._wanted():
+            if (keep := self._readers[name].keep) is not None:
+                self._kept[name] = keep(step)
 
-    def _stepping(self) -> bool:
-        """Whether this step changes weights: not if the backward pass has updated them already."""
-        return any(p.grad is not None for p in self._sources)
+    def _wanted(self) -> list[str]:
+        """The quantities of the snapshot that is due, without the probe's."""
+        kinds = () if self._pending is None else self._pending.kinds
+        return [name for name in kinds if name in self._readers]
 
-    def _end(self) -> None:
+    def _end(self, step: Step) -> None:
         """Take what is due of the state now, and hand the snapshot over."""
         contents = self._pending
         if contents is None:
@@ -297,48 +285,16 @@ class Recorder:
             with self.timings.measure("gathering", _probe_part(contents)):
                 sums = self._processes.sum_(gradients)
                 gradients.clear()
-                tensors: Tensors = dict(zip(map(id, self._parameters), sums, strict=True))
+                tensors = dict(zip(map(id, self._parameters), sums, strict=True))
                 matrices = whole_matrices(self._weights, self._own, tensors)
             absent = Status.INDEPENDENT
-            self._place.take("gradient", [absent if m is None else m for m in matrices])
+            self._place.take(GRADIENT, [absent if m is None else m for m in matrices])
 
-        self._together(lambda: self._take_state(contents))
+        self._together(lambda: self._take("after", step))
         self._together(probe)
         self._together(take_probe)
         self._together(self._finish)
-        self._pending = self._before = None
-
-    def _take_state(self, contents: Contents) -> None:
-        with torch.no_grad():
-            if "update" in contents.kinds:
-                self._place.take("update", self._updates())
-            if "weight" in contents.kinds:
-                values: Tensors = {id(p): p.detach() for p in self._parameters}
-                with self.timings.measure("gathering", "weight"):
-                    matrices = whole_matrices(self._weights, self._own, values)
-                self._place.take("weight", [m for m in matrices if m is not None])
-
-    def _updates(self) -> Sequence[Captured]:
-        before, self._before = self._before, None
-        if before is None:
-            first = self.step == self._begun_at
-            return [Status.FIRST_STATE if first else Status.NO_GRADIENT] * len(self._own)
-        for parameter in self._parameters:
-            old = before[id(parameter)]
-            assert old is not None
-            old.neg_().add_(parameter.detach())  # no more than one copy at a time
-        with self.timings.measure("gathering", "update"):
-            matrices = whole_matrices(self._weights, self._own, before)
-        return [
-            Status.NOT_OPTIMIZED if matrix is None or not self._updated(number) else matrix
-            for matrix, number in zip(matrices, self._own, strict=True)
-        ]
-
-    def _updated(self, number: int) -> bool:
-        """Whether the optimizer that is recorded updates a matrix, or nothing does."""
-        sources = self._weights[number].sources
-        optimized = any(id(source) in self._optimized for source in sources)
-        return optimized or not any(source.requires_grad for source in sources)
+        self._pending, self._kept = None, {}
 
     def _finish(self) -> None:
         self._place.finish()
@@ -386,7 +342,7 @@ class Recorder:
         """Give up recording, not training, unless that was asked for."""
         already = self.stopped is not None
         self._clipping.close()
-        self._before = self._pending = None
+        self._pending, self._kept = None, {}
         self.stopped = self.stopped or f"recording stopped at step {self.step}: {reason}"
         failure, self._failure = self._failure, None
         if already:
@@ -403,7 +359,7 @@ def _reason(error: BaseException | None) -> str | None:
 
 def _probe_part(contents: Contents) -> str:
     """The dearest part of a snapshot for which the probe's gradient is taken."""
-    parts = ("gradient", "sketch", "subspaces", "raw_gradient")
+    parts = sorted((GRADIENT, *EXTRAS), key=worth)
     return next(part for part in parts if part in contents.parts)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from spectra.matrices import find_matrices
+from spectra.quantities import DEFAULT
 from spectra.recording.background import Background, SharedMatrices, WhenFull
 from spectra.recording.budget import Budget
 from spectra.recording.description import describe
@@ -20,7 +21,7 @@ from spectra.recording.processes import Processes, processes_of_training
 from spectra.recording.recorder import Recorder
 from spectra.recording.sketch import CountSketch
 from spectra.recording.timings import Timings
-from spectra.store.layout import DEFAULT_SPECTRA, Contents, Layout
+from spectra.store.layout import Contents, Layout
 from spectra.store.location import Location, exists, local_path
 from spectra.store.schedule import Schedule
 from spectra.store.writer import StoreWriter
@@ -37,7 +38,7 @@ def record(
     early: bool = False,
     steps: int | None = None,
     matrices: str | Sequence[str] | None = None,
-    spectra: str | Sequence[str] = DEFAULT_SPECTRA,
+    spectra: str | Sequence[str] = DEFAULT,
     sketch: int = 4096,
     gradients: bool = False,
     subspaces: int = 0,

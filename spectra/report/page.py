@@ -8,6 +8,7 @@ from pathlib import Path
 
 import xarray as xr
 
+from spectra.quantities import QUANTITIES
 from spectra.report.facts import facts
 from spectra.report.payload import payload
 from spectra.store.destination import write_result
@@ -55,6 +56,7 @@ def report_html(run: xr.DataTree, *, name: str) -> str:
         "title": html.escape(_title(run, name)),
         "facts": _facts_html(run, name),
         "style": (assets / "report.css").read_text(),
+        "others": _others_html(run),
         "plotly": get_plotlyjs(),
         # "</" would end the script element
         "payload": json.dumps(payload(run), allow_nan=False).replace("</", "<\\/"),
@@ -63,6 +65,18 @@ def report_html(run: xr.DataTree, *, name: str) -> str:
     # in one pass, so that nothing in a run's own texts is taken for a field
     return re.sub(
         r"\{\{(\w+)\}\}", lambda match: fields[match[1]], (assets / "report.html").read_text()
+    )
+
+
+def _others_html(run: xr.DataTree) -> str:
+    """Sections of the quantities beside gradients and weights that a run has recorded."""
+    held = run["spectra"].to_dataset().data_vars
+    return "".join(
+        f'<section class="over-training">\n<h2>Spectra of {quantity.noun}</h2>\n'
+        f'<p class="lead">{html.escape(quantity.about)} Leading singular values, a snapshot a row.'
+        f'</p>\n<div class="panels" data-kind="{name}"></div>\n</section>\n'
+        for name, quantity in QUANTITIES.items()
+        if name not in ("gradient", "weight") and name in held
     )
 
 

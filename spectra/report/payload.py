@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
+from spectra import quantities
 from spectra.analysis.similarity import cosine_similarity
 from spectra.analysis.subspaces import subspace_overlap
 from spectra.analysis.tails import kinds_of
@@ -41,7 +42,6 @@ the figures of measures and tails up to 1.7 MB, and the path of compression 0.3 
 LOSS_POINTS = 4_000
 MEASURED = 25
 """Snapshots at which measures are drawn: fits of all of a large model's spectra take minutes."""
-SPECTRA = ("gradient", "weight")
 
 Payload = dict[str, Any]
 
@@ -49,7 +49,7 @@ Payload = dict[str, Any]
 def payload(run: xr.DataTree) -> Payload:
     """Everything that the page's script draws from."""
     spectra = run["spectra"].to_dataset()
-    kinds = [kind for kind in SPECTRA if kind in spectra]
+    kinds = [kind for kind in quantities.shown() if kind in spectra]
     cosine, notes = _cosines(run)
     has_overlap = "subspaces" in run.children
     squares = (cosine is not None) + has_overlap

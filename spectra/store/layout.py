@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from spectra.matrices import Matrix
-from spectra.store.schema import BFLOAT16_NAN, FLAGS, SPECTRA, TRAIN, UNSET, Status, Variable
+from spectra.quantities import DEFAULT, GRADIENT, QUANTITIES
+from spectra.store.schema import BFLOAT16_NAN, FLAGS, TRAIN, UNSET, Status, Variable
 from spectra_data.errors import InputError
 
 BLOCK = 64
@@ -25,16 +26,14 @@ SHARD_BYTES = 1 << 28
 CHUNK_BYTES = 1 << 22
 PIECE_BYTES = 1 << 20
 ERRORS = "standard errors of the singular values of the weight"
-DEFAULT_SPECTRA = ("weight", "gradient", "update")
 
 
 @dataclass(frozen=True)
 class Contents:
     """What a snapshot holds, each on its own switch."""
 
-    spectra: tuple[str, ...] = DEFAULT_SPECTRA
-    """Kinds of singular values: ``weight``, ``gradient`` (on the probe batch),
-    ``training_gradient`` (the step's own, before clipping), ``update``."""
+    spectra: tuple[str, ...] = DEFAULT
+    """Quantities whose singular values are recorded, see `spectra.quantities.QUANTITIES`."""
     sketch: int = 4096
     """Components of a sketch of the probe gradient; 0 for none."""
     gradients: bool = False
@@ -47,25 +46,25 @@ class Contents:
     """Standard errors of the weights' singular values (approximate scans)."""
 
     def __post_init__(self) -> None:
-        if unknown := [kind for kind in self.spectra if kind not in SPECTRA]:
-            raise InputError(f"no spectra of {unknown[0]!r}; there are: {', '.join(SPECTRA)}")
+        if unknown := [kind for kind in self.spectra if kind not in QUANTITIES]:
+            raise InputError(f"no spectra of {unknown[0]!r}; there are: {', '.join(QUANTITIES)}")
         if self.sketch < 0:
             raise InputError(f"a sketch has at least 0 components, not {self.sketch}")
         if self.subspaces < 0:
             raise InputError(f"a subspace has a rank of at least 0, not {self.subspaces}")
-        ordered = tuple(kind for kind in SPECTRA if kind in self.spectra)
+        ordered = tuple(kind for kind in QUANTITIES if kind in self.spectra)
         object.__setattr__(self, "spectra", ordered)
 
     @property
     def uses_probe(self) -> bool:
         """Whether the gradient on the probe batch is needed."""
-        return "gradient" in self.spectra or bool(self.sketch or self.gradients or self.subspaces)
+        return GRADIENT in self.spectra or bool(self.sketch or self.gradients or self.subspaces)
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """What has to be at hand of every matrix."""
-        needed = {*self.spectra, "gradient"} if self.uses_probe else {*self.spectra}
-        return tuple(kind for kind in SPECTRA if kind in needed)
+        needed = {*self.spectra, GRADIENT} if self.uses_probe else {*self.spectra}
+        return tuple(kind for kind in QUANTITIES if kind in needed)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -88,7 +87,7 @@ class Contents:
 
     def without_probe(self) -> "Contents":
         """What is left where there is no probe batch."""
-        return self.only([kind for kind in self.spectra if kind != "gradient"])
+        return self.only([kind for kind in self.spectra if kind != GRADIENT])
 
     def to_dict(self) -> dict[str, Any]:
         fields = dataclasses.asdict(self) | {"spectra": list(self.spectra)}
@@ -118,6 +117,12 @@ class Layout:
                 f"subspaces of rank {self.contents.subspaces} are asked for, but a matrix has only "
                 f"{smallest} singular values: ask for at most so many, or choose matrices"
             )
+
+    @property
+    def width(self) -> int:
+        """The most singular values that a quantity has of a matrix."""
+        names = self.contents.spectra or ("weight",)
+        return max(QUANTITIES[n].length(m.rows, m.cols) for n in names for m in self.matrices)
 
     @property
     def rows(self) -> int:
@@ -194,13 +199,15 @@ class Layout:
 
     def _spectra(self) -> list[Variable]:
         count = len(self.matrices)
-        width = max(m.full_rank for m in self.matrices)
+        width = self.width
         attrs = {
             "units": "1",
             "padding": "NaN beyond min(rows, cols)",
             "floor": "values below about 1e-8 of the first are rounding",
         }
+        described = {name: QUANTITIES[name].long_name for name in self.contents.spectra}
         if self.contents.errors:
+            described["weight_error"] = ERRORS
             del attrs["floor"]
             attrs["approximate"] = "from random probes; standard errors in weight_error"
         return [
@@ -214,9 +221,9 @@ class Layout:
                     "float64" if self.contents.source else "float32",
                     np.nan,
                     (1, self._matrices_in_chunk(width), width),
-                    attrs={"long_name": SPECTRA.get(name, ERRORS), **attrs},
+                    attrs={"long_name": long_name, **attrs},
                 )
-                for name in (*self.contents.spectra, *(("weight_error",) * self.contents.errors))
+                for name, long_name in described.items()
             ),
             self._step(),
         ]

@@ -14,12 +14,6 @@ import numpy.typing as npt
 
 SCHEMA = "spectra/1"
 UNSET = -1
-SPECTRA = {
-    "weight": "singular values of the weight",
-    "gradient": "singular values of the gradient on the probe batch",
-    "training_gradient": "singular values of the step's own gradient, before clipping",
-    "update": "singular values of the last optimizer update",
-}
 TRAIN = {
     "loss": ("training loss, before the step", "nat"),
     "validation_loss": ("loss on the validation part, after the step, where evaluated", "nat"),

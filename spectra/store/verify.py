@@ -8,12 +8,13 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
+from spectra.quantities import QUANTITIES
 from spectra.store.checksums import row_arrays
 from spectra.store.integrity import check_snapshots, read_state, shortened
 from spectra.store.location import Location, zarr_store
 from spectra.store.reader import check_schema
 from spectra.store.schedule import Schedule
-from spectra.store.schema import BFLOAT16_NAN, SPECTRA, UNSET, Status
+from spectra.store.schema import BFLOAT16_NAN, UNSET, Status
 from spectra_data.errors import InputError
 
 Members = dict[str, Any]
@@ -131,8 +132,10 @@ def _check_spectra(
             yield column
             return
     names, rows, cols = columns
-    full_ranks = np.minimum(rows, cols)
-    for kind in (kind for kind in SPECTRA if f"spectra/{kind}" in expected):
+    for kind, quantity in QUANTITIES.items():
+        if f"spectra/{kind}" not in expected:
+            continue
+        lengths = [quantity.length(*sides) for sides in zip(rows, cols, strict=True)]
         missing_before = False
         for row, step in enumerate(steps):
             values = _read(root, f"spectra/{kind}", row)
@@ -145,16 +148,20 @@ def _check_spectra(
                 continue
             missing = bool(np.isnan(values).all())
             if status is None:  # a store that does not say why values are missing
-                # no update led to the first state
-                excused = kind == "update" and (row == 0 or missing_before)
+                # no step led to the first state
+                excused = quantity.may_lack == "first" and (row == 0 or missing_before)
                 missing_before = missing and excused
             else:
                 excused = bool((status != Status.MEASURED).all())
             if missing and not excused:
                 yield f"snapshot at step {step}: {kind} is missing (half written)"
                 continue
-            absent = np.full(len(names), kind != "weight") if status is None else status > 0
-            for matrix, spectrum, rank, may in zip(names, values, full_ranks, absent, strict=True):
+            absent = (
+                np.full(len(names), quantity.may_lack != "nothing")
+                if status is None
+                else status > 0
+            )
+            for matrix, spectrum, rank, may in zip(names, values, lengths, absent, strict=True):
                 if reason := _spectrum_fault(spectrum, int(rank), bool(may)):
                     yield f"snapshot at step {step}: {kind} of {matrix} {reason}"
                     break
@@ -255,7 +262,7 @@ def _check_others(
     root: zarr.Group, expected: Members, by_row: Collection[str], steps: npt.NDArray[np.int64]
 ) -> Iterator[str]:
     """Coordinates, source and derived groups: readable."""
-    checked = {*(f"spectra/{kind}" for kind in SPECTRA), "status/code"}
+    checked = {*(f"spectra/{kind}" for kind in QUANTITIES), "status/code"}
     for path, node in sorted(expected.items()):
         if not isinstance(node, zarr.Array) or path in checked or path.startswith("train/"):
             continue

@@ -21,6 +21,7 @@ from spectra.allocation.path import STEP as SPACING
 from spectra.allocation.path import compression_path
 from spectra.allocation.rankmap import RankMap
 from spectra.matrices import Matrix, block_labels
+from spectra.quantities import QUANTITIES
 from spectra.store.evaluations import Evaluation, evaluations
 from spectra.store.reader import open_store
 from spectra.store.schema import SCHEMA, UNSET
@@ -99,7 +100,7 @@ class Run:
 
     def kinds(self) -> list[str]:
         """The kinds of spectra recorded."""
-        return [kind for kind in ("weight", "gradient", "update") if self._has(f"spectra/{kind}")]
+        return [kind for kind in QUANTITIES if self._has(f"spectra/{kind}")]
 
     def has(self, group: str) -> bool:
         """Whether a group was recorded."""

@@ -10,6 +10,7 @@ from dash.exceptions import PreventUpdate
 from spectra.figures.reduction import block_size
 from spectra.figures.theme import SECOND, empty
 from spectra.figures.training import loss_curve
+from spectra.quantities import QUANTITIES
 from spectra_dashboard import panels, parts
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.run import Run
@@ -24,16 +25,14 @@ TITLES = {
         "Cosine similarity between the gradients of all pairs of snapshots on the probe batch. "
         "A red block is a gradient that has stopped turning; a bare diagonal keeps turning.",
     ),
-    "gradient": ("Spectra of gradients", "Leading singular values, a snapshot a row."),
     "overlap": (
         "Overlap of leading gradient subspaces",
         "Colours start at what unrelated subspaces have by chance.",
     ),
-    "weight": (
-        "Spectra of weights",
-        "Brightness that moves to the left edge is a weight becoming low-rank.",
-    ),
-    "update": ("Spectra of updates", "What the optimizer's last step added."),
+    **{
+        name: (f"Spectra of {quantity.noun}", quantity.about)
+        for name, quantity in QUANTITIES.items()
+    },
     "lines": (
         "Spectra at the chosen step",
         "All singular values at the step that is set above.",
@@ -354,7 +353,7 @@ def _numbers(run: Run, view: View, matrices: list[str]) -> Any:
     for kind in panels.kinds(run):
         if kind == panels.LINES:
             continue
-        if kind in panels.SPECTRA:
+        if kind in QUANTITIES:
             field = f"σ₁ of {kind}"
             every = slice(0, len(steps))
             found = [run.spectrum_rows(kind, name, every, 1)[:, 0] for name in matrices]

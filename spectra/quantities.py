@@ -1,0 +1,116 @@
+"""What is recorded of a matrix at a snapshot: one entry a quantity.
+
+Recorder, layout, verification, page and report go through this table. A quantity is added by its
+entry here, and the reader in `spectra.recording.readers` that it names.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from spectra.recording.readers import Reader
+
+Sides = Callable[[int, int], tuple[int, int]]
+
+
+def as_the_weight(rows: int, cols: int) -> tuple[int, int]:
+    """The sides of a quantity that has the weight's shape."""
+    return rows, cols
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A matrix that goes with a weight, of which singular values are recorded."""
+
+    name: str
+    """In the store, in options and addresses."""
+    noun: str
+    """Of many, for headings and choices: ``gradients``."""
+    long_name: str
+    """What its singular values are, in the store."""
+    about: str
+    """What its spectra show, a sentence for page and report."""
+    worth: int
+    """Its place under a time budget, among `EXTRAS` too: the lowest is recorded longest."""
+    reader: str | None
+    """``module:NAME`` of its `Reader`; None for the gradient on the probe batch."""
+    on_request: bool = False
+    """Whether it is recorded only where it is named."""
+    sides: Sides = as_the_weight
+    """Its (rows, cols), from the weight's."""
+    may_lack: Literal["nothing", "first", "any"] = "any"
+    """Snapshots in which it may be missing where a store does not say why: none; the first, and
+    those after it as long as it was missing; or any matrix of any."""
+
+    def length(self, rows: int, cols: int) -> int:
+        """How many singular values it has of a matrix."""
+        return min(self.sides(rows, cols))
+
+    def read(self) -> "Reader | None":
+        """What takes it from a training step."""
+        if self.reader is None:
+            return None
+        from importlib import import_module
+
+        module, _, name = self.reader.partition(":")
+        found: Reader = getattr(import_module(module), name)
+        return found
+
+
+QUANTITIES = {
+    quantity.name: quantity
+    for quantity in (
+        Quantity(
+            "weight",
+            "weights",
+            "singular values of the weight",
+            "Brightness that moves to the left edge is a weight becoming low-rank.",
+            worth=1,
+            reader="spectra.recording.readers:WEIGHT",
+            may_lack="nothing",
+        ),
+        Quantity(
+            "gradient",
+            "gradients",
+            "singular values of the gradient on the probe batch",
+            "Gradients on the probe batch.",
+            worth=0,
+            reader=None,
+        ),
+        Quantity(
+            "training_gradient",
+            "training gradients",
+            "singular values of the step's own gradient, before clipping",
+            "Gradients of the training step itself, before clipping.",
+            worth=4,
+            reader="spectra.recording.readers:TRAINING_GRADIENT",
+            on_request=True,
+        ),
+        Quantity(
+            "update",
+            "updates",
+            "singular values of the last optimizer update",
+            "What the optimizer's last step added.",
+            worth=3,
+            reader="spectra.recording.readers:UPDATE",
+            may_lack="first",
+        ),
+    )
+}
+"""By name, in the order of the store."""
+GRADIENT = "gradient"
+"""Taken on the probe batch; sketches, subspaces and raw gradients are of it."""
+EXTRAS = {"sketch": 2, "subspaces": 5, "raw_gradient": 6}
+"""What else is recorded of the gradient on the probe batch, with its worth."""
+DEFAULT = tuple(name for name, quantity in QUANTITIES.items() if not quantity.on_request)
+
+
+def shown() -> list[str]:
+    """All quantities in the order of pages: the gradient stands first, with its cosines."""
+    return sorted(QUANTITIES, key=lambda name: name != GRADIENT)
+
+
+def worth(part: str) -> int:
+    """The place of a part of snapshots under a time budget."""
+    return QUANTITIES[part].worth if part in QUANTITIES else EXTRAS[part]
