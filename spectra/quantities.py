@@ -33,6 +33,8 @@ class Quantity:
     """What its spectra show, a sentence for page and report."""
     worth: int
     """Its place under a time budget, among `EXTRAS` too: the lowest is recorded longest."""
+    color: str
+    """Of its lines."""
     reader: str | None
     """``module:NAME`` of its `Reader`; None for the gradient on the probe batch."""
     on_request: bool = False
@@ -42,6 +44,11 @@ class Quantity:
     may_lack: Literal["nothing", "first", "any"] = "any"
     """Snapshots in which it may be missing where a store does not say why: none; the first, and
     those after it as long as it was missing; or any matrix of any."""
+
+    @property
+    def label(self) -> str:
+        """Of one, as a reader sees it."""
+        return self.name.replace("_", " ")
 
     def length(self, rows: int, cols: int) -> int:
         """How many singular values it has of a matrix."""
@@ -67,6 +74,7 @@ QUANTITIES = {
             "singular values of the weight",
             "Brightness that moves to the left edge is a weight becoming low-rank.",
             worth=1,
+            color="#2f5d8a",
             reader="spectra.recording.readers:WEIGHT",
             may_lack="nothing",
         ),
@@ -76,6 +84,7 @@ QUANTITIES = {
             "singular values of the gradient on the probe batch",
             "Gradients on the probe batch.",
             worth=0,
+            color="#c2571a",
             reader=None,
         ),
         Quantity(
@@ -84,6 +93,7 @@ QUANTITIES = {
             "singular values of the step's own gradient, before clipping",
             "Gradients of the training step itself, before clipping.",
             worth=4,
+            color="#e0a100",
             reader="spectra.recording.readers:TRAINING_GRADIENT",
             on_request=True,
         ),
@@ -93,6 +103,7 @@ QUANTITIES = {
             "singular values of the last optimizer update",
             "What the optimizer's last step added.",
             worth=3,
+            color="#6b7280",
             reader="spectra.recording.readers:UPDATE",
             may_lack="first",
         ),

@@ -173,7 +173,7 @@ def rows(run: Run, view: View, name: str, held: Held | None) -> Rows:
 
 def _points(run: Run, matrix: str, rows: slice) -> npt.NDArray[np.float32]:
     """(row, kind and place) of the spectra's lines."""
-    places = line_places(_full_rank(run, matrix))
+    places = line_places(_length(run, matrix))
     return np.concatenate(
         [run.spectrum_rows(kind, matrix, rows)[:, places] for kind in run.kinds()], axis=1
     )
@@ -181,9 +181,11 @@ def _points(run: Run, matrix: str, rows: slice) -> npt.NDArray[np.float32]:
 
 def _lines(run: Run, matrix: str, found: Rows, title: str) -> go.Figure:
     """The spectra at the last step; all others travel along, for the scrubber."""
-    places, recorded = line_places(_full_rank(run, matrix)), run.kinds()
+    places, recorded = line_places(_length(run, matrix)), run.kinds()
     last = found.values[-1].reshape(len(recorded), -1)
-    drawn = spectra_lines(dict(zip(recorded, last, strict=True)), title=title)
+    colors = [QUANTITIES[kind].color for kind in recorded]
+    labels = [QUANTITIES[kind].label for kind in recorded]
+    drawn = spectra_lines(dict(zip(labels, last, strict=True)), title=title, colors=colors)
     for trace, values in zip(drawn.data, last, strict=True):
         trace.x, trace.y = places + 1, values
     drawn.layout.title.subtitle.text = f"step {found.steps[-1]:,}"
@@ -195,8 +197,10 @@ def _lines(run: Run, matrix: str, found: Rows, title: str) -> go.Figure:
     return drawn
 
 
-def _full_rank(run: Run, matrix: str) -> int:
-    return next(m.full_rank for m in run.matrices() if m.name == matrix)
+def _length(run: Run, matrix: str) -> int:
+    """The most singular values that something recorded has of a matrix."""
+    found = next(m for m in run.matrices() if m.name == matrix)
+    return max(QUANTITIES[kind].length(found.rows, found.cols) for kind in run.kinds())
 
 
 def _last(steps: npt.NDArray[np.int64]) -> int:
@@ -210,7 +214,7 @@ def _how(kind: str, view: View, run: Run) -> tuple[str, ...]:
 
 
 def _said(kind: str, view: View) -> str:
-    value = f"singular value of the {kind}"
+    value = f"singular value of the {QUANTITIES[kind].label}"
     said = f"log₁₀ of {value}" if view.scale == "log" else value
     return f"{said} over the largest" if view.norm == "first" else said
 

@@ -77,6 +77,7 @@ def spectra_lines(
     title: str,
     subtitle: str = "",
     logarithmic: bool = True,
+    colors: Sequence[str] = (ACCENT, SECOND, MUTED),
 ) -> go.Figure:
     """Some spectra of one matrix beside each other.
 
@@ -88,9 +89,11 @@ def spectra_lines(
         Above the figure.
     logarithmic
         Whether values are on a logarithmic axis.
+    colors
+        Of the lines, in turn.
     """
     figure = go.Figure()
-    for color, (name, values) in zip(cycle((ACCENT, SECOND, MUTED)), spectra.items(), strict=False):
+    for color, (name, values) in zip(cycle(colors), spectra.items(), strict=False):
         there = np.flatnonzero(np.isfinite(values))
         there = there[line_places(len(there))]
         figure.add_scatter(

@@ -28,6 +28,7 @@ PRODUCT = Quantity(
     "singular values of the weight times itself",
     "Squares of the weight's.",
     worth=7,
+    color="#000000",
     reader=f"{__name__}:READER",
     on_request=True,
     sides=lambda rows, cols: (rows, rows),
