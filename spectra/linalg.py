@@ -10,7 +10,7 @@ import torch
 from scipy.linalg import eigh
 
 from spectra.gram import eigenvalues, gram, rounded_gram
-from spectra.threads import available_cores, map_matrices, one_blas_thread
+from spectra.machine.cores import available_cores, map_matrices, one_blas_thread
 from spectra_data.errors import InputError
 
 Array = TypeVar("Array", torch.Tensor, npt.NDArray[np.floating])

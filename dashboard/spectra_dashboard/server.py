@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from spectra.machine.libc import few_arenas, give_back
 from spectra_dashboard.access.library import Library
-from spectra_dashboard.allocator import few_arenas, give_back
 from spectra_dashboard.guard import is_loopback
 from spectra_data.errors import InputError
 

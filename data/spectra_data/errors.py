@@ -1,4 +1,4 @@
-"""The one error that a user can mend."""
+"""The one error that a user can mend, and what others say."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,9 @@ class InputError(ValueError):
 
     Commands print it without a traceback and exit with 2.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

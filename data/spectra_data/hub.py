@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spectra_data.documents import Skips
-from spectra_data.errors import InputError
+from spectra_data.errors import InputError, first_line
 from spectra_data.files import FileSource
 
 
@@ -44,7 +44,7 @@ class HubSource:
             except StopIteration:
                 return
             except Exception as error:  # of the network, or of a shard's format
-                raise InputError(f"reading {self.name} broke off: {_reason(error)}") from error
+                raise InputError(f"reading {self.name} broke off: {first_line(error)}") from error
             text = record.get(self.text_field)
             if isinstance(text, str) and text.strip():
                 yield text
@@ -84,11 +84,7 @@ class HubSource:
 
 
 def _unreachable(dataset: str, error: Exception) -> str:
-    return f"cannot open the data set {dataset!r} on the hub: {_reason(error)}"
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"cannot open the data set {dataset!r} on the hub: {first_line(error)}"
 
 
 def c4(text_field: str = "text") -> HubSource:

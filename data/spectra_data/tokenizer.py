@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from spectra_data.cache import cache_folder, discard, new_folder
 from spectra_data.documents import DocumentSource, Skips
-from spectra_data.errors import InputError
+from spectra_data.errors import InputError, first_line
 from spectra_data.integrity import difference, folder_sha256, sealed, unsealed
 from spectra_data.pointers import require_fetched
 
@@ -117,7 +117,7 @@ def load_tokenizer(spec: str) -> "PreTrainedTokenizerFast":
             str(path) if local else spec, local_files_only=local
         )
     except Exception as error:  # the library raises bare Exception for a malformed file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise InputError(
             f"cannot load the tokenizer {spec!r} ({reason}): give a folder or file with "
             "tokenizer.json, a hub name, or `train`"

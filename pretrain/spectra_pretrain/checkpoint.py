@@ -20,7 +20,7 @@ import torch
 
 from spectra.models.loading import require_loaded
 from spectra.store.durable import sync_folder, sync_tree
-from spectra_data.errors import InputError
+from spectra_data.errors import InputError, first_line
 from spectra_data.integrity import difference, folder_sha256, sealed, unsealed
 from spectra_data.partial import partial_folder
 
@@ -167,7 +167,7 @@ def load_model(checkpoint: Path) -> "PreTrainedModel":
         )
         require_loaded(str(checkpoint), model, report)
     except Exception as error:  # of the library or of safetensors, many kinds
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise InputError(
             f"the model in {checkpoint} cannot be read ({reason}): remove it"
         ) from error
@@ -187,7 +187,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever the bytes lead it to
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(f"{file} cannot be read ({reason})") from error
     if state["format"] not in (WITHOUT_HASHES, FORMAT):
         raise InputError(f"{file} is of format {state['format']}; this version reads {FORMAT}")

@@ -1,42 +1,18 @@
-"""What a run asks of the machine: its device, and what is fast there."""
+"""What is fast on a device."""
 
-import ctypes
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from spectra_data.errors import InputError
+from spectra.machine import libc
+from spectra_data.errors import InputError, first_line
 from spectra_pretrain.options import RunOptions
 
 SHORT = 512
 """Tokens up to which attention in bfloat16 is faster on a CPU without the fused kernel."""
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Names of glibc's malloc.h."""
 BFLOAT16 = ("amx_bf16", "avx512_bf16")
 """Instructions of x86 that multiply such numbers."""
-
-
-def device_of(name: str) -> torch.device:
-    """The device that an option names.
-
-    Raises
-    ------
-    InputError
-        When it cannot be used here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.type == "meta":
-            raise RuntimeError("it holds no numbers")
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"--device {name} cannot be used here: {reason}") from error
-    return device
 
 
 def set_attention(model: Any, options: RunOptions, device: torch.device) -> None:
@@ -56,20 +32,13 @@ def set_attention(model: Any, options: RunOptions, device: torch.device) -> None
     try:
         model.set_attn_implementation(way)
     except (ValueError, ImportError) as error:
-        raise InputError(f"--attention {way}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"--attention {way}: {first_line(error)}") from error
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """On a CPU, let freed memory stay with the process: the next step wants it again.
-
-    Otherwise glibc hands large tensors back to the system, which clears every page anew.
-    """
-    if device.type != "cpu" or not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 1 << 30)
-        mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+    """On a CPU, let freed memory stay with the process: the next step wants it again."""
+    if device.type == "cpu":
+        libc.keep_freed_memory()
 
 
 def checkpoint_activations(model: Any) -> None:

@@ -8,10 +8,11 @@ from typing import Any, Protocol
 import torch
 from rich.console import Console
 
+from spectra.machine.devices import device_of
 from spectra.models.messages import silence_library_bars
 from spectra.recording.pieces import Probe
 from spectra_pretrain.loop import Training
-from spectra_pretrain.machine import device_of, keep_freed_memory
+from spectra_pretrain.machine import keep_freed_memory
 from spectra_pretrain.memory import sizes, table_of
 from spectra_pretrain.optionfile import to_dict
 from spectra_pretrain.options import RunOptions

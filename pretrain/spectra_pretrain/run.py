@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from spectra_data.errors import InputError
+from spectra_data.errors import InputError, first_line
 from spectra_data.sources import open_source
 from spectra_data.tokenizer import TRAIN, load_tokenizer, resolve_tokenizer
 from spectra_data.windows import Windows
@@ -187,7 +187,7 @@ def new_model(
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except Exception as error:  # whatever a model's own checks raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise InputError(f"no causal language model of {options.model}: {reason}") from error
     _require_causal(options.model, model)
     model.train()

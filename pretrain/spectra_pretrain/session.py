@@ -19,7 +19,8 @@ import torch
 from rich.console import Console, RenderableType
 
 from spectra.commands.options import program_name
-from spectra.evaluation.resources import peak_memory
+from spectra.machine.devices import device_of
+from spectra.machine.memory import peak_memory
 from spectra.models.messages import silence_library_bars
 from spectra.recording.pieces import Probe
 from spectra.recording.recorder import NullRecorder, Recorder
@@ -34,7 +35,7 @@ from spectra_data.partial import remove_leftovers
 from spectra_pretrain.checkpoint import RUN, Checkpoints, read_state, restore_random_state, step_of
 from spectra_pretrain.display import open_display
 from spectra_pretrain.loop import Outcome, Training, run_loop
-from spectra_pretrain.machine import device_of, keep_freed_memory, slowness
+from spectra_pretrain.machine import keep_freed_memory, slowness
 from spectra_pretrain.optionfile import differences, read_options, to_dict
 from spectra_pretrain.options import RunOptions
 from spectra_pretrain.signals import StopRequest

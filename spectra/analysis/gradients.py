@@ -20,8 +20,8 @@ import xarray as xr
 from dask.delayed import delayed
 
 from spectra.analysis.stored import unread
+from spectra.machine.cores import one_blas_thread
 from spectra.metrics.products import inner_products
-from spectra.threads import one_blas_thread
 from spectra_data.errors import InputError
 
 MEMORY = 1 << 30

@@ -19,9 +19,9 @@ from spectra.analysis.gradients import (
     read_block,
 )
 from spectra.analysis.stored import unread
+from spectra.machine.cores import one_blas_thread
 from spectra.metrics import subspaces
 from spectra.store.reader import from_bfloat16_bits
-from spectra.threads import one_blas_thread
 from spectra_data.errors import InputError
 
 Side = Literal["left", "right"]

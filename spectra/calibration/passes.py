@@ -1,7 +1,7 @@
 """Passes of calibration windows through the blocks, forwards and back, with statistics."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from spectra.calibration.statistics import (
     watching_gradients,
     watching_inputs,
 )
+from spectra.machine.progress import Progress
 from spectra_data.errors import InputError
 
 IN_MEMORY = 4e9
@@ -23,8 +24,6 @@ IN_MEMORY = 4e9
 
 STRIDE = 1_000_003
 """Between the random streams of two seeds."""
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import fsspec
 import torch
 from fsspec.implementations.local import LocalFileSystem
 
-from spectra_data.errors import InputError
+from spectra_data.errors import InputError, first_line
 from spectra_data.pointers import LARGEST_POINTER, require_content
 
 
@@ -151,5 +151,4 @@ def reading(name: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # every file system has its own
-        first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise InputError(f"cannot read {name}: {first or type(error).__name__}") from error
+        raise InputError(f"cannot read {name}: {first_line(error)}") from error

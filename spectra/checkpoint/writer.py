@@ -21,10 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from spectra.checkpoint.digests import digest
+from spectra.machine.cores import available_cores
 from spectra.store.destination import make_folder
 from spectra.store.durable import replacing, sync_folder, sync_tree, write_file
 from spectra.store.lock import locked
-from spectra.threads import available_cores
 from spectra_data.errors import InputError
 from spectra_data.integrity import sealed, unsealed
 from spectra_data.partial import remove_leftovers

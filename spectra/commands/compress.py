@@ -20,10 +20,12 @@ import tyro
 from rich.console import Console
 
 from spectra.allocation.rankmap import RankMap
-from spectra.commands.options import parse, require_device
-from spectra.commands.progress import Shown, peak_memory_bytes
+from spectra.commands.options import parse
 from spectra.compression.compress import Compressed, compress
 from spectra.compression.settings import SELF, Calibration
+from spectra.machine.devices import device_of
+from spectra.machine.memory import peak_memory_bytes
+from spectra.machine.progress import Shown
 from spectra_data.errors import InputError
 
 
@@ -104,7 +106,7 @@ def main(arguments: Sequence[str]) -> int:
             shrinkage=options.shrinkage,
             align=options.align,
             dtype=options.dtype,
-            device=require_device(options.device),
+            device=str(device_of(options.device)),
             check_weights=not options.skip_hash,
             progress=shown.update,
         )

@@ -19,8 +19,7 @@ import tyro
 from rich.console import Console
 
 from spectra.calibration.text import tokenizer_of
-from spectra.commands.options import parse, require_device
-from spectra.commands.progress import Shown
+from spectra.commands.options import parse
 from spectra.evaluation.models import load_model
 from spectra.evaluation.perplexity import (
     REFERENCE_WINDOWS,
@@ -32,11 +31,13 @@ from spectra.evaluation.perplexity import (
 from spectra.evaluation.resources import (
     bytes_on_disk,
     memory_of,
-    peak_memory,
     size_of,
     speed_of,
 )
 from spectra.evaluation.tasks import Accuracy, task_accuracy
+from spectra.machine.devices import AUTO, device_of
+from spectra.machine.memory import peak_memory
+from spectra.machine.progress import Shown
 from spectra.models.source import Source
 from spectra.store.evaluations import Evaluation, add_evaluation
 from spectra.store.reader import open_store
@@ -94,7 +95,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, arguments, command="evaluate", description=__doc__)
     _require(options)
     source = Source(options.checkpoint)
-    device = require_device(options.device)
+    # spread over all devices, in the words of accelerate
+    device = AUTO if options.device == AUTO else str(device_of(options.device))
     dtype = options.dtype or ("float32" if device == "cpu" else "auto")
     evaluation = None
     if options.store is not None:

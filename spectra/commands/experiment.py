@@ -21,12 +21,13 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from spectra.commands.options import parse, require_device
-from spectra.commands.progress import Shown
+from spectra.commands.options import parse
 from spectra.experiments.relevance import require_used
 from spectra.experiments.run import EXPERIMENTS, Outcome, run_experiment
 from spectra.experiments.settings import Settings
 from spectra.experiments.tuning import Tuning
+from spectra.machine.devices import device_of
+from spectra.machine.progress import Shown
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     out = options.out or Path("runs", "experiments", options.name)
     with Shown(Console(stderr=True)) as shown:
         common: dict[str, Any] = {
-            "device": require_device(options.device),
+            "device": str(device_of(options.device)),
             "progress": shown.update,
         }
         if options.name in EXPERIMENTS:

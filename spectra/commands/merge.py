@@ -14,8 +14,8 @@ import tyro
 from rich.console import Console
 
 from spectra.commands.options import parse
-from spectra.commands.progress import Shown
 from spectra.compression.merge import merge
+from spectra.machine.progress import Shown
 from spectra.models.messages import silence_library_bars
 
 

@@ -96,23 +96,3 @@ def _one_line(box: str) -> str:
             break
         paragraph.append(line)
     return " ".join(" ".join(paragraph).split()).rstrip(".") or "the options do not fit"
-
-
-def require_device(name: str | None) -> str:
-    """A device by its name; cuda where there is one, by default.
-
-    Raises
-    ------
-    InputError
-        When it is not here.
-    """
-    import torch
-
-    there = torch.cuda.is_available()
-    if name is None:
-        return "cuda" if there else "cpu"
-    if name.startswith("cuda") and not there:
-        raise InputError("there is no CUDA device here: leave out --device, or name cpu")
-    if name.partition(":")[0] not in ("cpu", "cuda", "auto"):
-        raise InputError(f"no device {name!r}: name cpu or cuda")
-    return name

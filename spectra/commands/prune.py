@@ -17,9 +17,10 @@ from rich.console import Console
 
 from spectra.allocation.rankmap import RankMap
 from spectra.commands.compress import left_lines
-from spectra.commands.options import parse, require_device
-from spectra.commands.progress import Shown
+from spectra.commands.options import parse
 from spectra.compression.settings import SELF, Calibration
+from spectra.machine.devices import device_of
+from spectra.machine.progress import Shown
 from spectra.pruning.prune import prune
 from spectra.pruning.sparsity import parse_pattern
 
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
             only=options.only,
             rank_map=None if options.map is None else RankMap.load(options.map),
             calibration=calibration,
-            device=require_device(options.device),
+            device=str(device_of(options.device)),
             progress=shown.update,
         )
     found = {

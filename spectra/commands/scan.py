@@ -17,7 +17,8 @@ import tyro
 from rich.console import Console
 
 from spectra.commands.options import parse
-from spectra.commands.progress import Shown, peak_memory_bytes
+from spectra.machine.memory import peak_memory_bytes
+from spectra.machine.progress import Shown
 from spectra.scanning.scan import Summary, run_scan
 from spectra.store.destination import require_no_broken_link
 from spectra.store.location import local_path

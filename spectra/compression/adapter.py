@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from spectra.checkpoint.digests import combined_sha256, digest
 from spectra.compression.pairs import pair, unpair
 from spectra.models.source import Source
-from spectra_data.errors import InputError
+from spectra_data.errors import InputError, first_line
 
 FILE = "adapter.json"
 TENSORS = "changed.safetensors"
@@ -174,7 +174,7 @@ def _merged(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
     try:
         adapted = peft.PeftModel.from_pretrained(model, str(folder))
     except Exception as error:  # of many kinds, by method
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise InputError(f"{folder} is no adapter of this model: {reason}") from error
     merged: torch.nn.Module = adapted.merge_and_unload()
     unpair(merged)

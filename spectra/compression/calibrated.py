@@ -4,7 +4,7 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from spectra.checkpoint.digests import combined_sha256, digest
 from spectra.compression.settings import SELF, Calibration, Settings
 from spectra.compression.truncation import Root, covariance_root, scale_root
 from spectra.compression.weighting import Weighting, Weightings
+from spectra.machine.progress import Progress
 from spectra.models.loading import require_finite
 from spectra.models.source import Source
 from spectra_data.cache import cache_folder
@@ -33,8 +34,6 @@ from spectra_data.sources import open_source
 
 KEPT_BYTES = 8e9
 """Statistics that take more are removed once they were used."""
-
-Progress = Callable[[str, int, int], None]
 
 
 def calibrate(source: Source, settings: Settings, device: str, progress: Progress) -> Weightings:

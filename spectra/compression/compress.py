@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,10 @@ from spectra.compression.settings import Calibration, Settings
 from spectra.compression.sources import require_dtype, tensor_bytes
 from spectra.compression.weighting import Weighting
 from spectra.linalg import scaled
+from spectra.machine.progress import Progress, silent
 from spectra.models.loading import require_finite
 from spectra.models.source import Source
 from spectra_data.errors import InputError
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def compress(
     device: str = "cpu",
     check_weights: bool = True,
     shard_bytes: int = SHARD_BYTES,
-    progress: Progress = lambda stage, done, count: None,
+    progress: Progress = silent,
 ) -> Compressed:
     """Write a compressed checkpoint, which transformers loads once `spectra` is imported.
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from spectra.compression.compress import rounded, with_dtype
 from spectra.compression.config import SpectraConfig
 from spectra.compression.pairs import compressed_layers
 from spectra.compression.sources import require_dtype, tensor_bytes
+from spectra.machine.progress import Progress, silent
 from spectra.models.loading import load_whole, require_finite
 from spectra.models.source import COMPANIONS, Source
 from spectra_data.errors import InputError
@@ -40,7 +40,7 @@ def merge(
     dtype: str | None = None,
     compressed: bool = False,
     shard_bytes: int = SHARD_BYTES,
-    progress: Callable[[str, int, int], None] = lambda stage, done, count: None,
+    progress: Progress = silent,
 ) -> Merged:
     """Write the dense checkpoint that a compressed one stands for, or that an adapter makes.
 
@@ -81,7 +81,7 @@ def _dense(
     out: Path,
     dtype: str | None,
     shard_bytes: int,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> Merged:
     """Products in the place of factors, shard by shard."""
     opened = source.checkpoint

@@ -1,6 +1,6 @@
 """What a compression will do: ranks, and how errors are weighed, before anything is written."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +17,13 @@ from spectra.compression.settings import Settings
 from spectra.compression.skeleton import READS_WEIGHT, read_by_name, require_running
 from spectra.compression.sources import model_tensors
 from spectra.compression.weighting import Weightings, plain_weightings
+from spectra.machine.progress import Progress
 from spectra.models.loading import empty_model
 from spectra.models.source import Source
 from spectra_data.errors import InputError
 
 ALIGN = 16
 """What ranks are multiples of by default: below, kernels waste part of their registers."""
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ is least, without a limit of rank, for :math:`W' = W\,E[xx'^T]\,E[x'x'^T]^{-1}`;
 truncation whitened by :math:`E[x'x'^T]`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -17,9 +16,8 @@ from spectra.compression.calibrated import calibration_text
 from spectra.compression.settings import Settings
 from spectra.compression.truncation import FLOOR, covariance_root
 from spectra.compression.weighting import Weighting, Weightings
+from spectra.machine.progress import Progress
 from spectra.models.source import Source
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(eq=False)

@@ -25,7 +25,7 @@ from spectra.compression.config import SpectraConfig
 from spectra.compression.layers import put
 from spectra.models.loading import empty_model
 from spectra.models.source import Source
-from spectra_data.errors import InputError
+from spectra_data.errors import InputError, first_line
 
 READS_WEIGHT = "its model's code reads its weight itself"
 UNKNOWN = (DataDependentOutputException, DynamicOutputShapeException)
@@ -85,7 +85,7 @@ def read_by_name(source: Source, names: Collection[str]) -> frozenset[str]:
         try:
             _run(model)
         except Exception as error:  # of torch or of the model, where fake tensors are not enough
-            note(f"{source} could not be tried before it is written: {_first_line(error)}")
+            note(f"{source} could not be tried before it is written: {first_line(error)}")
     return frozenset(seen)
 
 
@@ -111,7 +111,7 @@ def require_running(source: Source, rank_map: RankMap) -> None:
             _run(model)
         except Exception as error:
             raise InputError(
-                f"{type(model).__name__} does not run with low-rank layers: {_first_line(error)}"
+                f"{type(model).__name__} does not run with low-rank layers: {first_line(error)}"
             ) from error
 
 
@@ -160,7 +160,3 @@ def _fake() -> Iterator[FakeTensorMode]:
             yield mode
     finally:
         log.setLevel(level)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

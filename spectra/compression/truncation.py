@@ -12,7 +12,7 @@ import torch
 
 from spectra.compression.factors import Factors
 from spectra.compression.leading import leading_factors
-from spectra_data.errors import InputError
+from spectra_data.errors import InputError, first_line
 
 FLOOR = 1e-8
 """Of a covariance's eigenvalues, relative to the largest: those of small models are not positive
@@ -129,7 +129,7 @@ def truncate(
     try:
         found = leading_factors(matrix, rank)
     except (RuntimeError, ValueError) as error:  # LAPACK did not converge
-        raise InputError(f"its decomposition failed: {str(error).splitlines()[0]}") from error
+        raise InputError(f"its decomposition failed: {first_line(error)}") from error
     left, right = found.left, found.right
     if outputs is not None:
         left = outputs.undone_after(left.mT).mT

@@ -1,12 +1,8 @@
 """What a model takes: parameters, bytes, memory by context length, tokens a second."""
 
-import gc
-import resource
 import statistics
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +10,9 @@ import torch
 
 from spectra.checkpoint.checkpoint import ADAPTER
 from spectra.compression.adapter import FILE
+from spectra.machine.memory import peak_memory
 from spectra.matrices import find_matrices, stored_parameters
 from spectra.models.source import Source
-
-PROCESS = Path("/proc/self")
 
 
 @dataclass(frozen=True)
@@ -113,32 +108,6 @@ def speed_of(
     )
 
 
-@contextmanager
-def peak_memory(device: torch.device) -> Iterator[list[int]]:
-    """Measure the peak of what is inside; a list with it, filled at the end."""
-    found = [0]
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        yield found
-        found[0] = torch.cuda.max_memory_allocated(device)
-        return
-    _reset_peak()
-    yield found
-    found[0] = resident_peak()
-
-
-def resident_peak() -> int:
-    """Bytes that this process had resident at most, since the peak was last reset."""
-    status = PROCESS / "status"
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
-
-
 def bytes_on_disk(named: str | Path | Source) -> int | None:
     """Bytes of a checkpoint's weight files; None for one that lies elsewhere."""
     source = Source.of(named)
@@ -148,14 +117,6 @@ def bytes_on_disk(named: str | Path | Source) -> int | None:
     if any((place / name).is_file() for name in (FILE, ADAPTER)):  # its base lies elsewhere
         return sum(file.stat().st_size for file in place.glob("*.safetensors"))
     return sum(int(size) for size, *_ in source.checkpoint.files.values())
-
-
-def _reset_peak() -> None:
-    """Linux counts the peak anew; elsewhere it is that of the whole process."""
-    try:
-        (PROCESS / "clear_refs").write_text("5")
-    except OSError:
-        return
 
 
 def _cache_bytes(cache: object) -> int:

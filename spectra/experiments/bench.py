@@ -1,7 +1,7 @@
 """One model, whose matrices are replaced for a measurement and put back."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from spectra.compression.sources import ModelState, require_dtype
 from spectra.compression.weighting import Weightings, plain_weightings
 from spectra.evaluation.perplexity import perplexity, text_tokens
 from spectra.experiments.settings import Settings
+from spectra.machine.progress import Progress
 from spectra.models.loading import load_whole
 from spectra.models.source import Source
 from spectra.scanning.scan import scan
@@ -29,8 +30,6 @@ from spectra_data.sources import open_source
 
 KEPT = 8e9
 """Bytes of decompositions that are kept in memory between cells."""
-
-Progress = Callable[[str, int, int], None]
 
 
 class Bench:

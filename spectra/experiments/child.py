@@ -1,19 +1,17 @@
 """A command in a process of its own, which is never left behind."""
 
 import contextlib
-import ctypes
 import json
 import re
 import signal
 import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from spectra.machine.libc import with_parent
 from spectra_data.errors import InputError
 
-PR_SET_PDEATHSIG = 1
 """Name of Linux's prctl.h."""
 WRONG_INPUT = 2
 """The exit status of our commands that says so."""
@@ -49,7 +47,7 @@ def finished(command: Sequence[str], what: str) -> dict[str, Any]:
             stdout=said,
             stderr=told,
             start_new_session=True,
-            preexec_fn=_with_parent(),  # it calls one function of the system
+            preexec_fn=with_parent(),  # it calls one function of the system
         )
         with _interruptible():
             interrupted = _wait(child)
@@ -65,14 +63,6 @@ def finished(command: Sequence[str], what: str) -> dict[str, Any]:
         raise kind(f"{what} failed: {PROGRAM.sub('', last)}")
     found: dict[str, Any] = json.loads(texts[0][-1])
     return found
-
-
-def _with_parent() -> Callable[[], None] | None:
-    """Have a child killed when its parent is, which can no longer tell it to stop; on Linux."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _unsaid(status: int) -> str:

@@ -13,12 +13,11 @@ from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.experiments.ledger import Ledger, Row
 from spectra.experiments.settings import Settings
 from spectra.figures.results import measured_lines
+from spectra.machine.progress import Progress, silent
 from spectra.store.destination import make_folder
 from spectra.store.durable import write_file
 from spectra.store.lock import locked
 from spectra_data.partial import remove_leftovers
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def run_experiment(
     folder: Path,
     *,
     device: str = "cpu",
-    progress: Progress = lambda stage, done, count: None,
+    progress: Progress = silent,
 ) -> Outcome:
     """Measure every cell that is not there yet, and write what was found.
 

@@ -3,15 +3,14 @@
 The formulas are in the modules that the functions come from; docs/measures.md lists them all.
 """
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from spectra.machine.cores import in_threads
 from spectra.metrics import bulk, goodness, ranks, tails
 from spectra.metrics.spectrum import Floats, Side, as_floats, eigenvalues, largest, squared
 
@@ -184,11 +183,10 @@ def measures(
 
     starts = range(0, max(len(flat), 1), size)
     parts = []
-    with ThreadPoolExecutor(max(1, min(len(starts), os.cpu_count() or 1))) as pool:
-        for start, table in zip(starts, pool.map(part, starts), strict=True):
-            parts.append(table)
-            if progress:
-                progress(min(start + size, len(flat)), len(flat))
+    for start, table in zip(starts, in_threads(part, starts), strict=True):
+        parts.append(table)
+        if progress:
+            progress(min(start + size, len(flat)), len(flat))
     return {
         name: np.concatenate([table[name] for table in parts]).reshape(shape) for name in parts[0]
     }

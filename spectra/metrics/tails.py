@@ -8,14 +8,13 @@ closely. That drops nearly all of them early and none wrongly: the result is tha
 search, at about the cost of n·√n steps.
 """
 
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from spectra.machine.cores import available_cores, in_threads
 from spectra.metrics.spectrum import Floats, as_floats
 
 Convention = Literal["left", "two-sided"]
@@ -325,10 +324,6 @@ def _in_parallel(
     fit: Callable[[slice], tuple[Floats, ...]], count: int
 ) -> list[tuple[Floats, ...]]:
     """Samples in blocks, on all cores; numpy lets go of Python's lock in its loops."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    block = max(1, min(64, -(-count // (2 * (cores or 1)))))
+    block = max(1, min(64, -(-count // (2 * available_cores()))))
     parts = [slice(start, start + block) for start in range(0, count, block)]
-    if len(parts) == 1:
-        return [fit(parts[0])]
-    with ThreadPoolExecutor(cores) as pool:
-        return list(pool.map(fit, parts))
+    return list(in_threads(fit, parts))

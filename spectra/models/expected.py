@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from spectra_data.errors import InputError
+from spectra_data.errors import InputError, first_line
 
 _EXPERT = re.compile(r"\.(\d+)\.")
 _GATE_UP = ("gate_proj", "up_proj")
@@ -103,7 +103,7 @@ def _expected(config: str) -> list[Expected]:
     try:
         made: Any = CONFIG_MAPPING[family].from_dict(known)
     except Exception as error:  # configurations check themselves in many ways
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise InputError(f"config.json is not one of {family}: {first}") from error
     found: dict[str, Expected] = {}
     for build in _builders(made):

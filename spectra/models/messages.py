@@ -3,7 +3,7 @@
 import contextlib
 from typing import Any
 
-from spectra_data.errors import InputError
+from spectra_data.errors import InputError, first_line
 
 
 def silence_library_bars() -> None:
@@ -33,10 +33,7 @@ def loading(address: str) -> Any:
     except InputError:
         raise
     except (OSError, ValueError, ImportError, RuntimeError, KeyError, AttributeError) as error:
-        lines = str(error).strip().splitlines()
-        raise InputError(
-            f"cannot load {address}: {lines[0] if lines else type(error).__name__}"
-        ) from error
+        raise InputError(f"cannot load {address}: {first_line(error)}") from error
     finally:
         if shown:
             bars.enable_progress_bar()

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from spectra.compression.config import SpectraConfig
 from spectra.compression.plan import left_whole
 from spectra.compression.settings import Calibration
 from spectra.compression.sources import model_tensors, tensor_bytes
+from spectra.machine.progress import Progress, silent
 from spectra.models.loading import require_finite
 from spectra.models.source import Source
 from spectra.pruning.pruner import Pruner
@@ -32,7 +33,6 @@ from spectra.pruning.sparsity import Pattern
 from spectra.store.durable import write_file
 from spectra_data.errors import InputError
 
-Progress = Callable[[str, int, int], None]
 REPORT = "pruning.json"
 
 
@@ -62,7 +62,7 @@ def prune(
     rank_map: RankMap | None = None,
     calibration: Calibration | None = None,
     device: str = "cpu",
-    progress: Progress = lambda stage, done, count: None,
+    progress: Progress = silent,
 ) -> Pruned:
     """Write a pruned checkpoint, in the format of what was pruned.
 

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch
 
 from spectra.linalg import leading_subspaces, singular_values_of_many
+from spectra.machine.cores import map_matrices
 from spectra.quantities import GRADIENT
 from spectra.recording.sketch import CountSketch
 from spectra.recording.timings import Timings
 from spectra.store.layout import Contents, Layout
 from spectra.store.schema import Status, out_of_range
-from spectra.threads import map_matrices
 
 Array = npt.NDArray[np.generic]
 Arrays = dict[str, Array]

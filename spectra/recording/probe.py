@@ -23,7 +23,7 @@ import torch
 from spectra.composites import Composite
 from spectra.matrices import is_sharded, unwrapped
 from spectra.recording.pieces import Piece, Probe, pieces
-from spectra_data.errors import InputError
+from spectra_data.errors import InputError, first_line
 
 PIECE_TOKENS = {"cpu": 512, "cuda": 8192}
 """Tokens of one pass: as fast as larger ones there, in a fraction of the memory."""
@@ -114,9 +114,9 @@ def require_loss(model: torch.nn.Module, probe: Probe, *, rank: int, processes: 
     except InputError:
         raise
     except Exception as error:  # of the model, which a user wrote
-        first = (str(error).strip().splitlines() or [""])[0]
         raise InputError(
-            f"the probe does not go through {type(model).__name__}: {type(error).__name__}: {first}"
+            f"the probe does not go through {type(model).__name__}: {type(error).__name__}: "
+            f"{first_line(error)}"
         ) from error
 
 

@@ -13,8 +13,8 @@ from spectra.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from spectra.checkpoint.digests import digest
 from spectra.density import approximate_singular_values
 from spectra.linalg import singular_values
+from spectra.machine.cores import one_blas_thread
 from spectra.matrices import Matrix
-from spectra.threads import one_blas_thread
 from spectra_data.errors import InputError
 
 FLOAT64 = 8

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from spectra.checkpoint.address import Address
 from spectra.checkpoint.checkpoint import Checkpoint
+from spectra.machine.cores import available_cores, single_threaded_workers
 from spectra.matrices import Matrix
 from spectra.scanning.decomposition import (
     How,
@@ -21,7 +22,6 @@ from spectra.scanning.decomposition import (
     weights,
     working_bytes,
 )
-from spectra.threads import available_cores, single_threaded_workers
 from spectra_data.errors import InputError
 
 READ_AHEAD = 1

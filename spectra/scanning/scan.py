@@ -7,7 +7,7 @@ with the matrices that are missing.
 import contextlib
 import dataclasses
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,8 @@ import xarray as xr
 
 from spectra.checkpoint.address import Address, addresses, steps_of
 from spectra.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from spectra.machine.devices import device_of
+from spectra.machine.progress import Progress, silent
 from spectra.matrices import Matrix
 from spectra.recording.description import software_versions
 from spectra.scanning.decomposition import How
@@ -30,8 +32,6 @@ from spectra.store.schema import Status
 from spectra.store.writer import StoreWriter
 from spectra_data.errors import InputError
 
-Progress = Callable[[str, int, int], None]
-"""Called with the checkpoint's name, how many of its matrices are done, and how many there are."""
 Source = str | Path | torch.nn.Module
 UNMEASURED = {
     Status.NOT_FINITE: "holds a NaN or an infinity",
@@ -82,7 +82,7 @@ def scan(
     device: str | None = None,
     seed: int = 0,
     towers: bool = False,
-    progress: Progress = lambda name, done, count: None,
+    progress: Progress = silent,
 ) -> xr.DataTree:
     """Write the singular values of every matrix of one or several checkpoints into a store.
 
@@ -138,14 +138,14 @@ def run_scan(
     device: str | None = None,
     seed: int = 0,
     towers: bool = False,
-    progress: Progress = lambda name, done, count: None,
+    progress: Progress = silent,
 ) -> Summary:
     """As `scan`; says what was done."""
     if workers is not None and workers < 1:
         raise InputError(f"a scan needs at least 1 worker, not {workers}")
     if isinstance(checkpoint, torch.nn.Module) and (workers or scheduler):
         raise InputError("a model in memory is scanned by threads: leave workers and scheduler out")
-    how = How(approximate, _device(device), seed)
+    how = How(approximate, str(device_of(device)), seed)
     series = _series(checkpoint)
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(cluster(workers, scheduler))
@@ -362,17 +362,3 @@ def _describe(checkpoint: Checkpoint, contents: Contents, how: How) -> dict[str,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "skipped": [dataclasses.asdict(skipped) for skipped in checkpoint.skipped],
     }
-
-
-def _device(asked: str | None) -> str:
-    if asked is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(asked).type
-    except RuntimeError:
-        kind = ""
-    if kind not in ("cpu", "cuda"):
-        raise InputError(f"no device {asked!r}: cpu or cuda")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise InputError("there is no CUDA device here: leave the device out, or name cpu")
-    return asked

@@ -14,13 +14,14 @@ import numpy as np
 
 from spectra.allocation.allocate import allocate
 from spectra.compression.compress import compress
+from spectra.machine.devices import device_of
 from spectra.recording.recorder import NullRecorder
 from spectra.scanning.scan import scan
 from spectra_pretrain.batches import WindowBatches, WindowValidation, of_windows
 from spectra_pretrain.finetuning.base import Base
 from spectra_pretrain.finetuning.options import FinetuneOptions
 from spectra_pretrain.finetuning.run import trainee_of
-from spectra_pretrain.machine import device_of, keep_freed_memory
+from spectra_pretrain.machine import keep_freed_memory
 from spectra_pretrain.memory import total
 from spectra_pretrain.options import BatchOptions
 from spectra_pretrain.plan import random_windows

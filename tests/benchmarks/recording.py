@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spectra.machine.devices import device_of
 from spectra.recording.recorder import NullRecorder
 from spectra.recording.start import record
 from spectra_data.windows import Windows
 from spectra_pretrain.batches import WindowBatches, WindowValidation
 from spectra_pretrain.loop import Training
-from spectra_pretrain.machine import device_of
 from spectra_pretrain.options import BatchOptions, PretrainOptions
 from spectra_pretrain.preparation import Data, prepare_trainee, training_of
 from spectra_pretrain.run import new_model

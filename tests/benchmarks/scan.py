@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from spectra.checkpoint.checkpoint import open_checkpoint
-from spectra.commands.progress import peak_memory_bytes
 from spectra.linalg import singular_values
+from spectra.machine.memory import peak_memory_bytes
 from spectra.scanning.scan import run_scan
 from tests.benchmarks.timing import seconds_once
 from tests.llama_shaped import weight, write_checkpoint

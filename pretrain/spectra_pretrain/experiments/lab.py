@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from spectra.experiments.child import finished
 from spectra.experiments.ledger import Row
 from spectra.experiments.settings import Settings
 from spectra.experiments.tuning import Tuning
+from spectra.machine.progress import Progress
 from spectra.models.source import Source
 from spectra.scanning.scan import scan
 from spectra.store.durable import write_file
@@ -36,7 +37,6 @@ KEPT = (
     "optimizer_bytes", "peak_memory_bytes", "evaluations", "accuracy", "accuracy_low",
     "accuracy_high", "correct", "total", "unparsed",
 )  # fmt: skip
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

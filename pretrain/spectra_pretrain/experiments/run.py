@@ -10,9 +10,10 @@ from typing import Any
 
 from spectra.experiments.child import FailedError
 from spectra.experiments.ledger import Row
-from spectra.experiments.run import Outcome, Progress, Shape, written
+from spectra.experiments.run import Outcome, Shape, written
 from spectra.experiments.settings import Settings
 from spectra.experiments.tuning import Tuning
+from spectra.machine.progress import Progress, silent
 from spectra.store.destination import make_folder
 from spectra.store.durable import write_file
 from spectra.store.lock import locked
@@ -30,7 +31,7 @@ def run_tuning(
     *,
     lab: Path | None = None,
     device: str = "cpu",
-    progress: Progress = lambda stage, done, count: None,
+    progress: Progress = silent,
 ) -> Outcome:
     """Make every run that is not there yet, and write what was found.
 

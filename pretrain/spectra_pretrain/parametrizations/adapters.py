@@ -18,7 +18,7 @@ from spectra.checkpoint.digests import digest
 from spectra.compression.adapter import require_peft, save_changed, save_peft
 from spectra.compression.pairs import chosen, linear_layers, pair, unpair
 from spectra.matrices import Matrix, Weight, find_matrices, layer_of
-from spectra_data.errors import InputError
+from spectra_data.errors import InputError, first_line
 from spectra_pretrain.options import RunOptions
 from spectra_pretrain.parametrizations.registry import ParametrizationKind
 from spectra_pretrain.precision import set_precision
@@ -70,7 +70,7 @@ class AdaptedLayers:
         try:
             config = _config(peft, options, layers)
         except (TypeError, AttributeError, re.error) as error:
-            reason = _first_line(error)
+            reason = first_line(error)
             raise InputError(
                 f"{options.trained.train} is no peft configuration: {reason}"
             ) from error
@@ -84,7 +84,7 @@ class AdaptedLayers:
         try:
             wrapped = peft.get_peft_model(model, config)
         except Exception as error:  # of many kinds, by method
-            raise InputError(f"peft cannot adapt this model so: {_first_line(error)}") from error
+            raise InputError(f"peft cannot adapt this model so: {first_line(error)}") from error
         if not any(p.requires_grad for p in wrapped.parameters()):
             raise InputError(f"{config.peft_type.value} trains nothing of this model")
         _require_mergeable(peft, wrapped, config)
@@ -190,7 +190,7 @@ def _config(peft: Any, options: RunOptions, layers: dict[str, str]) -> Any:
         config = peft.PeftConfig.from_peft_type(**fields)
     except Exception as error:  # of many kinds, by method
         raise InputError(
-            f"{trained.train} is no peft configuration: {_first_line(error)}"
+            f"{trained.train} is no peft configuration: {first_line(error)}"
         ) from error
     if config.is_prompt_learning:
         raise InputError(
@@ -226,7 +226,7 @@ def _require_mergeable(peft: Any, wrapped: Any, config: Any) -> None:
         with torch.no_grad():
             copy.deepcopy(smallest).merge()
     except Exception as error:  # of many kinds, by method
-        raise InputError(f"{refusal}: {_first_line(error)}") from error
+        raise InputError(f"{refusal}: {first_line(error)}") from error
 
 
 def _require_weights_alone(config: Any) -> None:
@@ -312,7 +312,3 @@ class RankAllocation:
 
 LORA = DORA = ParametrizationKind(apply, LoraSettings)
 PEFT = ParametrizationKind(apply)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

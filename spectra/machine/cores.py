@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from threadpoolctl import ThreadpoolController
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -53,13 +54,33 @@ def available_cores() -> int:
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1))
 
 
+def in_threads(function: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:
+    """Apply a function to items, one a core, and give the results in their order.
+
+    A function that is applied so and does the same itself goes on in its own thread: pools do not
+    nest, so that there are never more threads than cores.
+    """
+    workers = min(available_cores(), len(items))
+    if workers < 2 or getattr(_of_a_pool, "here", False):
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(workers, "core", initializer=_enter_pool) as pool:
+        yield from pool.map(function, items)
+
+
+_of_a_pool = threading.local()
+
+
+def _enter_pool() -> None:
+    _of_a_pool.here = True
+
+
 def map_matrices(
     function: Callable[[torch.Tensor], T], matrices: Sequence[torch.Tensor]
 ) -> list[T]:
     """Apply a function to matrices on the CPU, one matrix a core, in their order."""
-    workers = max(1, min(available_cores(), len(matrices)))
-    with one_blas_thread, ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(function, matrices))
+    with one_blas_thread:
+        return list(in_threads(function, matrices))
 
 
 @contextlib.contextmanager

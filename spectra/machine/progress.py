@@ -1,15 +1,25 @@
-"""Progress of long work, and what it took."""
+"""Progress of long work."""
 
-import resource
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from spectra.machine.memory import peak_memory_bytes
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage, what is done of it, and of how many."""
 
 QUIET_SECONDS = 30.0
 """Between lines of progress where there is no terminal."""
+
+
+def silent(stage: str, done: int, count: int) -> None:
+    """Show nothing."""
 
 
 class Shown:
@@ -18,7 +28,7 @@ class Shown:
     def __init__(self, console: Console, unit: str = "") -> None:
         self._console = console
         self._unit = f" {unit}" if unit else ""
-        self._bar = Progress(
+        self._bar = Bar(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
@@ -48,12 +58,3 @@ class Shown:
             minutes, seconds = divmod(int(self._said - self._started), 60)
             line = f"{name}: {done} of {count}{self._unit}, {minutes}:{seconds:02d}"
             print(f"{line}, peak {peak_memory_bytes() / 1e9:.2f} GB", file=sys.stderr, flush=True)
-
-
-def peak_memory_bytes(*, children: bool = False) -> int:
-    """The most memory that this process had resident, or the largest that it started."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if children:
-        peak = max(peak, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-    return int(peak) * unit
