@@ -8,7 +8,8 @@ import torch
 from spectra.checkpoint.digests import digest
 from spectra.checkpoint.tensors import NAMES, StoredTensor
 from spectra.compression.config import METHOD, SpectraConfig
-from spectra.compression.factors import Factors, Pivoted, keeps_columns
+from spectra.storages.pivoted_layer import Pivoted, keeps_columns
+from spectra.storages.stored import Factors
 from spectra_data.errors import InputError
 
 

@@ -21,7 +21,6 @@ from spectra.checkpoint.writer import (
     writing,
 )
 from spectra.compression.config import SpectraConfig, StoredModule
-from spectra.compression.factors import Factors, Pivoted, pivoted
 from spectra.compression.maps import stored_map
 from spectra.compression.plan import Asked, Plan, make_plan
 from spectra.compression.settings import Calibration, Settings
@@ -29,6 +28,8 @@ from spectra.compression.sources import copy_companions, require_dtype, tensor_b
 from spectra.compression.weighting import Weighting
 from spectra.linalg import scaled
 from spectra.models.loading import is_gguf, require_finite
+from spectra.storages.pivoted_layer import Pivoted, pivoted
+from spectra.storages.stored import Factors
 from spectra_data.errors import InputError
 
 Progress = Callable[[str, int, int], None]

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from spectra.allocation.rankmap import RankMap
-from spectra.compression.factors import keeps_columns
+from spectra.storages.pivoted_layer import keeps_columns
 from spectra_data.errors import InputError
 
 METHOD = "spectra"

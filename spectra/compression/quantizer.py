@@ -20,7 +20,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from spectra.checkpoint.digests import digest
 from spectra.compression.config import METHOD, VERSION, SpectraConfig
-from spectra.compression.layers import CompressedLinear, layer_of_storage, put
+from spectra.compression.layers import layer_of_storage
+from spectra.storages.layer import CompressedLinear, put
 from spectra.threads import available_cores
 from spectra_data.errors import InputError
 

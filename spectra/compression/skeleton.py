@@ -22,8 +22,8 @@ from torch._subclasses.fake_tensor import (
 from spectra.allocation.rankmap import RankMap
 from spectra.checkpoint.notes import note
 from spectra.compression.config import SpectraConfig
-from spectra.compression.layers import put
 from spectra.models.loading import empty_model
+from spectra.storages.layer import put
 from spectra_data.errors import InputError
 
 READS_WEIGHT = "its model's code reads its weight itself"

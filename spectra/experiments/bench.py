@@ -15,7 +15,6 @@ from spectra.calibration.text import tokenizer_of
 from spectra.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from spectra.compression.budget import loss_candidates, map_of_least_loss
 from spectra.compression.calibrated import calibrate, calibration_text
-from spectra.compression.factors import Factors, pivoted
 from spectra.compression.settings import Settings as Compression
 from spectra.compression.sources import ModelState, require_dtype
 from spectra.compression.weighting import Weightings, plain_weightings
@@ -23,6 +22,8 @@ from spectra.evaluation.perplexity import perplexity, text_tokens
 from spectra.experiments.settings import Settings
 from spectra.models.loading import load_whole
 from spectra.scanning.scan import scan
+from spectra.storages.pivoted_layer import pivoted
+from spectra.storages.stored import Factors
 from spectra_data.errors import InputError
 from spectra_data.sources import open_source
 

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from spectra.allocation.allocate import allocate
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.compression.compress import compress
-from spectra.compression.layers import LowRankLinear, PivotedLinear
 from spectra.evaluation.resources import peak_memory
 from spectra.scanning.scan import scan
+from spectra.storages.factors_layer import LowRankLinear
+from spectra.storages.pivoted_layer import PivotedLinear
 from tests.benchmarks.timing import seconds_once
 from tests.llama_shaped import weight, write_checkpoint
 

@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectra.allocation.costs import factored_parameters
-from spectra.compression.factors import Factors, Pivoted, pivoted
-from spectra.compression.layers import LAYERS, LowRankLinear, PivotedLinear
+from spectra.compression.layers import LAYERS
+from spectra.storages.factors_layer import LowRankLinear
+from spectra.storages.pivoted_layer import Pivoted, PivotedLinear, pivoted
+from spectra.storages.stored import Factors
 from spectra_data.errors import InputError
 
 SHAPES = [(24, 24, 10), (12, 30, 5), (30, 12, 5), (8, 8, 7), (9, 5, 1)]

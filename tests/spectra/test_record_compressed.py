@@ -6,11 +6,13 @@ import torch
 
 import spectra
 from spectra.allocation.outliers import outlier_shares
-from spectra.compression.factors import Factors, pivoted
-from spectra.compression.layers import LowRankLinear, PivotedLinear, put
 from spectra.compression.pairs import linear_layers, pair
 from spectra.matrices import find_matrices, unwrapped
 from spectra.recording.probe import probe_gradients
+from spectra.storages.factors_layer import LowRankLinear
+from spectra.storages.layer import put
+from spectra.storages.pivoted_layer import PivotedLinear, pivoted
+from spectra.storages.stored import Factors
 from tests.small import random_batch, small_llama, train
 
 LOW = ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj")
