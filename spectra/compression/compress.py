@@ -28,8 +28,8 @@ from spectra.compression.sources import copy_companions, require_dtype, tensor_b
 from spectra.compression.weighting import Weighting
 from spectra.linalg import scaled
 from spectra.models.loading import is_gguf, require_finite
-from spectra.storages.pivoted_layer import Pivoted, pivoted
-from spectra.storages.stored import Factors
+from spectra.storages.registry import STORAGES
+from spectra.storages.stored import StoredMatrix
 from spectra_data.errors import InputError
 
 Progress = Callable[[str, int, int], None]
@@ -88,7 +88,7 @@ def compress(
         original outputs, on what the compressed layers before give). By default ``svd`` with a
         map, and ``fisher`` with a budget.
     storage
-        ``factors`` or ``pivoted``; the map's own, and with a budget ``pivoted``.
+        One of `STORAGES`; the map's own, and with a budget ``pivoted``.
     calibration
         The text of all methods but ``svd``.
     shrinkage
@@ -203,27 +203,20 @@ def factorised(
         When the weight or its decomposition is not finite, or the dtype cannot hold its factors.
     """
     factors = weighting.truncated(weight, module.rank)
-    stored: Factors | Pivoted
-    if storage == "factors":
-        stored = Factors(factors.left.to(dtype), factors.right.to(dtype))
-        parts = {"A": stored.left, "B": stored.right}
-    else:
-        stored = pivoted(factors, dtype)
-        parts = {"kept": stored.kept, "coefficients": stored.coefficients, "order": stored.order}
-    for name, part in parts.items():
+    stored = STORAGES[storage].stored().encode(factors, dtype)
+    for name, part in stored.parts.items():
         if not torch.isfinite(part).all():
             raise InputError(f"its factors are too large for {NAMES[dtype]}")
-        # of rows that are zero, coefficients are
-        lost = name in ("A", "B", "kept") and part.abs().max() < torch.finfo(dtype).tiny
+        lost = name in stored.nonzero and part.abs().max() < torch.finfo(dtype).tiny
         if lost and weight.any():
             raise InputError(f"its factors are too small for {NAMES[dtype]}")
     described = StoredModule(module.name, module.rows, module.cols, module.rank, storage)
-    tensors = {f"{module.name}.{part}": value for part, value in parts.items()}
+    tensors = {f"{module.name}.{part}": value for part, value in stored.parts.items()}
     tensors |= {name: torch.empty(shape, dtype=dtype) for name, shape in described.guard.items()}
     return tensors, relative_error(weight, stored)
 
 
-def relative_error(weight: torch.Tensor, stored: Factors | Pivoted) -> float:
+def relative_error(weight: torch.Tensor, stored: StoredMatrix) -> float:
     r""":math:`\|W - W'\|_F / \|W\|_F` for the product that is stored; 0 for a zero matrix.
 
     Both are brought to the weight's largest entry first: at the ends of a dtype, squares would

@@ -1,7 +1,7 @@
 """Low-rank layers as pairs of linear layers, which is what adapters know how to adapt.
 
 A pair shares its parameters with the layer that it was made of, and computes the same. Adapters
-that are merged into the two linear layers leave the pair what it was: a layer of the same rank.
+that are merged into its linear layers leave the pair what it was: a layer of the same rank.
 """
 
 import re
@@ -11,26 +11,25 @@ from typing import Any
 import torch
 
 from spectra.matrices import layer_of
-from spectra.storages.factors_layer import FactorPair, LowRankLinear
-from spectra.storages.layer import CompressedLinear, put
-from spectra.storages.pivoted_layer import PivotedLinear, PivotedPair
-
-PARTS = ("A", "B", "kept", "coefficients")
+from spectra.storages.layer import CompressedLinear, LayerPair, put
 
 
 def pair(model: torch.nn.Module) -> None:
-    """Replace every low-rank layer by a pair of linear ones."""
-    for name, module in list(model.named_modules()):
-        if isinstance(module, LowRankLinear):
-            put(model, name, FactorPair(module))
-        elif isinstance(module, PivotedLinear):
-            put(model, name, PivotedPair(module))
+    """Replace every low-rank layer by a pair of linear ones.
+
+    Raises
+    ------
+    InputError
+        When one of them has none.
+    """
+    for name, layer in compressed_layers(model).items():
+        put(model, name, layer.pair())
 
 
 def unpair(model: torch.nn.Module) -> None:
     """Replace every pair by the low-rank layer that it stands for."""
     for name, module in list(model.named_modules()):
-        if isinstance(module, FactorPair | PivotedPair):
+        if isinstance(module, LayerPair):
             put(model, name, module.layer())
 
 
@@ -45,9 +44,8 @@ def linear_layers(model: torch.nn.Module) -> dict[str, str]:
 
 def matrix_of(model: torch.nn.Module, name: str) -> str:
     """The matrix that a linear layer is, or is a part of."""
-    parent, _, last = name.rpartition(".")
-    inside = last in PARTS and isinstance(model.get_submodule(parent), FactorPair | PivotedPair)
-    return parent if inside else name
+    parent = name.rpartition(".")[0]
+    return parent if isinstance(model.get_submodule(parent), LayerPair) else name
 
 
 def chosen(layers: dict[str, str], targets: str | Iterable[str]) -> list[str]:

@@ -22,7 +22,7 @@ from spectra.evaluation.perplexity import perplexity, text_tokens
 from spectra.experiments.settings import Settings
 from spectra.models.loading import load_whole
 from spectra.scanning.scan import scan
-from spectra.storages.pivoted_layer import pivoted
+from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
 from spectra.storages.stored import Factors
 from spectra_data.errors import InputError
 from spectra_data.sources import open_source
@@ -146,17 +146,12 @@ class Bench:
                 module.weight.data = self.originals[name]
 
     def products(
-        self, factors: Mapping[str, Factors], storage: str = "factors"
+        self, factors: Mapping[str, Factors], storage: str = DEFAULT_STORAGE
     ) -> dict[str, torch.Tensor]:
         """What factors give once they are stored: rounded as in a file, then multiplied."""
         dtype = require_dtype(self.settings.stored)
-        found = {}
-        for name, one in factors.items():
-            if storage == "pivoted":
-                found[name] = pivoted(one, dtype).float().product()
-            else:
-                found[name] = Factors(one.left.to(dtype), one.right.to(dtype)).float().product()
-        return found
+        stored = STORAGES[storage].stored()
+        return {name: stored.encode(one, dtype).float().product() for name, one in factors.items()}
 
     def perplexity(self) -> float:
         """Of the model as it is now."""

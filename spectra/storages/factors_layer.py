@@ -5,44 +5,28 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from spectra.storages.layer import CompressedLinear, linear
+from spectra.storages.layer import CompressedLinear, LayerPair, linear
 from spectra.storages.stored import Factors
 
 
 class LowRankLinear(CompressedLinear):
     """y = (x Bᵀ) Aᵀ + b: two factors instead of a weight."""
 
-    storage = "factors"
-
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        rank: int,
-        *,
-        bias: bool = False,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        at = {"device": device, "dtype": dtype}
-        super().__init__(in_features, out_features, rank, bias, at)
-        self.A = torch.nn.Parameter(torch.empty(out_features, rank, **at))
-        self.B = torch.nn.Parameter(torch.empty(rank, in_features, **at))
-
-    @property
-    def factorisation(self) -> Factors:
-        """The factors."""
-        return Factors(self.A, self.B)
+    stored = Factors
+    A: torch.nn.Parameter
+    B: torch.nn.Parameter
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in_features) to (..., out_features)."""
         return F.linear(F.linear(x, self.B), self.A, self.bias)
 
+    def pair(self) -> "FactorPair":
+        """See `CompressedLinear`."""
+        return FactorPair(self)
 
-class FactorPair(torch.nn.Module):
+
+class FactorPair(LayerPair):
     """A `LowRankLinear` as two linear layers: x to B x to A B x."""
-
-    is_pair = True
 
     def __init__(self, layer: LowRankLinear) -> None:
         super().__init__()

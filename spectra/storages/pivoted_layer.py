@@ -5,6 +5,7 @@ of r(m + n), for the same function up to rounding. Of a matrix with more rows th
 columns, so that a layer has the fewer numbers to put in order.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +13,13 @@ import torch
 import torch.nn.functional as F
 
 from spectra.linalg import shifted
-from spectra.storages.layer import CompressedLinear, linear
-from spectra.storages.stored import Factors, wide
+from spectra.storages.layer import CompressedLinear, LayerPair, linear
+from spectra.storages.stored import Factors, StoredMatrix, wide
 from spectra_data.errors import InputError
 
 
 @dataclass(frozen=True, eq=False)
-class Pivoted:
+class Pivoted(StoredMatrix):
     """Some rows of a matrix and the others as combinations of these, or some of its columns."""
 
     kept: torch.Tensor
@@ -29,10 +30,35 @@ class Pivoted:
     """int32, (rows,): where each row lies among the kept, followed by the others. By columns,
     (cols,): the kept columns, followed by the others."""
     by_columns: bool
+    nonzero = ("kept",)
+    """Coefficients of rows that are zero are, too."""
+    indices = ("order",)
 
     @property
     def rank(self) -> int:
         return int(self.kept.shape[1 if self.by_columns else 0])
+
+    @classmethod
+    def shapes(cls, rows: int, cols: int, rank: int) -> dict[str, tuple[int, ...]]:
+        """See `StoredMatrix`."""
+        if keeps_columns(rows, cols):
+            return {"kept": (rows, rank), "coefficients": (rank, cols - rank), "order": (cols,)}
+        return {"kept": (rank, cols), "coefficients": (rows - rank, rank), "order": (rows,)}
+
+    @classmethod
+    def encode(cls, factors: Factors, dtype: torch.dtype) -> "Pivoted":
+        """See `StoredMatrix`."""
+        return pivoted(factors, dtype)
+
+    @classmethod
+    def decode(cls, parts: Mapping[str, torch.Tensor], rows: int, cols: int) -> "Pivoted":
+        """See `StoredMatrix`."""
+        return cls(parts["kept"], parts["coefficients"], parts["order"], keeps_columns(rows, cols))
+
+    @property
+    def parts(self) -> dict[str, torch.Tensor]:
+        """See `StoredMatrix`."""
+        return {"kept": self.kept, "coefficients": self.coefficients, "order": self.order}
 
     def product(self) -> torch.Tensor:
         """(rows, cols)."""
@@ -131,35 +157,15 @@ class PivotedLinear(CompressedLinear):
     leaves one pass of putting in order; kernels like ranks that are multiples of 16.
     """
 
-    storage = "pivoted"
+    stored = Pivoted
+    kept: torch.nn.Parameter
+    coefficients: torch.nn.Parameter
     order: torch.Tensor
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        rank: int,
-        *,
-        bias: bool = False,
-        device: Any = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        at = {"device": device, "dtype": dtype}
-        super().__init__(in_features, out_features, rank, bias, at)
-        self.by_columns = keeps_columns(out_features, in_features)
-        if self.by_columns:
-            kept, others = (out_features, rank), (rank, in_features - rank)
-        else:
-            kept, others = (rank, in_features), (out_features - rank, rank)
-        self.kept = torch.nn.Parameter(torch.empty(kept, **at))
-        self.coefficients = torch.nn.Parameter(torch.empty(others, **at))
-        count = in_features if self.by_columns else out_features
-        self.register_buffer("order", torch.arange(count, dtype=torch.int32, device=device))
-
     @property
-    def factorisation(self) -> Pivoted:
-        """What is kept, the coefficients and the order."""
-        return Pivoted(self.kept, self.coefficients, self.order, self.by_columns)
+    def by_columns(self) -> bool:
+        """Whether columns are kept."""
+        return keeps_columns(self.out_features, self.in_features)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in_features) to (..., out_features)."""
@@ -190,11 +196,14 @@ class PivotedLinear(CompressedLinear):
             kept = kept + F.linear(others, self.coefficients)
         return F.linear(kept, self.kept, self.bias)
 
+    def pair(self) -> "PivotedPair":
+        """See `CompressedLinear`."""
+        return PivotedPair(self)
 
-class PivotedPair(torch.nn.Module):
+
+class PivotedPair(LayerPair):
     """A `PivotedLinear` as two linear layers, and the order of its rows or columns."""
 
-    is_pair = True
     order: torch.Tensor
 
     def __init__(self, layer: PivotedLinear) -> None:

@@ -72,7 +72,7 @@ def _layers() -> list[dict[str, object]]:
                 for parameter in made.parameters():
                     torch.nn.init.normal_(parameter)
                 ours = _best(lambda x=x, f=made: f(x))
-                rows.append(_row(f"forward {m} x {n}, {layer.storage} {rank}", theirs, ours))
+                rows.append(_row(f"forward {m} x {n}, {layer.__name__} {rank}", theirs, ours))
     return rows
 
 
