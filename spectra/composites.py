@@ -21,8 +21,8 @@ class Composite:
     """
 
     module: "torch.nn.Module"
-    """One with `product`, which is its matrix, e.g. `spectra.compression.layers.LowRankLinear`; or
-    any that maps its last dimension linearly, with a bias or without."""
+    """One with `product`, which is its matrix, as `spectra.storages.layer.CompressedLinear` has it;
+    or any that maps its last dimension linearly, with a bias or without."""
 
     @property
     def stored(self) -> "list[torch.nn.Parameter]":

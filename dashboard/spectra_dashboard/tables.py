@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from spectra.allocation.costs import bytes_per_parameter
 from spectra.allocation.rankmap import RankMap
 
 NUMBERS = ("err", "threshold", "budget", "parameters", "bytes", "lrc")
@@ -33,7 +32,6 @@ def of_map(rank_map: RankMap, names: list[str]) -> dict[str, Any]:
     modules = {module.name: module for module in rank_map.modules}
     ordered = [modules[name] for name in names]
     errors = np.array([module.relative_error for module in ordered])
-    stored = rank_map.parameters
     return {
         "targets": [0.0],
         "lrcFactor": float(rank_map.options.get("lrc_factor", 0.5)),
@@ -45,8 +43,8 @@ def of_map(rank_map: RankMap, names: list[str]) -> dict[str, Any]:
         "err": [rank_map.err],
         "threshold": [rank_map.threshold],
         "budget": [rank_map.budget],
-        "parameters": [stored],
-        "bytes": [stored * bytes_per_parameter(rank_map.format)],
+        "parameters": [rank_map.parameters],
+        "bytes": [rank_map.bytes],
         "lrc": [len(rank_map.lrc)],
     }
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields
 from typing import Any, Self, get_args, get_origin
 from urllib.parse import parse_qs, urlencode
 
-from spectra.allocation.costs import STORAGES
 from spectra.allocation.rankmap import TARGETS
 from spectra.quantities import QUANTITIES
+from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
 
 PAGES = ("runs", "dynamics", "tails", "ranks", "path", "compare")
 METHODS = ("welore", "welore-grid", "uniform", "alpha", "d-rank", "budget")
@@ -23,7 +23,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "cosine": ("sketch", "exact"),
     "target": TARGETS,
     "method": METHODS,
-    "storage": STORAGES,
+    "storage": tuple(STORAGES),
 }
 """Fields that have few values; others fall back to the default."""
 
@@ -50,7 +50,7 @@ class View:
     method: str = "welore"
     beside: str = ""
     """A second method, or ``map:`` and a map's name."""
-    storage: str = "factors"
+    storage: str = DEFAULT_STORAGE
     target: str = "err"
     value: float = 0.5
     """Of the target."""

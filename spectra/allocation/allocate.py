@@ -15,6 +15,7 @@ from spectra.allocation.costs import factored_parameters, require_storage
 from spectra.allocation.families import Family, Outliers
 from spectra.allocation.rankmap import LRC_FACTOR, TARGETS, Model, Module, RankMap, kind_of
 from spectra.allocation.welore import Thresholds
+from spectra.storages.registry import DEFAULT_STORAGE
 from spectra.store.reader import open_store
 from spectra_data.errors import InputError
 
@@ -32,7 +33,7 @@ def allocate(
     method: str = "welore",
     normalisation: str = "minmax",
     lrc_factor: float = LRC_FACTOR,
-    storage: str = "factors",
+    storage: str = DEFAULT_STORAGE,
     align: int = 1,
     outliers: Outliers | None = None,
     step: int | None = None,
@@ -59,7 +60,7 @@ def allocate(
     lrc_factor
         A matrix is an LRC when its rank is less than this times its full rank.
     storage
-        What a factored matrix is stored as: ``factors`` or ``pivoted``.
+        What a factored matrix is stored as: one of `STORAGES`.
     align
         Ranks of factored matrices are multiples of this.
     outliers
@@ -100,7 +101,7 @@ class Maker:
         method: str = "welore",
         normalisation: str = "minmax",
         lrc_factor: float = LRC_FACTOR,
-        storage: str = "factors",
+        storage: str = DEFAULT_STORAGE,
         align: int = 1,
         outliers: Outliers | None = None,
     ) -> None:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from spectra.allocation.candidates import Candidates, Doubles, Ranks
 from spectra.allocation.costs import factored_parameters
+from spectra.storages.registry import DEFAULT_STORAGE
 from spectra_data.errors import InputError
 
 Indices = npt.NDArray[np.int64]
@@ -91,7 +92,7 @@ class Menus:
         self,
         candidates: Candidates,
         *,
-        storage: str = "factors",
+        storage: str = DEFAULT_STORAGE,
         align: int = 1,
         squared: bool = False,
     ) -> None:

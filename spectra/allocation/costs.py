@@ -1,52 +1,49 @@
-"""What a rank costs: parameters of a matrix stored whole, as two factors, or pivoted."""
-
-from typing import Literal, get_args
+"""What a rank costs: parameters and bytes of a matrix in a storage."""
 
 import numpy as np
-import numpy.typing as npt
 
-from spectra_data.errors import InputError
+from spectra.storages.registry import DEFAULT_STORAGE, STORAGES, Integers, Storage
 
-Storage = Literal["factors", "pivoted"]
-STORAGES: tuple[str, ...] = get_args(Storage)
-Integers = npt.NDArray[np.int64]
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
 """Of a parameter, by the format that it is stored in."""
 
 
 def factored_parameters(
-    rows: Integers | int, cols: Integers | int, rank: Integers | int, storage: str = "factors"
+    rows: Integers | int, cols: Integers | int, rank: Integers | int, storage: str = DEFAULT_STORAGE
 ) -> Integers:
-    """Parameters of a matrix of some rank.
-
-    ``factors``: r(m + n), of two factors. ``pivoted``: r(m + n - r), r rows of the product and the
-    others expressed through them. Arguments broadcast.
-    """
-    rows, cols, rank = np.asarray(rows), np.asarray(cols), np.asarray(rank)
-    saved = rank if require_storage(storage) == "pivoted" else 0
-    return np.asarray(rank * (rows + cols - saved), np.int64)
+    """Parameters of matrices of some rank; arguments broadcast."""
+    rows, cols, rank = (np.asarray(count, np.int64) for count in (rows, cols, rank))
+    return np.asarray(require_storage(storage).parameters(rows, cols, rank), np.int64)
 
 
-def break_even(rows: int, cols: int, storage: str = "factors") -> float:
+def factored_bytes(
+    rows: Integers | int, cols: Integers | int, rank: Integers | int, storage: str, stored: str
+) -> Integers:
+    """Bytes of matrices of some rank, with parameters in the format `stored`."""
+    rows, cols, rank = (np.asarray(count, np.int64) for count in (rows, cols, rank))
+    width = bytes_per_parameter(stored)
+    return np.asarray(require_storage(storage).bytes(rows, cols, rank, width), np.int64)
+
+
+def break_even(rows: int, cols: int, storage: str = DEFAULT_STORAGE) -> float:
     """The rank above which storing a matrix in factors costs more than storing it whole.
 
-    rows * cols / (rows + cols) for two factors; the full rank for pivoted storage.
+    rows * cols / (rows + cols) for two factors.
     """
-    whole = rows * cols / (rows + cols)
-    return whole if require_storage(storage) == "factors" else float(min(rows, cols))
+    sides = np.asarray(rows, np.int64), np.asarray(cols, np.int64)
+    dense = np.asarray(rows * cols, np.float64)
+    return float(require_storage(storage).rank_of(*sides, dense))
 
 
-def require_storage(storage: str) -> str:
-    """Require a known way to store factors.
+def require_storage(storage: str) -> Storage:
+    """A storage by its name.
 
     Raises
     ------
     InputError
-        With those that there are.
+        When there is none, with those that there are.
     """
-    if storage not in STORAGES:
-        raise InputError(f"no storage {storage!r}; there are: {', '.join(STORAGES)}")
-    return storage
+    return STORAGES[storage]
 
 
 def bytes_per_parameter(stored: str) -> int:

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from spectra.allocation.candidates import Candidates, Doubles, Ranks
+from spectra.allocation.costs import require_storage
 from spectra.metrics.ranks import effective_rank
 from spectra.metrics.spectrum import relative
 from spectra.metrics.tails import power_law
+from spectra.storages.registry import DEFAULT_STORAGE
 from spectra_data.errors import InputError
 
 Measure = Callable[[Ranks], float]
@@ -78,17 +80,15 @@ def uniform(candidates: Candidates) -> Family:
     return Family(lambda t: np.asarray(t * full, np.float64), full, candidates.names)
 
 
-def uniform_parameters(candidates: Candidates, storage: str = "factors") -> Family:
+def uniform_parameters(candidates: Candidates, storage: str = DEFAULT_STORAGE) -> Family:
     """The same fraction of every matrix' parameters; whole at 1."""
     full = candidates.full_ranks
-    dense, sides = candidates.rows * candidates.cols, candidates.rows + candidates.cols
+    rows, cols, rank_of = candidates.rows, candidates.cols, require_storage(storage).rank_of
 
     def wanted(t: float) -> Doubles:
         if t >= 1:
             return full.astype(np.float64)
-        if storage == "pivoted":  # r(m + n - r) = t m n
-            return np.asarray((sides - np.sqrt(sides**2 - 4.0 * t * dense)) / 2, np.float64)
-        return np.asarray(t * dense / sides, np.float64)
+        return rank_of(rows, cols, np.asarray(t * (rows * cols), np.float64))
 
     return Family(wanted, full, candidates.names)
 

@@ -12,8 +12,9 @@ import xarray as xr
 
 from spectra.allocation.allocate import Maker, require_target
 from spectra.allocation.candidates import Candidates, Ranks, candidates_of
-from spectra.allocation.costs import bytes_per_parameter
+from spectra.allocation.costs import bytes_per_parameter, factored_bytes
 from spectra.allocation.rankmap import LRC_FACTOR
+from spectra.storages.registry import DEFAULT_STORAGE
 from spectra.store.derived import write_group
 from spectra.store.reader import open_store
 from spectra_data.errors import InputError
@@ -31,7 +32,7 @@ def compression_path(
     spacing: float = STEP,
     normalisation: str = "minmax",
     lrc_factor: float = LRC_FACTOR,
-    storage: str = "factors",
+    storage: str = DEFAULT_STORAGE,
 ) -> xr.Dataset:
     """Rank maps at a fine grid of targets, without their names.
 
@@ -71,6 +72,9 @@ def compression_path(
     errors = np.where(factored, errors, 0.0)
     low = (ranks < lrc_factor * full).sum(axis=1)
     parameters = stored.sum(axis=1)
+    rows, cols, kept_as = candidates.rows, candidates.cols, candidates.format
+    small = factored_bytes(rows, cols, ranks, storage, kept_as)
+    whole = rows * cols * bytes_per_parameter(kept_as)
     of_matrix = ("target", "matrix")
     dataset = xr.Dataset(
         {
@@ -78,7 +82,7 @@ def compression_path(
             "threshold": ("target", cuts),
             "budget": ("target", parameters / float((candidates.rows * candidates.cols).sum())),
             "parameters": ("target", parameters),
-            "bytes": ("target", parameters * bytes_per_parameter(candidates.format)),
+            "bytes": ("target", np.where(factored, small, whole).sum(axis=1)),
             "lrc": ("target", low),
             "summed_error": ("target", errors.sum(axis=1)),
             "rank": (of_matrix, ranks.astype(np.int32)),

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from spectra.allocation.costs import bytes_per_parameter, factored_parameters, require_storage
+from spectra.allocation.costs import bytes_per_parameter, factored_bytes, factored_parameters
+from spectra.storages.registry import STORAGES
 from spectra.store.destination import write_result
 from spectra_data.errors import InputError
 
@@ -106,7 +107,13 @@ class RankMap:
     @property
     def bytes(self) -> int:
         """Bytes of the block parameters as stored."""
-        return self.parameters * bytes_per_parameter(self.format)
+        width = bytes_per_parameter(self.format)
+        return sum(
+            int(factored_bytes(m.rows, m.cols, m.rank, self.storage, self.format))
+            if m.factored
+            else m.params_dense * width
+            for m in self.modules
+        )
 
     @property
     def err_stored(self) -> float:
@@ -196,10 +203,8 @@ def kind_of(rank: int, full_rank: int, factor: float = LRC_FACTOR) -> Kind:
 
 def _faults(given: RankMap) -> list[str]:
     """What is wrong with a map, a phrase each."""
-    try:
-        require_storage(given.storage)
-    except InputError as error:
-        return [str(error)]
+    if given.storage not in tuple(STORAGES):
+        return [f"no storage {given.storage!r}; there are: {', '.join(STORAGES)}"]
     if not given.modules:
         return ["it has no modules"]
     if found := _type_faults(given):

@@ -8,7 +8,7 @@ import torch
 from spectra.checkpoint.digests import digest
 from spectra.checkpoint.tensors import NAMES, StoredTensor
 from spectra.compression.config import METHOD, SpectraConfig
-from spectra.compression.factors import Factors, Pivoted, keeps_columns
+from spectra.storages.registry import STORAGES
 from spectra_data.errors import InputError
 
 
@@ -74,21 +74,15 @@ class MergedTensors:
             return whole
         if problem := self.tensors[name].problem:
             raise InputError(problem)
-        values = [self.source.read(f"{path}.{part}") for part in module.parts]
-        for value, (part, shape) in zip(values, module.parts.items(), strict=True):
-            if tuple(value.shape) != shape:
+        parts = {part: self.source.read(f"{path}.{part}") for part in module.parts}
+        for part, shape in module.parts.items():
+            if tuple(parts[part].shape) != shape:
                 raise InputError(
-                    f"{path}.{part} is {tuple(value.shape)}, its rank map says {shape}: the "
+                    f"{path}.{part} is {tuple(parts[part].shape)}, its rank map says {shape}: the "
                     "checkpoint is damaged"
                 )
-        dtype = values[0].dtype
-        if module.storage == "factors":
-            product = Factors(values[0].float(), values[1].float()).product()
-        else:
-            by_columns = keeps_columns(module.rows, module.cols)
-            kept, coefficients, order = values
-            product = Pivoted(kept.float(), coefficients.float(), order, by_columns).product()
-        product = product.to(dtype)
+        stored = STORAGES[module.storage].stored().decode(parts, module.rows, module.cols)
+        product = stored.float().product().to(next(iter(parts.values())).dtype)
         return product if first is None else product[first]
 
     def _format(self, owner: str) -> str:

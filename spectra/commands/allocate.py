@@ -8,15 +8,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from spectra.allocation.allocate import allocate
+from spectra.allocation.costs import require_storage
 from spectra.allocation.outliers import outliers_on_text
 from spectra.allocation.rankmap import RankMap
 from spectra.commands.options import parse
 from spectra.exports.formats import to_table
+from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
 from spectra.store.destination import messages_beside
 from spectra_data.errors import InputError
 
@@ -45,8 +47,13 @@ class Options:
     """Of singular values, for welore: from the least to the largest, or by the largest."""
     lrc_factor: float = 0.5
     """A matrix is an LRC when its rank is less than this times its full rank."""
-    storage: Literal["factors", "pivoted"] = "factors"
-    """What a factored matrix is stored as."""
+    storage: Annotated[
+        str,
+        tyro.conf.arg(
+            metavar=f"{{{','.join(STORAGES)}}}",
+            help=f"Storage of factored matrices. {STORAGES.help()}.",
+        ),
+    ] = DEFAULT_STORAGE
     align: int = 1
     """Ranks of factored matrices are multiples of this, e.g. 8 or 16."""
     outliers: Path | None = None
@@ -65,6 +72,7 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="allocate", description=__doc__)
+    require_storage(options.storage)
     rank_map = allocate(
         options.store,
         err=options.err,

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
@@ -26,6 +26,7 @@ from spectra.compression.settings import SELF, Calibration
 from spectra.machine.devices import device_of
 from spectra.machine.memory import peak_memory_bytes
 from spectra.machine.progress import Shown
+from spectra.storages.registry import BUDGET_STORAGE, STORAGES
 from spectra_data.errors import InputError
 
 
@@ -45,9 +46,14 @@ class Options:
     """svd: the paper's, data-free; asvd: inputs scaled by their size; whiten: inputs whitened
     (SVD-LLM); fisher: inputs and the loss's gradients whitened; sequential: each block on what the
     compressed ones before it give. By default svd with --map, fisher with --budget."""
-    storage: Literal["factors", "pivoted"] | None = None
-    """factors: two factors; pivoted: kept rows, the others expressed through them: the same
-    function in fewer numbers. By default as the map says; pivoted with --budget."""
+    storage: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar=f"{{{','.join(STORAGES)}}}",
+            help=f"Storage of factored matrices. {STORAGES.help()}. By default as the map says; "
+            f"{BUDGET_STORAGE} with --budget.",
+        ),
+    ] = None
     calibration: str = SELF
     """Text for all methods but svd: a data source (a file or folder, pydocs, c4, hf:NAME), or self:
     what the model itself writes."""

@@ -21,7 +21,6 @@ from spectra.checkpoint.writer import (
     writing,
 )
 from spectra.compression.config import SpectraConfig, StoredModule
-from spectra.compression.factors import Factors, Pivoted, pivoted
 from spectra.compression.maps import stored_map
 from spectra.compression.plan import Asked, Plan, make_plan
 from spectra.compression.settings import Calibration, Settings
@@ -31,6 +30,8 @@ from spectra.linalg import scaled
 from spectra.machine.progress import Progress, silent
 from spectra.models.loading import require_finite
 from spectra.models.source import Source
+from spectra.storages.registry import STORAGES
+from spectra.storages.stored import StoredMatrix
 from spectra_data.errors import InputError
 
 
@@ -87,7 +88,7 @@ def compress(
         original outputs, on what the compressed layers before give). By default ``svd`` with a
         map, and ``fisher`` with a budget.
     storage
-        ``factors`` or ``pivoted``; the map's own, and with a budget ``pivoted``.
+        One of `STORAGES`; the map's own, and with a budget ``pivoted``.
     calibration
         The text of all methods but ``svd``.
     shrinkage
@@ -205,27 +206,20 @@ def factorised(
         When the weight or its decomposition is not finite, or the dtype cannot hold its factors.
     """
     factors = weighting.truncated(weight, module.rank)
-    stored: Factors | Pivoted
-    if storage == "factors":
-        stored = Factors(factors.left.to(dtype), factors.right.to(dtype))
-        parts = {"A": stored.left, "B": stored.right}
-    else:
-        stored = pivoted(factors, dtype)
-        parts = {"kept": stored.kept, "coefficients": stored.coefficients, "order": stored.order}
-    for name, part in parts.items():
+    stored = STORAGES[storage].stored().encode(factors, dtype)
+    for name, part in stored.parts.items():
         if not torch.isfinite(part).all():
             raise InputError(f"its factors are too large for {NAMES[dtype]}")
-        # of rows that are zero, coefficients are
-        lost = name in ("A", "B", "kept") and part.abs().max() < torch.finfo(dtype).tiny
+        lost = name in stored.nonzero and part.abs().max() < torch.finfo(dtype).tiny
         if lost and weight.any():
             raise InputError(f"its factors are too small for {NAMES[dtype]}")
     described = StoredModule(module.name, module.rows, module.cols, module.rank, storage)
-    tensors = {f"{module.name}.{part}": value for part, value in parts.items()}
+    tensors = {f"{module.name}.{part}": value for part, value in stored.parts.items()}
     tensors |= {name: torch.empty(shape, dtype=dtype) for name, shape in described.guard.items()}
     return tensors, relative_error(weight, stored)
 
 
-def relative_error(weight: torch.Tensor, stored: Factors | Pivoted) -> float:
+def relative_error(weight: torch.Tensor, stored: StoredMatrix) -> float:
     r""":math:`\|W - W'\|_F / \|W\|_F` for the product that is stored; 0 for a zero matrix.
 
     Both are brought to the weight's largest entry first: at the ends of a dtype, squares would

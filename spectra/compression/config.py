@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from spectra.allocation.rankmap import RankMap
-from spectra.compression.factors import keeps_columns
+from spectra.storages.registry import STORAGES
 from spectra_data.errors import InputError
 
 METHOD = "spectra"
@@ -32,12 +32,7 @@ class StoredModule:
     @property
     def parts(self) -> dict[str, tuple[int, ...]]:
         """What its layer holds in the weight's place, with shapes."""
-        rows, cols, rank = self.rows, self.cols, self.rank
-        if self.storage == "factors":
-            return {"A": (rows, rank), "B": (rank, cols)}
-        if keeps_columns(rows, cols):
-            return {"kept": (rows, rank), "coefficients": (rank, cols - rank), "order": (cols,)}
-        return {"kept": (rank, cols), "coefficients": (rows - rank, rank), "order": (rows,)}
+        return STORAGES[self.storage].stored().shapes(self.rows, self.cols, self.rank)
 
     @property
     def guard(self) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,7 @@ decomposition.
 import torch
 from scipy.linalg import eigh
 
-from spectra.compression.factors import Factors
+from spectra.storages.stored import Factors
 
 SMALL_SIDE = 1024
 """Below, a full decomposition in float64 is as fast."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from spectra.allocation.costs import require_storage
 from spectra.allocation.fit import require_fit
 from spectra.allocation.rankmap import RankMap
 from spectra.checkpoint.checkpoint import Checkpoint, Tensors
@@ -20,6 +21,7 @@ from spectra.compression.weighting import Weightings, plain_weightings
 from spectra.machine.progress import Progress
 from spectra.models.loading import empty_model
 from spectra.models.source import Source
+from spectra.storages.registry import BUDGET_STORAGE
 from spectra_data.errors import InputError
 
 ALIGN = 16
@@ -56,6 +58,8 @@ class Asked:
             )
         if self.align is not None and self.align < 1:
             raise InputError(f"ranks are multiples of 1 or more, not of {self.align}")
+        if self.storage is not None:
+            require_storage(self.storage)
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ def make_plan(asked: Asked, progress: Progress) -> Plan:
             source,
             weightings,
             asked.budget,
-            storage=asked.storage or "pivoted",
+            storage=asked.storage or BUDGET_STORAGE,
             align=asked.align or ALIGN,
             whole=frozenset(fixed),
             progress=progress,

@@ -20,8 +20,9 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from spectra.checkpoint.digests import digest
 from spectra.compression.config import METHOD, VERSION, SpectraConfig
-from spectra.compression.layers import CompressedLinear, layer_of_storage, put
 from spectra.machine.cores import available_cores
+from spectra.storages.layer import CompressedLinear, put
+from spectra.storages.registry import STORAGES
 from spectra_data.errors import InputError
 
 SHOWN = 4
@@ -113,7 +114,7 @@ def put_layers(model: torch.nn.Module, config: SpectraConfig) -> None:
     InputError
         When the model has no such layer, or one of other sides.
     """
-    layer = layer_of_storage(config.rank_map.storage)
+    layer = STORAGES[config.rank_map.storage].layer()
     for module in config.factored.values():
         try:
             old = model.get_submodule(module.name)

@@ -22,9 +22,9 @@ from torch._subclasses.fake_tensor import (
 from spectra.allocation.rankmap import RankMap
 from spectra.checkpoint.notes import note
 from spectra.compression.config import SpectraConfig
-from spectra.compression.layers import put
 from spectra.models.loading import empty_model
 from spectra.models.source import Source
+from spectra.storages.layer import put
 from spectra_data.errors import InputError, first_line
 
 READS_WEIGHT = "its model's code reads its weight itself"

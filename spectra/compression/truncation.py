@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from spectra.compression.factors import Factors
 from spectra.compression.leading import leading_factors
+from spectra.storages.stored import Factors
 from spectra_data.errors import InputError, first_line
 
 FLOOR = 1e-8

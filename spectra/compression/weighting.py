@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from spectra.compression.factors import Factors
 from spectra.compression.truncation import Root, truncate, weighted
+from spectra.storages.stored import Factors
 
 
 @dataclass(frozen=True, eq=False)

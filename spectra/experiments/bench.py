@@ -15,7 +15,6 @@ from spectra.calibration.text import tokenizer_of
 from spectra.checkpoint.checkpoint import Checkpoint
 from spectra.compression.budget import loss_candidates, map_of_least_loss
 from spectra.compression.calibrated import calibrate, calibration_text
-from spectra.compression.factors import Factors, pivoted
 from spectra.compression.settings import Settings as Compression
 from spectra.compression.sources import ModelState, require_dtype
 from spectra.compression.weighting import Weightings, plain_weightings
@@ -25,6 +24,8 @@ from spectra.machine.progress import Progress
 from spectra.models.loading import load_whole
 from spectra.models.source import Source
 from spectra.scanning.scan import scan
+from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
+from spectra.storages.stored import Factors
 from spectra_data.errors import InputError
 from spectra_data.sources import open_source
 
@@ -143,17 +144,12 @@ class Bench:
                 module.weight.data = self.originals[name]
 
     def products(
-        self, factors: Mapping[str, Factors], storage: str = "factors"
+        self, factors: Mapping[str, Factors], storage: str = DEFAULT_STORAGE
     ) -> dict[str, torch.Tensor]:
         """What factors give once they are stored: rounded as in a file, then multiplied."""
         dtype = require_dtype(self.settings.stored)
-        found = {}
-        for name, one in factors.items():
-            if storage == "pivoted":
-                found[name] = pivoted(one, dtype).float().product()
-            else:
-                found[name] = Factors(one.left.to(dtype), one.right.to(dtype)).float().product()
-        return found
+        stored = STORAGES[storage].stored()
+        return {name: stored.encode(one, dtype).float().product() for name, one in factors.items()}
 
     def perplexity(self) -> float:
         """Of the model as it is now."""

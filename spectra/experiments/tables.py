@@ -13,6 +13,7 @@ from spectra.experiments.ledger import Ledger, Row
 from spectra.models.loading import Loaded
 from spectra.pruning.pruner import Pruner
 from spectra.pruning.sparsity import Pattern
+from spectra.storages.registry import DEFAULT_STORAGE
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _at_err(
 
     def measure() -> Row:
         rank_map = bench.allocated(allocation, err=err)
-        return _measured(bench, way, rank_map, "factors", all_ranks=all_ranks)
+        return _measured(bench, way, rank_map, DEFAULT_STORAGE, all_ranks=all_ranks)
 
     return ledger.cell({"recipe": name, "err_asked": err}, measure)
 

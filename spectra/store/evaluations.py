@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import xarray as xr
 
+from spectra.storages.registry import DEFAULT_STORAGE
 from spectra.store.derived import held, write_group
 from spectra.store.location import Location
 from spectra.store.reader import open_store
@@ -31,7 +32,7 @@ class Evaluation:
     """How ranks were chosen, e.g. ``welore``."""
     compression: str = "svd"
     """How matrices were factorised."""
-    storage: str = "factors"
+    storage: str = DEFAULT_STORAGE
     data: str = ""
     """What it was evaluated on."""
 

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from spectra.allocation.allocate import allocate
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.compression.compress import compress
-from spectra.compression.layers import LowRankLinear, PivotedLinear
 from spectra.machine.memory import peak_memory
 from spectra.scanning.scan import scan
+from spectra.storages.factors_layer import LowRankLinear
+from spectra.storages.pivoted_layer import PivotedLinear
 from tests.benchmarks.timing import seconds_once
 from tests.llama_shaped import weight, write_checkpoint
 
@@ -71,7 +72,7 @@ def _layers() -> list[dict[str, object]]:
                 for parameter in made.parameters():
                     torch.nn.init.normal_(parameter)
                 ours = _best(lambda x=x, f=made: f(x))
-                rows.append(_row(f"forward {m} x {n}, {layer.storage} {rank}", theirs, ours))
+                rows.append(_row(f"forward {m} x {n}, {layer.__name__} {rank}", theirs, ours))
     return rows
 
 

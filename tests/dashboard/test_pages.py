@@ -217,6 +217,15 @@ def test_the_slider_agrees_with_allocate_and_asks_nobody(page, address, folder, 
     assert asked == []
 
 
+def test_the_table_says_what_a_matrix_is_stored_as(page, address):
+    page.goto(f"{address}/ranks?run=scan.zarr&value=0.6&storage=pivoted")
+    shown_ranks(page)
+    page.get_by_text("The numbers").click()
+    cells = page.locator("#ranks-grid .ag-cell[col-id='stored as']")
+    cells.filter(has_text="pivoted").first.wait_for()
+    assert set(cells.all_text_contents()) <= {"pivoted", "whole"}
+
+
 def test_downloads_and_the_command_line_make_the_same_file(page, address, folder, tmp_path):
     page.goto(f"{address}/ranks?run=scan.zarr&value=0.6&method=uniform")
     shown_ranks(page)

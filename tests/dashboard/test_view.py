@@ -6,6 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spectra.registry import Entry
+from spectra.storages.registry import STORAGES
+from spectra_dashboard.access.library import Library
+from spectra_dashboard.pages import path, ranks
 from spectra_dashboard.view import CHOICES, PAGES, View
 
 TEXTS = st.text(max_size=12)
@@ -47,3 +51,10 @@ def test_the_first_page_has_the_plain_address():
 
 def test_every_choice_has_its_default_among_its_values():
     assert all(f.default in CHOICES[f.name] for f in fields(View) if f.name in CHOICES)
+
+
+def test_the_pages_offer_every_storage_of_the_registry(folder, monkeypatch):
+    monkeypatch.setitem(STORAGES.entries, "three", Entry("of a test", "nowhere:THREE"))
+    library = Library(folder)
+    for page in (ranks, path):
+        assert "'three'" in str(page.layout(library, View(run="scan.zarr")))

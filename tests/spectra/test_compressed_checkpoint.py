@@ -13,10 +13,11 @@ import spectra
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.cli import main
 from spectra.compression.compress import compress
-from spectra.compression.layers import LowRankLinear, PivotedLinear
 from spectra.compression.merge import merge
 from spectra.compression.settings import Calibration
 from spectra.compression.skeleton import READS_WEIGHT
+from spectra.storages.factors_layer import LowRankLinear
+from spectra.storages.pivoted_layer import PivotedLinear
 from spectra_data.errors import InputError
 from tests.small import random_batch
 from tests.spectra.checkpoints import saved

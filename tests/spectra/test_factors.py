@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spectra.allocation.costs import factored_parameters
-from spectra.compression.factors import Factors, Pivoted, pivoted
-from spectra.compression.layers import LAYERS, LowRankLinear, PivotedLinear
+from spectra.storages.factors_layer import LowRankLinear
+from spectra.storages.pivoted_layer import Pivoted, PivotedLinear, pivoted
+from spectra.storages.registry import STORAGES
+from spectra.storages.stored import Factors
 from spectra_data.errors import InputError
 
 SHAPES = [(24, 24, 10), (12, 30, 5), (30, 12, 5), (8, 8, 7), (9, 5, 1)]
@@ -24,15 +26,10 @@ def heavy(rows, cols, rank, seed=0, decay=1.0):
 
 def layer_of(factors, storage, bias=None):
     rows, cols = factors.left.shape[0], factors.right.shape[1]
-    layer = LAYERS[storage](cols, rows, factors.rank, bias=bias is not None, dtype=torch.float64)
-    if storage == "factors":
-        layer.A.data, layer.B.data = factors.left, factors.right
-    else:
-        stored = pivoted(factors)
-        layer.kept.data, layer.coefficients.data = stored.kept, stored.coefficients
-        layer.order.copy_(stored.order)
-    if bias is not None:
-        layer.bias.data = bias
+    made = STORAGES[storage].layer()
+    layer = made(cols, rows, factors.rank, bias=bias is not None, dtype=torch.float64)
+    held = made.stored.encode(factors, torch.float64).parts
+    layer.load_state_dict(held if bias is None else held | {"bias": bias})
     return layer
 
 
@@ -95,7 +92,7 @@ def test_a_product_of_less_rank_than_its_factors_is_stored_as_well():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("storage", ["factors", "pivoted"])
+@pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("biased", [False, True])
 def test_a_layer_gives_what_its_product_gives(shape, storage, biased):
     rows, cols, rank = shape

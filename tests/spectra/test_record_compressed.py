@@ -6,11 +6,12 @@ import torch
 
 import spectra
 from spectra.allocation.outliers import outlier_shares
-from spectra.compression.factors import Factors, pivoted
-from spectra.compression.layers import LowRankLinear, PivotedLinear, put
 from spectra.compression.pairs import linear_layers, pair
 from spectra.matrices import find_matrices, unwrapped
 from spectra.recording.probe import probe_gradients
+from spectra.storages.layer import put
+from spectra.storages.registry import STORAGES
+from spectra.storages.stored import Factors
 from tests.small import random_batch, small_llama, train
 
 LOW = ("model.layers.0.self_attn.q_proj", "model.layers.1.mlp.down_proj")
@@ -23,20 +24,15 @@ def compressed(storage: str, rank: int = 3):
         weight = dense.get_submodule(name).weight
         rows, cols = weight.shape
         left, right = torch.randn(rows, rank) / 8, torch.randn(rank, cols) / 8
-        if storage == "factors":
-            layer = LowRankLinear(cols, rows, rank)
-            layer.A.data, layer.B.data = left, right
-        else:
-            stored = pivoted(Factors(left.double(), right.double())).float()
-            layer = PivotedLinear(cols, rows, rank)
-            layer.kept.data, layer.coefficients.data = stored.kept, stored.coefficients
-            layer.order.copy_(stored.order)
+        layer = STORAGES[storage].layer()(cols, rows, rank)
+        stored = layer.stored.encode(Factors(left.double(), right.double()), torch.float32)
+        layer.load_state_dict(stored.parts)
         put(low, name, layer)
         weight.data = layer.product().detach()
     return low, dense
 
 
-@pytest.mark.parametrize("storage", ["factors", "pivoted"])
+@pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("frozen", [False, True])
 def test_the_gradient_of_a_product_is_that_of_the_dense_weight(storage, frozen):
     low, dense = compressed(storage)
@@ -74,7 +70,7 @@ def test_a_run_through_low_rank_layers_records_their_products(tmp_path):
     assert np.isfinite(still.gradient[-1, 0])
 
 
-@pytest.mark.parametrize("storage", ["factors", "pivoted"])
+@pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("how", [{"lora_dropout": 0.5}, {"use_dora": True}])
 def test_a_matrix_with_an_adapter_is_the_merged_one(storage, how):
     peft = pytest.importorskip("peft")

@@ -331,10 +331,10 @@ class Run:
 
     def _path(self, method: str, target: str, storage: str, step: int) -> xr.Dataset:
         tree = self.tree()
-        if (method, target, storage) == ("welore", "err", "factors") and PATH in tree.children:
-            stored = tree[PATH].to_dataset().compute()
-            if stored.attrs.get("step") == step:
-                return stored
+        if PATH in tree.children:
+            asked = {"method": method, "target": target, "storage": storage, "step": step}
+            if asked.items() <= tree[PATH].attrs.items():
+                return tree[PATH].to_dataset().compute()
         spacing = COARSE if method == target == "budget" else SPACING
         return compression_path(
             self.candidates(step), method=method, target=target, storage=storage, spacing=spacing

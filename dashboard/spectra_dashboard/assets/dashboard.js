@@ -292,7 +292,7 @@
           matrix, rows, cols, "full rank": a.full[m], rank: rank[at * count + m],
           kept: Number((rank[at * count + m] / a.full[m]).toFixed(4)),
           kind: rank[at * count + m] < a.lrcFactor * a.full[m] ? "LRC" : "N-LRC",
-          "stored as": factored[at * count + m] ? "factors" : "whole",
+          "stored as": factored[at * count + m] ? a.storage : "whole",
           error: Number((error[at * count + m] / 65535).toFixed(4)),
         }));
       },

@@ -10,6 +10,7 @@ from spectra.figures.allocation import memory_curve, path_curves, perplexity_poi
 from spectra.figures.reduction import block_size
 from spectra.figures.theme import empty
 from spectra.figures.training import loss_curves
+from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
 from spectra_dashboard import parts
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.run import Run
@@ -39,12 +40,12 @@ def layout(library: Library, view: View) -> html.Div:
         "What compression saves and costs at every effective rank reduction: predicted from the "
         "spectra, and measured where checkpoints were evaluated.",
     )
-    settings = parts.defaults(run=run.name, method="welore", storage="factors", step="last")
+    settings = parts.defaults(run=run.name, method="welore", storage=DEFAULT_STORAGE, step="last")
     if not len(steps):
         return parts.waiting(heading)
     choices = parts.controls(
         parts.select("method", "Method", METHODS, view.method, w=150),
-        parts.select("storage", "Storage", ["factors", "pivoted"], view.storage, w=120),
+        parts.select("storage", "Storage", list(STORAGES), view.storage, w=120),
         parts.select("step", "Snapshot", step_options(steps), step_value(view, steps), w=140)
         if len(steps) > 1
         else None,

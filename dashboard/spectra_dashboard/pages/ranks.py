@@ -15,6 +15,7 @@ from spectra.exports.formats import FORMATS
 from spectra.figures.allocation import rank_map, rank_reduction
 from spectra.figures.spectra import normalised_spectra
 from spectra.matrices import block_labels, in_order
+from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
 from spectra_dashboard import downloads, parts, tables
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.run import COARSE, Run
@@ -61,7 +62,7 @@ def layout(library: Library, view: View) -> html.Div:
         library, view, "Ranks", "Which rank every matrix is given, and what that costs and saves."
     )
     settings = parts.defaults(
-        run=run.name, method="welore", beside="", storage="factors", target="err", step="last"
+        run=run.name, method="welore", beside="", storage=DEFAULT_STORAGE, target="err", step="last"
     )
     if not len(steps):
         return parts.waiting(heading)
@@ -70,7 +71,7 @@ def layout(library: Library, view: View) -> html.Div:
         parts.select(
             "beside", "Beside it", _beside(library, run), view.beside, w=200, searchable=True
         ),
-        parts.select("storage", "Storage", ["factors", "pivoted"], view.storage, w=120),
+        parts.select("storage", "Storage", list(STORAGES), view.storage, w=120),
         parts.select("step", "Snapshot", step_options(steps), step_value(view, steps), w=140)
         if len(steps) > 1
         else None,
@@ -167,6 +168,7 @@ def _tables(library: Library, run: Run, view: View) -> dict[str, Any]:
         "a": tables.of_path(path)
         | {
             "name": view.method,
+            "storage": view.storage,
             "file": f"{downloads.ADDRESS}?{of}&method={view.method}{settings}",
             "command": _command(run, view, view.method, named),
         },
@@ -197,7 +199,7 @@ def _tables(library: Library, run: Run, view: View) -> dict[str, Any]:
 def _command(run: Run, view: View, method: str, step: int | None) -> str:
     """The command line that makes the same map, up to the target's value."""
     words = [f"spectra allocate {shell_quoted(run.name)} --method {method}"]
-    if view.storage != "factors":
+    if view.storage != DEFAULT_STORAGE:
         words.append(f"--storage {view.storage}")
     if step is not None:
         words.append(f"--step {step}")

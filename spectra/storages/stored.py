@@ -1,0 +1,113 @@
+"""What stands for a low-rank matrix in a layer and in a file; and the two factors it is made of."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+
+from spectra.linalg import scaled, shifted
+
+
+class StoredMatrix(ABC):
+    """A matrix of low rank, as a storage has it.
+
+    In a layer and in the file it has parts: tensors by name.
+    """
+
+    nonzero: ClassVar[tuple[str, ...]]
+    """Parts that are zero only where the matrix is."""
+    indices: ClassVar[tuple[str, ...]] = ()
+    """Parts that are int32 indices, which are not trained; the others are floating."""
+
+    @classmethod
+    @abstractmethod
+    def shapes(cls, rows: int, cols: int, rank: int) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of its parts."""
+
+    @classmethod
+    @abstractmethod
+    def encode(cls, factors: "Factors", dtype: torch.dtype) -> Self:
+        """From what truncation gives, rounded to a dtype.
+
+        Raises
+        ------
+        InputError
+            When the factors are not finite.
+        """
+
+    @classmethod
+    @abstractmethod
+    def decode(cls, parts: Mapping[str, torch.Tensor], rows: int, cols: int) -> Self:
+        """From its parts."""
+
+    @property
+    @abstractmethod
+    def parts(self) -> dict[str, torch.Tensor]:
+        """Its tensors, as `shapes` names them."""
+
+    @abstractmethod
+    def product(self) -> torch.Tensor:
+        """(rows, cols)."""
+
+    @abstractmethod
+    def float(self) -> Self:
+        """The same in float32."""
+
+    @abstractmethod
+    def scaled(self, exponent: int) -> Self:
+        """The product times 2^exponent, in float32; no part overflows on the way."""
+
+
+@dataclass(frozen=True, eq=False)
+class Factors(StoredMatrix):
+    """A product of two factors: what truncation gives, and the storage ``factors`` keeps."""
+
+    left: torch.Tensor
+    """(rows, rank)."""
+    right: torch.Tensor
+    """(rank, cols)."""
+    nonzero = ("A", "B")
+
+    @property
+    def rank(self) -> int:
+        return int(self.right.shape[0])
+
+    @classmethod
+    def shapes(cls, rows: int, cols: int, rank: int) -> dict[str, tuple[int, ...]]:
+        """See `StoredMatrix`."""
+        return {"A": (rows, rank), "B": (rank, cols)}
+
+    @classmethod
+    def encode(cls, factors: "Factors", dtype: torch.dtype) -> Self:
+        """See `StoredMatrix`."""
+        return cls(factors.left.to(dtype), factors.right.to(dtype))
+
+    @classmethod
+    def decode(cls, parts: Mapping[str, torch.Tensor], rows: int, cols: int) -> Self:
+        """See `StoredMatrix`."""
+        return cls(parts["A"], parts["B"])
+
+    @property
+    def parts(self) -> dict[str, torch.Tensor]:
+        """See `StoredMatrix`."""
+        return {"A": self.left, "B": self.right}
+
+    def product(self) -> torch.Tensor:
+        """(rows, cols)."""
+        return self.left @ self.right
+
+    def float(self) -> Self:
+        """The same in float32."""
+        return type(self)(self.left.float(), self.right.float())
+
+    def scaled(self, exponent: int) -> Self:
+        """Factors of the product times 2^exponent, in float32, the left one's entries under 1."""
+        left, own = scaled(self.left)
+        return type(self)(left, shifted(wide(self.right), exponent + own).float())
+
+
+def wide(part: torch.Tensor) -> torch.Tensor:
+    """In float32, or the wider dtype that it has."""
+    return part if part.element_size() >= 4 else part.float()
