@@ -108,6 +108,7 @@ def method_select(view: View, name: str, label: str, options: Sequence[Any], **m
         options,
         getattr(view, name),
         renderOption={"function": "withSummary"},
+        maxDropdownHeight=420,
         comboboxProps={"shadow": "sm", "width": 300, "position": "bottom-start"},
         **more,
     )

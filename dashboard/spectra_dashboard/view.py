@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlencode
 
 from spectra.allocation.costs import STORAGES
 from spectra.allocation.methods.registry import DEFAULT, offered
-from spectra.allocation.target import TARGETS, Target
+from spectra.allocation.target import TARGETS
 
 PAGES = ("runs", "dynamics", "tails", "ranks", "path", "compare")
 KINDS = ("weight", "gradient", "update")
@@ -58,11 +58,6 @@ class View:
     target: str = "err"
     value: float = 0.5
     """Of the target."""
-
-    @property
-    def asked(self) -> Target:
-        """What ranks are to reach."""
-        return Target(self.target, self.value)
 
     @classmethod
     def from_address(cls, pathname: str | None, search: str | None) -> Self:

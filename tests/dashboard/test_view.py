@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spectra_dashboard.view import CHOICES, PAGES, View
+from spectra.allocation.methods.registry import offered
+from spectra_dashboard.view import CHOICES, PAGES, View, choices
 
 TEXTS = st.text(max_size=12)
 FREE = {
@@ -18,6 +19,7 @@ FREE = {
     "measure": TEXTS.filter(bool),
     "beside": TEXTS,
     "value": st.floats(0, 1),
+    "method": st.sampled_from(offered()),
 }
 
 
@@ -33,7 +35,8 @@ def test_any_query_gives_a_view(page, query):
 
 
 @pytest.mark.parametrize(
-    "query", ["value=2", "value=nan", "value=x", "step=last", "scale=nope", "target=loss"]
+    "query",
+    ["value=2", "value=nan", "value=x", "step=last", "scale=nope", "target=loss", "method=owl"],
 )
 def test_what_makes_no_sense_has_its_default(query):
     assert View.from_address("/ranks", f"?{query}") == View(page="ranks")
@@ -46,4 +49,6 @@ def test_the_first_page_has_the_plain_address():
 
 
 def test_every_choice_has_its_default_among_its_values():
-    assert all(f.default in CHOICES[f.name] for f in fields(View) if f.name in CHOICES)
+    few = {f.name: f.default for f in fields(View) if choices(f.name) is not None}
+    assert {*CHOICES, "method"} == set(few)
+    assert all(default in choices(name) for name, default in few.items())

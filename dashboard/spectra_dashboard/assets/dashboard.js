@@ -30,10 +30,10 @@
 
   // an option of a select with its line below its name, which is not part of what it is called
   window.dashMantineFunctions = Object.assign(window.dashMantineFunctions ?? {}, {
-    withSummary: ({ option }) => {
+    withSummary: ({ option, checked }) => {
       const { createElement } = window.React;
       const summary = option.summary && createElement("small", { "aria-hidden": true }, option.summary);
-      return createElement("span", { className: "with-summary" }, option.label, summary);
+      return createElement("span", { className: checked ? "with-summary checked" : "with-summary" }, option.label, summary);
     },
   });
 
