@@ -3,7 +3,7 @@
 An entry's module is imported when it is chosen, so that listing all of them costs nothing.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Generic, TypeVar
@@ -65,6 +65,7 @@ class Registry(Generic[Kind]):
         kind: Kind = found
         return kind
 
-    def help(self) -> str:
-        """All names with what they are, for an option's help."""
-        return "; ".join(f"{name}: {entry.summary}" for name, entry in self.entries.items())
+    def help(self, names: Iterable[str] | None = None) -> str:
+        """Names with what they are, for an option's help; all of them by default."""
+        listed = self if names is None else names
+        return "; ".join(f"{name}: {self.entries[name].summary}" for name in listed)

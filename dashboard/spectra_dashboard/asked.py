@@ -9,9 +9,10 @@ from typing import Any
 
 from dash.exceptions import PreventUpdate
 
+from spectra.allocation.methods.registry import offered
 from spectra.figures.theme import empty
 from spectra_dashboard.access.library import Library
-from spectra_dashboard.view import METHODS, View
+from spectra_dashboard.view import View
 from spectra_data.errors import InputError
 
 WITHOUT_RUN = ("runs", "missing")
@@ -26,7 +27,7 @@ def asked(library: Library, pathname: str | None, search: str | None) -> View:
     if view.page in WITHOUT_RUN:
         return view
     view = replace(view, run=view.run or next(iter(library.runs), ""))
-    if not (view.beside in METHODS or view.beside.removeprefix("map:") in library.maps):
+    if not (view.beside in offered() or view.beside.removeprefix("map:") in library.maps):
         view = replace(view, beside="")
     return replace(
         view,

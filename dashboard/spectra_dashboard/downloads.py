@@ -7,9 +7,10 @@ from urllib.parse import urlencode
 from flask import Flask, Response, request
 
 from spectra.allocation.rankmap import RankMap
+from spectra.allocation.target import Target
 from spectra.exports.formats import FORMATS
 from spectra_dashboard.access.library import Library
-from spectra_dashboard.view import View
+from spectra_dashboard.view import View, choices
 from spectra_data.errors import InputError
 
 ADDRESS = "/map"
@@ -52,13 +53,6 @@ def file_name(kind: str) -> str:
     return "map.json" if kind == "json" else f"map-{kind}{FORMATS[kind].suffix}"
 
 
-def _is(text: str, number: float) -> bool:
-    try:
-        return float(text) == number
-    except ValueError:
-        return False
-
-
 def _map(library: Library, asked: Mapping[str, str]) -> RankMap:
     if name := asked.get("map"):
         return library.map(name)
@@ -67,9 +61,8 @@ def _map(library: Library, asked: Mapping[str, str]) -> RankMap:
     for name, value in fields.items():
         known: Any = getattr(view, name, None)
         if known is None or (isinstance(known, str) and known != value):
-            raise InputError(f"no {name} {value!r}")
-        if name == "value" and not _is(value, view.value):
-            raise InputError(f"the {view.target} is a number from 0 to 1, not {value!r}")
-    return library.run(view.run).rank_map(
-        view.method, view.target, view.value, view.storage, view.step
-    )
+            listed = choices(name)
+            there = f"; there are: {', '.join(listed)}" if listed else ""
+            raise InputError(f"no {name} {value!r}{there}")
+    target = Target.read(view.target, fields.get("value", str(view.value)))
+    return library.run(view.run).rank_map(view.method, target, view.storage, view.step)

@@ -9,6 +9,7 @@ import dash_mantine_components as dmc
 import plotly.graph_objects as go
 from dash import dcc, html
 
+from spectra.allocation.methods.registry import METHODS, offered
 from spectra.figures.theme import FONT, empty
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.view import View
@@ -82,7 +83,33 @@ def select(
         allowDeselect=False,
         size="xs",
         checkIconPosition="right",
-        comboboxProps={"shadow": "sm"},
+        **{"comboboxProps": {"shadow": "sm"}, **more},
+    )
+
+
+def method_options(target: str | None = None) -> list[dict[str, Any]]:
+    """Methods that need nothing but spectra: name, one line, and whether it takes a target."""
+    return [
+        {
+            "value": name,
+            "label": name,
+            "summary": METHODS.entries[name].summary,
+            "disabled": not (target is None or target in METHODS[name].targets),
+        }
+        for name in offered()
+    ]
+
+
+def method_select(view: View, name: str, label: str, options: Sequence[Any], **more: Any) -> Any:
+    """A choice of one method, each with its line below its name."""
+    return select(
+        name,
+        label,
+        options,
+        getattr(view, name),
+        renderOption={"function": "withSummary"},
+        maxDropdownHeight=420,
+        comboboxProps={"shadow": "sm", "width": 300, "position": "bottom-start"},
         **more,
     )
 

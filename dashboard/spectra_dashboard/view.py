@@ -4,17 +4,17 @@ The browser writes addresses, too (assets/dashboard.js): a field is named as her
 its name, and what is left out has its default.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self, get_args, get_origin
 from urllib.parse import parse_qs, urlencode
 
-from spectra.allocation.rankmap import TARGETS
+from spectra.allocation.methods.registry import DEFAULT, offered
+from spectra.allocation.target import TARGETS
 from spectra.quantities import QUANTITIES
 from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
 
 PAGES = ("runs", "dynamics", "tails", "ranks", "path", "compare")
-METHODS = ("welore", "welore-grid", "uniform", "alpha", "d-rank", "budget")
-"""Those that need nothing but spectra; owl needs activations, too."""
 CHOICES: dict[str, tuple[str, ...]] = {
     "page": PAGES,
     "kind": tuple(QUANTITIES),
@@ -22,10 +22,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "norm": ("raw", "first"),
     "cosine": ("sketch", "exact"),
     "target": TARGETS,
-    "method": METHODS,
     "storage": tuple(STORAGES),
 }
 """Fields that have few values; others fall back to the default."""
+
+
+def choices(field: str) -> Sequence[str] | None:
+    """The values of a field that has few; methods are those that need nothing but spectra."""
+    return offered() if field == "method" else CHOICES.get(field)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class View:
     scale: str = "linear"
     norm: str = "raw"
     cosine: str = "sketch"
-    method: str = "welore"
+    method: str = DEFAULT
     beside: str = ""
     """A second method, or ``map:`` and a map's name."""
     storage: str = DEFAULT_STORAGE
@@ -64,8 +68,8 @@ class View:
         for field in fields(cls):
             if field.name in asked and field.name != "page":
                 value = _read(field.type, asked[field.name])
-                choices = CHOICES.get(field.name)
-                if value is not None and (choices is None or value in choices):
+                known = choices(field.name)
+                if value is not None and (known is None or value in known):
                     given[field.name] = value
         return cls(**given)
 

@@ -59,6 +59,8 @@ class Candidates:
     step: int = 0
     fused: dict[str, list[str]] = field(default_factory=dict)
     """Layers of the model that hold several of the matrices."""
+    weighted: bool = False
+    """Whether statistics of a text have weighted the spectra (`spectra.compression`)."""
 
     @property
     def names(self) -> list[str]:

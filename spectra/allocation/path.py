@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import xarray as xr
 
-from spectra.allocation.allocate import Maker, require_target
-from spectra.allocation.candidates import Candidates, Ranks, candidates_of
+from spectra.allocation.allocate import Maker
+from spectra.allocation.candidates import Candidates, candidates_of
 from spectra.allocation.costs import bytes_per_parameter, factored_bytes
-from spectra.allocation.rankmap import LRC_FACTOR
+from spectra.allocation.methods.registry import DEFAULT, Chosen
+from spectra.allocation.pricing import LRC_FACTOR
+from spectra.allocation.target import Target
 from spectra.storages.registry import DEFAULT_STORAGE
 from spectra.store.derived import write_group
 from spectra.store.reader import open_store
@@ -28,7 +30,7 @@ def compression_path(
     candidates: Candidates,
     *,
     target: str = "err",
-    method: str = "welore",
+    method: str = DEFAULT,
     spacing: float = STEP,
     normalisation: str = "minmax",
     lrc_factor: float = LRC_FACTOR,
@@ -60,12 +62,11 @@ def compression_path(
     """
     if not 0.0005 <= spacing <= 0.5:
         raise InputError(f"points of ERR are 0.0005 to 0.5 apart, not {spacing:g}")
-    require_target(target, method)
     maker = Maker(candidates, method, normalisation, lrc_factor, storage)
     full = candidates.full_ranks
     targets, found = _reachable(maker, target, np.arange(0, 1 + spacing / 2, spacing).round(6))
-    ranks = np.array([r for r, _ in found])
-    cuts = np.array([np.nan if cut is None else cut for _, cut in found])
+    ranks = np.array([chosen.ranks for chosen in found])
+    cuts = np.array([np.nan if c.threshold is None else c.threshold for c in found])
     factored = np.array([maker.factored(r) for r in ranks])
     stored = np.array([maker.parameters(r) for r in ranks])
     errors = np.stack([c.relative_errors[ranks[:, i]] for i, c in enumerate(candidates.each)], 1)
@@ -108,12 +109,12 @@ def compression_path(
 
 def _reachable(
     maker: Maker, target: str, grid: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], list[tuple[Ranks, float | None]]]:
-    """The targets that can be reached, with ranks and threshold of each."""
+) -> tuple[npt.NDArray[np.float64], list[Chosen]]:
+    """The targets that can be reached, with the ranks of each."""
     found, reached, reason = [], [], InputError("there is no target")
     for value in grid:
         try:
-            found.append(maker.ranks(target, float(value)))
+            found.append(maker.choose(Target(target, float(value))))
             reached.append(float(value))
         except InputError as error:
             reason = error

@@ -8,15 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from spectra.allocation.costs import bytes_per_parameter, factored_bytes, factored_parameters
+from spectra.allocation.costs import (
+    bytes_per_parameter,
+    factored_bytes,
+    factored_parameters,
+)
+from spectra.allocation.methods.registry import METHODS
+from spectra.allocation.pricing import LRC_FACTOR
+from spectra.allocation.target import TARGETS, Target
 from spectra.storages.registry import STORAGES
 from spectra.store.destination import write_result
 from spectra_data.errors import InputError
 
 SCHEMA = "spectra.rankmap/1"
 Kind = Literal["LRC", "N-LRC"]
-LRC_FACTOR = 0.5
-TARGETS = ("err", "budget", "threshold")
 
 
 @dataclass(frozen=True)
@@ -227,8 +232,24 @@ def _faults(given: RankMap) -> list[str]:
         stated = getattr(given, name)
         if not isinstance(stated, int | float) or not math.isclose(stated, value, abs_tol=1e-9):
             found.append(f"it states {name} {stated}, its modules make {value:.9f}")
+    return found + _target_faults(given)
+
+
+def _target_faults(given: RankMap) -> list[str]:
+    """What its target and its threshold say against its method; another tool's may be any."""
     if set(given.asked) != set(TARGETS):
-        found.append(f"asked has {sorted(given.asked)}, not {sorted(TARGETS)}")
+        return [f"asked has {sorted(given.asked)}, not {sorted(TARGETS)}"]
+    found = []
+    try:
+        if any(value is not None for value in given.asked.values()):
+            target = Target.of(**given.asked)
+            if given.method in METHODS:
+                METHODS[given.method].require(given.method, target)
+    except InputError as error:
+        found.append(f"asked has {dict(given.asked)}: {error}")
+    known = METHODS[given.method].targets if given.method in METHODS else TARGETS
+    if given.threshold is not None and "threshold" not in known:
+        found.append(f"it states a threshold, and {given.method} has none")
     return found
 
 
@@ -249,6 +270,8 @@ def _type_faults(given: RankMap) -> list[str]:
         ("the model's revision", given.model.revision, (str, type(None))),
         ("the model's sha256", given.model.sha256, (str, type(None))),
     ]
+    if isinstance(given.asked, Mapping):
+        checks += [(f"asked {n}", v, (*number, type(None))) for n, v in given.asked.items()]
     if isinstance(given.options, Mapping):
         checks.append(("lrc_factor", given.options.get("lrc_factor", LRC_FACTOR), number))
     for module in given.modules:

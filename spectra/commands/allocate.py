@@ -14,13 +14,16 @@ import tyro
 
 from spectra.allocation.allocate import allocate
 from spectra.allocation.costs import require_storage
-from spectra.allocation.outliers import outliers_on_text
+from spectra.allocation.methods.registry import DEFAULT, METHODS, Need, offered
 from spectra.allocation.rankmap import RankMap
 from spectra.commands.options import parse
 from spectra.exports.formats import to_table
 from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
 from spectra.store.destination import messages_beside
 from spectra_data.errors import InputError
+
+GIVEN: tuple[Need, ...] = ("outliers",)
+"""What the command can give a method beside the spectra."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,14 @@ class Options:
     """WeLore's cut on normalised singular values, e.g. 0.175."""
     out: Path | None = None
     """The map to write; none by default, which prints it only."""
-    method: Literal["welore", "welore-grid", "uniform", "owl", "alpha", "d-rank", "budget"] = (
-        "welore"
-    )
-    """welore: one threshold, exactly the one that the target needs; welore-grid: the nearest of the
-    paper's grid; uniform: the same fraction everywhere; owl: blocks with outliers keep more; alpha:
-    AlphaPruning; d-rank: by effective rank and cost; budget: least summed truncation error."""
+    method: Annotated[
+        str,
+        tyro.conf.arg(
+            constructor_factory=lambda: Literal[offered(*GIVEN)],
+            help=f"Method that gives the ranks. {METHODS.help(offered(*GIVEN))}.",
+            help_behavior_hint=f"(default: {DEFAULT})",
+        ),
+    ] = DEFAULT
     normalisation: Literal["minmax", "max"] = "minmax"
     """Of singular values, for welore: from the least to the largest, or by the largest."""
     lrc_factor: float = 0.5
@@ -124,7 +129,7 @@ def _print_totals(rank_map: RankMap) -> None:
         f"{rank_map.parameters:,} of {dense:,} block parameters, {rank_map.bytes / 1e9:.3g} GB as "
         f"{rank_map.format}; of the ranks, {rank_map.err:.2%} are removed by the map, "
         f"{rank_map.err_stored:.2%} in what is stored, where N-LRCs stay whole"
-        if rank_map.method.startswith("welore")
+        if METHODS[rank_map.method].lrcs_alone
         else f"{rank_map.parameters:,} of {dense:,} block parameters, "
         f"{rank_map.bytes / 1e9:.3g} GB as {rank_map.format}"
     )
@@ -140,8 +145,12 @@ def _outliers(options: Options) -> dict[str, float] | None:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
         except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is no JSON object of blocks and shares: {error}") from error
-    if options.method != "owl":
+    if "outliers" not in METHODS[options.method].needs:
         return None
     if options.checkpoint is None or options.calibration is None:
-        raise InputError("owl counts outliers: name --checkpoint and --calibration, or --outliers")
+        raise InputError(
+            f"{options.method} counts outliers: name --checkpoint and --calibration, or --outliers"
+        )
+    from spectra.allocation.outliers import outliers_on_text
+
     return outliers_on_text(options.checkpoint, options.calibration, windows=16, length=512)

@@ -10,9 +10,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from spectra.allocation.allocate import LOSS, Maker
+from spectra.allocation.allocate import Maker
 from spectra.allocation.candidates import Candidate, Candidates
-from spectra.allocation.rankmap import TARGETS, RankMap
+from spectra.allocation.methods.registry import LOSS
+from spectra.allocation.rankmap import RankMap
+from spectra.allocation.target import Target
 from spectra.checkpoint.checkpoint import Checkpoint, Tensors
 from spectra.compression.maps import with_whole
 from spectra.compression.weighting import Weightings
@@ -67,8 +69,7 @@ def allocate_by_loss(
         )
     found = loss_candidates(checkpoint, free, source, weightings, progress)
     rank_map = map_of_least_loss(found, share, storage, align)
-    asked = dict.fromkeys(TARGETS) | {"budget": budget}
-    return with_whole(rank_map, list(checkpoint.matrices), asked)
+    return with_whole(rank_map, list(checkpoint.matrices), Target("budget", budget))
 
 
 def loss_candidates(
@@ -89,11 +90,9 @@ def loss_candidates(
         progress("matrices weighed", done + 1, len(matrices))
     sha256 = weightings.about.get("checkpoint_sha256") or checkpoint.sha256()
     model = {"name": checkpoint.name, "revision": checkpoint.revision, "sha256": sha256}
-    return Candidates(tuple(each), model, checkpoint.format, fused=checkpoint.fused)
+    return Candidates(tuple(each), model, checkpoint.format, fused=checkpoint.fused, weighted=True)
 
 
 def map_of_least_loss(candidates: Candidates, budget: float, storage: str, align: int) -> RankMap:
     """The map for candidates whose spectra are weighted."""
-    maker = Maker(candidates, LOSS, storage=storage, align=align)
-    asked = dict.fromkeys(TARGETS) | {"budget": budget}
-    return maker.map(maker.ranks("budget", budget)[0], None, asked)
+    return Maker(candidates, LOSS, storage=storage, align=align).map(Target("budget", budget))

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from spectra.allocation.costs import factored_parameters
 from spectra.allocation.rankmap import Module, RankMap
+from spectra.allocation.target import Target
 from spectra.matrices import Matrix
 
 
@@ -60,9 +61,7 @@ def stored_map(
     )
 
 
-def with_whole(
-    rank_map: RankMap, matrices: Sequence[Matrix], asked: Mapping[str, float | None]
-) -> RankMap:
+def with_whole(rank_map: RankMap, matrices: Sequence[Matrix], target: Target) -> RankMap:
     """The same map over more matrices, which it leaves whole.
 
     Parameters
@@ -71,8 +70,8 @@ def with_whole(
         Of some of them.
     matrices
         All of them, in their order.
-    asked
-        The target, over all.
+    target
+        What was to be reached, over all.
     """
     known = {module.name: module for module in rank_map.modules}
     modules = tuple(known.get(matrix.name) or _whole(matrix) for matrix in matrices)
@@ -82,7 +81,7 @@ def with_whole(
         modules=modules,
         err=sum(m.full_rank - m.rank for m in modules) / full,
         budget=sum(m.params for m in modules) / sum(m.params_dense for m in modules),
-        asked=asked,
+        asked=target.asked(),
     )
 
 

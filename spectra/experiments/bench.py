@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
-from spectra.allocation.allocate import allocate
+from spectra.allocation.allocate import Maker
 from spectra.allocation.candidates import Candidates, candidates_of
+from spectra.allocation.methods.registry import METHODS
 from spectra.allocation.outliers import outlier_shares
 from spectra.allocation.rankmap import RankMap
+from spectra.allocation.target import Target
 from spectra.calibration.text import tokenizer_of
 from spectra.checkpoint.checkpoint import Checkpoint
 from spectra.compression.budget import loss_candidates, map_of_least_loss
@@ -83,10 +85,11 @@ class Bench:
         """Tokens to calibrate on: (windows, length)."""
         return calibration_text(self.source, self.settings.calibrated(), self.device)[0]
 
-    def allocated(self, method: str, **target: Any) -> RankMap:
-        """A map of the scan's spectra."""
-        outliers = self.outliers() if method == "owl" else None
-        return allocate(self.candidates, method=method, outliers=outliers, **target)
+    def allocated(self, method: str, *, storage: str = DEFAULT_STORAGE, **target: float) -> RankMap:
+        """A map of the scan's spectra, for one target."""
+        outliers = self.outliers() if "outliers" in METHODS[method].needs else None
+        maker = Maker(self.candidates, method, storage=storage, outliers=outliers)
+        return maker.map(Target.of(**target))
 
     def least_loss(self, way: str, budget: float, storage: str, align: int) -> RankMap:
         """The map of least expected loss, by a way of weighing."""

@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 
+from spectra.allocation.methods.registry import METHODS
 from spectra.allocation.rankmap import RankMap
 from spectra.calibration.blocks import Blocks
 from spectra.experiments.bench import Bench
@@ -113,7 +114,7 @@ def _at_err(
 
 
 def _of_recipe(bench: Bench, recipe: Recipe, budget: float) -> Row:
-    if recipe.allocation == "loss":
+    if "statistics" in METHODS[recipe.allocation].needs:
         rank_map = bench.least_loss(recipe.way, budget, recipe.storage, recipe.align)
     else:
         rank_map = bench.allocated(recipe.allocation, budget=budget, storage=recipe.storage)

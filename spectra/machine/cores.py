@@ -6,10 +6,12 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 from threadpoolctl import ThreadpoolController
+
+if TYPE_CHECKING:
+    import torch
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -76,7 +78,7 @@ def _enter_pool() -> None:
 
 
 def map_matrices(
-    function: Callable[[torch.Tensor], T], matrices: Sequence[torch.Tensor]
+    function: "Callable[[torch.Tensor], T]", matrices: "Sequence[torch.Tensor]"
 ) -> list[T]:
     """Apply a function to matrices on the CPU, one matrix a core, in their order."""
     with one_blas_thread:
@@ -86,6 +88,8 @@ def map_matrices(
 @contextlib.contextmanager
 def single_threaded_workers(count: int) -> Iterator[ThreadPoolExecutor]:
     """A pool whose threads keep torch, too, to one core; the caller's setting comes back after."""
+    import torch
+
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(count, "matrix", initializer=torch.set_num_threads, initargs=(1,))
     try:

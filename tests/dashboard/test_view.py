@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from spectra.allocation.methods.registry import offered
 from spectra.registry import Entry
 from spectra.storages.registry import STORAGES
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.pages import path, ranks
-from spectra_dashboard.view import CHOICES, PAGES, View
+from spectra_dashboard.view import CHOICES, PAGES, View, choices
 
 TEXTS = st.text(max_size=12)
 FREE = {
@@ -22,6 +23,7 @@ FREE = {
     "measure": TEXTS.filter(bool),
     "beside": TEXTS,
     "value": st.floats(0, 1),
+    "method": st.sampled_from(offered()),
 }
 
 
@@ -37,7 +39,8 @@ def test_any_query_gives_a_view(page, query):
 
 
 @pytest.mark.parametrize(
-    "query", ["value=2", "value=nan", "value=x", "step=last", "scale=nope", "target=loss"]
+    "query",
+    ["value=2", "value=nan", "value=x", "step=last", "scale=nope", "target=loss", "method=owl"],
 )
 def test_what_makes_no_sense_has_its_default(query):
     assert View.from_address("/ranks", f"?{query}") == View(page="ranks")
@@ -50,7 +53,9 @@ def test_the_first_page_has_the_plain_address():
 
 
 def test_every_choice_has_its_default_among_its_values():
-    assert all(f.default in CHOICES[f.name] for f in fields(View) if f.name in CHOICES)
+    few = {f.name: f.default for f in fields(View) if choices(f.name) is not None}
+    assert {*CHOICES, "method"} == set(few)
+    assert all(default in choices(name) for name, default in few.items())
 
 
 def test_the_pages_offer_every_storage_of_the_registry(folder, monkeypatch):

@@ -10,19 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import spectra
-from spectra.allocation.allocate import METHODS, Maker, allocate
+from spectra.allocation.allocate import Maker, allocate
 from spectra.allocation.budget import Menus
 from spectra.allocation.candidates import Candidate, Candidates, candidates_of
 from spectra.allocation.costs import break_even, factored_parameters
+from spectra.allocation.methods.registry import offered
+from spectra.allocation.methods.welore import GRID, normalised
 from spectra.allocation.outliers import outlier_shares
 from spectra.allocation.path import compression_path
-from spectra.allocation.welore import GRID, normalised
 from spectra.cli import main
 from spectra.matrices import Matrix
 from spectra_data.errors import InputError
 from tests.small import random_batch, small_llama
 from tests.smollm import smollm
 
+METHODS = offered("outliers")
 OUTLIERS = {layer: 0.01 * (layer % 7) for layer in range(64)}
 LLAMA_7B = [(4096, 4096)] * 4 + [(11008, 4096)] * 2 + [(4096, 11008)]
 ROLES = ("q", "k", "v", "o", "gate", "up", "down")

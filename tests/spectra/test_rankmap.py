@@ -14,9 +14,10 @@ import torch
 import xarray as xr
 
 import spectra
-from spectra.allocation.allocate import METHODS, allocate
+from spectra.allocation.allocate import allocate
 from spectra.allocation.candidates import candidates_of
 from spectra.allocation.fit import require_fit
+from spectra.allocation.methods.registry import offered
 from spectra.allocation.path import compression_path, write_path
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.cli import main
@@ -25,6 +26,7 @@ from spectra_data.errors import InputError
 from tests.small import SIZES
 from tests.spectra.checkpoints import rewritten, saved
 
+METHODS = offered("outliers")
 Q = "model.layers.0.self_attn.q_proj"
 
 

@@ -14,12 +14,14 @@ import numpy.typing as npt
 import xarray as xr
 import zarr
 
-from spectra.allocation.allocate import allocate
+from spectra.allocation.allocate import Maker
 from spectra.allocation.candidates import Candidates, candidates_of
+from spectra.allocation.methods.registry import METHODS
 from spectra.allocation.path import GROUP as PATH
 from spectra.allocation.path import STEP as SPACING
 from spectra.allocation.path import compression_path
 from spectra.allocation.rankmap import RankMap
+from spectra.allocation.target import Target
 from spectra.matrices import Matrix, block_labels
 from spectra.quantities import QUANTITIES
 from spectra.store.evaluations import Evaluation, evaluations
@@ -39,7 +41,7 @@ MOST_STEPS = 10_000_000
 MOST_CHUNKS = 20_000
 """Of an array that is read whole: each is a file."""
 COARSE = 0.05
-"""Between budgets of the method `budget`, each of which is a search of about a second."""
+"""Between targets that take a search each, of about a second."""
 
 
 @dataclass(frozen=True)
@@ -170,19 +172,16 @@ class Run:
     def path_of(
         self, method: str, target: str, storage: str, step: int | None = None
     ) -> xr.Dataset:
-        """Ranks and costs of a method at every target; WeLore's over ERR as stored, if it is."""
+        """Ranks and costs of a method at every target; as stored, where they are."""
         at = self.step(step)
         key = ("path", method, target, storage, at)
         stamp = (*self._stamp(), *self.signature(PATH))
         return self._kept(key, stamp, lambda: self._path(method, target, storage, at))
 
-    def rank_map(
-        self, method: str, target: str, value: float, storage: str, step: int | None
-    ) -> RankMap:
+    def rank_map(self, method: str, target: Target, storage: str, step: int | None) -> RankMap:
         """The map that `spectra allocate` makes with these options."""
         with self._reading():
-            asked: Any = {target: value}
-            return allocate(self.candidates(step), method=method, storage=storage, **asked)
+            return Maker(self.candidates(step), method, storage=storage).map(target)
 
     def evaluations(self) -> list[Evaluation]:
         """What compressed checkpoints were measured to reach."""
@@ -331,14 +330,18 @@ class Run:
 
     def _path(self, method: str, target: str, storage: str, step: int) -> xr.Dataset:
         tree = self.tree()
-        if PATH in tree.children:
-            asked = {"method": method, "target": target, "storage": storage, "step": step}
-            if asked.items() <= tree[PATH].attrs.items():
-                return tree[PATH].to_dataset().compute()
-        spacing = COARSE if method == target == "budget" else SPACING
+        wanted = {"method": method, "target": target, "storage": storage, "step": step}
+        if PATH in tree.children and wanted.items() <= tree[PATH].attrs.items():
+            return tree[PATH].to_dataset().compute()
+        spacing = spacing_of(method, target)
         return compression_path(
             self.candidates(step), method=method, target=target, storage=storage, spacing=spacing
         )
+
+
+def spacing_of(method: str, target: str) -> float:
+    """Between the targets at which a method's ranks are computed for sliders and curves."""
+    return COARSE if target in METHODS[method].searched else SPACING
 
 
 def _stamps(place: Path) -> Iterator[tuple[str, int, int]]:

@@ -28,6 +28,15 @@
     }, 200);
   }
 
+  // an option of a select with its line below its name, which is not part of what it is called
+  window.dashMantineFunctions = Object.assign(window.dashMantineFunctions ?? {}, {
+    withSummary: ({ option, checked }) => {
+      const { createElement } = window.React;
+      const summary = option.summary && createElement("small", { "aria-hidden": true }, option.summary);
+      return createElement("span", { className: checked ? "with-summary checked" : "with-summary" }, option.label, summary);
+    },
+  });
+
   // numbers as Plotly's JSON or our rows have them
   const KINDS = { i1: Int8Array, u1: Uint8Array, i2: Int16Array, u2: Uint16Array, i4: Int32Array, u4: Uint32Array, f4: Float32Array, f8: Float64Array };
   function unpack(text, kind) {

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from dash import Dash, Input, Output, State, html
 
+from spectra.allocation.methods.registry import DEFAULT
 from spectra.figures.allocation import memory_curve, path_curves, perplexity_points
 from spectra.figures.reduction import block_size
 from spectra.figures.theme import empty
@@ -16,7 +17,7 @@ from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.run import Run
 from spectra_dashboard.asked import asked, or_reason
 from spectra_dashboard.pages.tails import step_options, step_value
-from spectra_dashboard.view import METHODS, View
+from spectra_dashboard.view import View
 from spectra_data.errors import InputError
 
 POINTS = 2_000
@@ -40,11 +41,11 @@ def layout(library: Library, view: View) -> html.Div:
         "What compression saves and costs at every effective rank reduction: predicted from the "
         "spectra, and measured where checkpoints were evaluated.",
     )
-    settings = parts.defaults(run=run.name, method="welore", storage=DEFAULT_STORAGE, step="last")
+    settings = parts.defaults(run=run.name, method=DEFAULT, storage=DEFAULT_STORAGE, step="last")
     if not len(steps):
         return parts.waiting(heading)
     choices = parts.controls(
-        parts.select("method", "Method", METHODS, view.method, w=150),
+        parts.method_select(view, "method", "Method", parts.method_options("err"), w=150),
         parts.select("storage", "Storage", list(STORAGES), view.storage, w=120),
         parts.select("step", "Snapshot", step_options(steps), step_value(view, steps), w=140)
         if len(steps) > 1

@@ -10,7 +10,8 @@ import numpy as np
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
 from dash.exceptions import PreventUpdate
 
-from spectra.allocation.path import STEP as SPACING
+from spectra.allocation.methods.registry import DEFAULT, METHODS, offered
+from spectra.allocation.target import KINDS
 from spectra.exports.formats import FORMATS
 from spectra.figures.allocation import rank_map, rank_reduction
 from spectra.figures.spectra import normalised_spectra
@@ -18,9 +19,9 @@ from spectra.matrices import block_labels, in_order
 from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
 from spectra_dashboard import downloads, parts, tables
 from spectra_dashboard.access.library import Library
-from spectra_dashboard.access.run import COARSE, Run
+from spectra_dashboard.access.run import Run, spacing_of
 from spectra_dashboard.pages.tails import step_options, step_value
-from spectra_dashboard.view import METHODS, View
+from spectra_dashboard.view import View
 from spectra_data.errors import InputError
 
 SIDES = ("a", "b")
@@ -41,7 +42,6 @@ EXPLAINED = {
     "error": "predicted relative error of what is stored, mean over matrices",
 }
 OFFERED = ("json", "csv", "peft")
-TARGET_LABELS = {"err": "ERR", "budget": "budget", "threshold": "threshold"}
 
 
 def key(view: View) -> list[str]:
@@ -62,14 +62,14 @@ def layout(library: Library, view: View) -> html.Div:
         library, view, "Ranks", "Which rank every matrix is given, and what that costs and saves."
     )
     settings = parts.defaults(
-        run=run.name, method="welore", beside="", storage=DEFAULT_STORAGE, target="err", step="last"
+        run=run.name, method=DEFAULT, beside="", storage=DEFAULT_STORAGE, target="err", step="last"
     )
     if not len(steps):
         return parts.waiting(heading)
     choices = parts.controls(
-        parts.select("method", "Method", METHODS, view.method, w=150),
-        parts.select(
-            "beside", "Beside it", _beside(library, run), view.beside, w=200, searchable=True
+        parts.method_select(view, "method", "Method", parts.method_options(), w=150),
+        parts.method_select(
+            view, "beside", "Beside it", _beside(library, view), w=200, searchable=True
         ),
         parts.select("storage", "Storage", list(STORAGES), view.storage, w=120),
         parts.select("step", "Snapshot", step_options(steps), step_value(view, steps), w=140)
@@ -81,7 +81,6 @@ def layout(library: Library, view: View) -> html.Div:
         found = _tables(library, run, view)
     except InputError as error:
         return html.Div([*heading, settings, choices, parts.card("No ranks", str(error))])
-    spacing = COARSE if view.method == view.target == "budget" else SPACING
     targets = found["a"]["targets"]
     value = min(max(view.value, targets[0]), targets[-1])
     return html.Div(
@@ -91,19 +90,19 @@ def layout(library: Library, view: View) -> html.Div:
             choices,
             html.Div(
                 [
-                    html.Span(TARGET_LABELS[view.target], className="label"),
+                    html.Span(KINDS[view.target].label, className="label"),
                     dmc.Slider(
                         id={"slider": "value"},
                         min=targets[0],
                         max=targets[-1],
-                        step=spacing,
+                        step=spacing_of(view.method, view.target),
                         precision=4,
                         value=value,
                         updatemode="drag",
                         size="md",
                         label=None,
                         className="grow",
-                        thumbLabel=TARGET_LABELS[view.target],
+                        thumbLabel=KINDS[view.target].label,
                     ),
                     html.Output(f"{value:.3f}", id="value-says"),
                 ],
@@ -184,9 +183,7 @@ def _tables(library: Library, run: Run, view: View) -> dict[str, Any]:
             "command": "",
             "map": shell_quoted(name),
         }
-    elif view.beside in METHODS and not (
-        view.target == "threshold" and not view.beside.startswith("welore")
-    ):
+    elif view.beside in offered() and view.target in METHODS[view.beside].targets:
         other = run.path_of(view.beside, view.target, view.storage, step)
         found["b"] = tables.of_path(other) | {
             "name": view.beside,
@@ -230,19 +227,19 @@ def _places(run: Run) -> dict[str, Any]:
     }
 
 
-def _beside(library: Library, run: Run) -> list[dict[str, str]]:
+def _beside(library: Library, view: View) -> list[dict[str, Any]]:
     maps = [{"value": f"map:{name}", "label": f"map {name}"} for name in library.maps]
-    return [{"value": "", "label": "nothing"}, *({"value": m, "label": m} for m in METHODS), *maps]
+    return [{"value": "", "label": "nothing"}, *parts.method_options(view.target), *maps]
 
 
 def _targets(view: View) -> list[dict[str, Any]]:
     return [
         {
             "value": name,
-            "label": label,
-            "disabled": name == "threshold" and not view.method.startswith("welore"),
+            "label": kind.label,
+            "disabled": name not in METHODS[view.method].targets,
         }
-        for name, label in TARGET_LABELS.items()
+        for name, kind in KINDS.items()
     ]
 
 
@@ -308,7 +305,8 @@ def _figures(run: Run, view: View, found: dict[str, Any]) -> list[Any]:
         for side in SIDES
         if side in found
     ]
-    whole = " An N-LRC stays whole, whatever its rank." if view.method.startswith("welore") else ""
+    lrcs_alone = METHODS[view.method].lrcs_alone
+    whole = " An N-LRC stays whole, whatever its rank." if lrcs_alone else ""
     below = [
         parts.section(
             "How the ranks fall",

@@ -5,11 +5,15 @@ Source: Jaiswal et al., "From Low Rank Gradient Subspace Stabilization to Low-Ra
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from spectra.allocation.candidates import Candidate, Candidates, Doubles, Ranks
+from spectra.allocation.methods.registry import AllocationMethod, Choose, Chosen, MethodOptions
+from spectra.allocation.pricing import Pricing
+from spectra.allocation.target import Target
 from spectra_data.errors import InputError
 
 Normalisation = Literal["minmax", "max"]
@@ -63,40 +67,37 @@ class Thresholds:
         below = [np.searchsorted(values, threshold, side="left") for values in self._ascending]
         return np.maximum(self._full - np.array(below, np.int64), 1)
 
-    def for_err(self, err: float) -> float:
+    def for_err(self, target: Target) -> float:
         """The threshold whose ERR is nearest; the smaller where two are.
 
         The exact one is an order statistic of all normalised values together.
         """
+        err = target.value
         share = self.removed / self._full.sum()
-        largest = self.largest_err
         half_a_rank = 0.5 / self._full.sum()
-        if not 0 <= err <= largest + half_a_rank:
-            raise InputError(
-                f"an ERR of {err:g} cannot be reached: a threshold gives 0 to {largest:.4f}"
-            )
+        if err > self.largest_err + half_a_rank:
+            raise target.unreachable("a threshold", 0.0, self.largest_err)
         right = min(int(np.searchsorted(share, err, side="left")), len(share) - 1)
         # of the thresholds with one and the same ERR the least, as it is one of the values
         left = int(np.searchsorted(share, share[max(right - 1, 0)], side="left"))
         nearer = left if right and err - share[left] <= share[right] - err else right
         return float(self.steps[nearer])
 
-    def for_budget(self, budget: float, cost: Cost) -> float:
+    def for_budget(self, target: Target, cost: Cost) -> float:
         """The smallest threshold whose map stays within a budget.
 
         Parameters
         ----------
-        budget
-            Fraction of block parameters.
+        target
+            The budget.
         cost
-            The same of a map with these ranks; falls as ranks do.
+            Fraction of block parameters of a map with these ranks; falls as ranks do.
         """
+        budget = target.value
         low, high = 0, len(self.steps) - 1
         least = cost(self.ranks(float(self.steps[high])))
-        if least > budget or budget > 1:
-            raise InputError(
-                f"a budget of {budget:g} cannot be reached: a threshold gives {least:.4f} to 1"
-            )
+        if least > budget:
+            raise target.unreachable("a threshold", least)
         while low < high:
             middle = (low + high) // 2
             if cost(self.ranks(float(self.steps[middle]))) <= budget:
@@ -104,3 +105,24 @@ class Thresholds:
             else:
                 low = middle + 1
         return float(self.steps[low])
+
+
+def prepare(pricing: Pricing, options: MethodOptions, *, grid: bool = False) -> Choose:
+    """See `AllocationMethod`; on the paper's grid, or between any two normalised values."""
+    thresholds = Thresholds(pricing.candidates, normalisation=options.normalisation, grid=grid)
+
+    def choose(target: Target) -> Chosen:
+        cut = target.value
+        if target.kind == "err":
+            cut = thresholds.for_err(target)
+        elif target.kind == "budget":
+            cut = thresholds.for_budget(target, lambda r: pricing.share(pricing.aligned(r)))
+        ranks = pricing.aligned(thresholds.ranks(cut))
+        return Chosen(ranks, cut, {"normalisation": options.normalisation})
+
+    return choose
+
+
+TARGETS = ("err", "budget", "threshold")
+WELORE = AllocationMethod(prepare, TARGETS, lrcs_alone=True)
+WELORE_GRID = AllocationMethod(partial(prepare, grid=True), TARGETS, lrcs_alone=True)

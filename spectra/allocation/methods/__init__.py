@@ -1,0 +1,1 @@
+"""How ranks are chosen: a file for each method, and the registry of them."""

@@ -1,0 +1,108 @@
+"""What an allocation has to reach: one value, from the user to the map."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from spectra_data.errors import InputError
+
+
+@dataclass(frozen=True)
+class TargetKind:
+    """One of the numbers that an allocation can aim at."""
+
+    noun: str
+    """With its article."""
+    meaning: str
+    """What it is, without a full stop."""
+
+    @property
+    def label(self) -> str:
+        """The noun alone."""
+        return self.noun.partition(" ")[2]
+
+
+KINDS: Mapping[str, TargetKind] = {
+    "err": TargetKind("an ERR", "removed ranks over all ranks"),
+    "budget": TargetKind("a budget", "the fraction of block parameters to stay within"),
+    "threshold": TargetKind("a threshold", "WeLore's cut on normalised singular values"),
+}
+TARGETS: tuple[str, ...] = tuple(KINDS)
+
+
+@dataclass(frozen=True)
+class Target:
+    """An ERR, a budget or a threshold.
+
+    Raises
+    ------
+    InputError
+        When there is no such kind, or the value is no number from 0 to 1.
+    """
+
+    kind: str
+    """One of `TARGETS`."""
+    value: float
+    """From 0 to 1."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"no target {self.kind!r}; there are: {', '.join(TARGETS)}")
+        if not 0 <= self.value <= 1:  # a NaN is not, either
+            raise _beyond(self.kind, f"{self.value:g}")
+
+    @classmethod
+    def of(cls, **given: float | None) -> Self:
+        """The one target among keywords, of which the others are None.
+
+        Raises
+        ------
+        InputError
+            When none or several are given, or the one is impossible.
+        """
+        named = [(kind, value) for kind, value in given.items() if value is not None]
+        if len(named) != 1:
+            *first, last = (kind.noun for kind in KINDS.values())
+            raise InputError(f"name one target: {', '.join(first)}, or {last}")
+        kind, value = named[0]
+        return cls(kind, float(value))
+
+    @classmethod
+    def read(cls, kind: str, text: str) -> Self:
+        """A target whose value is a text.
+
+        Raises
+        ------
+        InputError
+            When the text is no number from 0 to 1.
+        """
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if kind in KINDS and not 0 <= value <= 1:
+            raise _beyond(kind, repr(text))
+        return cls(kind, value)
+
+    def __str__(self) -> str:
+        return f"{KINDS[self.kind].noun} of {self.value:g}"
+
+    def asked(self) -> dict[str, float | None]:
+        """As a map states it: the value by its kind, and None by the others."""
+        return dict.fromkeys(TARGETS) | {self.kind: self.value}
+
+    def unreachable(self, what: str, least: float, most: float = 1.0) -> InputError:
+        """The error that says what is possible instead."""
+        return InputError(
+            f"{self} cannot be reached: {what} gives {_short(least)} to {_short(most)}"
+        )
+
+
+def _beyond(kind: str, shown: str) -> InputError:
+    noun = KINDS[kind].noun
+    return InputError(f"the target cannot be reached: {noun} is a number from 0 to 1, not {shown}")
+
+
+def _short(number: float) -> str:
+    return f"{number:.4f}" if 0 < number < 1 else f"{number:g}"
