@@ -63,7 +63,7 @@ def composites(model: "torch.nn.Module") -> dict[str, Composite]:
     """The layers of a model whose matrix no parameter holds, by path.
 
     Low-rank ones, layers with adapters of `peft`, and the pairs of linear layers
-    (`spectra.compression.pairs`) which adapters are put on.
+    (`spectra.models.pairs`) which adapters are put on.
     """
     found: dict[str, Composite] = {}
     for path, module in model.named_modules():

@@ -23,8 +23,8 @@ def register_when_imported() -> None:
 
 
 def _register(quantizers: ModuleType) -> None:
-    from spectra.compression.config import METHOD
-    from spectra.compression.quantizer import SpectraQuantizationConfig, SpectraQuantizer
+    from spectra.checkpoint.spectra_config import METHOD
+    from spectra.models.quantizer import SpectraQuantizationConfig, SpectraQuantizer
 
     if METHOD not in quantizers.AUTO_QUANTIZER_MAPPING:
         quantizers.register_quantization_config(METHOD)(SpectraQuantizationConfig)

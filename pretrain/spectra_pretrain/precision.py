@@ -1,11 +1,14 @@
 """The numbers that parameters are held in."""
 
+from typing import TYPE_CHECKING
+
 import torch
 
-from spectra_pretrain.options import RunOptions
+if TYPE_CHECKING:
+    from spectra_pretrain.options import RunOptions
 
 
-def set_precision(model: torch.nn.Module, options: RunOptions) -> None:
+def set_precision(model: torch.nn.Module, options: "RunOptions") -> None:
     """Trained parameters as masters, frozen ones in the precision of the run; buffers stay.
 
     Frozen vectors, of norms say, are float32: they are small, and meet float32.

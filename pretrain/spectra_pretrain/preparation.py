@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from spectra.allocation.fit import require_fit
 from spectra.allocation.rankmap import RankMap
 from spectra.checkpoint.checkpoint import open_checkpoint
+from spectra.compression.fit import require_fit
 from spectra_data.errors import InputError
 from spectra_data.tasks import Example
 from spectra_pretrain.batches import Batch, Batches, Validation, moved

@@ -60,7 +60,7 @@ def allocate(
     align
         Ranks of factored matrices are multiples of this.
     outliers
-        For ``owl``: by block, the share of outliers (`spectra.allocation.outliers`).
+        For ``owl``: by block, the share of outliers (`spectra.calibration.outliers`).
     step
         Which snapshot; the last by default.
 

@@ -15,6 +15,7 @@ from spectra.checkpoint.compressed import MergedTensors, is_compressed
 from spectra.checkpoint.digests import combined_sha256, digest
 from spectra.checkpoint.folder import Folder
 from spectra.checkpoint.gguf_file import GgufFile, described
+from spectra.checkpoint.match import Match, match_of
 from spectra.checkpoint.module import ModuleTensors
 from spectra.checkpoint.named import NamedTensors
 from spectra.checkpoint.notes import note
@@ -22,7 +23,6 @@ from spectra.checkpoint.parts import UNKNOWN_SHAPE, Part, find_parts, scaled
 from spectra.checkpoint.shards import open_shards, usual_files
 from spectra.checkpoint.tensors import FLOAT8, StoredTensor
 from spectra.matrices import Matrix, Skipped, layer_of
-from spectra.models.match import Match, match_of
 from spectra_data.errors import InputError
 
 ADAPTER = "adapter_config.json"

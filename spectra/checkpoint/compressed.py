@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from spectra.checkpoint.digests import digest
+from spectra.checkpoint.spectra_config import METHOD, SpectraConfig
 from spectra.checkpoint.tensors import NAMES, StoredTensor
-from spectra.compression.config import METHOD, SpectraConfig
 from spectra.storages.registry import STORAGES
 from spectra_data.errors import InputError
 

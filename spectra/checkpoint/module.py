@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
+from spectra.checkpoint.expected import language_path
 from spectra.checkpoint.parts import Part, find_parts
 from spectra.checkpoint.tensors import NAMES, StoredTensor
 from spectra.matrices import Matrix, Skipped, find_matrices, full_tensor, unwrapped
-from spectra.models.expected import language_path
 
 
 class ModuleTensors:
@@ -30,7 +30,7 @@ class ModuleTensors:
 
     @property
     def language(self) -> str:
-        """See `spectra.models.expected.Expected.language`."""
+        """See `spectra.checkpoint.expected.Expected.language`."""
         return language_path(self.model)
 
     def parts(self) -> tuple[dict[Matrix, Part], list[Skipped]]:

@@ -151,6 +151,6 @@ def _outliers(options: Options) -> dict[str, float] | None:
         raise InputError(
             f"{options.method} counts outliers: name --checkpoint and --calibration, or --outliers"
         )
-    from spectra.allocation.outliers import outliers_on_text
+    from spectra.calibration.outliers import outliers_on_text
 
     return outliers_on_text(options.checkpoint, options.calibration, windows=16, length=512)

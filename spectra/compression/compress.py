@@ -11,6 +11,7 @@ import torch
 
 from spectra.allocation.rankmap import Module, RankMap
 from spectra.checkpoint.digests import combined_sha256, digest
+from spectra.checkpoint.spectra_config import SpectraConfig, StoredModule
 from spectra.checkpoint.tensors import NAMES
 from spectra.checkpoint.writer import (
     SHARD_BYTES,
@@ -20,7 +21,6 @@ from spectra.checkpoint.writer import (
     write_shards,
     writing,
 )
-from spectra.compression.config import SpectraConfig, StoredModule
 from spectra.compression.maps import stored_map
 from spectra.compression.plan import Asked, Plan, make_plan
 from spectra.compression.settings import Calibration, Settings

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from spectra.checkpoint.compressed import is_compressed
+from spectra.checkpoint.spectra_config import SpectraConfig
 from spectra.checkpoint.writer import SHARD_BYTES, begin, finish, shards_of, write_shards, writing
 from spectra.compression.compress import rounded, with_dtype
-from spectra.compression.config import SpectraConfig
-from spectra.compression.pairs import compressed_layers
 from spectra.compression.sources import require_dtype, tensor_bytes
 from spectra.machine.progress import Progress, silent
 from spectra.models.loading import load_whole, require_finite
+from spectra.models.pairs import compressed_layers
 from spectra.models.source import COMPANIONS, Source
 from spectra_data.errors import InputError
 from spectra_data.partial import partial_folder

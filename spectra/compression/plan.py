@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from spectra.allocation.costs import require_storage
-from spectra.allocation.fit import require_fit
 from spectra.allocation.rankmap import RankMap
 from spectra.checkpoint.checkpoint import Checkpoint, Tensors
 from spectra.compression.budget import allocate_by_loss
 from spectra.compression.calibrated import calibrate
+from spectra.compression.fit import require_fit
 from spectra.compression.maps import stored_map
 from spectra.compression.sequential import sequential_weightings
 from spectra.compression.settings import Settings

@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import (
 
 from spectra.allocation.rankmap import RankMap
 from spectra.checkpoint.notes import note
-from spectra.compression.config import SpectraConfig
+from spectra.checkpoint.spectra_config import SpectraConfig
 from spectra.models.loading import empty_model
 from spectra.models.source import Source
 from spectra.storages.layer import put
@@ -97,7 +97,7 @@ def require_running(source: Source, rank_map: RankMap) -> None:
     InputError
         When it does not, with what its code says, or a layer is not as the map has it.
     """
-    from spectra.compression.quantizer import put_layers  # after transformers, which loads it
+    from spectra.models.quantizer import put_layers  # after transformers, which loads it
 
     model = empty_model(source)
     with _fake() as mode:

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 
-import spectra  # noqa: F401  (transformers knows compressed checkpoints after it)
 from spectra.compression.sources import require_dtype
 from spectra.models.loading import load_whole
 from spectra.models.source import Source

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from spectra.checkpoint.adapter import FILE
 from spectra.checkpoint.checkpoint import ADAPTER
-from spectra.compression.adapter import FILE
 from spectra.machine.memory import peak_memory
 from spectra.matrices import find_matrices, stored_parameters
 from spectra.models.source import Source

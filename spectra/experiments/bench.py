@@ -10,9 +10,9 @@ import torch
 from spectra.allocation.allocate import Maker
 from spectra.allocation.candidates import Candidates, candidates_of
 from spectra.allocation.methods.registry import METHODS
-from spectra.allocation.outliers import outlier_shares
 from spectra.allocation.rankmap import RankMap
 from spectra.allocation.target import Target
+from spectra.calibration.outliers import outlier_shares
 from spectra.calibration.text import tokenizer_of
 from spectra.checkpoint.checkpoint import Checkpoint
 from spectra.compression.budget import loss_candidates, map_of_least_loss

@@ -9,7 +9,8 @@ import torch
 
 from spectra.checkpoint.checkpoint import Tensors
 from spectra.checkpoint.compressed import is_compressed
-from spectra.models.match import amiss
+from spectra.checkpoint.match import amiss
+from spectra.models.adapter import apply_adapter, require_base
 from spectra.models.messages import loading
 from spectra.models.source import Source
 from spectra_data.errors import InputError
@@ -50,8 +51,6 @@ def load_whole(
     InputError
         When transformers cannot load it, or would make up some of its weights.
     """
-    from spectra.compression.adapter import apply_adapter, require_base
-
     source = Source.of(named)
     if source.adapter is None:
         return Loaded(_whole(source, dtype, options))

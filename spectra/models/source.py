@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from spectra.checkpoint.adapter import Adapter, adapter_of
 from spectra.checkpoint.address import Address, one_address, open_folder
 from spectra.checkpoint.checkpoint import ADAPTER, Checkpoint, open_checkpoint
 from spectra.checkpoint.compressed import is_compressed
@@ -14,15 +15,13 @@ from spectra.checkpoint.content import content_of
 from spectra.checkpoint.folder import reading
 from spectra.checkpoint.gguf_file import gguf_parts
 from spectra.checkpoint.shards import is_weights
+from spectra.checkpoint.spectra_config import SpectraConfig
 from spectra.models.messages import loading
 from spectra_data.errors import InputError
 from spectra_data.pointers import require_fetched
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-    from spectra.compression.adapter import Adapter
-    from spectra.compression.config import SpectraConfig
 
 COMPANIONS = (
     "generation_config.json",
@@ -68,10 +67,8 @@ class Source:
         return self.address
 
     @cached_property
-    def adapter(self) -> "Adapter | None":
+    def adapter(self) -> Adapter | None:
         """What finetuning wrote beside a base, if the address is its folder."""
-        from spectra.compression.adapter import adapter_of
-
         return adapter_of(self.address)
 
     @cached_property
@@ -117,10 +114,8 @@ class Source:
         return is_compressed(self.config.to_dict())
 
     @cached_property
-    def compressed(self) -> "SpectraConfig":
+    def compressed(self) -> SpectraConfig:
         """What `spectra compress` says of it."""
-        from spectra.compression.config import SpectraConfig
-
         return SpectraConfig.of(self.config.to_dict())
 
     @cached_property

@@ -13,15 +13,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from spectra.allocation.fit import require_fit
 from spectra.allocation.rankmap import RankMap
 from spectra.calibration.blocks import open_blocks
 from spectra.checkpoint.checkpoint import Checkpoint, Tensors
 from spectra.checkpoint.compressed import MergedTensors
+from spectra.checkpoint.spectra_config import SpectraConfig
 from spectra.checkpoint.writer import SHARD_BYTES, finish, shards_of, write_shards, writing
 from spectra.compression.calibrated import calibration_text
 from spectra.compression.compress import rounded
-from spectra.compression.config import SpectraConfig
+from spectra.compression.fit import require_fit
 from spectra.compression.plan import left_whole
 from spectra.compression.settings import Calibration
 from spectra.compression.sources import model_tensors, tensor_bytes

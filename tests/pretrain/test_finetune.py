@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 import spectra
 from spectra.allocation.allocate import allocate
+from spectra.checkpoint.spectra_config import SpectraConfig
 from spectra.cli import main
 from spectra.compression.compress import compress
-from spectra.compression.config import SpectraConfig
 from spectra.models.loading import load_whole
 from spectra.scanning.scan import scan
 from spectra_data.errors import InputError

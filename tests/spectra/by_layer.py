@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from spectra.allocation.families import along, removing
+from spectra.allocation.methods.families import along, removing
 from spectra.allocation.methods.registry import AllocationMethod, Choose, MethodOptions
 from spectra.allocation.pricing import Pricing
 from spectra.registry import Entry

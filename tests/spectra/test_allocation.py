@@ -16,8 +16,8 @@ from spectra.allocation.candidates import Candidate, Candidates, candidates_of
 from spectra.allocation.costs import break_even, factored_parameters
 from spectra.allocation.methods.registry import offered
 from spectra.allocation.methods.welore import GRID, normalised
-from spectra.allocation.outliers import outlier_shares
 from spectra.allocation.path import compression_path
+from spectra.calibration.outliers import outlier_shares
 from spectra.cli import main
 from spectra.matrices import Matrix
 from spectra_data.errors import InputError

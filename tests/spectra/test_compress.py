@@ -15,11 +15,11 @@ import spectra
 from spectra.allocation.rankmap import Module, RankMap
 from spectra.checkpoint import writer
 from spectra.checkpoint.checkpoint import open_checkpoint
+from spectra.checkpoint.spectra_config import SpectraConfig
 from spectra.cli import main
 from spectra.compression import calibrated
 from spectra.compression import compress as compressing
 from spectra.compression.compress import compress, factorised
-from spectra.compression.config import SpectraConfig
 from spectra.compression.settings import METHODS, Calibration, Settings
 from spectra.compression.weighting import Weighting
 from spectra.evaluation.perplexity import perplexity, text_tokens

@@ -16,11 +16,11 @@ import xarray as xr
 import spectra
 from spectra.allocation.allocate import allocate
 from spectra.allocation.candidates import candidates_of
-from spectra.allocation.fit import require_fit
 from spectra.allocation.methods.registry import offered
 from spectra.allocation.path import compression_path, write_path
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.cli import main
+from spectra.compression.fit import require_fit
 from spectra.exports.formats import FORMATS, export
 from spectra_data.errors import InputError
 from tests.small import SIZES

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import spectra
-from spectra.allocation.outliers import outlier_shares
-from spectra.compression.pairs import linear_layers, pair
+from spectra.calibration.outliers import outlier_shares
 from spectra.matrices import find_matrices, unwrapped
+from spectra.models.pairs import linear_layers, pair
 from spectra.recording.probe import probe_gradients
 from spectra.storages.layer import put
 from spectra.storages.registry import STORAGES

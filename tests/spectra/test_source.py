@@ -6,10 +6,9 @@ import pytest
 import transformers
 
 import spectra
-from spectra.allocation.outliers import outliers_on_text
+from spectra.calibration.outliers import outliers_on_text
 from spectra.cli import main
-from spectra.compression import adapter
-from spectra.models import source
+from spectra.models import adapter, source
 from spectra.models.source import Source
 from spectra_data.errors import InputError
 from tests.smollm import FILE, FOLDER, smollm
@@ -32,7 +31,7 @@ def counts(monkeypatch, tmp_path):
         monkeypatch.setattr(owner, name, call)
 
     counted(source, "one_address", "address")
-    counted(adapter, "adapter_of", "adapter")
+    counted(source, "adapter_of", "adapter")
     counted(transformers.AutoConfig, "from_pretrained", "configuration")
     counted(transformers.AutoTokenizer, "from_pretrained", "tokenizer")
     counted(source, "open_checkpoint", "checkpoint")

@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM
 import spectra
 from spectra.allocation.costs import break_even, factored_parameters
 from spectra.cli import main
-from spectra.compression.pairs import pair, unpair
 from spectra.linalg import scaled, shifted
+from spectra.models.pairs import pair, unpair
 from spectra.registry import Entry
 from spectra.storages.layer import CompressedLinear, put
 from spectra.storages.registry import STORAGES, Storage

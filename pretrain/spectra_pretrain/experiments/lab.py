@@ -11,13 +11,13 @@ from typing import Any
 
 from spectra import __version__
 from spectra.allocation.allocate import allocate
-from spectra.compression.adapter import require_peft
 from spectra.compression.compress import compress
 from spectra.experiments.child import finished
 from spectra.experiments.ledger import Row
 from spectra.experiments.settings import Settings
 from spectra.experiments.tuning import Tuning
 from spectra.machine.progress import Progress
+from spectra.models.adapter import require_peft
 from spectra.models.source import Source
 from spectra.scanning.scan import scan
 from spectra.store.durable import write_file

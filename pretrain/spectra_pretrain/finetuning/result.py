@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.console import Console
 
-from spectra.compression.adapter import apply_adapter
 from spectra.compression.sources import require_dtype
 from spectra.evaluation.tasks import task_accuracy
 from spectra.machine.progress import Shown
+from spectra.models.adapter import apply_adapter
 from spectra.models.loading import load_whole
 from spectra_data.tasks import Example
 from spectra_pretrain.checkpoint import appearing

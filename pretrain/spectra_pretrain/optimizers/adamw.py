@@ -1,19 +1,21 @@
 """AdamW: torch's fused one; of bfloat16 weights, the one that rounds updates at random."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from spectra_pretrain.optimizers.registry import OptimizerKind
 from spectra_pretrain.optimizers.stochastic import StochasticAdamW
-from spectra_pretrain.ways import OptimizerOptions
+
+if TYPE_CHECKING:
+    from spectra_pretrain.ways import OptimizerOptions
 
 
 def build(
     taken: Sequence[torch.nn.Parameter],
     rest: Sequence[torch.nn.Parameter],
-    common: OptimizerOptions,
+    common: "OptimizerOptions",
     settings: Any,
 ) -> torch.optim.Optimizer:
     """AdamW over all parameters."""

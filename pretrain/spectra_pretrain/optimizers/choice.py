@@ -1,16 +1,19 @@
 """The optimizer of a run, from its options and what is trained."""
 
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from spectra_pretrain.optimizers.combined import CombinedOptimizer
 from spectra_pretrain.optimizers.registry import OPTIMIZERS, OptimizerKind
-from spectra_pretrain.options import RunOptions
+
+if TYPE_CHECKING:
+    from spectra_pretrain.options import RunOptions
 
 
 def optimizer_of(
-    options: RunOptions, parameters: Sequence[torch.nn.Parameter], matrices: Collection[int]
+    options: "RunOptions", parameters: Sequence[torch.nn.Parameter], matrices: Collection[int]
 ) -> torch.optim.Optimizer:
     """The optimizer that the options name.
 
@@ -39,7 +42,7 @@ def optimizer_of(
     return made[0] if len(made) == 1 else CombinedOptimizer(made)
 
 
-def state_bytes(options: RunOptions, parameter: torch.Tensor, *, is_matrix: bool) -> int:
+def state_bytes(options: "RunOptions", parameter: torch.Tensor, *, is_matrix: bool) -> int:
     """Bytes that the run's optimizer holds of a parameter."""
     kind, settings = OPTIMIZERS[options.optimizer.optimizer], options.optimizer_settings
     taken = is_matrix and kind.takes(parameter, settings)

@@ -8,14 +8,16 @@ correction. The state holds tensors and numbers only.
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from spectra_pretrain.optimizers.parameterwise import ParameterwiseOptimizer
 from spectra_pretrain.optimizers.registry import OptimizerKind
 from spectra_pretrain.settings import Check, Settings
-from spectra_pretrain.ways import OptimizerOptions
+
+if TYPE_CHECKING:
+    from spectra_pretrain.ways import OptimizerOptions
 
 OVERSAMPLING = 8
 POWER_ITERATIONS = 2
@@ -150,7 +152,7 @@ class GaLoreSettings(Settings):
 def build(
     taken: Sequence[torch.nn.Parameter],
     rest: Sequence[torch.nn.Parameter],
-    common: OptimizerOptions,
+    common: "OptimizerOptions",
     settings: GaLoreSettings,
 ) -> GaLoreAdamW:
     """Projected and other parameters, each in a group."""

@@ -10,19 +10,21 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from spectra.checkpoint.digests import digest
-from spectra.compression.adapter import require_peft, save_changed, save_peft
-from spectra.compression.pairs import chosen, linear_layers, pair, unpair
 from spectra.matrices import Matrix, Weight, find_matrices, layer_of
+from spectra.models.adapter import require_peft, save_changed, save_peft
+from spectra.models.pairs import chosen, linear_layers, pair, unpair
 from spectra_data.errors import InputError, first_line
-from spectra_pretrain.options import RunOptions
 from spectra_pretrain.parametrizations.registry import ParametrizationKind
 from spectra_pretrain.precision import set_precision
 from spectra_pretrain.settings import Check, Settings
+
+if TYPE_CHECKING:
+    from spectra_pretrain.options import RunOptions
 
 APPLIED = ("exclude_modules", "layers_to_transform", "layers_pattern")
 PATTERNS = ("rank_pattern", "alpha_pattern")
@@ -63,7 +65,7 @@ class AdaptedLayers:
         When `peft` is missing, or cannot put these adapters into this model.
     """
 
-    def __init__(self, model: Any, options: RunOptions) -> None:
+    def __init__(self, model: Any, options: "RunOptions") -> None:
         peft = require_peft()
         pair(model)
         layers = linear_layers(model)
@@ -144,12 +146,12 @@ class AdaptedLayers:
         return base, changed
 
 
-def apply(model: Any, options: RunOptions, kinds: Mapping[int, str]) -> AdaptedLayers:
+def apply(model: Any, options: "RunOptions", kinds: Mapping[int, str]) -> AdaptedLayers:
     """Put adapters into a model; see `AdaptedLayers`."""
     return AdaptedLayers(model, options)
 
 
-def _config(peft: Any, options: RunOptions, layers: dict[str, str]) -> Any:
+def _config(peft: Any, options: "RunOptions", layers: dict[str, str]) -> Any:
     """The configuration of `peft`, with full names of linear layers as targets."""
     trained, settings = options.trained, options.layer_settings
     if isinstance(settings, LoraSettings):

@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from spectra.compression.adapter import save_changed
 from spectra.matrices import Matrix, Weight, find_matrices
+from spectra.models.adapter import save_changed
 from spectra_data.errors import InputError
 from spectra_pretrain.kinds import IN_BLOCKS, LRC, NLRC, NORMS
-from spectra_pretrain.options import RunOptions
 from spectra_pretrain.parametrizations.registry import ParametrizationKind
 from spectra_pretrain.precision import set_precision
-from spectra_pretrain.ways import TrainedOptions
+
+if TYPE_CHECKING:
+    from spectra_pretrain.options import RunOptions
+    from spectra_pretrain.ways import TrainedOptions
 
 
 class DenseLayers:
@@ -49,7 +51,7 @@ class DenseLayers:
         return self.model
 
 
-def apply(model: Any, options: RunOptions, kinds: Mapping[int, str]) -> DenseLayers:
+def apply(model: Any, options: "RunOptions", kinds: Mapping[int, str]) -> DenseLayers:
     """Freeze what is not trained.
 
     Raises
@@ -66,7 +68,7 @@ def apply(model: Any, options: RunOptions, kinds: Mapping[int, str]) -> DenseLay
     return DenseLayers(model)
 
 
-def _wanted(trained: TrainedOptions) -> frozenset[str] | None:
+def _wanted(trained: "TrainedOptions") -> frozenset[str] | None:
     """The kinds that are trained; None for all."""
     matrices = {"lrc": LRC, "nlrc": NLRC}.get(trained.train)
     if matrices is None:

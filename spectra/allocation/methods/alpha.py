@@ -6,7 +6,7 @@ Source: Lu et al. 2024, "AlphaPruning".
 import numpy as np
 
 from spectra.allocation.candidates import Candidates, Doubles
-from spectra.allocation.families import Family, along, removing, scaled
+from spectra.allocation.methods.families import Family, along, removing, scaled
 from spectra.allocation.methods.registry import AllocationMethod, Choose, MethodOptions
 from spectra.allocation.pricing import Pricing
 from spectra.metrics.spectrum import relative

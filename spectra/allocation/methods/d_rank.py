@@ -7,7 +7,7 @@ of a rank the sum of the matrix' sides.
 import numpy as np
 
 from spectra.allocation.candidates import Candidates
-from spectra.allocation.families import Family, along
+from spectra.allocation.methods.families import Family, along
 from spectra.allocation.methods.registry import AllocationMethod, Choose, MethodOptions
 from spectra.allocation.pricing import Pricing
 from spectra.metrics.ranks import effective_rank

@@ -6,7 +6,7 @@ Source: Yin et al. 2023, "Outlier Weighed Layerwise Sparsity".
 import numpy as np
 
 from spectra.allocation.candidates import Candidates
-from spectra.allocation.families import Family, along, scaled
+from spectra.allocation.methods.families import Family, along, scaled
 from spectra.allocation.methods.registry import (
     AllocationMethod,
     Choose,

@@ -30,7 +30,7 @@ class MethodOptions:
     normalisation: str = "minmax"
     """How WeLore normalises singular values: ``minmax`` or ``max``."""
     outliers: Outliers | None = None
-    """By block, the share of outliers (`spectra.allocation.outliers`)."""
+    """By block, the share of outliers (`spectra.calibration.outliers`)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from spectra.checkpoint.expected import Expected, expected_of
 from spectra.checkpoint.tensors import StoredTensor
 from spectra.matrices import WRAPPERS, layer_of
-from spectra.models.expected import Expected, expected_of
 from spectra_data.errors import InputError
 
 SHOWN = 4

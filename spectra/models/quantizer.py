@@ -19,7 +19,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from spectra.checkpoint.digests import digest
-from spectra.compression.config import METHOD, VERSION, SpectraConfig
+from spectra.checkpoint.spectra_config import METHOD, VERSION, SpectraConfig
 from spectra.machine.cores import available_cores
 from spectra.storages.layer import CompressedLinear, put
 from spectra.storages.registry import STORAGES
