@@ -1,5 +1,6 @@
 """How gradients, updates and weights move over training, matrix by matrix."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -64,20 +65,23 @@ def gradient_dynamics(
     else:
         left_out["cosines"] = "neither sketches nor raw gradients were recorded"
     if "gradient" in spectra:
-        values = spectra["gradient"].compute().to_numpy()
-        effective = ranks.effective_rank(values)
-        found["rank_one_residual"] = (("step", "matrix"), ranks.rank_one_residual(values))
-        found["effective_rank"] = (("step", "matrix"), effective)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            decay = effective / _first_recorded(effective)
-        found["effective_rank_decay"] = (("step", "matrix"), decay)
+        gradient = spectra["gradient"].compute()
+        effective = _of_spectra(ranks.effective_rank, gradient)
+        found["rank_one_residual"] = _of_spectra(ranks.rank_one_residual, gradient).variable
+        found["effective_rank"] = effective.variable
+        decay = xr.apply_ufunc(
+            dynamics.over_the_first, effective, input_core_dims=[["step"]],
+            output_core_dims=[["step"]],
+        )  # fmt: skip
+        found["effective_rank_decay"] = decay.transpose("step", "matrix").variable
     else:
         left_out["ranks"] = "spectra of the gradient were not recorded"
     if {"update", "weight"} <= set(spectra.data_vars):
-        norms = (ranks.frobenius_norm(spectra[k].compute()) for k in ("update", "weight"))
-        update, weight = norms
-        with np.errstate(invalid="ignore", divide="ignore"):
-            found["update_to_weight"] = (("step", "matrix"), update / weight)
+        update, weight = (
+            _of_spectra(ranks.frobenius_norm, spectra[kind].compute())
+            for kind in ("update", "weight")
+        )
+        found["update_to_weight"] = (update / weight).variable
     else:
         left_out["update_to_weight"] = "spectra of update and weight were not both recorded"
     dataset = xr.Dataset(found, coords=spectra.drop_dims("index", errors="ignore").coords)
@@ -113,9 +117,7 @@ def _of_cosines(cosine: xr.DataArray, steps: Any, level: float) -> dict[str, Any
     }
 
 
-def _first_recorded(values: Any) -> Any:
-    """Of every matrix the first value that is there (step, matrix) to (matrix,)."""
-    there = np.isfinite(values)
-    return np.where(
-        there.any(axis=0), values[there.argmax(axis=0), np.arange(values.shape[1])], np.nan
-    )
+def _of_spectra(measure: Callable[[Any], Any], spectra: xr.DataArray) -> xr.DataArray:
+    """A measure of every spectrum: (step, matrix)."""
+    found: xr.DataArray = xr.apply_ufunc(measure, spectra, input_core_dims=[["index"]])
+    return found.transpose("step", "matrix")

@@ -4,13 +4,11 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from scipy.stats import rankdata
 
 from spectra.analysis.dynamics import gradient_dynamics
 from spectra.analysis.similarity import Method
-from spectra.metrics import ranks
-from spectra.metrics.correlation import rank_correlation
-from spectra.metrics.spectrum import relative
+from spectra.metrics import dynamics, ranks
+from spectra.metrics.correlation import rank_correlation, ranked_within
 from spectra_data.errors import InputError
 
 CAUSES = {
@@ -85,9 +83,9 @@ def emergence(
     values = {
         "turning": moves["turning"].to_numpy(),
         "late_turning": moves["late_turning"].to_numpy(),
-        "gradient_low_rank": 1 - _mean_over_steps(moves["effective_rank"]) / full,
+        "gradient_low_rank": 1 - _mean_rank(moves["effective_rank"]) / full,
         "low_rank": 1 - last / full,
-        "reduction": _reduction(weight[1], full, threshold),
+        "reduction": ranks.threshold_reduction(weight[1], full, threshold),
         "rank_loss": 1 - last / first,
     }
     roles = spectra["role"].to_numpy().astype(object)
@@ -98,7 +96,7 @@ def emergence(
         group = groups[place[0]]
         x, y = values[list(CAUSES)[place[1]]], values[list(OUTCOMES)[place[2]]]
         if group == "within roles":
-            x, y = (_ranked_within(v, roles) for v in (x, y))
+            x, y = (ranked_within(v, roles) for v in (x, y))
         elif group != "all":
             x, y = x[roles == group], y[roles == group]
         result = rank_correlation(x, y, replicas=replicas, confidence=confidence, seed=seed)
@@ -127,34 +125,8 @@ def emergence(
     )
 
 
-def _mean_over_steps(values: xr.DataArray) -> Any:
-    """(step, matrix) to (matrix,), each snapshot weighted by the steps around it."""
-    ordered = values.transpose("step", "matrix").to_numpy()
-    weights = np.gradient(values["step"].to_numpy().astype(np.float64))[:, None]
-    there = np.isfinite(ordered)
-    total = np.where(there, weights, 0.0).sum(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(there, weights * ordered, 0.0).sum(axis=0) / total
-
-
-def _reduction(spectra: Any, full: Any, threshold: float) -> Any:
-    """Share of min-max normalised singular values under the threshold; 0 where all are equal."""
-    r = relative(spectra)
-    index = np.arange(r.shape[-1])
-    there = index < full[:, None]
-    least = np.where(there, r, np.inf).min(axis=-1, keepdims=True)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        normalised = np.where(least < r[..., :1], (r - least) / (r[..., :1] - least), 1.0)
-        removed = ((normalised < threshold) & there).sum(axis=-1) / full
-    return np.where(np.isnan(r[..., 0]), np.nan, removed)
-
-
-def _ranked_within(values: Any, roles: Any) -> Any:
-    """Ranks inside each role, in (0, 1)."""
-    ranked = np.full(len(values), np.nan)
-    for role in set(roles.tolist()):
-        mine = (roles == role) & np.isfinite(values)
-        count = mine.sum()
-        if count > 1:
-            ranked[mine] = (rankdata(values[mine]) - 0.5) / count
-    return ranked
+def _mean_rank(values: xr.DataArray) -> Any:
+    mean = xr.apply_ufunc(
+        dynamics.mean_over_steps, values, values["step"], input_core_dims=[["step"], ["step"]]
+    )
+    return mean.to_numpy()

@@ -1,18 +1,12 @@
 """Power-law tails of recorded spectra."""
 
-from typing import Any
-
 import numpy as np
 import xarray as xr
 
-from spectra.metrics import goodness, tails
-from spectra.metrics.measures import MEASURES, RATIOS
-from spectra.metrics.spectrum import eigenvalues, largest, squared
+from spectra.metrics import tails
+from spectra.metrics.measures import MEASURES, tail_measures
 from spectra.quantities import QUANTITIES
 from spectra_data.errors import InputError
-
-_FIELDS = ("alpha", "alpha_sigma", "x_min", "ks_distance", "tail_size")
-_TESTED = ("alpha_error", "p_value")
 
 
 def heavy_tail(
@@ -60,21 +54,15 @@ def heavy_tail(
     ordered = spectra.transpose(..., "index").compute()
     dims = ordered.dims[:-1]
     rows, cols = (ordered[side].broadcast_like(ordered.isel(index=0)) for side in ("rows", "cols"))
-    values = eigenvalues(ordered.to_numpy(), rows.to_numpy(), cols.to_numpy())
-    fit = tails.power_law(values, ks=ks, min_tail=min_tail)
-    ratios = {name: against(values, fit) for name, against in RATIOS.items()}
-    found: dict[str, Any] = dict(zip(_FIELDS, fit, strict=True))
-    top = largest(ordered.to_numpy())
-    found["x_min"] = squared(np.sqrt(fit.x_min) * top)
-    found["tail_size"] = np.where(np.isnan(top), np.nan, fit.tail_size)
-    for name, ratio in ratios.items():
-        found |= {f"{name}_ratio": ratio.normalised, f"{name}_p": ratio.p_value}
-    if replicas:
-        test = goodness.bootstrap(
-            values, fit, replicas=replicas, seed=seed, ks=ks, min_tail=min_tail
-        )
-        found |= dict(zip(_TESTED, (test.alpha_error, test.p_value), strict=True))
-        found["verdict"] = goodness.verdicts(fit, test.p_value, ratios)
+    found = tail_measures(
+        ordered.to_numpy(),
+        rows.to_numpy(),
+        cols.to_numpy(),
+        ks=ks,
+        min_tail=min_tail,
+        replicas=replicas,
+        seed=seed,
+    )
     coords = {name: c for name, c in ordered.coords.items() if "index" not in c.dims}
     return xr.Dataset(
         {name: (dims, value, attributes(name)) for name, value in found.items()}, coords=coords

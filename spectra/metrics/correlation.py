@@ -65,3 +65,15 @@ def _spearman(x: Floats, y: Floats) -> Floats:
     a, b = a - a.mean(axis=-1, keepdims=True), b - b.mean(axis=-1, keepdims=True)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray((a * b).sum(-1) / np.sqrt(np.square(a).sum(-1) * np.square(b).sum(-1)))
+
+
+def ranked_within(values: Any, groups: Any) -> Floats:
+    """Ranks of values (n,) inside of their groups (n,), in (0, 1); NaN where a group has one."""
+    v, groups = as_floats(values), np.asarray(groups)
+    ranked = np.full(len(v), np.nan)
+    for group in set(groups.tolist()):
+        mine = (groups == group) & np.isfinite(v)
+        count = mine.sum()
+        if count > 1:
+            ranked[mine] = (rankdata(v[mine]) - 0.5) / count
+    return ranked

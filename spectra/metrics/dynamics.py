@@ -77,3 +77,31 @@ def cosines_from_products(products: Any) -> Floats:
     diagonal = np.arange(inner.shape[-1])
     cosine[..., diagonal, diagonal] = np.where(np.isnan(norms), np.nan, 1.0)
     return cosine
+
+
+def mean_over_steps(values: Any, steps: Any) -> Floats:
+    """The mean over the last axis, each snapshot weighted by the steps around it; NaN are left out.
+
+    Parameters
+    ----------
+    values
+        (..., step).
+    steps
+        (step,) ascending.
+    """
+    v = as_floats(values)
+    weights = np.gradient(as_floats(steps))
+    there = np.isfinite(v)
+    total = np.where(there, weights, 0.0).sum(axis=-1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(there, weights * v, 0.0).sum(axis=-1) / total)
+
+
+def over_the_first(values: Any) -> Floats:
+    """Values (..., step) over the first that is there; NaN where none is."""
+    v = as_floats(values)
+    there = np.isfinite(v)
+    place = there.argmax(axis=-1)[..., None]
+    first = np.where(there.any(axis=-1, keepdims=True), np.take_along_axis(v, place, -1), np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(v / first)

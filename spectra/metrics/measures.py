@@ -196,20 +196,53 @@ def _measured(
     s: Floats, m: npt.NDArray[Any], n: npt.NDArray[Any], replicas: int, seed: int, level: float
 ) -> Table:
     table: Table = {name: function(s, m, n) for name, (_, function) in _RANKS.items()}
-    values = eigenvalues(s, m, n)
-    fit = tails.power_law(values)
+    table |= tail_measures(s, m, n, replicas=replicas, seed=seed)
+    table["hill_alpha"] = tails.hill_alpha(eigenvalues(s, m, n))
+    table["alpha_weighted"] = tails.alpha_weighted(table["alpha"], largest(s))
+    table["log_alpha_norm"] = tails.log_alpha_norm(table["alpha"], s)
+    table |= {name: function(s, m, n, level, seed) for name, (_, function) in _BULK.items()}
+    return {name: table[name] for name in MEASURES if name in table}
+
+
+def tail_measures(
+    spectra: Any,
+    rows: Side,
+    cols: Side,
+    *,
+    ks: tails.Convention = "left",
+    min_tail: int = tails.MIN_TAIL,
+    replicas: int = 0,
+    seed: int = 0,
+) -> Table:
+    """The power law in the eigenvalues of each spectrum, and what speaks against it.
+
+    Parameters
+    ----------
+    spectra
+        Singular values (..., index), descending, NaN beyond a matrix' own.
+    rows, cols
+        Sides of the matrices, broadcast against the other axes.
+    ks, min_tail
+        As for `spectra.metrics.tails.power_law`.
+    replicas, seed
+        Of the bootstrap, see `spectra.metrics.goodness.bootstrap`; 0 leaves the test out.
+
+    Returns
+    -------
+    By the names of `MEASURES`: arrays without the last axis.
+    """
+    values = eigenvalues(spectra, rows, cols)
+    fit = tails.power_law(values, ks=ks, min_tail=min_tail)
     ratios = {name: against(values, fit) for name, against in RATIOS.items()}
-    top = largest(s)
-    table |= fit._asdict() | {"x_min": squared(np.sqrt(fit.x_min) * top)}
+    top = largest(spectra)
+    table: Table = fit._asdict() | {"x_min": squared(np.sqrt(fit.x_min) * top)}
     table["tail_size"] = np.where(np.isnan(top), np.nan, fit.tail_size)
-    table["hill_alpha"] = tails.hill_alpha(values)
-    table["alpha_weighted"] = tails.alpha_weighted(fit.alpha, top)
-    table["log_alpha_norm"] = tails.log_alpha_norm(fit.alpha, s)
     for name, ratio in ratios.items():
         table |= {f"{name}_ratio": ratio.normalised, f"{name}_p": ratio.p_value}
-    table |= {name: function(s, m, n, level, seed) for name, (_, function) in _BULK.items()}
     if replicas:
-        test = goodness.bootstrap(values, fit, replicas=replicas, seed=seed)
+        test = goodness.bootstrap(
+            values, fit, replicas=replicas, seed=seed, ks=ks, min_tail=min_tail
+        )
         table |= {"alpha_error": test.alpha_error, "p_value": test.p_value}
         table["verdict"] = goodness.verdicts(fit, test.p_value, ratios)
     return table

@@ -110,6 +110,31 @@ def rank_one_residual(spectra: Any) -> Floats:
         return np.where(total > 0, squares[..., 1:].sum(axis=-1) / total, np.nan)
 
 
+def threshold_reduction(spectra: Any, count: Any, threshold: float) -> Floats:
+    r"""Share of a matrix' ranks that WeLore's threshold removes.
+
+    Of the values :math:`(\sigma_i - \sigma_{min}) / (\sigma_1 - \sigma_{min})` those under the
+    threshold; none where all are equal. Source: Jaiswal et al. 2024, section 3.
+
+    Parameters
+    ----------
+    spectra
+        Singular values (..., index), descending, NaN beyond a matrix' own.
+    count
+        How many a matrix has, broadcast against the other axes.
+    threshold
+        From 0 to 1.
+    """
+    r = relative(spectra)
+    count = np.asarray(count)
+    there = np.arange(r.shape[-1]) < count[..., None]
+    least = np.where(there, r, np.inf).min(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        normalised = np.where(least < r[..., :1], (r - least) / (r[..., :1] - least), 1.0)
+        removed = ((normalised < threshold) & there).sum(axis=-1) / count
+    return np.where(np.isnan(r[..., 0]), np.nan, removed)
+
+
 def _entropy(p: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(p > 0, p * np.log(p), np.where(np.isnan(p), np.nan, 0.0))

@@ -6,9 +6,8 @@ import xarray as xr
 from scipy.stats import spearmanr
 
 import spectra
-from spectra.analysis.emergence import _ranked_within as ranked_within
 from spectra.metrics import dynamics
-from spectra.metrics.correlation import rank_correlation
+from spectra.metrics.correlation import rank_correlation, ranked_within
 from spectra.metrics.ranks import effective_rank, frobenius_norm, rank_one_residual
 from spectra_data.errors import InputError
 
