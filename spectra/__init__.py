@@ -75,6 +75,9 @@ _HOMES = {
 __all__ = sorted(_HOMES)
 
 
+# own, since lazy_loader takes no names of another package, nor another name than the home's
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import torch
 from rich import box
+from rich.filesize import decimal
 from rich.table import Table
 
 from spectra_pretrain.kinds import ORDER, kind_of
-from spectra_pretrain.plan import readable_bytes
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def table_of(groups: list[Group]) -> Table:
 def _cells(group: Group, name: str) -> list[str]:
     sizes = (group.weight_bytes, group.gradient_bytes, group.optimizer_bytes)
     counts = [f"{group.tensors:,}", f"{group.parameters:,}"]
-    return [name, *counts, *(readable_bytes(size) if size else "-" for size in sizes)]
+    return [name, *counts, *(decimal(size) if size else "-" for size in sizes)]
 
 
 def _group(

@@ -7,6 +7,7 @@ from uuid import uuid4
 import fsspec
 import numpy as np
 import torch
+from rich.filesize import decimal
 
 from spectra.matrices import find_matrices, layer_of, stored_parameters, unwrapped
 from spectra.recording.pieces import Probe
@@ -45,8 +46,8 @@ class Plan:
             options.reading,
         ]
         if self.snapshots:
-            total = readable_bytes(sum(self.store_bytes.values()))
-            parts = ", ".join(f"{n} {readable_bytes(b)}" for n, b in self.store_bytes.items())
+            total = decimal(sum(self.store_bytes.values()))
+            parts = ", ".join(f"{n} {decimal(b)}" for n, b in self.store_bytes.items())
             lines.append(
                 f"recording {_rhythm(options)}: {self.snapshots} snapshots; the store takes at "
                 f"most {total} ({parts})"
@@ -56,7 +57,7 @@ class Plan:
         if self.shared_memory:
             lines.append(
                 f"recording in the background: {options.place.record_queue} snapshots may wait, in "
-                f"{readable_bytes(self.shared_memory)} of memory"
+                f"{decimal(self.shared_memory)} of memory"
             )
         if self.left_out and self.snapshots:
             lines.append(f"not recorded: {', '.join(self.left_out)}")
@@ -150,14 +151,6 @@ def random_windows(options: RunOptions, vocab_size: int) -> Windows:
     count = options.tokens_per_step * (WARM_UP_STEPS + MEASURED_STEPS)
     tokens = np.random.default_rng(options.seed).integers(vocab_size, size=count, dtype=np.uint32)
     return Windows(tokens, options.batch.seq_len)
-
-
-def readable_bytes(count: int) -> str:
-    """A number of bytes as a person reads it."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count / 1e3:.1f} kB"
 
 
 def _snapshot_seconds(options: RunOptions, training: Training, probe: Probe) -> float:

@@ -51,6 +51,7 @@ def rank_correlation(
     if count < FEWEST:
         return Correlation(np.nan, np.nan, np.nan, count)
     value = float(_spearman(x[None], y[None])[0])
+    # own, since scipy.stats.bootstrap gives no interval where one resample of few pairs is constant
     draws = np.random.default_rng(seed).integers(count, size=(replicas, count))
     replicated = _spearman(x[draws], y[draws])
     tail = (1 - confidence) / 2
