@@ -8,8 +8,9 @@ from pathlib import Path
 import fsspec
 
 from spectra.checkpoint.folder import Folder, reading
+from spectra.checkpoint.formats import FORMATS, suffix_of
 from spectra.checkpoint.notes import note
-from spectra.checkpoint.shards import INDICES, SUFFIXES, is_weights
+from spectra.checkpoint.shards import INDICES, is_weights
 from spectra_data.errors import InputError
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -133,7 +134,7 @@ def open_folder(address: Address) -> tuple[Folder, str | None]:
     with reading(address.place):
         system, root = fsspec.core.url_to_fs(path)
         # elsewhere, asking whether it is a folder may fetch all of it
-        single = root.endswith(SUFFIXES) and not ("://" not in path and system.isdir(root))
+        single = suffix_of(root) is not None and not ("://" not in path and system.isdir(root))
     if single:
         parent, _, name = root.rpartition("/")
         return Folder(system, parent, named=name), None
@@ -146,15 +147,15 @@ def _of_one(place: str) -> Iterator[Address]:
     elif Path(place).is_dir():
         yield from _of_folder(Path(place))
     elif Path(place).exists():
-        if not place.endswith(SUFFIXES):
+        if suffix_of(place) is None:
             raise InputError(
                 f"{place} is no checkpoint: expected a folder, or a file ending in "
-                f"{', '.join(SUFFIXES)}"
+                f"{', '.join(FORMATS)}"
             )
         yield Address(place)
     else:
         name, _, revisions = place.partition("@")
-        if not _HUB_NAME.fullmatch(name) or name.endswith(SUFFIXES):
+        if not _HUB_NAME.fullmatch(name) or suffix_of(name) is not None:
             raise InputError(f"no checkpoint at {place}: neither a path nor a hub's owner/name")
         for revision in revisions.split(",") if revisions else [None]:
             yield Address(name, revision.strip() if revision else None)
@@ -179,7 +180,7 @@ def _of_folder(folder: Path) -> Iterator[Address]:
         )
     if not numbered:
         raise InputError(
-            f"{folder} holds no checkpoint: no {', '.join(SUFFIXES)} files, and no folders of "
+            f"{folder} holds no checkpoint: no {', '.join(FORMATS)} files, and no folders of "
             "such with a step in their names"
         )
     if others := [p.name for p in inner if p not in numbered]:

@@ -100,9 +100,10 @@ class RangedFile:
     def __init__(self, system: fsspec.AbstractFileSystem, path: str, name: str, size: int) -> None:
         self.name = name
         self.size = size
-        self.local = isinstance(system, LocalFileSystem)
+        self.local = Path(path) if isinstance(system, LocalFileSystem) else None
+        """Where it lies on this machine, if it does."""
         # ranges are large, and none is read twice
-        options: dict[str, Any] = {} if self.local else {"cache_type": "none"}
+        options: dict[str, Any] = {} if self.local is not None else {"cache_type": "none"}
         with reading(name):
             self.stream = system.open(path, "rb", **options)
         self._lock = threading.Lock()

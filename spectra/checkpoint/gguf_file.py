@@ -46,7 +46,11 @@ CONFIG = {
 class GgufFile:
     """The tensors of one file, as float32."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, file: RangedFile) -> None:
+        file.stream.close()  # its own library opens it
+        path = file.local
+        if path is None:
+            raise InputError(f"{file.name} is not on this machine: download it, and name the file")
         gguf = _gguf()
         with reading(path.name):
             reader = gguf.GGUFReader(path)

@@ -15,16 +15,14 @@ from typing import Any
 import torch
 
 from spectra.checkpoint.folder import Folder
-from spectra.checkpoint.gguf_file import GgufFile, gguf_parts
-from spectra.checkpoint.safetensors_file import SafetensorsFile
+from spectra.checkpoint.formats import FORMATS, suffix_of
+from spectra.checkpoint.gguf_file import gguf_parts
 from spectra.checkpoint.tensors import StoredTensor, TensorFile, require_readable
-from spectra.checkpoint.torch_file import TorchFile
 from spectra_data.errors import InputError
 
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 USUAL = ("model.safetensors", INDICES[0], "pytorch_model.bin", INDICES[1])
 """What transformers looks for, in this order."""
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _OTHER_STATE = re.compile(
     r"training|optimizer|scheduler|scaler|rng_state|random_states|adapter_model|mmproj"
 )
@@ -74,7 +72,7 @@ class Shards:
 
 def is_weights(name: str) -> bool:
     """Whether a file's name is one of weights, not of a trainer's other states."""
-    return name.endswith(SUFFIXES) and not _OTHER_STATE.match(name)
+    return suffix_of(name) is not None and not _OTHER_STATE.match(name)
 
 
 def usual_files(folder: Folder, explicit: str | None = None) -> list[str]:
@@ -157,7 +155,7 @@ def _first(folder: Folder, explicit: str | None) -> str | None:
 def _loose(folder: Folder) -> list[str]:
     """Files that no index and no usual name tells of: of one format, the safest."""
     found = [name for name in folder.names if is_weights(name)]
-    for suffix in SUFFIXES:
+    for suffix in FORMATS:
         names = [name for name in found if name.endswith(suffix)]
         if suffix == ".gguf" and len(names) > 1:
             return gguf_parts(folder)
@@ -170,7 +168,7 @@ def _loose(folder: Folder) -> list[str]:
         if names:
             return names
     raise InputError(
-        "no weights here: expected .safetensors, .bin or .gguf files, "
+        f"no weights here: expected {', '.join(FORMATS)} files, "
         f"found {', '.join(folder.names[:5]) or 'no files'}"
     )
 
@@ -252,13 +250,7 @@ def _weight_map(folder: Folder, index: str) -> dict[str, str]:
 
 def _open(folder: Folder, name: str, problems: list[str]) -> TensorFile | None:
     try:
-        file = folder.open(name)
-        if name.endswith(".gguf"):
-            file.stream.close()
-            if folder.local is None:
-                raise InputError(f"{name} is not on this machine: download it, and name the file")
-            return GgufFile(folder.local / name)
-        return SafetensorsFile(file) if name.endswith(".safetensors") else TorchFile(file)
+        return FORMATS[suffix_of(name) or name](folder.open(name))
     except InputError as error:
         problems.append(str(error))
         return None

@@ -1,0 +1,24 @@
+"""The formats that weights are read from, by the ends of their files' names, the safest first."""
+
+from collections.abc import Callable
+
+from spectra.checkpoint.folder import RangedFile
+from spectra.checkpoint.tensors import TensorFile
+from spectra.registry import Entry, Registry
+
+_TORCH = Entry("torch's archives, never executed", "spectra.checkpoint.torch_file:TorchFile")
+FORMATS: Registry[Callable[[RangedFile], TensorFile]] = Registry(
+    "format of weights",
+    {
+        ".safetensors": Entry("safetensors", "spectra.checkpoint.safetensors_file:SafetensorsFile"),
+        ".bin": _TORCH,
+        ".pt": _TORCH,
+        ".pth": _TORCH,
+        ".gguf": Entry("llama.cpp's", "spectra.checkpoint.gguf_file:GgufFile"),
+    },
+)
+
+
+def suffix_of(name: str) -> str | None:
+    """The end of a name by which its format is known; None where it is of none."""
+    return next((suffix for suffix in FORMATS if name.endswith(suffix)), None)
