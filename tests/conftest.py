@@ -1,6 +1,7 @@
 """What tests share: the shared material, a browser, a recorded store."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,14 @@ def cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     os.environ["SPECTRA_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def disk():
+    """Files are not brought to the disk: that shows after a power cut alone, and takes its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -51,10 +60,10 @@ def browser(chromium):
         browser.close()
 
 
-@pytest.fixture
-def store(tmp_path) -> Path:
-    """A store of 7 steps with snapshots at 0, 3, 6 and 7."""
-    path = tmp_path / "run.zarr"
+@pytest.fixture(scope="session")
+def recorded_store(tmp_path_factory) -> Path:
+    """A store of 7 steps with snapshots at 0, 3, 6 and 7; to be read alone."""
+    path = tmp_path_factory.mktemp("recorded") / "run.zarr"
     model = small_llama()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     attrs = {"model": "small", "config": {"data": "random <tokens>"}}
@@ -66,9 +75,15 @@ def store(tmp_path) -> Path:
     return path
 
 
+@pytest.fixture
+def store(recorded_store, tmp_path) -> Path:
+    """A copy of `recorded_store`, to be changed."""
+    return Path(shutil.copytree(recorded_store, tmp_path / "run.zarr"))
+
+
 @pytest.fixture(scope="session")
 def raw_store(tmp_path_factory) -> Path:
-    """As `store`, with raw gradients and subspaces of rank 3; to be read alone."""
+    """As `recorded_store`, with raw gradients and subspaces of rank 3; to be read alone."""
     path = tmp_path_factory.mktemp("raw") / "run.zarr"
     model = small_llama()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)

@@ -25,10 +25,16 @@ def test_files_of_a_user_with_the_names_of_our_folders_disturb_nothing(tmp_path)
     script.write_text("import spectra\nspectra.open, spectra.InputError, spectra.record\n")
     done = python(str(script), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for command in ("pretrain", "finetune", "dashboard", "verify"):
-        code = f"from spectra.cli import main; main(['{command}', '--help'])"
-        done = python("-c", code, cwd=tmp_path, path=[tmp_path])
-        assert done.returncode == 0, done.stderr
+    code = """
+from spectra.cli import main
+for command in ("pretrain", "finetune", "dashboard", "verify"):
+    try:
+        main([command, "--help"])
+    except SystemExit as end:
+        assert not end.code, command
+"""
+    done = python("-c", code, cwd=tmp_path, path=[tmp_path])
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_checkout_that_is_not_installed_works_with_its_folders_on_the_path(tmp_path):

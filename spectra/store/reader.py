@@ -50,7 +50,7 @@ def open_store(store: str | Path) -> xr.DataTree:
     for name, node in tree.subtree_with_keys:
         dataset = node.to_dataset(inherit=False)
         matrix_coordinates = [n for n, c in dataset.coords.items() if c.dims == ("matrix",)]
-        dataset = dataset.assign_coords({n: dataset[n].compute() for n in matrix_coordinates})
+        dataset = dataset.assign_coords(dataset[matrix_coordinates].compute().coords)
         if "step" in dataset.dims:
             dataset = dataset.isel(step=rows)
             if "step" in dataset.coords:

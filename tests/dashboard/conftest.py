@@ -1,5 +1,6 @@
 """A folder of stores, served; and a browser to look at it."""
 
+import contextlib
 import shutil
 
 import pytest
@@ -30,14 +31,46 @@ def address(folder):
         yield found
 
 
-@pytest.fixture
-def page(browser):
-    """A page that fails the test when anything in it did."""
-    found = browser.new_page(viewport={"width": 1280, "height": 900})
+@contextlib.contextmanager
+def opened(browser, width=1280, height=900):
+    """A page of a browser, and the errors in it so far."""
+    found = browser.new_page(viewport={"width": width, "height": height})
     found.set_default_timeout(20_000)
     errors = []
     found.on("pageerror", lambda error: errors.append(str(error)))
     found.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-    yield found
+    yield found, errors
     found.close()
-    assert errors == []
+
+
+@pytest.fixture(scope="session")
+def desk(browser):
+    with opened(browser) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def pocket(browser):
+    with opened(browser, 390, 844) as found:
+        yield found
+
+
+@pytest.fixture
+def page(desk, address):
+    """A page that fails the test when anything in it did; one for all, see `go`."""
+    yield from watched(*desk, address)
+
+
+@pytest.fixture
+def phone(pocket, address):
+    """As `page`, as wide as a phone."""
+    yield from watched(*pocket, address)
+
+
+def watched(page, errors, address):
+    errors.clear()
+    yield page
+    seen = list(errors)
+    if not page.url.startswith(address):
+        page.goto("about:blank")  # the test's own server is gone
+    assert seen == []

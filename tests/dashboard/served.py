@@ -96,6 +96,24 @@ CALC = """id => {
 """What a figure draws: its traces as Plotly has them after reading what it was given."""
 
 
+FOLLOW = """href => { history.pushState({}, '', href); window.scrollTo(0, 0);
+  window.dispatchEvent(new PopStateEvent('popstate')); }"""
+
+
+def go(page, address):
+    """Open an address as a link inside the application does, with nothing left from before."""
+    origin = "/".join(address.split("/")[:3])
+    if page.url.startswith(origin):
+        page.evaluate(FOLLOW, "/nowhere")
+        nothing = page.get_by_text("There is no such page")
+        nothing.wait_for()
+        page.evaluate("sessionStorage.clear()")
+        page.evaluate(FOLLOW, address.removeprefix(origin) or "/")
+        nothing.wait_for(state="detached")
+    else:
+        page.goto(address)
+
+
 def drawn(page, identity):
     """The traces of a figure, once it has some."""
     page.wait_for_function(f"id => ({CALC})(id).some(t => t.x.length || t.z)", arg=identity)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import spectra
+from spectra.cli import main
 from spectra.figures.allocation import LRC_MARK
 from spectra_dashboard.view import PAGES, View
-from tests.dashboard.served import CALC, SMALL, Growing, drawn, panel, serving, write_scan
+from tests.dashboard.served import CALC, SMALL, Growing, drawn, go, panel, serving, write_scan
 
 pytestmark = pytest.mark.browser
 RUN = "small/spectra.zarr"
@@ -54,7 +55,7 @@ def test_the_table_of_runs_says_what_there_is(page, address):
 
 
 def test_two_chosen_runs_are_compared(page, address, folder):
-    page.goto(address)
+    go(page, address)
     boxes = page.locator(".ag-selection-checkbox input")
     boxes.nth(1).check()
     boxes.nth(2).check()
@@ -74,7 +75,7 @@ def test_two_chosen_runs_are_compared(page, address, folder):
 
 
 def test_two_snapshots_of_a_run_are_compared(page, address, folder):
-    page.goto(f"{address}/compare?run={RUN}&step=3&other_step=7&measure=frobenius_norm")
+    go(page, f"{address}/compare?run={RUN}&step=3&other_step=7&measure=frobenius_norm")
     (trace,) = drawn(page, "compare-map")
     table = spectra.metrics_table(spectra.open(folder / RUN)).frobenius_norm.sel(kind="weight")
     expected = (table.sel(step=7) - table.sel(step=3)).to_numpy().reshape(2, 7)
@@ -84,7 +85,7 @@ def test_two_snapshots_of_a_run_are_compared(page, address, folder):
 
 
 def test_dynamics_draws_what_was_recorded(page, address, folder):
-    page.goto(f"{address}/dynamics?run={RUN}")
+    go(page, f"{address}/dynamics?run={RUN}")
     run = spectra.open(folder / RUN)
     cosine = drawn(page, panel("cosine", Q))[0]["z"]
     expected = spectra.cosine_similarity(run).sel(matrix=Q)
@@ -111,7 +112,7 @@ def test_dynamics_draws_what_was_recorded(page, address, folder):
 
 
 def test_only_figures_in_sight_are_drawn(page, address):
-    page.goto(f"{address}/dynamics?run={RUN}")
+    go(page, f"{address}/dynamics?run={RUN}")
     drawn(page, panel("cosine", Q))
     page.wait_for_timeout(700)
     assert page.evaluate(CALC, panel("update", Q)) == []
@@ -120,7 +121,7 @@ def test_only_figures_in_sight_are_drawn(page, address):
 
 
 def test_the_scrubber_moves_the_spectra(page, address, folder):
-    page.goto(f"{address}/dynamics?run={RUN}&matrix={Q}")
+    go(page, f"{address}/dynamics?run={RUN}&matrix={Q}")
     lines = panel("lines", Q)
     page.locator(".panel[data-kind=lines]").scroll_into_view_if_needed()
     drawn(page, lines)
@@ -142,7 +143,7 @@ def test_the_scrubber_moves_the_spectra(page, address, folder):
     np.testing.assert_allclose(weight["y"], expected[np.isfinite(expected)], rtol=1e-6)
     assert text(page, "status").startswith("step 6 of 7; the last is 7")
     assert asked == []
-    page.goto(f"{address}/dynamics?run={RUN}&matrix={Q}&step=3")
+    go(page, f"{address}/dynamics?run={RUN}&matrix={Q}&step=3")
     page.wait_for_function(
         "id => document.getElementById(id)?.querySelector('.js-plotly-plot')"
         "?.layout?.shapes?.[0]?.y0 === 3",
@@ -151,7 +152,7 @@ def test_the_scrubber_moves_the_spectra(page, address, folder):
 
 
 def test_a_cell_of_the_map_opens_its_matrix(page, address, folder):
-    page.goto(f"{address}/tails?run={RUN}&measure=effective_rank")
+    go(page, f"{address}/tails?run={RUN}&measure=effective_rank")
     (trace,) = drawn(page, "tails-map")
     table = spectra.metrics_table(spectra.open(folder / RUN)).effective_rank
     expected = table.sel(kind="weight", step=7).to_numpy().reshape(2, 7)
@@ -185,7 +186,7 @@ def shown_ranks(page, side="a"):
 
 @pytest.mark.parametrize("target", ["err", "budget", "threshold"])
 def test_the_slider_agrees_with_allocate_and_asks_nobody(page, address, folder, target):
-    page.goto(f"{address}/ranks?run=scan.zarr&target={target}&value=0.6&beside=welore-grid")
+    go(page, f"{address}/ranks?run=scan.zarr&target={target}&value=0.6&beside=welore-grid")
     shown_ranks(page)
     page.get_by_label("Live").uncheck(force=True)
     page.wait_for_timeout(700)
@@ -218,7 +219,7 @@ def test_the_slider_agrees_with_allocate_and_asks_nobody(page, address, folder, 
 
 
 def test_the_table_says_what_a_matrix_is_stored_as(page, address):
-    page.goto(f"{address}/ranks?run=scan.zarr&value=0.6&storage=pivoted")
+    go(page, f"{address}/ranks?run=scan.zarr&value=0.6&storage=pivoted")
     shown_ranks(page)
     page.get_by_text("The numbers").click()
     cells = page.locator("#ranks-grid .ag-cell[col-id='stored as']")
@@ -226,8 +227,10 @@ def test_the_table_says_what_a_matrix_is_stored_as(page, address):
     assert set(cells.all_text_contents()) <= {"pivoted", "whole"}
 
 
-def test_downloads_and_the_command_line_make_the_same_file(page, address, folder, tmp_path):
-    page.goto(f"{address}/ranks?run=scan.zarr&value=0.6&method=uniform")
+def test_downloads_and_the_command_line_make_the_same_file(
+    page, address, folder, tmp_path, monkeypatch
+):
+    go(page, f"{address}/ranks?run=scan.zarr&value=0.6&method=uniform")
     shown_ranks(page)
     command, *others = text(page, "a-command").splitlines()
     assert command == "spectra allocate scan.zarr --method uniform --err 0.6 --out map.json"
@@ -235,14 +238,9 @@ def test_downloads_and_the_command_line_make_the_same_file(page, address, folder
         "spectra export map.json --format csv --out map-csv.csv",
         "spectra export map.json --format peft --out adapter_config.json",
     ]
-    program = [
-        sys.executable,
-        "-m",
-        "spectra.cli",
-        *command.split()[1:-1],
-        str(tmp_path / "m.json"),
-    ]
-    subprocess.run(program, cwd=folder, check=True, capture_output=True)
+    program = [*command.split()[1:-1], str(tmp_path / "m.json")]
+    monkeypatch.chdir(folder)
+    assert main(program) == 0
     for kind, name in (
         ("json", "map.json"),
         ("csv", "map-csv.csv"),
@@ -262,7 +260,7 @@ def test_downloads_and_the_command_line_make_the_same_file(page, address, folder
 
 
 def test_a_map_that_lies_there_is_laid_beside_a_method(page, address, folder):
-    page.goto(f"{address}/ranks?run=scan.zarr&beside=map:maps/map.json")
+    go(page, f"{address}/ranks?run=scan.zarr&beside=map:maps/map.json")
     ranks, _ = shown_ranks(page, "b")
     given = spectra.RankMap.load(folder / "maps" / "map.json")
     assert ranks == list(given.ranks.values())
@@ -322,7 +320,7 @@ def test_a_link_reproduces_the_view_and_back_and_forward_work(page, browser, add
 
 
 def test_choosing_another_run_shows_it(page, address):
-    page.goto(f"{address}/ranks?run=other.zarr")
+    go(page, f"{address}/ranks?run=other.zarr")
     shown_ranks(page)
     choose(page, "Run", "scan")
     page.wait_for_url("**/ranks?run=scan.zarr")
@@ -354,7 +352,7 @@ def test_the_theme_is_the_systems_until_it_is_chosen(browser, address):
 
 
 def test_figures_are_saved(page, address):
-    page.goto(f"{address}/ranks?run=scan.zarr")
+    go(page, f"{address}/ranks?run=scan.zarr")
     shown_ranks(page)
     for kind, start in (("svg", b"<svg"), ("png", b"\x89PNG")):
         with page.expect_download() as saved:
@@ -364,14 +362,12 @@ def test_figures_are_saved(page, address):
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_no_page_is_wider_than_a_phone(browser, address, name):
-    page = browser.new_page(viewport={"width": 390, "height": 844})
+def test_no_page_is_wider_than_a_phone(phone, address, name):
     run = RUN if name in ("dynamics", "tails", "compare") else "scan.zarr"
-    page.goto(address + View(page=name, run=run).address())
-    page.locator("main h1").wait_for()
-    page.wait_for_timeout(1000)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.close()
+    go(phone, address + View(page=name, run=run).address())
+    phone.locator("main h1").wait_for()
+    phone.wait_for_timeout(1000)
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 @pytest.mark.parametrize(
@@ -379,7 +375,7 @@ def test_no_page_is_wider_than_a_phone(browser, address, name):
     [*((name, "broken.zarr") for name in PAGES if name != "runs"), ("dynamics", "nothing.zarr")],
 )
 def test_a_store_that_cannot_be_read_has_a_card(page, address, folder, name, run):
-    page.goto(f"{address}/{name}?run={run}")
+    go(page, f"{address}/{name}?run={run}")
     card = page.get_by_role("alert").first
     card.wait_for()
     assert run in card.inner_text()

@@ -2,9 +2,6 @@
 
 import random
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,33 +12,29 @@ from spectra.cli import main
 from spectra_data.errors import InputError
 from spectra_pretrain.checkpoint import Checkpoints, step_of
 from spectra_pretrain.run import pretrain
+from tests.forked import Forked, signalled
 from tests.pretrain.runs import assert_same_run, flags, options_of
 
+LONG = {"checkpoint_every": 7, "record_every": 3}
 
-def interrupt(inputs, out, number, after):
-    """Start a run in another process and send it a signal once so many snapshots are there."""
-    arguments = flags(inputs, steps=300, checkpoint_every=7, out=str(out))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "spectra.cli", "pretrain", *arguments],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        begun = (out / "spectra.zarr").exists() and (out / "checkpoints/step-000007").exists()
-        if begun and spectra.open(out / "spectra.zarr")["spectra"].sizes["step"] >= after:
-            break
-        time.sleep(0.02)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+
+def interrupt(inputs, out, number, steps, files):
+    """Start a run in another process, or resume it, and stop it at a file after a checkpoint."""
+    arguments = flags(inputs, steps=steps, out=str(out), **LONG)
+    command = ["pretrain", "--resume", *arguments]
+    process = Forked(signalled, number, files, "checkpoints/step-", main, command)
+    _, errors = process.communicate()
     return process.returncode, errors
 
 
-@pytest.fixture(scope="module")
-def long_run(inputs, tmp_path_factory):
+@pytest.fixture(
+    scope="module", params=[40, pytest.param(300, marks=pytest.mark.slow)], ids="{}-steps".format
+)
+def long_run(request, inputs, tmp_path_factory):
+    """A run that nothing interrupted, long enough to be interrupted: its steps and its folder."""
     out = tmp_path_factory.mktemp("long") / "run"
-    pretrain(options_of(inputs, steps=300, checkpoint_every=7), out)
-    return out
+    pretrain(options_of(inputs, steps=request.param, **LONG), out)
+    return request.param, out
 
 
 @pytest.mark.parametrize(
@@ -49,8 +42,9 @@ def long_run(inputs, tmp_path_factory):
     [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL],
 )
 def test_an_interrupted_run_resumes_bit_for_bit(inputs, long_run, tmp_path, number):
+    steps, whole = long_run
     out = tmp_path / "run"
-    status, errors = interrupt(inputs, out, number, after=5)
+    status, errors = interrupt(inputs, out, number, steps, files=500)
     if number == signal.SIGKILL:
         assert status == -signal.SIGKILL
     else:
@@ -62,30 +56,23 @@ def test_an_interrupted_run_resumes_bit_for_bit(inputs, long_run, tmp_path, numb
     assert spectra.verify(out / "spectra.zarr").whole
     assert not (out / "model").exists()
     assert main(["pretrain", "--resume", "--out", str(out)]) == 0
-    assert_same_run(long_run, out)
+    assert_same_run(whole, out)
 
 
 def test_a_run_killed_at_random_moments_again_and_again_is_the_same_run(inputs, long_run, tmp_path):
+    steps, whole = long_run
     out = tmp_path / "run"
     draw = random.Random(0)
-    arguments = flags(inputs, steps=300, checkpoint_every=7, out=str(out))
-    command = [sys.executable, "-m", "spectra.cli", "pretrain", "--resume", *arguments]
+    checkpoints = Checkpoints(out / "checkpoints")
     reached = []
-    for _ in range(4):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        checkpoints = Checkpoints(out / "checkpoints")
-        before = checkpoints.latest()
-        while time.monotonic() < deadline and checkpoints.latest() == before:
-            time.sleep(0.02)
-        time.sleep(draw.uniform(0, 0.6))
-        process.kill()
-        process.wait()
+    for _ in range(steps // 13):
+        status, _ = interrupt(inputs, out, signal.SIGKILL, steps, draw.randrange(200))
+        assert status == -signal.SIGKILL
         assert spectra.verify(out / "spectra.zarr").whole
         reached.append(step_of(checkpoints.latest()))
     assert reached == sorted(set(reached))
     assert main(["pretrain", "--resume", "--out", str(out)]) == 0
-    assert_same_run(long_run, out)
+    assert_same_run(whole, out)
 
 
 def test_a_killed_run_without_a_checkpoint_begins_again(finished, inputs, tmp_path):

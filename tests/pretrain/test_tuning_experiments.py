@@ -278,7 +278,8 @@ def test_an_experiment_whose_runs_all_fail_names_every_one(shared, tmp_path, mon
 
     monkeypatch.setattr(lab, "finished", run)
     stories = str(shared / "data/checkpoints/stories260K")
-    assert main(["experiment", "figure5", stories, "--out", str(tmp_path)]) == 1
+    arguments = ["--data", str(shared / "data/text/books.jsonl.gz"), "--seq-len", "32"]
+    assert main(["experiment", "figure5", stories, "--out", str(tmp_path), *arguments]) == 1
     said = capsys.readouterr().err
     assert "text-0.5-lrc-0" in said
     assert "text-0.5-nlrc-0" in said

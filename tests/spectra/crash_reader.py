@@ -1,6 +1,5 @@
 """Reads a store in a loop while others write to it; started by test_crash."""
 
-import sys
 import time
 from pathlib import Path
 
@@ -37,7 +36,7 @@ def _rounded(group, steps):
     return (bits << 16).view(np.float32)
 
 
-def main(store, stop):
+def look_on(store, stop):
     count = 0
     while not Path(stop).exists():
         if Path(store).exists():
@@ -45,7 +44,3 @@ def main(store, stop):
             count += 1
         time.sleep(0.002)
     print(count)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,7 +1,5 @@
 """Writes snapshots as fast as it can, until it is killed; started by test_crash."""
 
-import sys
-
 import numpy as np
 
 from spectra.matrices import Matrix
@@ -28,7 +26,7 @@ def snapshot(step):
     return arrays
 
 
-def main(store):
+def write_on(store):
     layout = Layout(MATRICES, contents=CONTENTS)
     if exists(store):
         # as after a checkpoint at the last snapshot but two
@@ -42,7 +40,3 @@ def main(store):
         writer.write_snapshot(step, snapshot(step))
         print(step, flush=True)  # the snapshot is promised from here on
         writer.write_train_rows([{"train_step": step, "learning_rate": 1.0, "loss": float(step)}])
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

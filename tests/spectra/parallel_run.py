@@ -1,6 +1,7 @@
-"""Started by torchrun: a few recorded steps of a small model, in one of several set-ups."""
+"""In each of several processes: a few recorded steps of a small model, in one of some set-ups."""
 
 import gc
+import os
 import sys
 import time
 
@@ -73,7 +74,7 @@ def lonely(store):
         except InputError as error:
             print(f"refused: {error}")
     else:
-        time.sleep(8)
+        time.sleep(6)
 
 
 def failing(store, rank):
@@ -114,9 +115,21 @@ def different(store):
     dist.destroy_process_group()
 
 
+SCENES = {"lonely": lonely, "failing": failing, "different": different}
+
+
+def play(scene, *arguments):
+    """One of the scenes, or a set-up of `main`."""
+    SCENES[scene](*arguments) if scene in SCENES else main(scene, *arguments)
+
+
+def take_part(rank, count, port, *arguments):
+    """Play a scene as one of several processes that nobody but this has introduced."""
+    names = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": rank, "WORLD_SIZE": count}
+    os.environ.update({name: str(value) for name, value in names.items()})
+    os.environ.update(LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(count))
+    play(*arguments)
+
+
 if __name__ == "__main__":
-    scenes = {"lonely": lonely, "failing": failing, "different": different}
-    if sys.argv[1] in scenes:
-        scenes[sys.argv[1]](*sys.argv[2:])
-    else:
-        main(*sys.argv[1:])
+    play(*sys.argv[1:])

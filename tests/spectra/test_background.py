@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 
@@ -17,6 +16,7 @@ from spectra.recording.budget import Budget
 from spectra.recording.recorder import Recorder
 from spectra.store.layout import Contents
 from spectra.store.writer import StoreWriter
+from tests.forked import Forked
 from tests.small import random_batch, small_llama, train
 
 OPTIONS = {"probe": random_batch(0), "every": 2, "steps": 9, "sketch": 64, "gradients": True}
@@ -90,9 +90,8 @@ def test_a_full_queue_is_waited_for_and_the_wait_is_counted(tmp_path, slow_worke
     model = small_llama()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     path = tmp_path / "a.zarr"
-    go_on = "import os, time; time.sleep(1); os.kill(int({}), 18)"
     with spectra.record(model, optimizer, path, **OPTIONS, background="wait") as recorder:
-        subprocess.Popen([sys.executable, "-c", go_on.format(slow_worker[0].pid)])
+        threading.Timer(1.0, os.kill, (slow_worker[0].pid, signal.SIGCONT)).start()
         train(model, optimizer, 9, recorder=recorder)
         assert recorder.timings["waiting"] > 0
     assert spectra.open(path)["spectra"].step.values.tolist() == [0, 2, 4, 6, 8, 9]
@@ -171,24 +170,19 @@ def test_what_a_library_prints_in_the_background_process_is_no_answer(tmp_path, 
     assert spectra.verify(tmp_path / "a.zarr").snapshots == 6
 
 
-KILLED = """
-import sys, torch, spectra
-from tests.small import random_batch, small_llama, train
-model = small_llama()
-optimizer = torch.optim.AdamW(model.parameters())
-recorder = spectra.record(
-    model, optimizer, sys.argv[1], probe=random_batch(0), every=1, background="wait", gradients=True
-)
-print(recorder._place._worker.pid, flush=True)
-train(model, optimizer, 1000, recorder=recorder)
-"""
+def trained_on(store):
+    """Training that says who records it."""
+    model = small_llama()
+    optimizer = torch.optim.AdamW(model.parameters())
+    options = {"probe": random_batch(0), "every": 1, "background": "wait", "gradients": True}
+    recorder = spectra.record(model, optimizer, store, **options)
+    print(recorder._place._worker.pid, flush=True)
+    train(model, optimizer, 1000, recorder=recorder)
 
 
 def test_a_killed_training_process_takes_the_background_process_along(tmp_path):
     path = tmp_path / "a.zarr"
-    training = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True
-    )
+    training = Forked(trained_on, path)
     worker = int(training.stdout.readline())
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and spectra.open(path)["spectra"].sizes["step"] < 3:

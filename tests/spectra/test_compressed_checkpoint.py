@@ -1,8 +1,11 @@
 """A compressed checkpoint is an ordinary Hugging Face folder once spectra is imported."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,13 +29,26 @@ Q = "model.layers.0.self_attn.q_proj"
 TOKENS = random_batch(1)
 
 
-@pytest.fixture(params=["factors", "pivoted"])
-def compressed(request, tmp_path):
-    """A compressed small LLaMA."""
-    saved(tmp_path / "m")
-    scan = spectra.scan(str(tmp_path / "m"), tmp_path / "scan.zarr")
+STORAGES = ("factors", "pivoted")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A small LLaMA, and compressed in a folder for each storage."""
+    folder = tmp_path_factory.mktemp("made")
+    saved(folder / "m")
+    scan = spectra.scan(str(folder / "m"), folder / "scan.zarr")
     rank_map = spectra.allocate(scan, method="uniform", err=0.6)
-    return compress(str(tmp_path / "m"), rank_map, tmp_path / "c", storage=request.param).path
+    for storage in STORAGES:
+        compress(str(folder / "m"), rank_map, folder / storage, storage=storage)
+    return folder
+
+
+@pytest.fixture(params=STORAGES)
+def compressed(request, made, tmp_path):
+    """A compressed small LLaMA, and in `m` beside it what it was made of."""
+    shutil.copytree(made / "m", tmp_path / "m")
+    return Path(shutil.copytree(made / request.param, tmp_path / "c"))
 
 
 def logits(model):
@@ -49,14 +65,16 @@ def change(folder, edit):
 @pytest.mark.parametrize(
     "order", ["import spectra\nimport transformers", "import transformers\nimport spectra"]
 )
-def test_one_ordinary_call_loads_it_in_a_fresh_process(compressed, order):
+def test_one_ordinary_call_loads_it_in_a_fresh_process(made, order):
+    folders = [str(made / storage) for storage in STORAGES]
     script = (
         f"{order}\nfrom transformers import AutoModelForCausalLM\n"
-        f"model = AutoModelForCausalLM.from_pretrained({str(compressed)!r})\n"
-        f"print(type(model.get_submodule({Q!r})).__name__)\n"
+        f"for folder in {folders}:\n"
+        "    model = AutoModelForCausalLM.from_pretrained(folder)\n"
+        f"    print(type(model.get_submodule({Q!r})).__name__)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout.strip() in ("LowRankLinear", "PivotedLinear"), done.stderr
+    assert done.stdout.split() == ["LowRankLinear", "PivotedLinear"], done.stderr
 
 
 def test_importing_spectra_imports_neither_torch_nor_transformers():
@@ -110,19 +128,10 @@ def test_factors_are_parameters_that_train(compressed):
     assert all(p.grad is not None and p.grad.any() for p in layer.parameters())
 
 
-def test_merge_writes_what_any_tool_loads(compressed, tmp_path):
+def test_merge_writes_a_dense_checkpoint(compressed, tmp_path):
     wanted = logits(AutoModelForCausalLM.from_pretrained(compressed))
     made = merge(str(compressed), tmp_path / "dense")
     assert made.merged == 14
-    script = (
-        "from transformers import AutoModelForCausalLM\n"
-        "import sys\n"
-        f"model = AutoModelForCausalLM.from_pretrained({str(made.path)!r})\n"
-        "assert 'spectra' not in sys.modules\n"
-        f"print(type(model.get_submodule({Q!r})).__name__)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout.strip() == "Linear", done.stderr
     torch.testing.assert_close(
         logits(AutoModelForCausalLM.from_pretrained(made.path)), wanted, atol=2e-5, rtol=1e-4
     )
@@ -204,16 +213,30 @@ def test_what_is_loaded_and_saved_loads_again(tmp_path, family):
     assert guards[0] == guards[1] != set()
 
 
-def test_without_spectra_a_compressed_checkpoint_is_refused(compressed):
-    code = (
-        "import sys\nfrom transformers import AutoModelForCausalLM\n"
-        f"AutoModelForCausalLM.from_pretrained({str(compressed)!r})\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 1
-    assert "MISMATCH" in done.stderr
+def test_without_spectra_a_compressed_checkpoint_is_refused_and_a_merged_one_loads(made, tmp_path):
+    """In one fresh process for both storages: what it says of each, between lines that name it."""
+    for storage in STORAGES:
+        merge(str(made / storage), tmp_path / storage)
+    script = f"""
+import sys
+from transformers import AutoModelForCausalLM
+for storage in {STORAGES}:
+    model = AutoModelForCausalLM.from_pretrained({str(tmp_path)!r} + "/" + storage)
+    print(type(model.get_submodule({Q!r})).__name__)
+for storage in {STORAGES}:
+    try:
+        AutoModelForCausalLM.from_pretrained({str(made)!r} + "/" + storage)
+        print("loaded")
+    except Exception:
+        print("refused")
+    print(f"after {{storage}}", file=sys.stderr, flush=True)
+assert "spectra" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.split() == ["Linear", "Linear", "refused", "refused"], done.stderr
+    assert done.returncode == 0, done.stderr
+    for said in re.split("after \\w+\n", done.stderr)[:2]:
+        assert "MISMATCH" in said
 
 
 def test_checkpoints_of_the_first_format_still_load(compressed, tmp_path):

@@ -6,7 +6,6 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,33 +18,25 @@ from spectra.store.durable import DurableStore
 from spectra.store.layout import Layout
 from spectra.store.writer import StoreWriter
 from spectra_data.errors import InputError
+from tests.forked import Forked, signalled
 from tests.small import random_batch, small_llama, train
-from tests.spectra.crash_reader import look
-from tests.spectra.crash_writer import CONTENTS, MATRICES, snapshot
+from tests.spectra.crash_reader import look, look_on
+from tests.spectra.crash_writer import CONTENTS, MATRICES, snapshot, write_on
 
 
-def start(module, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", f"tests.spectra.{module}", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-@pytest.mark.parametrize("kills", [12, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [8, pytest.param(150, marks=pytest.mark.slow)])
 def test_a_writer_killed_at_any_moment_loses_nothing_and_shows_no_half_snapshot(tmp_path, kills):
     store, stop = tmp_path / "a.zarr", tmp_path / "stop"
-    reader = start("crash_reader", store, stop)
+    reader = Forked(look_on, store, stop)
     draw, most = random.Random(0), 0
     for _ in range(kills):
-        writer = start("crash_writer", store)
+        writer = Forked(write_on, store)
         begun = writer.stdout.readline()
-        assert begun.startswith("writing"), writer.stderr.read()
+        assert begun.startswith("writing")
         # some are waited for, so that a busy machine writes more than it takes back, too
-        first = [writer.stdout.readline() for _ in range(draw.randrange(7))]
-        time.sleep(draw.uniform(0, 0.5))
-        writer.send_signal(signal.SIGKILL)
+        first = [writer.stdout.readline() for _ in range(draw.randrange(5))]
+        time.sleep(draw.uniform(0, 0.1))
+        writer.kill()
         later = [*first, *writer.stdout.read().split()]
         promised = [int(begun.split()[1]), *map(int, later)]
         assert writer.wait() == -signal.SIGKILL
@@ -62,21 +53,21 @@ def test_a_writer_killed_at_any_moment_loses_nothing_and_shows_no_half_snapshot(
 
 
 def test_a_writer_killed_while_it_makes_a_store_leaves_none(tmp_path):
-    draw = random.Random(1)
+    draw, there = random.Random(1), []
     for attempt in range(4):
         store = tmp_path / f"{attempt}.zarr"
-        writer = start("crash_writer", store)
-        time.sleep(draw.uniform(0.6, 1.4))
-        writer.send_signal(signal.SIGKILL)
-        writer.wait()
+        writer = Forked(signalled, signal.SIGKILL, draw.randrange(1000), ".zarr", write_on, store)
+        assert writer.wait() == -signal.SIGKILL
+        there.append(store.exists())
         if store.exists():
             assert set(spectra.verify(store).problems) <= {"it holds no snapshot"}
-        again = start("crash_writer", store)
+        again = Forked(write_on, store)
         assert again.stdout.readline().startswith("writing")
         assert again.stdout.readline()  # a snapshot
         again.kill()
         again.communicate()
         assert spectra.verify(store).whole
+    assert set(there) == {True, False}  # it was killed before and after the store had its name
 
 
 def test_every_file_is_synced_before_the_step_that_announces_it(tmp_path, monkeypatch):
@@ -174,7 +165,7 @@ def test_a_folder_that_cannot_be_written_stops_the_recorder_at_once(tmp_path):
 
 def test_a_second_writer_is_refused_and_a_killed_one_is_waited_for(tmp_path, monkeypatch):
     store = tmp_path / "a.zarr"
-    writer = start("crash_writer", store)
+    writer = Forked(write_on, store)
     assert writer.stdout.readline() == "writing 0\n"
     assert writer.stdout.readline() == "1\n"
     layout = Layout(MATRICES, contents=CONTENTS)

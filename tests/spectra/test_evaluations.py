@@ -3,8 +3,10 @@
 import contextlib
 import errno
 import itertools
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -25,6 +27,17 @@ ONE = Evaluation(0.4, 0.8, 14.5, "welore", data="text, with a comma")
 OTHER = Evaluation(0.2, 0.9, 11.0, "uniform", "whiten", "pivoted")
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return scan_store(tmp_path_factory.mktemp("made") / "a.zarr")
+
+
+@pytest.fixture
+def scan(made, tmp_path):
+    """A scan of its own for each test."""
+    return Path(shutil.copytree(made, tmp_path / "a.zarr"))
+
+
 def test_measurements_are_read_back_in_order(store):
     assert evaluations(spectra.open(store)) == []
     add_evaluation(store, ONE)
@@ -33,11 +46,12 @@ def test_measurements_are_read_back_in_order(store):
     assert not verify(store).problems
 
 
-def test_an_addition_that_is_interrupted_keeps_what_was_there(tmp_path):
-    """Stop before each file in turn: readers find all evaluations with the new one or without."""
-    store = scan_store(tmp_path / "a.zarr")
+@pytest.mark.parametrize("every", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_an_addition_that_is_interrupted_keeps_what_was_there(scan, every):
+    """Stop before files in turn: readers find all evaluations with the new one or without."""
+    store = scan
     before = evaluations(spectra.open(store))
-    for allowed in itertools.count(0, 2):
+    for allowed in itertools.count(0, every):
         finished = False
         with stopped_after(allowed), contextlib.suppress(StoppedError):
             add_evaluation(store, ONE)
@@ -56,14 +70,15 @@ def test_an_addition_that_is_interrupted_keeps_what_was_there(tmp_path):
 
 
 @pytest.mark.parametrize("group", ["evaluations", "path"])
-def test_a_disk_that_is_full_keeps_what_was_there(tmp_path, group):
-    store = scan_store(tmp_path / "a.zarr")
+@pytest.mark.parametrize("files", [(9,), pytest.param((0, 1, 9, 18), marks=pytest.mark.slow)])
+def test_a_disk_that_is_full_keeps_what_was_there(scan, group, files):
+    store = scan
     before = content(store)
     write = {
         "evaluations": lambda: add_evaluation(store, ONE),
         "path": lambda: write_path(store, spacing=0.05),
     }[group]
-    for allowed in (0, 1, 9, 18):
+    for allowed in files:
         full = OSError(errno.ENOSPC, "No space left on device")
         with (
             stopped_after(allowed, full),
@@ -76,8 +91,8 @@ def test_a_disk_that_is_full_keeps_what_was_there(tmp_path, group):
     assert content(store) != before
 
 
-def test_two_additions_at_once_are_both_kept(tmp_path, monkeypatch):
-    store = scan_store(tmp_path / "a.zarr")
+def test_two_additions_at_once_are_both_kept(scan, monkeypatch):
+    store = scan
     before = evaluations(spectra.open(store))
     slow, quick = threading.Event(), threading.Event()
     write_group = evaluations_module.write_group
@@ -97,8 +112,8 @@ def test_two_additions_at_once_are_both_kept(tmp_path, monkeypatch):
     assert evaluations(spectra.open(store)) == [*before, ONE, OTHER]
 
 
-def test_an_addition_waits_for_a_writer_and_says_when_it_waited_for_too_long(tmp_path, monkeypatch):
-    store = scan_store(tmp_path / "a.zarr")
+def test_an_addition_waits_for_a_writer_and_says_when_it_waited_for_too_long(scan, monkeypatch):
+    store = scan
     held = FolderLock(store)
     monkeypatch.setattr("spectra.store.derived.PATIENCE", 0.1)
     with pytest.raises(InputError, match=r"another process is writing to .*: wait for it"):
@@ -109,8 +124,8 @@ def test_an_addition_waits_for_a_writer_and_says_when_it_waited_for_too_long(tmp
     assert evaluations(spectra.open(store))[-1] == ONE
 
 
-def test_who_opened_a_store_before_an_addition_reads_what_it_held_then(tmp_path):
-    store = scan_store(tmp_path / "a.zarr")
+def test_who_opened_a_store_before_an_addition_reads_what_it_held_then(scan):
+    store = scan
     opened, before = spectra.open(store), evaluations(spectra.open(store))
     add_evaluation(store, ONE)
     assert evaluations(opened) == before

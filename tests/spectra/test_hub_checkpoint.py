@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 
 import numpy as np
@@ -12,33 +11,37 @@ import torch
 
 import spectra
 from spectra.checkpoint.checkpoint import open_checkpoint
+from spectra.scanning.scan import run_scan
+from spectra_data.errors import InputError
 from tests.data.hub_server import hub
+from tests.forked import Forked
 from tests.spectra.checkpoints import as_torch_file, saved, sharded
 
-SCAN = """
-import json, sys
-import numpy as np, spectra
-from spectra_data.errors import InputError
-from spectra.scanning.scan import run_scan
-try:
-    run_scan(sys.argv[1], sys.argv[2])
-    run = spectra.open(sys.argv[2])
-    values = run["spectra"].weight.fillna(0).values.tolist()
-    print(json.dumps({"steps": run["spectra"].step.values.tolist(), "values": values,
-                      "checkpoints": run.attrs["checkpoints"]}))
-except InputError as error:
-    print(json.dumps(str(error)))
-"""
+
+def scanned(endpoint, home, name, store):
+    """The scan of a name on a hub, as JSON, or why there is none."""
+    os.environ |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home)}
+    # the hub's address is fixed when its library is imported, which this process has inherited
+    for module in [m for m in sys.modules if m.partition(".")[0] == "huggingface_hub"]:
+        del sys.modules[module]
+    try:
+        run_scan(name, store)
+        run = spectra.open(store)
+        found = {
+            "steps": run["spectra"].step.values.tolist(),
+            "values": run["spectra"].weight.fillna(0).values.tolist(),
+            "checkpoints": run.attrs["checkpoints"],
+        }
+        print(json.dumps(found))
+    except InputError as error:
+        print(json.dumps(str(error)))
 
 
 def scan(endpoint, home, name, store):
-    """In a process of its own: the hub's address is fixed when its library is imported."""
-    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home)}
-    command = [sys.executable, "-c", SCAN, name, str(store)]
-    result = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=True, timeout=200
-    )
-    return json.loads(result.stdout)
+    process = Forked(scanned, endpoint, home, name, store)
+    said, errors = process.stdout.read(), process.communicate()[1]
+    assert process.returncode == 0, errors
+    return json.loads(said)
 
 
 def files_of(folder):

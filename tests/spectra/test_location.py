@@ -68,19 +68,38 @@ def same(one, other):
                 np.testing.assert_array_equal(array, other[path][name], err_msg=f"{path}/{name}")
 
 
-def test_a_store_elsewhere_is_the_one_that_a_folder_would_hold(folder, tmp_path):
-    recorded(f"{folder}/a.zarr")
-    recorded(tmp_path / "local.zarr")
-    local, elsewhere = spectra.open(tmp_path / "local.zarr"), spectra.open(f"{folder}/a.zarr")
-    same(local, elsewhere)
-    assert spectra.verify(f"{folder}/a.zarr").whole
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """What a folder holds of seven steps."""
+    store = tmp_path_factory.mktemp("local") / "a.zarr"
+    recorded(store)
+    return spectra.open(store)
 
 
-def test_a_recording_elsewhere_is_resumed(folder, tmp_path):
+@pytest.fixture(scope="module")
+def on_s3(s3):
+    """A store of seven steps, to be read alone."""
+    recorded(f"{s3}/a.zarr")
+    return f"{s3}/a.zarr"
+
+
+def test_a_store_on_s3_is_the_one_that_a_folder_would_hold(local, on_s3):
+    same(local, spectra.open(on_s3))
+    assert spectra.verify(on_s3).whole
+
+
+@pytest.mark.parametrize("scheme", ["memory", "file"])
+def test_a_store_elsewhere_is_the_one_that_a_folder_would_hold(local, scheme, tmp_path):
+    store = f"{scheme}://{tmp_path}/a.zarr"
+    recorded(store)
+    same(local, spectra.open(store))
+    assert spectra.verify(store).whole
+
+
+def test_a_recording_elsewhere_is_resumed(folder, local):
     store = f"{folder}/b.zarr"
     model, optimizer = recorded(store, steps=4)
     saved = {k: v.clone() for k, v in model.state_dict().items()}, optimizer.state_dict()
-    recorded(tmp_path / "whole.zarr", steps=7)
     with pytest.raises(InputError, match="exists already"):
         recorded(store)
     again = small_llama(seed=1)
@@ -88,14 +107,13 @@ def test_a_recording_elsewhere_is_resumed(folder, tmp_path):
     fresh = torch.optim.AdamW(again.parameters(), lr=1e-2)
     fresh.load_state_dict(saved[1])
     recorded(store, 3, again, fresh, first=4, start_step=4, resume=True)
-    same(spectra.open(tmp_path / "whole.zarr"), spectra.open(store))
+    same(local, spectra.open(store))
 
 
-def test_the_background_process_writes_elsewhere(s3, tmp_path):
+def test_the_background_process_writes_elsewhere(s3, local, tmp_path):
     store = f"{s3}/{tmp_path.name}/c.zarr"
     recorded(store, background="wait")
-    recorded(tmp_path / "local.zarr")
-    same(spectra.open(tmp_path / "local.zarr"), spectra.open(store))
+    same(local, spectra.open(store))
 
 
 class StoppedError(Exception):
@@ -146,12 +164,10 @@ def test_a_half_made_store_elsewhere_is_none_and_can_be_made(tmp_path, monkeypat
     assert spectra.verify(store).snapshots == 1
 
 
-def test_commands_take_addresses(s3, tmp_path, capsys):
-    store = f"{s3}/{tmp_path.name}/f.zarr"
-    recorded(store)
-    assert main(["verify", store]) == 0
+def test_commands_take_addresses(s3, on_s3, tmp_path, capsys):
+    assert main(["verify", on_s3]) == 0
     assert "whole" in capsys.readouterr().out
-    assert main(["report", store, "--out", str(tmp_path / "report.html")]) == 0
+    assert main(["report", on_s3, "--out", str(tmp_path / "report.html")]) == 0
     assert (tmp_path / "report.html").stat().st_size > 100_000
     assert main(["verify", f"{s3}/nothing.zarr"]) == 2
     assert "no store at s3://bucket/nothing.zarr" in capsys.readouterr().err

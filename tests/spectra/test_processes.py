@@ -1,8 +1,10 @@
 """Several processes record what one would."""
 
 import re
+import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,15 +12,31 @@ import pytest
 import spectra
 from spectra.matrices import find_matrices
 from spectra.recording.processes import Processes
+from tests.forked import Forked
 from tests.small import small_llama
-from tests.spectra.parallel_run import main
+from tests.spectra.parallel_run import main, take_part
 
 
-def torchrun(processes, *arguments):
+def torchrun(*arguments):
+    """Two processes as torchrun starts them."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={processes}", "-m", "tests.spectra.parallel_run"]
+    command += ["--nproc-per-node=2", "-m", "tests.spectra.parallel_run"]
     return subprocess.run(
         [*command, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=200
+    )
+
+
+def together(*arguments):
+    """Two forked processes with the environment that torchrun gives them."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    given = [str(argument) for argument in arguments]
+    started = [Forked(take_part, rank, 2, port, *given) for rank in range(2)]
+    said = [process.communicate() for process in started]
+    return SimpleNamespace(
+        returncode=max(abs(process.returncode) for process in started),
+        stdout="".join(out for out, _ in said),
+        stderr="".join(errors for _, errors in said),
     )
 
 
@@ -29,10 +47,12 @@ def alone(tmp_path_factory):
     return spectra.open(store)
 
 
-@pytest.mark.parametrize("setup", ["ddp", "fsdp", "copies"])
-def test_two_processes_record_the_same_as_one(tmp_path, alone, setup):
+@pytest.mark.parametrize(
+    ("setup", "start"), [("ddp", torchrun), ("fsdp", together), ("copies", together)]
+)
+def test_two_processes_record_the_same_as_one(tmp_path, alone, setup, start):
     store = tmp_path / "a.zarr"
-    result = torchrun(2, setup, store)
+    result = start(setup, store)
     assert result.returncode == 0, result.stderr
     assert "rank 0 measured 7 of 14" in result.stdout  # and the other the other seven
     assert "rank 1 measured 7 of 14" in result.stdout
@@ -56,7 +76,7 @@ def test_two_processes_record_the_same_as_one(tmp_path, alone, setup):
 
 def test_the_store_says_in_which_precision_sharded_gradients_were_computed(tmp_path, alone):
     store = tmp_path / "a.zarr"
-    result = torchrun(2, "fsdp in bfloat16", store)
+    result = together("fsdp in bfloat16", store)
     assert result.returncode == 0, result.stderr
     run = spectra.open(store)
     assert run.attrs["probe_precision"] == "bfloat16"
@@ -78,7 +98,7 @@ def test_work_is_divided_evenly_and_wholly():
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_error_in_one_process_stops_the_recorder_in_all_and_hangs_none(tmp_path, rank):
-    result = torchrun(2, "failing", tmp_path / "a.zarr", rank)
+    result = together("failing", tmp_path / "a.zarr", rank)
     assert result.returncode == 0, result.stderr
     for each in (0, 1):
         expected = f"rank {each} made 4 steps; recording stopped at step 3: .*No space left"
@@ -88,12 +108,12 @@ def test_an_error_in_one_process_stops_the_recorder_in_all_and_hangs_none(tmp_pa
 
 
 def test_recording_in_only_one_of_several_processes_is_refused_and_does_not_hang(tmp_path):
-    result = torchrun(2, "lonely", tmp_path / "a.zarr")
+    result = together("lonely", tmp_path / "a.zarr")
     assert "refused: only some of the 2 processes record: call spectra.record in" in result.stdout
     assert not (tmp_path / "a.zarr").exists()
 
 
 def test_different_probe_batches_are_refused(tmp_path):
-    result = torchrun(2, "different", tmp_path / "a.zarr")
+    result = together("different", tmp_path / "a.zarr")
     assert result.stdout.count("refused: the processes have different probe batches") == 2
     assert not (tmp_path / "a.zarr").exists()

@@ -89,18 +89,25 @@ def test_a_large_run_still_gives_a_file_under_ten_megabytes(tmp_path, monkeypatc
     assert (tmp_path / "report.html").stat().st_size < 10e6 - 20 * DRAWN_STEP_BYTES
 
 
-def test_nothing_in_a_runs_own_words_becomes_markup(store):
-    run = spectra.open(store)
+@pytest.fixture(scope="module")
+def reported(recorded_store, tmp_path_factory):
+    """The page of `recorded_store`."""
+    path = tmp_path_factory.mktemp("reported") / "report.html"
+    write_report(recorded_store, path)
+    return path
+
+
+def test_nothing_in_a_runs_own_words_becomes_markup(recorded_store, reported):
+    run = spectra.open(recorded_store)
     run.attrs["model"]["name"] = "<script>alert(1)</script>{{plotly}}"
     page = report_html(run, name="</script>")
     assert "<script>alert(1)" not in page
     assert "random &lt;tokens&gt;" in page
-    assert page.count("</script>") == report_html(spectra.open(store), name="a").count("</script>")
+    assert page.count("</script>") == reported.read_text().count("</script>")
 
 
-def test_the_report_is_one_file_that_asks_for_nothing_else(store, tmp_path):
-    write_report(store, tmp_path / "report.html")
-    page = (tmp_path / "report.html").read_text()
+def test_the_report_is_one_file_that_asks_for_nothing_else(reported):
+    page = reported.read_text()
     head = page[: page.index("<script>")] + page[page.rindex("<header>") :]
     assert not re.findall(r"(?:src|href)=\"(?!data:)", head)
 
@@ -146,14 +153,13 @@ def drawn(page, kind, count):
 
 
 @pytest.mark.browser
-def test_the_page_draws_the_recorded_data_for_any_matrix(store, tmp_path, browser):
-    write_report(store, tmp_path / "report.html")
-    run = spectra.open(store)
+def test_the_page_draws_the_recorded_data_for_any_matrix(recorded_store, reported, browser):
+    run = spectra.open(recorded_store)
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     errors, requests = [], []
     page.on("pageerror", lambda error: errors.append(error))
     page.on("request", lambda request: requests.append(request.url))
-    page.goto(f"file://{tmp_path / 'report.html'}")
+    page.goto(f"file://{reported}")
     cosines = drawn(page, "cosine", 4)
     assert [panel["title"].split(".", 2)[2] for panel in cosines] == [
         "0.self_attn.q_proj",
@@ -276,17 +282,17 @@ def too_large(run):
 
 
 @pytest.mark.browser
-def test_the_page_fits_a_phone(store, tmp_path, browser):
-    write_report(store, tmp_path / "report.html")
+def test_the_page_fits_a_phone(reported, browser):
     page = browser.new_page(viewport={"width": 390, "height": 844})
-    page.goto(f"file://{tmp_path / 'report.html'}")
+    page.goto(f"file://{reported}")
     drawn(page, "cosine", 4)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.close()
 
 
-def test_the_payload_is_plain_json(store):
-    assert json.loads(json.dumps(payload(spectra.open(store)), allow_nan=False))["left_out"] == 0
+def test_the_payload_is_plain_json(recorded_store):
+    data = payload(spectra.open(recorded_store))
+    assert json.loads(json.dumps(data, allow_nan=False))["left_out"] == 0
 
 
 @pytest.mark.browser

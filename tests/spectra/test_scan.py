@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -23,6 +21,7 @@ from spectra.store.durable import DurableStore
 from spectra.store.metadata import consolidate
 from spectra.store.schema import Status
 from spectra_data.errors import InputError
+from tests.forked import Forked
 from tests.small import small_llama
 from tests.spectra.checkpoints import rewritten, saved, sharded
 from tests.spectra.damage import without_checksums
@@ -235,30 +234,29 @@ def test_an_interrupted_scan_goes_on_with_what_is_missing(tmp_path, monkeypatch)
     assert run_scan(tmp_path / "model", tmp_path / "a.zarr").decomposed == 0
 
 
-KILLED = """
-import sys, time
-from spectra.scanning import engines
-from spectra.scanning.row import Row
-from spectra.scanning.scan import run_scan
-decompose, add = engines.decompose, Row.add
-def slow(matrix, weight, how):
-    time.sleep(0.2)
-    return decompose(matrix, weight, how)
-def told(row, spectrum):
-    add(row, spectrum)
-    row.flush()
-    print(spectrum.matrix.name, flush=True)
-engines.decompose, Row.add = slow, told
-run_scan(sys.argv[1], sys.argv[2])
-"""
+def scanned_slowly(run, *arguments):
+    """A scan that says which matrices it has written."""
+    decompose, add = engines.decompose, Row.add
+
+    def slow(matrix, weight, how):
+        time.sleep(0.2)
+        return decompose(matrix, weight, how)
+
+    def told(row, spectrum):
+        add(row, spectrum)
+        row.flush()
+        print(spectrum.matrix.name, flush=True)
+
+    engines.decompose, Row.add = slow, told
+    return run(*arguments)
 
 
 def test_a_killed_scan_keeps_every_matrix_that_was_written(tmp_path):
     sharded(tmp_path / "model")
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "model"), str(tmp_path / "a.zarr")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        done = [process.stdout.readline().strip() for _ in range(5)]
-        process.kill()
+    process = Forked(scanned_slowly, run_scan, tmp_path / "model", tmp_path / "a.zarr")
+    done = [process.stdout.readline().strip() for _ in range(5)]
+    process.kill()
+    process.wait()
     assert all(done)
     seen = []
     summary = run_scan(
@@ -293,15 +291,11 @@ def test_a_full_disk_is_one_line_and_costs_what_was_not_written(tmp_path, monkey
 
 def test_ctrl_c_says_so_and_leaves_a_store_to_go_on_with(tmp_path):
     sharded(tmp_path / "model")
-    script = KILLED.replace("run_scan(sys.argv[1], sys.argv[2])", "").replace(
-        "from spectra.scanning.scan import run_scan", "from spectra.cli import main"
-    ) + "sys.exit(main(['scan', sys.argv[1], '--out', sys.argv[2]]))"  # fmt: skip
-    command = [sys.executable, "-c", script, str(tmp_path / "model"), str(tmp_path / "a.zarr")]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, **pipes) as process:
-        process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+    command = ["scan", str(tmp_path / "model"), "--out", str(tmp_path / "a.zarr")]
+    process = Forked(scanned_slowly, main, command)
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
     assert process.returncode == 130
     assert "spectra scan: interrupted" in errors
     assert "Traceback" not in errors
@@ -439,12 +433,12 @@ def test_a_scan_of_float32_goes_on_and_holds_nothing_infinite(tmp_path, capsys):
 # processes, machines, approximation
 
 
-@pytest.mark.parametrize("how", ["workers", "scheduler"])
+@pytest.mark.parametrize("how", [1, pytest.param(2, marks=pytest.mark.slow), "scheduler"])
 def test_processes_of_a_cluster_give_the_same_bit_for_bit(tmp_path, how):
     sharded(tmp_path / "model")
     here = spectra.scan(tmp_path / "model", tmp_path / "a.zarr")
-    if how == "workers":
-        there = spectra.scan(tmp_path / "model", tmp_path / "b.zarr", workers=2)
+    if how != "scheduler":
+        there = spectra.scan(tmp_path / "model", tmp_path / "b.zarr", workers=how)
     else:
         from distributed import LocalCluster
 

@@ -315,7 +315,10 @@ def test_verify_names_what_is_wrong(store, damage, reason):
 GROWING = Layout(MATRICES, contents=Contents(sketch=8))
 
 
-@pytest.mark.parametrize("allowed", range(0, 90, 4))
+@pytest.mark.parametrize(
+    "allowed",
+    [pytest.param(n, marks=[pytest.mark.slow] if n % 12 else []) for n in range(0, 90, 4)],
+)
 def test_a_kill_while_arrays_grow_costs_nothing(tmp_path, monkeypatch, allowed):
     """Stop after some of the files that growing writes, the metadata that announces it last."""
     path = tmp_path / "a.zarr"

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import random
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,16 +30,22 @@ def whole(request, tmp_path_factory):
     return request.param(tmp_path_factory.mktemp("whole") / "a.zarr")
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return run_store(tmp_path_factory.mktemp("made") / "a.zarr")
+
+
 @pytest.fixture
-def run(tmp_path):
-    return run_store(tmp_path / "a.zarr")
+def run(made, tmp_path):
+    """A run of its own for each test."""
+    return Path(shutil.copytree(made, tmp_path / "a.zarr"))
 
 
 def resumed(store):
     return StoreWriter.resume(store, Layout(MATRICES, 5, 8, CONTENTS), {}, 8)
 
 
-@pytest.mark.parametrize("count", [30, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [12, pytest.param(500, marks=pytest.mark.slow)])
 def test_no_damage_to_a_file_in_use_is_silent(whole, count):
     draw = random.Random(count)
     for _ in range(count):
@@ -52,7 +59,7 @@ def test_no_damage_to_a_file_in_use_is_silent(whole, count):
     assert verify(whole).notes == ()
 
 
-@pytest.mark.parametrize("count", [20, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [8, pytest.param(500, marks=pytest.mark.slow)])
 def test_damage_to_a_store_without_checksums_raises_nothing_but_a_line(whole, tmp_path, count):
     store = without_checksums(shutil.copytree(whole, tmp_path / "a.zarr"))
     assert verify(store).whole
@@ -179,7 +186,7 @@ def everything(path):
         add_evaluation(path, Evaluation(0.5, 0.75, perplexity, "welore"))
 
 
-@pytest.mark.parametrize("every", [13, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [29, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_interruption_is_never_taken_for_damage(tmp_path, monkeypatch, every):
     """Stop before a file of all that is ever written to a store, then before a later one."""
     monkeypatch.setattr("spectra.store.layout.BLOCK", 2)
