@@ -11,7 +11,8 @@ import pytest
 
 import spectra
 from spectra.figures.allocation import LRC_MARK
-from spectra_dashboard.view import PAGES, View
+from spectra_dashboard.pages.registry import PAGES
+from spectra_dashboard.view import View
 from tests.dashboard.served import CALC, SMALL, Growing, drawn, panel, serving, write_scan
 
 pytestmark = pytest.mark.browser
@@ -366,7 +367,7 @@ def test_figures_are_saved(page, address):
 @pytest.mark.parametrize("name", PAGES)
 def test_no_page_is_wider_than_a_phone(browser, address, name):
     page = browser.new_page(viewport={"width": 390, "height": 844})
-    run = RUN if name in ("dynamics", "tails", "compare") else "scan.zarr"
+    run = "scan.zarr" if PAGES[name].made_for == "scan" else RUN
     page.goto(address + View(page=name, run=run).address())
     page.locator("main h1").wait_for()
     page.wait_for_timeout(1000)
@@ -376,7 +377,7 @@ def test_no_page_is_wider_than_a_phone(browser, address, name):
 
 @pytest.mark.parametrize(
     ("name", "run"),
-    [*((name, "broken.zarr") for name in PAGES if name != "runs"), ("dynamics", "nothing.zarr")],
+    [*((name, "broken.zarr") for name in PAGES if PAGES[name].needs), ("dynamics", "nothing.zarr")],
 )
 def test_a_store_that_cannot_be_read_has_a_card(page, address, folder, name, run):
     page.goto(f"{address}/{name}?run={run}")
