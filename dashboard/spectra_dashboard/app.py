@@ -20,6 +20,8 @@ from spectra_data.errors import InputError
 
 TICK = 2_000
 """Milliseconds between questions for news."""
+KERNEL = {"namespace": "spectra", "relative_package_path": "assets/ranks.js"}
+"""What the report's script shares with those of `assets/`, served from the library."""
 _FRAME = """<!DOCTYPE html>
 <html lang="en">
 <head>{%metas%}<title>{%title%}</title>{%favicon%}{%css%}
@@ -58,6 +60,7 @@ def make_app(library: Library, *, hosts: Collection[str] = (), token: str | None
         serve_locally=True,
         on_error=_failed,
     )
+    app.scripts.append_script(KERNEL)
     app.enable_dev_tools(debug=False, dev_tools_hot_reload=False)
     guard(app.server, hosts, token)
     downloads.register(app.server, library)

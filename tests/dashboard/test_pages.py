@@ -364,7 +364,7 @@ def test_figures_are_saved(page, address):
         assert saved.value.path().read_bytes().startswith(start)
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", list(PAGES))
 def test_no_page_is_wider_than_a_phone(browser, address, name):
     page = browser.new_page(viewport={"width": 390, "height": 844})
     run = "scan.zarr" if PAGES[name].made_for == "scan" else RUN
