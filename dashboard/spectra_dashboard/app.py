@@ -12,22 +12,16 @@ from spectra.figures.theme import ACCENT, FONT
 from spectra_dashboard import downloads, parts
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.summary import summary
-from spectra_dashboard.asked import WITHOUT_RUN, asked
+from spectra_dashboard.asked import asked
 from spectra_dashboard.guard import guard
-from spectra_dashboard.pages import PAGES
+from spectra_dashboard.pages.registry import PAGES, Page, runs_needed
 from spectra_dashboard.view import View
 from spectra_data.errors import InputError
 
 TICK = 2_000
 """Milliseconds between questions for news."""
-TITLES = {
-    "runs": "Runs",
-    "dynamics": "Dynamics",
-    "tails": "Tails",
-    "ranks": "Ranks",
-    "path": "Path",
-    "compare": "Compare",
-}
+KERNEL = {"namespace": "spectra", "relative_package_path": "assets/ranks.js"}
+"""What the report's script shares with those of `assets/`, served from the library."""
 _FRAME = """<!DOCTYPE html>
 <html lang="en">
 <head>{%metas%}<title>{%title%}</title>{%favicon%}{%css%}
@@ -66,21 +60,24 @@ def make_app(library: Library, *, hosts: Collection[str] = (), token: str | None
         serve_locally=True,
         on_error=_failed,
     )
+    app.scripts.append_script(KERNEL)
     app.enable_dev_tools(debug=False, dev_tools_hot_reload=False)
     guard(app.server, hosts, token)
     downloads.register(app.server, library)
     app.layout = _frame()
     _route(app, library)
     _news(app, library)
-    for page in PAGES.values():
-        page.register(app, library)
+    for name in PAGES:
+        PAGES[name].register(app, library)
     return app
 
 
 def _frame() -> dmc.MantineProvider:
     links = [
-        dcc.Link(title, href=View(page=name).address(), id={"nav": name}, className="nav")
-        for name, title in TITLES.items()
+        dcc.Link(
+            PAGES[name].title, href=View(page=name).address(), id={"nav": name}, className="nav"
+        )
+        for name in PAGES
     ]
     return dmc.MantineProvider(
         [
@@ -151,10 +148,10 @@ def _route(app: Dash, library: Library) -> None:
         if ctx.triggered_id == "snapshots" and rested:
             search = rested["search"]
         view = asked(library, pathname, search)
-        page = PAGES.get(view.page)
-        if page is None:
+        if view.page not in PAGES:
             return parts.card("There is no such page", "The pages are named above."), [view.page]
-        if view.page != "runs" and not library.runs:
+        page = PAGES[view.page]
+        if page.needs and not library.runs:
             return parts.nothing_here(), [view.page, "nothing"]
         key = [view.page, *page.key(view), *_state(library, view, page)]
         if key == shown:
@@ -200,7 +197,7 @@ def _news(app: Dash, library: Library) -> None:
     def news(ticks: int, shown: Any, pathname: str, search: str, known: Any) -> Any:
         """What is new in the run shown: nothing is sent where nothing is."""
         view = asked(library, pathname, search)
-        if not view.run or view.page == "compare":
+        if not view.run or runs_needed(view.page) != 1:
             return None if known else no_update
         told = {"run": view.run, **_told(library, view.run)}
         if known and told == {name: known.get(name) for name in told}:
@@ -256,9 +253,9 @@ def _steps(library: Library, run: str) -> list[int]:
         return []
 
 
-def _state(library: Library, view: View, page: Any) -> list[Any]:
+def _state(library: Library, view: View, page: Page) -> list[Any]:
     """What of a run's state a page is laid out by: is there anything, and which snapshot."""
-    if view.page in WITHOUT_RUN:
+    if not page.needs:
         return []
     try:
         steps = library.run(view.run).steps()
@@ -266,8 +263,7 @@ def _state(library: Library, view: View, page: Any) -> list[Any]:
         return [str(error)]
     if not len(steps):
         return [False]
-    follows = getattr(page, "follows", None)
-    return [int(steps[-1])] if follows and follows(view) else [True]
+    return [int(steps[-1])] if page.follows(view) else [True]
 
 
 def _failed(error: Exception) -> Any:

@@ -12,10 +12,9 @@ from dash.exceptions import PreventUpdate
 from spectra.allocation.methods.registry import offered
 from spectra.figures.theme import empty
 from spectra_dashboard.access.library import Library
+from spectra_dashboard.pages.registry import runs_needed
 from spectra_dashboard.view import View
 from spectra_data.errors import InputError
-
-WITHOUT_RUN = ("runs", "missing")
 
 
 def asked(library: Library, pathname: str | None, search: str | None) -> View:
@@ -24,7 +23,7 @@ def asked(library: Library, pathname: str | None, search: str | None) -> View:
     A run that there is not stays named, so that the page can say so.
     """
     view = View.from_address(pathname, search)
-    if view.page in WITHOUT_RUN:
+    if not runs_needed(view.page):
         return view
     view = replace(view, run=view.run or next(iter(library.runs), ""))
     if not (view.beside in offered() or view.beside.removeprefix("map:") in library.maps):

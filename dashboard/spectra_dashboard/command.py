@@ -1,7 +1,7 @@
 """Show every store and rank map below a folder in a browser, live.
 
-Pages: runs, gradient dynamics, tails, ranks, the path of compression, and comparisons. It listens
-on this machine alone unless --host says otherwise; then the address that is printed has a token.
+It listens on this machine alone unless --host says otherwise; then the address that is printed has
+a token.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import tyro
 
 from spectra.commands.options import parse
 from spectra_dashboard.access.library import Library
+from spectra_dashboard.pages.registry import PAGES
 from spectra_dashboard.server import listen, serve
 from spectra_data.errors import InputError
 
@@ -32,7 +33,8 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
-    options = parse(Options, arguments, command="dashboard", description=__doc__)
+    described = f"{__doc__}\nPages: {', '.join(PAGES)}."
+    options = parse(Options, arguments, command="dashboard", description=described)
     if not 0 <= options.port <= 65535:
         raise InputError(f"a port is from 0 to 65535, not {options.port}")
     library = Library(options.folder)

@@ -57,7 +57,7 @@ def _map(library: Library, asked: Mapping[str, str]) -> RankMap:
     if name := asked.get("map"):
         return library.map(name)
     fields = {n: v for n, v in asked.items() if n not in ("format", "map")}
-    view = View.from_address("/ranks", urlencode(fields))
+    view = View.from_address(None, urlencode(fields))
     for name, value in fields.items():
         known: Any = getattr(view, name, None)
         if known is None or (isinstance(known, str) and known != value):

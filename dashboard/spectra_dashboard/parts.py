@@ -12,6 +12,7 @@ from dash import dcc, html
 from spectra.allocation.methods.registry import METHODS, offered
 from spectra.figures.theme import FONT, empty
 from spectra_dashboard.access.library import Library
+from spectra_dashboard.pages.registry import PAGES
 from spectra_dashboard.view import View
 
 GRAPH: Any = {"displayModeBar": False, "responsive": True, "showTips": False}
@@ -31,26 +32,23 @@ def escaped(label: int | str) -> int | str:
     return escape(label, quote=False) if isinstance(label, str) else label
 
 
-def head(library: Library, view: View, title: str, lead: str, *, live: bool = True) -> list[Any]:
+def titles(name: str, more: str = "") -> html.Div:
+    """The title of the page of that name, its one line, and what is to be said beyond that."""
+    line = PAGES.entries[name].summary
+    lead = f"{line[0].upper()}{line[1:]}. {more}".rstrip()
+    return html.Div(
+        [html.H1(PAGES[name].title), html.P(lead, className="lead")], className="titles"
+    )
+
+
+def head(library: Library, view: View, name: str, more: str = "") -> list[Any]:
     """A page's title, which run it shows, and how old that is."""
-    line: list[Any] = [
-        html.Div([html.H1(title), html.P(lead, className="lead")], className="titles"),
-        html.Div(
-            [
-                run_select(library, view.run),
-                *(
-                    [
-                        html.Span(id="status", className="status", role="status"),
-                        live_switch(),
-                    ]
-                    if live
-                    else []
-                ),
-            ],
-            className="of-run",
-        ),
+    of_run = [
+        run_select(library, view.run),
+        html.Span(id="status", className="status", role="status"),
+        live_switch(),
     ]
-    return [html.Div(line, className="head")]
+    return [html.Div([titles(name, more), html.Div(of_run, className="of-run")], className="head")]
 
 
 def live_switch() -> dmc.Switch:

@@ -1,10 +1,10 @@
 """What a page shows, as one value that goes to the address and back.
 
-The browser writes addresses, too (assets/dashboard.js): a field is named as here, a list repeats
+The browser writes addresses, too (assets/address.js): a field is named as here, a list repeats
 its name, and what is left out has its default.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Self, get_args, get_origin
 from urllib.parse import parse_qs, urlencode
@@ -13,30 +13,34 @@ from spectra.allocation.methods.registry import DEFAULT, offered
 from spectra.allocation.target import TARGETS
 from spectra.quantities import QUANTITIES
 from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
+from spectra_dashboard.pages.registry import FIRST, PAGES
 
-PAGES = ("runs", "dynamics", "tails", "ranks", "path", "compare")
-CHOICES: dict[str, tuple[str, ...]] = {
+MISSING = "missing"
+"""The page of an address that leads to none."""
+CHOICES: dict[str, Iterable[str]] = {
     "page": PAGES,
-    "kind": tuple(QUANTITIES),
+    "kind": QUANTITIES,
     "scale": ("linear", "log"),
     "norm": ("raw", "first"),
     "cosine": ("sketch", "exact"),
     "target": TARGETS,
-    "storage": tuple(STORAGES),
+    "storage": STORAGES,
 }
 """Fields that have few values; others fall back to the default."""
 
 
-def choices(field: str) -> Sequence[str] | None:
+def choices(field: str) -> tuple[str, ...] | None:
     """The values of a field that has few; methods are those that need nothing but spectra."""
-    return offered() if field == "method" else CHOICES.get(field)
+    if field == "method":
+        return offered()
+    return tuple(CHOICES[field]) if field in CHOICES else None
 
 
 @dataclass(frozen=True)
 class View:
     """What a page shows."""
 
-    page: str = "runs"
+    page: str = FIRST
     run: str = ""
     """A store's name."""
     other: str = ""
@@ -62,8 +66,8 @@ class View:
     @classmethod
     def from_address(cls, pathname: str | None, search: str | None) -> Self:
         """A view from an address; what makes no sense there has its default."""
-        page = (pathname or "").strip("/") or "runs"
-        given: dict[str, Any] = {"page": page if page in PAGES else "missing"}
+        page = (pathname or "").strip("/") or FIRST
+        given: dict[str, Any] = {"page": page if page in PAGES else MISSING}
         asked = parse_qs((search or "").removeprefix("?"), max_num_fields=200)
         for field in fields(cls):
             if field.name in asked and field.name != "page":
@@ -82,7 +86,7 @@ class View:
                 continue
             values = value if isinstance(value, tuple) else (value,)
             query += [(field.name, v) for v in values]
-        path = "/" if self.page == "runs" else f"/{self.page}"
+        path = "/" if self.page == FIRST else f"/{self.page}"
         return path + (f"?{urlencode(query)}" if query else "")
 
 

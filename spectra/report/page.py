@@ -15,6 +15,9 @@ from spectra.store.destination import write_result
 from spectra.store.reader import open_store
 from spectra_data.errors import InputError
 
+SCRIPTS = ("ranks.js", "report-figures.js", "report-ranks.js", "report.js")
+"""The page's scripts in the order in which they run: one after the other in one element."""
+
 
 def write_report(store: str | Path, out: str | Path) -> int:
     """Write the report of a store; returns its bytes.
@@ -60,7 +63,7 @@ def report_html(run: xr.DataTree, *, name: str) -> str:
         "plotly": get_plotlyjs(),
         # "</" would end the script element
         "payload": json.dumps(payload(run), allow_nan=False).replace("</", "<\\/"),
-        "script": (assets / "report.js").read_text(),
+        "script": "\n".join((assets / name).read_text() for name in SCRIPTS),
     }
     # in one pass, so that nothing in a run's own texts is taken for a field
     return re.sub(

@@ -13,7 +13,8 @@ from playwright.sync_api import Page, sync_playwright
 import spectra
 from spectra.allocation.path import write_path
 from spectra_dashboard.access.library import Library
-from spectra_dashboard.view import PAGES, View
+from spectra_dashboard.pages.registry import PAGES
+from spectra_dashboard.view import View
 from tests.chromium import launched
 from tests.dashboard.served import serving, write_scan
 from tests.small import random_batch, small_llama, train
@@ -40,7 +41,8 @@ def main() -> None:
                 for width, (w, h) in SIZES.items():
                     page = browser.new_page(viewport={"width": w, "height": h}, color_scheme=theme)
                     for name in PAGES:
-                        view = View(page=name, run=scan if name in ("ranks", "path") else run)
+                        shown = scan if PAGES[name].made_for == "scan" else run
+                        view = View(page=name, run=shown)
                         picture(page, address + view.address(), options.out,
                                 f"{name}-{theme}-{width}")  # fmt: skip
                     page.close()

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from spectra_dashboard.view import PAGES, View
+from spectra_dashboard.pages.registry import PAGES
+from spectra_dashboard.view import View
 from tests.chromium import launched
 from tests.dashboard.screenshots import made
 
@@ -71,7 +72,7 @@ def soak(address: str, names: list[str], pid: int, seconds: float) -> list[Sampl
             if now > seconds:
                 break
             view = View(
-                page=rng.choice(PAGES), run=rng.choice(names), other=rng.choice(names),
+                page=rng.choice(list(PAGES)), run=rng.choice(names), other=rng.choice(names),
                 value=round(rng.random(), 2), scale=rng.choice(["linear", "log"]),
             )  # fmt: skip
             page.goto(address + view.address())

@@ -12,7 +12,8 @@ import pytest
 import spectra
 from spectra.cli import main
 from spectra.figures.allocation import LRC_MARK
-from spectra_dashboard.view import PAGES, View
+from spectra_dashboard.pages.registry import PAGES
+from spectra_dashboard.view import View
 from tests.dashboard.served import CALC, SMALL, Growing, drawn, go, panel, serving, write_scan
 
 pytestmark = pytest.mark.browser
@@ -361,9 +362,9 @@ def test_figures_are_saved(page, address):
         assert saved.value.path().read_bytes().startswith(start)
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", list(PAGES))
 def test_no_page_is_wider_than_a_phone(phone, address, name):
-    run = RUN if name in ("dynamics", "tails", "compare") else "scan.zarr"
+    run = "scan.zarr" if PAGES[name].made_for == "scan" else RUN
     go(phone, address + View(page=name, run=run).address())
     phone.locator("main h1").wait_for()
     phone.wait_for_timeout(1000)
@@ -372,7 +373,7 @@ def test_no_page_is_wider_than_a_phone(phone, address, name):
 
 @pytest.mark.parametrize(
     ("name", "run"),
-    [*((name, "broken.zarr") for name in PAGES if name != "runs"), ("dynamics", "nothing.zarr")],
+    [*((name, "broken.zarr") for name in PAGES if PAGES[name].needs), ("dynamics", "nothing.zarr")],
 )
 def test_a_store_that_cannot_be_read_has_a_card(page, address, folder, name, run):
     go(page, f"{address}/{name}?run={run}")

@@ -40,7 +40,7 @@ def test_the_servers_own_names_are_answered(local, host):
     ["evil.example", "127.0.0.1.evil.example", "10.0.0.1", "", "[", "localhost@evil.example"],
 )
 def test_foreign_hosts_are_refused(local, host):
-    for address in ("/", "/_dash-layout", "/map?run=scan.zarr", "/assets/dashboard.js"):
+    for address in ("/", "/_dash-layout", "/map?run=scan.zarr", "/assets/address.js"):
         assert local.get(address, headers={"Host": host}).status_code == 400
 
 

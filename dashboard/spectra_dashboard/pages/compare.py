@@ -17,6 +17,7 @@ from spectra_dashboard import parts
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.run import Run
 from spectra_dashboard.asked import asked, or_reason
+from spectra_dashboard.pages.registry import Page
 from spectra_dashboard.pages.tails import MEASURES, measures
 from spectra_dashboard.view import View
 from spectra_data.errors import InputError
@@ -32,19 +33,7 @@ def key(view: View) -> list[str]:
 def layout(library: Library, view: View) -> html.Div:
     """Two sides, a measure, and the differences."""
     first, second = _sides(library, view)
-    heading = html.Div(
-        html.Div(
-            [
-                html.H1("Compare"),
-                html.P(
-                    "The second minus the first, of two runs or of two snapshots of one.",
-                    className="lead",
-                ),
-            ],
-            className="titles",
-        ),
-        className="head",
-    )
+    heading = html.Div(parts.titles("compare"), className="head")
     usual = first.matrices()[0].name if first.matrices() else ""
     usual_steps = [str(step) for step in _steps(first, second, View())]
     chosen = [str(step) for step in _steps(first, second, view)]
@@ -251,3 +240,6 @@ def _measure(view: View) -> str:
 
 def _short(value: float) -> float | None:
     return float(f"{value:.5g}") if np.isfinite(value) else None
+
+
+PAGE = Page("Compare", layout, register, key=key, needs=2)

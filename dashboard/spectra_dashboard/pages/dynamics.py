@@ -15,6 +15,7 @@ from spectra_dashboard import panels, parts
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.run import Run
 from spectra_dashboard.asked import asked, or_reason
+from spectra_dashboard.pages.registry import Page
 from spectra_dashboard.panels import HEIGHTS, MOST_MATRICES, Held, chosen_matrices
 from spectra_dashboard.view import View
 
@@ -49,9 +50,7 @@ def layout(library: Library, view: View) -> html.Div:
     """Choices, the scrubber, and a place for every panel."""
     run = library.run(view.run)
     steps = run.steps()
-    heading = parts.head(
-        library, view, "Dynamics", "How gradients turn and spectra move while a model is trained."
-    )
+    heading = parts.head(library, view, "dynamics")
     if not len(steps):
         return parts.waiting(heading)
     both = run.has("sketches") and run.has("gradients")
@@ -366,3 +365,6 @@ def _numbers(run: Run, view: View, matrices: list[str]) -> Any:
         for row, value in zip(rows, np.concatenate(found), strict=True):
             row[field] = float(f"{value:.4g}") if np.isfinite(value) else None
     return parts.table(rows, columns)
+
+
+PAGE = Page("Dynamics", layout, register, key=key)

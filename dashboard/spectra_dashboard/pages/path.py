@@ -16,6 +16,7 @@ from spectra_dashboard import parts
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.run import Run
 from spectra_dashboard.asked import asked, or_reason
+from spectra_dashboard.pages.registry import Page
 from spectra_dashboard.pages.tails import step_options, step_value
 from spectra_dashboard.view import View
 from spectra_data.errors import InputError
@@ -34,13 +35,7 @@ def layout(library: Library, view: View) -> html.Div:
     """Curves over ERR, and what was measured."""
     run = library.run(view.run)
     steps = run.steps()
-    heading = parts.head(
-        library,
-        view,
-        "Path",
-        "What compression saves and costs at every effective rank reduction: predicted from the "
-        "spectra, and measured where checkpoints were evaluated.",
-    )
+    heading = parts.head(library, view, "path")
     settings = parts.defaults(run=run.name, method=DEFAULT, storage=DEFAULT_STORAGE, step="last")
     if not len(steps):
         return parts.waiting(heading)
@@ -194,3 +189,6 @@ def _hashes(run: Run) -> set[str]:
 def _texts(fields: dict[str, Any], *names: str) -> set[str]:
     """Those of the fields that are texts; a store's attributes may be anything."""
     return {fields[n] for n in names if isinstance(fields.get(n), str) and fields[n]}
+
+
+PAGE = Page("Path", layout, register, key=key, made_for="scan")

@@ -20,6 +20,7 @@ from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
 from spectra_dashboard import downloads, parts, tables
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.run import Run, spacing_of
+from spectra_dashboard.pages.registry import Page
 from spectra_dashboard.pages.tails import step_options, step_value
 from spectra_dashboard.view import View
 from spectra_data.errors import InputError
@@ -58,9 +59,7 @@ def layout(library: Library, view: View) -> html.Div:
     """Choices, the slider, numbers, maps, figures 4 and 6, and files."""
     run = library.run(view.run)
     steps = run.steps()
-    heading = parts.head(
-        library, view, "Ranks", "Which rank every matrix is given, and what that costs and saves."
-    )
+    heading = parts.head(library, view, "ranks")
     settings = parts.defaults(
         run=run.name, method=DEFAULT, beside="", storage=DEFAULT_STORAGE, target="err", step="last"
     )
@@ -375,3 +374,6 @@ def _figure_six(run: Run, found: dict[str, Any]) -> Any:
         title="",
         subtitle=found["a"]["name"],
     )
+
+
+PAGE = Page("Ranks", layout, register, key=key, follows=follows, made_for="scan")

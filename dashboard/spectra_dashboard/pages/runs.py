@@ -10,6 +10,7 @@ from dash.exceptions import PreventUpdate
 from spectra_dashboard import parts
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.summary import Summary, summary
+from spectra_dashboard.pages.registry import Page, opening
 from spectra_dashboard.view import View
 from spectra_data.errors import InputError
 
@@ -34,11 +35,6 @@ COLUMNS = [
      "valueFormatter": {"function": "ago(params.value)"}},
 ]  # fmt: skip
 MAPS = ("name", "model", "method", "err", "budget", "lrc", "nlrc")
-
-
-def key(view: View) -> list[str]:
-    """The page is laid out once."""
-    return []
 
 
 def layout(library: Library, view: View) -> html.Div:
@@ -67,7 +63,7 @@ def layout(library: Library, view: View) -> html.Div:
                 [
                     html.Div(
                         [
-                            html.H1("Runs"),
+                            html.H1(PAGE.title),
                             html.P(_counted(library), className="lead", id="runs-count"),
                         ]
                     ),
@@ -76,7 +72,7 @@ def layout(library: Library, view: View) -> html.Div:
                             parts.live_switch(),
                             dcc.Link(
                                 "Compare two runs",
-                                href="/compare",
+                                href=View(page="compare").address(),
                                 id="compare-chosen",
                                 className="action",
                             ),
@@ -97,12 +93,11 @@ def layout(library: Library, view: View) -> html.Div:
 
 def row(found: Summary) -> dict[str, Any]:
     """A run as a row of the table."""
-    target = "ranks" if found.kind == "scan" else "dynamics"
     return asdict(found) | {
         "sparks": list(found.sparks),
         "updated": round(found.updated),
         "progress": found.train_step if found.train_step is not None else found.step,
-        "href": View(page=target, run=found.name).address(),
+        "href": View(page=opening(found.kind), run=found.name).address(),
     }
 
 
@@ -145,6 +140,7 @@ def register(app: Dash, library: Library) -> None:
         Output("compare-chosen", "href"),
         Output("compare-chosen", "children"),
         Input("runs", "selectedRows"),
+        State("compare-chosen", "href"),
     )
 
 
@@ -212,3 +208,6 @@ def _maps(library: Library) -> list[Any]:
     ]
     lead = "On the page Ranks, a map can be laid beside any method."
     return [parts.section("Rank maps", parts.table(rows, columns), lead=lead)]
+
+
+PAGE = Page("Runs", layout, register, needs=0)

@@ -19,6 +19,7 @@ from spectra_dashboard import parts
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.run import Run
 from spectra_dashboard.asked import asked, or_reason
+from spectra_dashboard.pages.registry import Page
 from spectra_dashboard.view import View
 
 MEASURES = (
@@ -54,13 +55,8 @@ def layout(library: Library, view: View) -> html.Div:
     """Choices, the lines, the map, and the matrix that it opens into."""
     run = library.run(view.run)
     steps = run.steps()
-    heading = parts.head(
-        library,
-        view,
-        "Tails",
-        "Heavy tails, ranks and random-matrix bulk of every spectrum. Tails are of eigenvalues, "
-        "the squared singular values.",
-    )
+    squares = "Tails are of eigenvalues, the squared singular values."
+    heading = parts.head(library, view, "tails", squares)
     if not len(steps):
         return parts.waiting(heading)
     first = run.matrices()[0].name
@@ -272,3 +268,6 @@ def _numbers(run: Run, view: View) -> Any:
         for name in columns
     ]
     return parts.table(rows, definitions)
+
+
+PAGE = Page("Tails", layout, register, key=key)
