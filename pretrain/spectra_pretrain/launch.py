@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from spectra.commands.options import parse, program_name
+from spectra.commands.options import parse, program_name, unknown_options
 from spectra_data.errors import InputError
 from spectra_pretrain.optionfile import differences, read_options
 from spectra_pretrain.options import RunOptions
@@ -127,11 +127,7 @@ def starting_point(arguments: Sequence[str], out: Path, command: str) -> Start:
 
 def choice_of(arguments: Sequence[str], reason: str) -> str | None:
     """With what choice an option goes that was given, and that `reason` says is unknown."""
-    if "nrecognized" not in reason:
-        return None
-    given = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
-    unknown = {word.partition("=")[0] for word in reason.replace(",", " ").split()}
-    for option in sorted(given & unknown):
+    for option in unknown_options(arguments, reason):
         if (owner := owner_of(option.removeprefix("--").replace("-", "_"))) is not None:
             return f"{option} goes with {owner}: leave it out"
     return None

@@ -1,86 +1,68 @@
 """Reproduce a result of the paper on a checkpoint of any size: table, CSV and figure.
 
-table1: perplexity by ERR for uniform, OWL and WeLore. table2: SVDs that know activations, with
-uniform and WeLore's ranks. table3: memory for inference by ERR and context. figure7: pruning what
-stayed dense. quality: the public ways to make a model of a size and ours, at equal parameters.
-figure1: finetuning LRCs alone against everything. figure5: LRCs against N-LRCs. table4: LoRA,
-GaLore and WeLore by ERR. table5: six tasks, dense and compressed. figure8: one task by LRCs, all
-weights, LoRA. These say where what was measured is unlike the paper.
-What is measured is kept, in --out or in --lab, so the same command goes on after a kill.
+Options of an experiment are listed by --help after its name. Experiments that finetune say where
+what was measured is unlike the paper. What is measured is kept, in --out or in --lab, so the same
+command goes on after a kill.
 """
 
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from importlib import import_module
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from spectra.commands.options import parse
-from spectra.experiments.relevance import require_used
-from spectra.experiments.run import EXPERIMENTS, Outcome, run_experiment
+from spectra.commands.options import parse, unknown_options
+from spectra.experiments.experiment import Outcome
+from spectra.experiments.registry import EXPERIMENTS, owners_of
 from spectra.experiments.settings import Settings
-from spectra.experiments.tuning import Tuning
 from spectra.machine.devices import device_of
 from spectra.machine.progress import Shown
+from spectra_data.errors import InputError
 
 
 @dataclass(frozen=True)
-class Options:
-    """Options of `spectra experiment`."""
+class Common:
+    """Options of every experiment."""
 
-    name: tyro.conf.Positional[
-        Literal[
-            "table1", "table2", "table3", "figure7", "quality",
-            "figure1", "figure5", "table4", "table5", "figure8",
-        ]
-    ]  # fmt: skip
-    """Which result."""
-    checkpoint: tyro.conf.Positional[str] = "HuggingFaceTB/SmolLM2-135M"
-    """A Hugging Face folder, a .gguf file, or a hub name; by default one that two cores can do."""
     out: Path | None = None
     """Where results are kept; runs/experiments/NAME by default."""
-    lab: Path | None = None
-    """Where checkpoints are compressed and finetuned, made once for all experiments that name it;
-    in --out by default."""
-    settings: Settings = field(default_factory=Settings)
-    tuning: Tuning = field(default_factory=Tuning)
     device: str | None = None
     """cpu or cuda; cuda where there is one, by default."""
     json: bool = False
     """Print one JSON object on stdout instead of text."""
 
 
+@dataclass(frozen=True)
+class Options(Common):
+    """Options of `spectra experiment`."""
+
+    name: Annotated[
+        tyro.conf.Positional[str],
+        tyro.conf.arg(metavar=f"{{{','.join(EXPERIMENTS)}}}", help=f"{EXPERIMENTS.help()}."),
+    ] = tyro.MISSING
+    checkpoint: tyro.conf.Positional[str] = "HuggingFaceTB/SmolLM2-135M"
+    """A Hugging Face folder, a .gguf file, or a hub name; by default one that two cores can do."""
+    settings: Settings = field(default_factory=Settings)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
-    options = parse(Options, arguments, command="experiment", description=__doc__)
-    require_used(options.name, options.settings, options.tuning)
+    options = _parse(arguments)
+    experiment = EXPERIMENTS[options.name]
     out = options.out or Path("runs", "experiments", options.name)
     with Shown(Console(stderr=True)) as shown:
-        common: dict[str, Any] = {
-            "device": str(device_of(options.device)),
-            "progress": shown.update,
-        }
-        if options.name in EXPERIMENTS:
-            outcome = run_experiment(
-                options.name, options.checkpoint, options.settings, out, **common
-            )
-        else:
-            training = import_module("spectra_pretrain.experiments.run")
-            outcome = training.run_tuning(
-                options.name,
-                options.checkpoint,
-                options.settings,
-                options.tuning,
-                out,
-                lab=options.lab,
-                **common,
-            )
+        outcome = experiment.run(
+            options.checkpoint,
+            options.settings,
+            out,
+            device=str(device_of(options.device)),
+            progress=shown.update,
+        )
     if options.json:
         found = {"title": outcome.title, "rows": outcome.rows, "claims": outcome.claims}
         print(json.dumps(found | {"failed": outcome.failed}))
@@ -89,6 +71,45 @@ def main(arguments: Sequence[str]) -> int:
     for line in outcome.failed:
         print(f"spectra experiment: {line}", file=sys.stderr)
     return 1 if outcome.failed else 0
+
+
+def _parse(arguments: Sequence[str]) -> Options:
+    """Read the options: of every experiment, and of the one that is named.
+
+    Raises
+    ------
+    InputError
+        When they do not fit; an option of other experiments is told with these.
+    """
+    name = _named(arguments)
+    default = Options()
+    if name is not None:
+        default = replace(default, settings=EXPERIMENTS[name].settings())
+    try:
+        options = parse(
+            Options, arguments, command="experiment", description=__doc__, default=default
+        )
+    except InputError as error:
+        if name is None:
+            raise InputError(f"name an experiment first: {', '.join(EXPERIMENTS)}") from error
+        for option in unknown_options(arguments, str(error)):
+            if owners := owners_of(option.removeprefix("--").replace("-", "_")):
+                raise InputError(
+                    f"{option} goes with {', '.join(owners)}, not {name}: leave it out"
+                ) from error
+        raise
+    if options.name != name:
+        raise InputError(f"no experiment {options.name!r}; there are: {', '.join(EXPERIMENTS)}")
+    return options
+
+
+def _named(arguments: Sequence[str]) -> str | None:
+    """The experiment that is named, before its options are known."""
+    for before, word in zip(("", *arguments), arguments, strict=False):
+        value = before.startswith("--") and "=" not in before and before != "--json"
+        if word in EXPERIMENTS and not value:
+            return word
+    return None
 
 
 def _print(outcome: Outcome) -> None:

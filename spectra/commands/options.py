@@ -87,6 +87,15 @@ def parse(
         raise InputError(f"{reason} (see `spectra {command} --help`)") from None
 
 
+def unknown_options(arguments: Sequence[str], reason: str) -> list[str]:
+    """The options among arguments that `reason`, what `parse` says of them, does not know."""
+    if "nrecognized" not in reason:
+        return []
+    given = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
+    unknown = {word.partition("=")[0] for word in reason.replace(",", " ").split()}
+    return sorted(given & unknown)
+
+
 def _one_line(box: str) -> str:
     """The first paragraph inside tyro's box, without the box and its title."""
     lines = [_BOX.sub(" ", line).strip() for line in box.splitlines()[1:]]

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,8 +20,8 @@ from spectra.compression.settings import Settings as Compression
 from spectra.compression.sources import ModelState, require_dtype
 from spectra.compression.weighting import Weightings, plain_weightings
 from spectra.evaluation.perplexity import perplexity, text_tokens
-from spectra.experiments.settings import Settings
-from spectra.machine.progress import Progress
+from spectra.experiments.measured import Setup
+from spectra.experiments.settings import PerplexitySettings
 from spectra.models.loading import load_whole
 from spectra.models.source import Source
 from spectra.scanning.scan import scan
@@ -40,28 +39,22 @@ class Bench:
 
     Parameters
     ----------
-    address
-        The checkpoint.
-    settings
-        Of the experiment.
-    folder
-        Where the scan is kept.
-    device
-        Where the model runs.
-    progress
-        Called with a stage, what is done of it, and of how many.
+    setup
+        The checkpoint, with the experiment's `PerplexitySettings`; the folder keeps the scan.
     """
 
-    def __init__(
-        self, address: str, settings: Settings, folder: Path, device: str, progress: Progress
-    ) -> None:
-        self.source = Source(address)
-        self.settings = settings
-        self.device = device
-        self.progress = progress
+    def __init__(self, setup: Setup) -> None:
+        self.source = Source(setup.checkpoint)
+        self.settings: PerplexitySettings = setup.settings
+        self.device = setup.device
+        self.progress = setup.progress
         self.opened: Checkpoint = self.source.checkpoint
-        self.candidates: Candidates = candidates_of(scan(address, folder / "scan.zarr"))
-        self.model: Any = load_whole(self.source).model.eval().requires_grad_(False).to(device)
+        self.candidates: Candidates = candidates_of(
+            scan(setup.checkpoint, setup.folder / "scan.zarr")
+        )
+        self.model: Any = (
+            load_whole(self.source).model.eval().requires_grad_(False).to(setup.device)
+        )
         self.modules: dict[str, torch.nn.Linear] = {}
         for matrix in self.opened.matrices:
             module = self.model.get_submodule(matrix.name)
@@ -72,8 +65,8 @@ class Bench:
             name: module.weight.data for name, module in self.modules.items()
         }
         tokenizer = tokenizer_of(self.source, None)
-        limit = (settings.windows + 1) * settings.seq_len
-        self.text = text_tokens(open_source(settings.data), tokenizer, limit=limit)
+        limit = (self.settings.windows + 1) * self.settings.seq_len
+        self.text = text_tokens(open_source(self.settings.data), tokenizer, limit=limit)
         self._weightings: dict[str, Weightings] = {}
         self._factors: dict[tuple[str, str], Factors] = {}
         self._spectra: dict[str, Candidates] = {}

@@ -12,11 +12,8 @@ from typing import Any
 from spectra.machine.libc import with_parent
 from spectra_data.errors import InputError
 
-"""Name of Linux's prctl.h."""
 WRONG_INPUT = 2
 """The exit status of our commands that says so."""
-
-
 PROGRAM = re.compile(r"^spectra \w+: ")
 """How our commands begin what they say."""
 

@@ -1,7 +1,7 @@
-"""Results of an experiment, cell by cell, so that a killed one goes on where it was."""
+"""Results of experiments, cell by cell, so that a killed one goes on where it was."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,44 +10,54 @@ from spectra_data.errors import InputError
 from spectra_data.integrity import sealed, unsealed
 
 Row = dict[str, Any]
+FORMER = {
+    "data", "calibration", "seq_len", "windows", "calibration_windows", "errs", "budgets",
+    "memory_errs", "contexts", "pruned_errs", "sparsities", "pruners", "stored", "batch_size",
+    "seed",
+}  # fmt: skip
+"""Options that earlier versions wrote beside the results of every experiment, used or not."""
 
 
 class Ledger:
-    """The cells that were measured, in a folder.
+    """The cells that were measured, in a file.
 
     Parameters
     ----------
-    folder
-        Where ``results.json`` lies; made if need be.
+    path
+        The file; made with the first cell.
     settings
         Everything that results depend on.
+    remove
+        What to remove when the file is damaged, if not the file alone.
 
     Raises
     ------
     InputError
-        When the folder holds results of other settings.
+        When the file is damaged, or holds results of other settings.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.path = folder / "results.json"
+    def __init__(
+        self, path: Path, settings: Mapping[str, Any], *, remove: Path | None = None
+    ) -> None:
+        self.path = path
         self.settings = json.loads(json.dumps(settings))
         self.rows: list[Row] = []
-        if not self.path.exists():
+        if not path.exists():
             return
         try:
-            held = unsealed(self.path.read_bytes())
-            known, self.rows = held["settings"], list(held["rows"])
+            known, self.rows = _read(path)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{self.path} is damaged: remove it, or name another folder"
+                f"{path} is damaged: remove {remove or 'it'}, or name another folder"
             ) from error
+        known = {k: v for k, v in known.items() if k in self.settings or k not in FORMER}
         if known != self.settings:
             differing = sorted(
                 k for k in known | self.settings if known.get(k) != self.settings.get(k)
             )
             raise InputError(
-                f"{folder} holds results of other settings ({', '.join(differing)}): name another "
-                "folder by --out"
+                f"{path.parent} holds results of other settings ({', '.join(differing)}): name "
+                "another folder by --out"
             )
 
     def cell(self, key: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]) -> Row:
@@ -57,6 +67,20 @@ class Ledger:
                 return row
         row = {**key, **measure()}
         self.rows.append(row)
-        content = {"settings": self.settings, "rows": self.rows}
-        write_file(self.path, sealed(content))
+        write_results(self.path, self.settings, self.rows)
         return row
+
+
+def write_results(
+    path: Path, settings: Mapping[str, Any], rows: Sequence[Row], **more: Any
+) -> None:
+    """Write rows with what they depend on, and a hash of it all."""
+    write_file(path, sealed({"settings": settings, "rows": rows, **more}))
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[Row]]:
+    """Settings and rows of a file."""
+    held = unsealed(path.read_bytes())
+    if "made_of" in held:  # a run's, of an earlier version
+        return dict(held["made_of"]), [held["row"]]
+    return dict(held["settings"]), list(held["rows"])

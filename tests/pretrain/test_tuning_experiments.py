@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,19 +15,28 @@ import pytest
 from spectra.cli import main
 from spectra.evaluation.tasks import Accuracy
 from spectra.experiments.child import FailedError, finished
-from spectra.experiments.relevance import CALIBRATED, ONLY_OF
-from spectra.experiments.run import Outcome
-from spectra.experiments.settings import Settings
-from spectra.experiments.tuning import Tuning
+from spectra.experiments.experiment import Outcome
+from spectra.experiments.registry import EXPERIMENTS
 from spectra_data.errors import InputError
+from spectra_data.integrity import sealed
 from spectra_pretrain.experiments import lab
-from spectra_pretrain.experiments.results import RESULTS
-from spectra_pretrain.experiments.run import points_of, run_tuning
+from spectra_pretrain.experiments.comparison import Comparison
 from spectra_pretrain.experiments.summary import Sample
 from spectra_pretrain.finetuning.run import finetune
 from tests.pretrain.tuned import tuned
 
-TUNING = Tuning(steps=2, tuning_batch=2, questions=4, tasks=("coinflip",), galore_rank=8)
+NAMES = [name for name in EXPERIMENTS if isinstance(EXPERIMENTS[name], Comparison)]
+GIVEN = {
+    "steps": 2, "tuning_batch": 2, "questions": 4, "tasks": ("coinflip",), "galore_rank": 8,
+    "seq_len": 32,
+}  # fmt: skip
+
+
+def settings(name: str, **changes):
+    """Of an experiment: those that it has."""
+    kind = EXPERIMENTS[name].settings
+    known = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{k: v for k, v in (GIVEN | changes).items() if k in known})
 
 
 def made(train: str, loss: float, **changes) -> dict:
@@ -61,18 +69,18 @@ def made(train: str, loss: float, **changes) -> dict:
 
 
 def test_an_experiment_says_where_it_is_unlike_the_paper():
-    good = list(RESULTS["figure5"].claims([made("lrc", 3.0), made("nlrc", 4.0)]))
-    bad = list(RESULTS["figure5"].claims([made("lrc", 4.0), made("nlrc", 3.0)]))
+    good = list(EXPERIMENTS["figure5"].claims([made("lrc", 3.0), made("nlrc", 4.0)]))
+    bad = list(EXPERIMENTS["figure5"].claims([made("lrc", 4.0), made("nlrc", 3.0)]))
     assert good[0].startswith("as in the paper")
     assert bad[0].startswith("UNLIKE the paper")
-    gains = list(RESULTS["figure1"].claims([made("lrc", 4.2), made("full", 4.0)]))
+    gains = list(EXPERIMENTS["figure1"].claims([made("lrc", 4.2), made("full", 4.0)]))
     assert gains[0].startswith("UNLIKE")
     assert "80% of what full finetuning gains" in gains[1]
-    level = next(RESULTS["figure1"].claims([made("lrc", 4.001), made("full", 4.0)]))
+    level = next(EXPERIMENTS["figure1"].claims([made("lrc", 4.001), made("full", 4.0)]))
     assert level.startswith("undecided")
     rows = [made(t, 3.0) for t in ("lora", "galore")] + [made("lrc", 3.5)]
-    assert next(RESULTS["table4"].claims(rows)).startswith("UNLIKE")
-    (_, interval) = RESULTS["table5"].claims([made(t, 3.0) for t in ("lrc", "lora", "galore")])
+    assert next(EXPERIMENTS["table4"].claims(rows)).startswith("UNLIKE")
+    (_, interval) = EXPERIMENTS["table5"].claims([made(t, 3.0) for t in ("lrc", "lora", "galore")])
     assert "3 of 12 answers could not be read" in interval
 
 
@@ -82,7 +90,7 @@ def test_seeds_say_what_may_be_chance():
         seeds = [*range(len(lrc)), *range(len(nlrc))]
         return [made(t, x, seed=s) for (t, x), s in zip(named, seeds, strict=True)]
 
-    claims = RESULTS["figure5"].claims
+    claims = EXPERIMENTS["figure5"].claims
     apart = next(claims(runs([3.0, 3.1, 3.05], [3.5, 3.6, 3.55])))
     assert apart.startswith("as in the paper")
     assert "±" in apart
@@ -91,13 +99,13 @@ def test_seeds_say_what_may_be_chance():
     assert next(claims(runs([3.0], [3.001]))).startswith("undecided")
     # every seed by itself differs from itself by as much
     assert next(claims(runs([3.0, 3.4, 3.2], [3.1, 3.51, 3.3]))).startswith("as in the paper")
-    (row, _) = RESULTS["figure5"].table(runs([3.0, 3.1, 3.05], [3.5, 3.6, 3.55]))
+    (row, _) = EXPERIMENTS["figure5"].table(runs([3.0, 3.1, 3.05], [3.5, 3.6, 3.55]))
     assert row["train"] == "lrc"
     assert "±" in row["validation_perplexity"]
     assert row["trained_parameters"] == 10
     lacking = runs([3.0, 3.1], [3.5, 3.6])
     lacking[1]["step_tokens_per_second"] = None
-    (row, _) = RESULTS["figure5"].table(lacking)
+    (row, _) = EXPERIMENTS["figure5"].table(lacking)
     assert row["step_tokens_per_second"] is None
 
 
@@ -119,7 +127,7 @@ def asked(train: str, share: float, total: int, seed: int = 0) -> dict:
 def test_few_questions_say_little():
     def said(lrc: float, lora: float, total: int) -> str:
         shares = {"lrc": lrc, "lora": lora, "galore": 0.0}
-        return next(RESULTS["table5"].claims([asked(t, a, total) for t, a in shares.items()]))
+        return next(EXPERIMENTS["table5"].claims([asked(t, a, total) for t, a in shares.items()]))
 
     assert said(0.6, 0.5, 20).startswith("undecided")
     assert said(1.0, 0.0, 1).startswith("undecided")
@@ -128,11 +136,11 @@ def test_few_questions_say_little():
     # enough questions, but seeds that differ by more than methods do
     shares = {"lrc": (0.6, 0.8), "lora": (0.72, 0.58), "galore": (0.1, 0.1)}
     rows = [asked(t, a, 3000, seed) for t, of in shares.items() for seed, a in enumerate(of)]
-    assert next(RESULTS["table5"].claims(rows)).startswith("undecided")
+    assert next(EXPERIMENTS["table5"].claims(rows)).startswith("undecided")
     # the same answer with every seed, and few questions
     rows = [asked(t, 0.6, 20, seed) for t in shares for seed in (0, 1)]
-    assert next(RESULTS["table5"].claims(rows)).startswith("undecided")
-    (row, *_) = RESULTS["table5"].table([asked("lrc", 0.6, 20)])
+    assert next(EXPERIMENTS["table5"].claims(rows)).startswith("undecided")
+    (row, *_) = EXPERIMENTS["table5"].table([asked("lrc", 0.6, 20)])
     assert row == {"err": 0.5, "train": "lrc", "coinflip": "60", "mean": "60", "unparsed": 1}
 
 
@@ -146,13 +154,15 @@ def test_runs_are_made_once_for_all_experiments_of_a_lab(shared, tmp_path, monke
         return made("any", 3.0)
 
     monkeypatch.setattr(lab, "finished", run)
-    settings = Settings(data=str(shared / "data/text/books.jsonl.gz"), seq_len=32)
-    tuning = replace(TUNING, task_data=str(shared / "data/tasks"))
-    shared_lab = tmp_path / "lab"
+    places = {
+        "data": str(shared / "data/text/books.jsonl.gz"),
+        "task_data": str(shared / "data/tasks"),
+        "lab": tmp_path / "lab",
+    }
 
-    def experiment(name: str, tuning: Tuning = tuning, out: str = "") -> Outcome:
-        folder = tmp_path / (out or name)
-        return run_tuning(name, stories, settings, tuning, folder, lab=shared_lab)
+    def experiment(name: str, out: str = "", **changes) -> Outcome:
+        own = settings(name, **places, **changes)
+        return EXPERIMENTS[name].run(stories, own, tmp_path / (out or name))
 
     for _ in range(2):
         outcome = experiment("table5")
@@ -166,11 +176,11 @@ def test_runs_are_made_once_for_all_experiments_of_a_lab(shared, tmp_path, monke
     assert len(calls) == 15 + 2
     experiment("figure5")  # whose LRC-only run is figure 1's
     assert len(calls) == 15 + 3
-    experiment("figure1", replace(tuning, seeds=(0, 1)), "seeds")
+    experiment("figure1", "seeds", seeds=(0, 1))
     assert len(calls) == 15 + 5
-    experiment("figure1", replace(tuning, steps=3))
+    experiment("figure1", steps=3)
     assert len(calls) == 15 + 7
-    assert len(list((shared_lab / "compressed").iterdir())) == 3
+    assert len(list((tmp_path / "lab/compressed").iterdir())) == 3
 
 
 def test_a_run_that_fails_costs_no_other(shared, tmp_path, monkeypatch, capsys):
@@ -191,7 +201,7 @@ def test_a_run_that_fails_costs_no_other(shared, tmp_path, monkeypatch, capsys):
     assert found["claims"] == ["not compared at ERR 50%; runs that failed there: 1"]
     assert "strategyqa-0.5-galore-0" in said.err
     assert "the loss is nan" in said.err
-    table = {row["train"]: row for row in RESULTS["table5"].table(found["rows"])}
+    table = {row["train"]: row for row in EXPERIMENTS["table5"].table(found["rows"])}
     assert table["galore"]["strategyqa"] is None
     assert table["galore"]["mean"] is None
     assert table["lrc"]["mean"] == "50"
@@ -203,7 +213,7 @@ def test_a_figure_draws_means_over_seeds():
     rows = [made(t, 3.0 + seed, seed=seed) for t in ("lrc", "full") for seed in (0, 1)]
     for row in rows:  # a task's questions have other tokens with every seed
         row["evaluations"][-1]["tokens"] += 10 * row["seed"]
-    assert list(points_of(RESULTS["figure8"], rows)) == [
+    assert list(EXPERIMENTS["figure8"].points(rows)) == [
         (0, 5.0, "lrc"), (69, 3.5, "lrc"), (0, 5.0, "full"), (69, 3.5, "full"),
     ]  # fmt: skip
 
@@ -211,7 +221,7 @@ def test_a_figure_draws_means_over_seeds():
 def test_losses_that_hardly_differ_are_no_verdict():
     def said(lrc: float, lora: float) -> str:
         losses = {"lrc": lrc, "full": 0.36, "lora": lora}
-        return next(RESULTS["figure8"].claims([made(t, loss) for t, loss in losses.items()]))
+        return next(EXPERIMENTS["figure8"].claims([made(t, loss) for t, loss in losses.items()]))
 
     assert said(0.370, 0.371).startswith("undecided")
     assert said(0.370, 0.380).startswith("as in the paper")
@@ -219,15 +229,14 @@ def test_losses_that_hardly_differ_are_no_verdict():
 
 def test_what_is_missing_is_said_before_the_first_run(shared, tmp_path, monkeypatch):
     monkeypatch.setattr(lab, "finished", lambda *_: pytest.fail("a run was begun"))
-    settings = Settings(data=str(shared / "data/text/books.jsonl.gz"), seq_len=32)
     stories = str(shared / "data/checkpoints/stories260K")
     shutil.copytree(shared / "data/tasks/coin_flip", tmp_path / "tasks/coin_flip")
-    tuning = replace(TUNING, tasks=("coinflip", "svamp"), task_data=str(tmp_path / "tasks"))
+    own = settings("table5", tasks=("coinflip", "svamp"), task_data=str(tmp_path / "tasks"))
     with pytest.raises(InputError, match="SVAMP"):
-        run_tuning("table5", stories, settings, tuning, tmp_path / "a")
-    tuning = replace(TUNING, train_data=str(tmp_path / "nothing.txt"))
+        EXPERIMENTS["table5"].run(stories, own, tmp_path / "a")
+    own = settings("figure1", train_data=str(tmp_path / "nothing.txt"))
     with pytest.raises(InputError, match="nothing"):
-        run_tuning("figure1", stories, settings, tuning, tmp_path / "b")
+        EXPERIMENTS["figure1"].run(stories, own, tmp_path / "b")
 
 
 def test_the_last_line_of_a_run_that_fails_is_told():
@@ -315,7 +324,7 @@ finished([sys.executable, "-c", {child!r}], "it")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(RESULTS))
+@pytest.mark.parametrize("name", NAMES)
 def test_every_experiment_runs_as_a_command(shared, tmp_path, name, capsys):
     arguments = ["experiment", name, str(shared / "data/checkpoints/stories260K"), "--json"]
     arguments += ["--data", str(shared / "data/text/books.jsonl.gz"), "--seq-len", "128"]
@@ -355,21 +364,25 @@ def test_a_task_is_learnt_and_asked(shared, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("name", "changes", "message"),
     [
-        ({"tasks": ("nothing",)}, "no task 'nothing'"),
-        ({"compression": "magic"}, "no compression"),
-        ({"tuning_err": 0.0}, "above 0 and below 1"),
-        ({"tuning_errs": (0.3, 1.0)}, "above 0 and below 1"),
-        ({"task_errs": (1.0,)}, "up to 1"),
-        ({"seeds": (0, 0)}, "none twice"),
-        ({"steps": 0}, "--steps is at least 1"),
-        ({"seeds": ()}, "--seeds"),
+        ("table5", {"tasks": ("nothing",)}, "no task 'nothing'"),
+        ("figure8", {"figure8_task": "nothing"}, "no task 'nothing'"),
+        ("figure1", {"compression": "magic"}, "no compression"),
+        ("figure5", {"tuning_err": 0.0}, "above 0 and below 1"),
+        ("table4", {"tuning_errs": (0.3, 1.0)}, "above 0 and below 1"),
+        ("table5", {"task_errs": (1.0,)}, "up to 1"),
+        ("figure1", {"seeds": (0, 0)}, "none twice"),
+        ("figure1", {"steps": 0, "seq_len": 0}, "--seq-len is at least 1, not 0; --steps is"),
+        ("table4", {"lora_rank": 0}, "--lora-rank is at least 1"),
+        ("table4", {"galore_rank": 0}, "--galore-rank is at least 1"),
+        ("table5", {"questions": 0}, "--questions is at least 1"),
+        ("table4", {"seeds": ()}, "--seeds"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(changes, message):
+def test_settings_that_cannot_be_are_refused(name, changes, message):
     with pytest.raises(InputError, match=message):
-        Tuning(**changes)
+        settings(name, **changes)
 
 
 @pytest.mark.parametrize(
@@ -381,6 +394,8 @@ def test_settings_that_cannot_be_are_refused(changes, message):
         ("table1", ("--steps", "4"), "--steps goes with"),
         ("table5", ("--data", "pydocs2"), "--data goes with"),
         ("figure1", ("--seed", "3"), "--seed goes with .* fisher, .* and --seeds repeats runs"),
+        ("table1", ("--lab", "there"), "--lab goes with figure1, .* not table1"),
+        ("table3", ("--calibration", "pydocs"), "--calibration goes with .* not table3"),
         ("table4", ("--calibration", "pydocs"), "--calibration goes with --compression asvd"),
     ],
 )
@@ -393,6 +408,21 @@ def test_settings_that_would_do_nothing_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_every_setting_has_its_experiments():
-    fields = {f.name for kind in (Settings, Tuning) for f in dataclasses.fields(kind)}
-    assert fields == ONLY_OF.keys() | {"seq_len", *CALIBRATED}
+def test_runs_that_an_earlier_version_made_are_not_made_again(shared, tmp_path, monkeypatch):
+    stories = str(shared / "data/checkpoints/stories260K")
+    own = settings("figure1", data=str(shared / "data/text/books.jsonl.gz"))
+    monkeypatch.setattr(lab, "finished", lambda *_: made("any", 3.0))
+    new = EXPERIMENTS["figure1"].run(stories, own, tmp_path)
+    monkeypatch.setattr(lab, "finished", lambda *_: pytest.fail("a run was begun"))
+    for file in tmp_path.glob("runs/*/result.json"):
+        held = json.loads(file.read_text())
+        (row,) = held["rows"]
+        file.write_bytes(sealed({"made_of": held["settings"], "row": row}))
+    assert EXPERIMENTS["figure1"].run(stories, own, tmp_path).rows == new.rows
+    file.write_text(file.read_text().replace("3.0", "2.0"))
+    with pytest.raises(InputError, match=f"damaged: remove {file.parent}"):
+        EXPERIMENTS["figure1"].run(stories, own, tmp_path)
+
+
+def test_the_written_settings_of_a_run_name_no_lab(tmp_path):
+    assert "lab" not in settings("figure1", lab=tmp_path).to_dict()

@@ -13,21 +13,14 @@ from spectra import __version__
 from spectra.allocation.allocate import allocate
 from spectra.compression.compress import compress
 from spectra.experiments.child import finished
-from spectra.experiments.ledger import Row
-from spectra.experiments.settings import Settings
-from spectra.experiments.tuning import Tuning
+from spectra.experiments.ledger import Ledger, Row
 from spectra.machine.progress import Progress
 from spectra.models.adapter import require_peft
 from spectra.models.source import Source
 from spectra.scanning.scan import scan
-from spectra.store.durable import write_file
 from spectra_data.errors import InputError
-from spectra_data.integrity import sealed, unsealed
-from spectra_data.sources import open_source
-from spectra_data.tasks import load_splits
+from spectra_pretrain.experiments.settings import TrainingSettings
 
-EVALUATIONS = {"text": 10, "task": 4}
-"""Of a run, evenly over its steps."""
 EVALUATED = 16
 """Windows or so of an evaluation."""
 RESULT = "result.json"
@@ -66,13 +59,12 @@ class Lab:
     def __init__(
         self,
         address: str,
-        settings: Settings,
-        tuning: Tuning,
+        settings: TrainingSettings,
         folder: Path,
         device: str,
         progress: Progress,
     ) -> None:
-        self.address, self.settings, self.tuning = address, settings, tuning
+        self.address, self.settings = address, settings
         self.folder, self.device, self.progress = folder, device, progress
         self._identity = _identity(address)
 
@@ -89,12 +81,12 @@ class Lab:
                     f"at ERR {err:.0%} no matrix of {self.address} is an LRC: there is nothing to "
                     "finetune through"
                 )
-            needs_text = self.tuning.compression != "svd"
+            needs_text = self.settings.compression != "svd"
             compress(
                 self.address,
                 rank_map,
                 target,
-                method=self.tuning.compression,
+                method=self.settings.compression,
                 calibration=self.settings.calibrated() if needs_text else None,
                 device=self.device,
                 check_weights=False,
@@ -111,7 +103,7 @@ class Lab:
             When a text, a task's files or a package is missing.
         """
         for task in dict.fromkeys(cell.task for cell in cells):
-            self._content(task)
+            self.settings.content(task)
         if any(cell.train in ("lora", "dora") for cell in cells):
             require_peft()
 
@@ -120,38 +112,30 @@ class Lab:
         options = self._options(cell)
         known = {
             "options": options,
-            "content": self._content(cell.task),
+            "content": self.settings.content(cell.task),
             "identity": self._identity,
             "compression": self._compression(cell.err) if cell.err else None,
         }
         out = self.folder / "runs" / _named(cell.name, known)
         key = {"err": cell.err, "train": cell.train, "seed": cell.seed}
         key |= {} if cell.task is None else {"task": cell.task}
-        if (out / RESULT).exists():
-            return key | _read(out / RESULT)
-        command = [sys.executable, "-m", "spectra.cli", "finetune", self.compressed(cell.err)]
-        command += [part for k, v in options.items() for part in (f"--{k}", str(v))]
-        found = finished([*command, "--out", str(out), "--resume", "--json"], f"the run {out}")
-        row = {column: found.get(column) for column in KEPT}
-        write_file(out / RESULT, sealed({"made_of": known, "row": row}))
+        ledger = Ledger(out / RESULT, known, remove=out)
+        row = ledger.cell({}, lambda: self._finetuned(cell.err, options, out))
         for part in ("checkpoints", "adapter", "model"):
             shutil.rmtree(out / part, ignore_errors=True)
         return key | row
 
-    def _content(self, task: str | None) -> str:
-        """Hash of the text or of the questions."""
-        if task is None:
-            return open_source(self._text).fingerprint()
-        return load_splits(task, self.tuning.task_data).fingerprint()
-
-    @property
-    def _text(self) -> str:
-        return self.tuning.train_data or self.settings.data
+    def _finetuned(self, err: float, options: dict[str, Any], out: Path) -> Row:
+        """A run that is brought to its end."""
+        command = [sys.executable, "-m", "spectra.cli", "finetune", self.compressed(err)]
+        command += [part for k, v in options.items() for part in (f"--{k}", str(v))]
+        found = finished([*command, "--out", str(out), "--resume", "--json"], f"the run {out}")
+        return {column: found.get(column) for column in KEPT}
 
     def _compression(self, err: float) -> dict[str, Any]:
         """All that a compressed checkpoint depends on."""
-        known = {"identity": self._identity, "err": err, "method": self.tuning.compression}
-        if self.tuning.compression != "svd":
+        known = {"identity": self._identity, "err": err, "method": self.settings.compression}
+        if self.settings.compression != "svd":
             settings = self.settings
             known |= {"text": settings.fingerprints().get("calibration", settings.calibration)}
             known |= {"windows": settings.calibration_windows, "length": settings.seq_len}
@@ -159,16 +143,11 @@ class Lab:
         return known
 
     def _options(self, cell: Cell) -> dict[str, Any]:
-        tuning, settings = self.tuning, self.settings
-        every = max(1, tuning.steps // EVALUATIONS["text" if cell.task is None else "task"])
+        settings = self.settings
+        every = max(1, settings.steps // settings.EVALUATIONS)
         options: dict[str, Any] = {
             "train": cell.train,
-            "steps": tuning.steps,
-            "seq-len": settings.seq_len,
-            "batch-size": tuning.tuning_batch,
-            "learning-rate": tuning.learning_rate,
             "warmup": 0.05,
-            "precision": tuning.precision,
             "eval-every": every,
             "eval-tokens": EVALUATED * settings.seq_len,
             "checkpoint-every": max(50, every),
@@ -178,16 +157,7 @@ class Lab:
             "save": "adapter",
             "device": self.device,
         }
-        if cell.train == "lora":
-            options["lora-rank"] = tuning.lora_rank
-        elif cell.train == "galore":
-            options["galore-rank"] = tuning.galore_rank
-        if cell.task is None:
-            own = {"data": self._text, "validation-fraction": 0.05, "micro-batch-size": 1}
-        else:
-            own = {"task": cell.task, "task-data": tuning.task_data, "validation-fraction": 0.1}
-            own |= {"questions": tuning.questions}
-        return options | own
+        return options | settings.finetune_options(cell.train, cell.task)
 
 
 def _identity(address: str) -> str:
@@ -202,11 +172,3 @@ def _identity(address: str) -> str:
 def _named(name: str, known: dict[str, Any]) -> str:
     text = json.dumps(known, sort_keys=True, default=str)
     return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def _read(file: Path) -> Row:
-    try:
-        row: Row = unsealed(file.read_bytes())["row"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} is damaged: remove {file.parent}") from error
-    return row

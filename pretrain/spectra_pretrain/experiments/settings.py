@@ -1,0 +1,192 @@
+"""Options that several experiments that finetune have."""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from spectra.compression.settings import METHODS
+from spectra.experiments.settings import CalibrationSettings, Check, DataSettings, Settings, option
+from spectra_data.sources import open_source
+from spectra_data.tasks import TASKS, load_splits
+
+
+@dataclass(frozen=True)
+class TrainingSettings(CalibrationSettings, ABC):
+    """What every run is made with."""
+
+    steps: int = 200
+    """Optimizer steps of every run. The paper's: 10 000 on text, 500 to 5000 on a task."""
+    tuning_batch: int = 4
+    """Windows or questions of a step; a pass is of one window, or of all its questions."""
+    learning_rate: float = 3e-4
+    """Of every run: the same for all methods, as in the paper (5e-5 on text, 1e-4 on tasks)."""
+    compression: str = "svd"
+    """How LRCs are factored: svd is WeLore's; whiten and fisher know activations."""
+    seeds: tuple[int, ...] = (0,)
+    """Every run is repeated with each; what is said of the paper is said of means."""
+    precision: str = "bfloat16"
+    """bfloat16 or float32."""
+    lab: Path | None = None
+    """Where checkpoints are compressed and finetuned, made once for all experiments that name it;
+    in --out by default."""
+
+    EVALUATIONS: ClassVar[int]
+    """Of a run, evenly over its steps."""
+
+    def checks(self) -> list[Check]:
+        """What they must hold."""
+        return [
+            *super().checks(),
+            *self.at_least_one("steps", "tuning_batch"),
+            (
+                self.compression not in METHODS,
+                f"no compression {self.compression!r}; there are: {', '.join(METHODS)}",
+            ),
+            (
+                not (self.learning_rate > 0 and math.isfinite(self.learning_rate)),
+                f"--learning-rate is above 0, not {self.learning_rate}",
+            ),
+            *distinct("seeds", self.seeds),
+            *self._checks_of_calibration(),
+        ]
+
+    def finetune_options(self, train: str, task: str | None) -> dict[str, Any]:
+        """Options of `spectra finetune` for a run, beside those that all runs have."""
+        return {
+            "steps": self.steps,
+            "seq-len": self.seq_len,
+            "batch-size": self.tuning_batch,
+            "learning-rate": self.learning_rate,
+            "precision": self.precision,
+        }
+
+    @abstractmethod
+    def content(self, task: str | None) -> str:
+        """Hash of what a run is trained on."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the written configuration; results do not depend on the lab."""
+        return {name: value for name, value in super().to_dict().items() if name != "lab"}
+
+    def _checks_of_calibration(self) -> list[Check]:
+        """Only what knows activations is calibrated."""
+        knowing = ", ".join(method for method in METHODS if method != "svd")
+        also = {"seed": ", and --seeds repeats runs"}
+        return [
+            (
+                self.compression == "svd" and getattr(self, name) != getattr(type(self), name),
+                f"{option(name)} goes with --compression {knowing}{also.get(name, '')}: "
+                "leave it out",
+            )
+            for name in ("calibration", "calibration_windows", "batch_size", "seed")
+        ]
+
+
+@dataclass(frozen=True)
+class TextSettings(TrainingSettings, DataSettings):
+    """Runs on text."""
+
+    train_data: str | None = None
+    """Text to finetune on, of which a part is held out for validation; --data by default."""
+
+    EVALUATIONS = 10
+
+    def finetune_options(self, train: str, task: str | None) -> dict[str, Any]:
+        """Options of `spectra finetune` for a run, beside those that all runs have."""
+        own = {"data": self._text, "validation-fraction": 0.05, "micro-batch-size": 1}
+        return super().finetune_options(train, task) | own
+
+    def content(self, task: str | None) -> str:
+        """Hash of the text."""
+        return open_source(self._text).fingerprint()
+
+    @property
+    def _text(self) -> str:
+        return self.train_data or self.data
+
+
+@dataclass(frozen=True)
+class TaskSettings(TrainingSettings):
+    """Runs on tasks."""
+
+    task_data: str = "data/tasks"
+    """Where the tasks' folders lie."""
+    questions: int = 64
+    """Test questions asked of every task."""
+
+    EVALUATIONS = 4
+
+    def checks(self) -> list[Check]:
+        """What they must hold."""
+        return [*super().checks(), *self.at_least_one("questions")]
+
+    def finetune_options(self, train: str, task: str | None) -> dict[str, Any]:
+        """Options of `spectra finetune` for a run, beside those that all runs have."""
+        own = {"task": task, "task-data": self.task_data, "validation-fraction": 0.1}
+        return super().finetune_options(train, task) | own | {"questions": self.questions}
+
+    def content(self, task: str | None) -> str:
+        """Hash of a task's questions."""
+        return load_splits(str(task), self.task_data).fingerprint()
+
+
+@dataclass(frozen=True)
+class OneErrSettings(Settings):
+    """Runs at one effective rank reduction."""
+
+    tuning_err: float = 0.5
+    """Effective rank reduction of the compressed checkpoint."""
+
+    def checks(self) -> list[Check]:
+        """What they must hold."""
+        wrong = not 0 < self.tuning_err < 1
+        return [*super().checks(), (wrong, "--tuning-err is above 0 and below 1")]
+
+
+@dataclass(frozen=True)
+class LoraSettings(TrainingSettings):
+    """LoRA among the methods."""
+
+    lora_rank: int = 16
+    """Of LoRA."""
+
+    def checks(self) -> list[Check]:
+        """What they must hold."""
+        return [*super().checks(), *self.at_least_one("lora_rank")]
+
+    def finetune_options(self, train: str, task: str | None) -> dict[str, Any]:
+        """Options of `spectra finetune` for a run, beside those that all runs have."""
+        own = {"lora-rank": self.lora_rank} if train == "lora" else {}
+        return super().finetune_options(train, task) | own
+
+
+@dataclass(frozen=True)
+class GaloreSettings(TrainingSettings):
+    """GaLore among the methods."""
+
+    galore_rank: int = 128
+    """Of GaLore."""
+
+    def checks(self) -> list[Check]:
+        """What they must hold."""
+        return [*super().checks(), *self.at_least_one("galore_rank")]
+
+    def finetune_options(self, train: str, task: str | None) -> dict[str, Any]:
+        """Options of `spectra finetune` for a run, beside those that all runs have."""
+        own = {"galore-rank": self.galore_rank} if train == "galore" else {}
+        return super().finetune_options(train, task) | own
+
+
+def distinct(field: str, values: tuple[Any, ...]) -> list[Check]:
+    """Checks of a list of values."""
+    wrong = not values or len(set(values)) < len(values)
+    return [(wrong, f"name one of {option(field)} at least, and none twice")]
+
+
+def known_tasks(*names: str) -> list[Check]:
+    """Checks of names of tasks."""
+    return [
+        (name not in TASKS, f"no task {name!r}; there are: {', '.join(TASKS)}") for name in names
+    ]

@@ -1,0 +1,57 @@
+"""The experiments that `spectra experiment` runs."""
+
+from dataclasses import fields
+
+from spectra.experiments.experiment import Experiment
+from spectra.registry import Entry, Registry
+
+EXPERIMENTS: Registry[Experiment] = Registry(
+    "experiment",
+    {
+        "table1": Entry(
+            "perplexity by ERR for uniform, OWL and WeLore", "spectra.experiments.tables:TABLE1"
+        ),
+        "table2": Entry(
+            "SVDs that know activations, with uniform and WeLore's ranks",
+            "spectra.experiments.tables:TABLE2",
+        ),
+        "table3": Entry(
+            "memory for inference by ERR and context",
+            "spectra.experiments.inference_memory:TABLE3",
+        ),
+        "figure7": Entry("pruning what stayed dense", "spectra.experiments.pruning:FIGURE7"),
+        "quality": Entry(
+            "the public ways to make a model of a size and ours, at equal parameters",
+            "spectra.experiments.quality:QUALITY",
+        ),
+        "figure1": Entry(
+            "finetuning LRCs alone against everything",
+            "spectra_pretrain.experiments.figures:FIGURE1",
+        ),
+        "figure5": Entry("LRCs against N-LRCs", "spectra_pretrain.experiments.figures:FIGURE5"),
+        "table4": Entry(
+            "LoRA, GaLore and WeLore by ERR", "spectra_pretrain.experiments.tables:TABLE4"
+        ),
+        "table5": Entry(
+            "six tasks, dense and compressed", "spectra_pretrain.experiments.tables:TABLE5"
+        ),
+        "figure8": Entry(
+            "one task by LRCs, all weights, LoRA", "spectra_pretrain.experiments.figures:FIGURE8"
+        ),
+    },
+)
+
+
+def owners_of(field: str) -> list[str]:
+    """The experiments that have an option of that name.
+
+    Examples
+    --------
+    >>> owners_of("memory_errs")
+    ['table3']
+    """
+    return [
+        name
+        for name in EXPERIMENTS
+        if field in {f.name for f in fields(EXPERIMENTS[name].settings)}
+    ]

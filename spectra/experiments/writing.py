@@ -1,0 +1,78 @@
+"""What was measured as files: CSV, figure, and what it says of the paper."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+
+from spectra.experiments.experiment import Outcome, Presentation
+from spectra.experiments.ledger import Row
+from spectra.figures.results import measured_lines
+from spectra.store.durable import write_file
+
+Point = tuple[Any, Any, str]
+"""x, y and label, for the figure."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is made of measured rows."""
+
+    name: str
+    presentation: Presentation
+    points: Sequence[Point]
+    claims: tuple[str, ...] = ()
+    table: tuple[Row, ...] | None = None
+    """The rows to print; all columns of all rows where it is None."""
+
+
+def written(
+    shape: Shape, rows: Sequence[Row], folder: Path, subtitle: str, results: Path
+) -> Outcome:
+    """Write rows, which are in a file of results already, as CSV and figure, and what they say as
+    text.
+    """
+    columns = tuple(c for c in _columns(shape.presentation, rows) if any(c in row for row in rows))
+    csv, html = folder / f"{shape.name}.csv", folder / f"{shape.name}.html"
+    table = pd.DataFrame([{c: row.get(c) for c in columns} for row in rows])
+    write_file(csv, table.to_csv(index=False).encode())
+    figure = _figure(shape.presentation, shape.points, subtitle)
+    write_file(html, figure.to_html(include_plotlyjs=True).encode())
+    files = [csv, html, results]
+    if shape.claims:
+        text = folder / f"{shape.name}.txt"
+        write_file(text, "\n".join((*shape.claims, "")).encode())
+        files.append(text)
+    printed = tuple(rows)
+    if shape.table is not None:
+        printed, columns = shape.table, tuple(shape.table[0]) if shape.table else ()
+    return Outcome(
+        shape.presentation.title, tuple(rows), printed, columns, tuple(files), shape.claims
+    )
+
+
+def _columns(presentation: Presentation, rows: Sequence[Row]) -> Iterator[str]:
+    for column in presentation.columns:
+        if column == "peak":
+            yield from dict.fromkeys(k for row in rows for k in row if k.startswith("peak_"))
+        else:
+            yield column
+
+
+def _figure(presentation: Presentation, points: Sequence[Point], subtitle: str) -> go.Figure:
+    x, y, labels = zip(*points, strict=True) if points else ((), (), ())
+    return measured_lines(
+        np.array(x, float),
+        np.array(y, float),
+        list(labels),
+        title=presentation.title,
+        subtitle=subtitle,
+        x_title=presentation.x_title,
+        y_title=presentation.y.replace("_", " "),
+        log=presentation.log,
+        bounds=presentation.bounds,
+    )
