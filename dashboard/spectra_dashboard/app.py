@@ -14,7 +14,7 @@ from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.summary import summary
 from spectra_dashboard.asked import asked
 from spectra_dashboard.guard import guard
-from spectra_dashboard.pages.registry import PAGES, Page, runs_needed
+from spectra_dashboard.registry import PAGES, Page, runs_needed
 from spectra_dashboard.view import View
 from spectra_data.errors import InputError
 

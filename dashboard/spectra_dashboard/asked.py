@@ -12,7 +12,7 @@ from dash.exceptions import PreventUpdate
 from spectra.allocation.methods.registry import offered
 from spectra.figures.theme import empty
 from spectra_dashboard.access.library import Library
-from spectra_dashboard.pages.registry import runs_needed
+from spectra_dashboard.registry import runs_needed
 from spectra_dashboard.view import View
 from spectra_data.errors import InputError
 

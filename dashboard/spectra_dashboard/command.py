@@ -12,7 +12,7 @@ import tyro
 
 from spectra.commands.options import parse
 from spectra_dashboard.access.library import Library
-from spectra_dashboard.pages.registry import PAGES
+from spectra_dashboard.registry import PAGES
 from spectra_dashboard.server import listen, serve
 from spectra_data.errors import InputError
 

@@ -12,7 +12,7 @@ from dash import dcc, html
 from spectra.allocation.methods.registry import METHODS, offered
 from spectra.figures.theme import FONT, empty
 from spectra_dashboard.access.library import Library
-from spectra_dashboard.pages.registry import PAGES
+from spectra_dashboard.registry import PAGES
 from spectra_dashboard.view import View
 
 GRAPH: Any = {"displayModeBar": False, "responsive": True, "showTips": False}

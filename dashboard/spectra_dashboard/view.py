@@ -13,7 +13,7 @@ from spectra.allocation.methods.registry import DEFAULT, offered
 from spectra.allocation.target import TARGETS
 from spectra.quantities import QUANTITIES
 from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
-from spectra_dashboard.pages.registry import FIRST, PAGES
+from spectra_dashboard.registry import FIRST, PAGES
 
 MISSING = "missing"
 """The page of an address that leads to none."""

@@ -13,7 +13,7 @@ from playwright.sync_api import Page, sync_playwright
 import spectra
 from spectra.allocation.path import write_path
 from spectra_dashboard.access.library import Library
-from spectra_dashboard.pages.registry import PAGES
+from spectra_dashboard.registry import PAGES
 from spectra_dashboard.view import View
 from tests.chromium import launched
 from tests.dashboard.served import serving, write_scan

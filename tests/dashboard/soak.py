@@ -13,7 +13,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from spectra_dashboard.pages.registry import PAGES
+from spectra_dashboard.registry import PAGES
 from spectra_dashboard.view import View
 from tests.chromium import launched
 from tests.dashboard.screenshots import made

@@ -7,7 +7,7 @@ from spectra.registry import Entry
 from spectra_dashboard import parts
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.app import make_app
-from spectra_dashboard.pages.registry import PAGES, Page, opening
+from spectra_dashboard.registry import PAGES, Page, opening
 from spectra_dashboard.view import View
 from tests.dashboard.served import serving
 

@@ -12,7 +12,7 @@ import pytest
 import spectra
 from spectra.cli import main
 from spectra.figures.allocation import LRC_MARK
-from spectra_dashboard.pages.registry import PAGES
+from spectra_dashboard.registry import PAGES
 from spectra_dashboard.view import View
 from tests.dashboard.served import CALC, SMALL, Growing, drawn, go, panel, serving, write_scan
 

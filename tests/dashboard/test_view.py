@@ -10,7 +10,7 @@ from spectra.registry import Entry
 from spectra.storages.registry import STORAGES
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.pages import path, ranks
-from spectra_dashboard.pages.registry import PAGES
+from spectra_dashboard.registry import PAGES
 from spectra_dashboard.view import CHOICES, View, choices
 
 TEXTS = st.text(max_size=12)

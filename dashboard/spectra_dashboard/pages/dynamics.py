@@ -15,8 +15,8 @@ from spectra_dashboard import panels, parts
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.run import Run
 from spectra_dashboard.asked import asked, or_reason
-from spectra_dashboard.pages.registry import Page
 from spectra_dashboard.panels import HEIGHTS, MOST_MATRICES, Held, chosen_matrices
+from spectra_dashboard.registry import Page
 from spectra_dashboard.view import View
 
 LOSS_POINTS = 2_000

@@ -16,8 +16,8 @@ from spectra_dashboard import parts
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.run import Run
 from spectra_dashboard.asked import asked, or_reason
-from spectra_dashboard.pages.registry import Page
 from spectra_dashboard.pages.tails import step_options, step_value
+from spectra_dashboard.registry import Page
 from spectra_dashboard.view import View
 from spectra_data.errors import InputError
 

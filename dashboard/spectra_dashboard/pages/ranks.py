@@ -20,8 +20,8 @@ from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
 from spectra_dashboard import downloads, parts, tables
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.run import Run, spacing_of
-from spectra_dashboard.pages.registry import Page
 from spectra_dashboard.pages.tails import step_options, step_value
+from spectra_dashboard.registry import Page
 from spectra_dashboard.view import View
 from spectra_data.errors import InputError
 

@@ -10,7 +10,7 @@ from dash.exceptions import PreventUpdate
 from spectra_dashboard import parts
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.summary import Summary, summary
-from spectra_dashboard.pages.registry import Page, opening
+from spectra_dashboard.registry import Page, opening
 from spectra_dashboard.view import View
 from spectra_data.errors import InputError
 

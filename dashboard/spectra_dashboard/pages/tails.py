@@ -19,7 +19,7 @@ from spectra_dashboard import parts
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.run import Run
 from spectra_dashboard.asked import asked, or_reason
-from spectra_dashboard.pages.registry import Page
+from spectra_dashboard.registry import Page
 from spectra_dashboard.view import View
 
 MEASURES = (
