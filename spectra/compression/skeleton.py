@@ -23,6 +23,7 @@ from spectra.allocation.rankmap import RankMap
 from spectra.checkpoint.notes import note
 from spectra.checkpoint.spectra_config import SpectraConfig
 from spectra.models.loading import empty_model
+from spectra.models.lowrank import put_layers
 from spectra.models.source import Source
 from spectra.storages.layer import put
 from spectra_data.errors import InputError, first_line
@@ -97,8 +98,6 @@ def require_running(source: Source, rank_map: RankMap) -> None:
     InputError
         When it does not, with what its code says, or a layer is not as the map has it.
     """
-    from spectra.models.quantizer import put_layers  # after transformers, which loads it
-
     model = empty_model(source)
     with _fake() as mode:
         _filled(model, mode)

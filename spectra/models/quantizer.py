@@ -21,8 +21,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from spectra.checkpoint.digests import digest
 from spectra.checkpoint.spectra_config import METHOD, VERSION, SpectraConfig
 from spectra.machine.cores import available_cores
+from spectra.models.lowrank import dense, put_layers
 from spectra.storages.layer import CompressedLinear, put
-from spectra.storages.registry import STORAGES
 from spectra_data.errors import InputError
 
 SHOWN = 4
@@ -104,57 +104,6 @@ class SpectraQuantizer(HfQuantizer):
     def is_trainable(self) -> bool:
         """Factors are parameters like any others."""
         return True
-
-
-def put_layers(model: torch.nn.Module, config: SpectraConfig) -> None:
-    """Replace every factored matrix' layer by an empty low-rank one.
-
-    Raises
-    ------
-    InputError
-        When the model has no such layer, or one of other sides.
-    """
-    layer = STORAGES[config.rank_map.storage].layer()
-    for module in config.factored.values():
-        try:
-            old = model.get_submodule(module.name)
-        except AttributeError:
-            raise InputError(f"the model has no layer {module.name}, the rank map has") from None
-        weight = getattr(old, "weight", None)
-        sides = {(module.rows, module.cols), (module.cols, module.rows)}
-        if not isinstance(weight, torch.Tensor) or tuple(weight.shape) not in sides:
-            found = "no weight" if weight is None else f"a weight of {tuple(weight.shape)}"
-            raise InputError(
-                f"{module.name} has {found}, the rank map says {module.rows} x {module.cols}"
-            )
-        put(
-            model,
-            module.name,
-            layer(
-                module.cols,
-                module.rows,
-                module.rank,
-                bias=getattr(old, "bias", None) is not None,
-                device=weight.device,
-                dtype=weight.dtype,
-            ),
-        )
-
-
-def dense(module: CompressedLinear, dtype: torch.dtype | None = None) -> torch.nn.Linear:
-    """The linear layer that a low-rank one stands for."""
-    product = module.product().detach()
-    linear = torch.nn.Linear(
-        module.in_features,
-        module.out_features,
-        bias=module.bias is not None,
-        device=product.device,
-        dtype=dtype or product.dtype,
-    )
-    linear.weight.data.copy_(product)
-    if module.bias is not None:
-        linear.bias.data.copy_(module.bias.detach())
-    return linear
 
 
 def require_whole(config: SpectraConfig, files: Sequence[str]) -> None:
