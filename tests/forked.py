@@ -67,7 +67,7 @@ class Forked:
         return self.returncode
 
     def communicate(self, timeout: float = 120) -> tuple[str, str]:
-        """What it wrote to standard output and error, once it has ended."""
+        """What it wrote to standard output, of at most a pipe's 64 kB, and error, once it ended."""
         self.wait(timeout)
         self._errors.seek(0)
         return self.stdout.read(), self._errors.read()
@@ -101,6 +101,7 @@ def _run(
     streams: list[Connection],
 ) -> None:
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may ignore it
     os.environ.clear()
     os.environ.update(environment)
     for number, stream in enumerate(streams, start=1):

@@ -34,7 +34,7 @@ def test_a_writer_killed_at_any_moment_loses_nothing_and_shows_no_half_snapshot(
         begun = writer.stdout.readline()
         assert begun.startswith("writing")
         # some are waited for, so that a busy machine writes more than it takes back, too
-        first = [writer.stdout.readline() for _ in range(draw.randrange(5))]
+        first = [writer.stdout.readline() for _ in range(draw.randrange(7))]
         time.sleep(draw.uniform(0, 0.1))
         writer.kill()
         later = [*first, *writer.stdout.read().split()]
