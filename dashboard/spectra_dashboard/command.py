@@ -22,11 +22,11 @@ class Options:
     """Options of `spectra dashboard`."""
 
     folder: tyro.conf.Positional[Path] = Path()
-    """The folder whose stores are shown, or one store."""
+    """Folder whose stores are shown, or one store."""
     host: str = "127.0.0.1"
-    """The address to listen on; others than this machine's own need the token that is printed."""
+    """Address to listen on; others than this machine's own need the token that is printed."""
     port: int = 8050
-    """The port; 0 for any that is free."""
+    """Port to listen on; 0 for any that is free."""
     allow_host: tuple[str, ...] = ()
     """Further names that the server is reached by, e.g. of a proxy."""
 

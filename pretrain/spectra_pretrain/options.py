@@ -55,16 +55,16 @@ class RecorderOptions:
     record_every: int = 50
     """Steps between snapshots; 0 records nothing."""
     record_early: bool = False
-    """Also snapshots after 1, 2, 4, 8, … steps, up to --record-every."""
+    """Snapshots are taken after 1, 2, 4, 8, … steps, too, up to --record-every."""
     record_at: str | None = None
-    """The steps of all snapshots, in place of --record-every, e.g. 0,10,100,1000."""
+    """Steps of all snapshots, in place of --record-every, e.g. 0,10,100,1000."""
     record_matrices: str | None = None
     """Names of the matrices to record, `*` allowed, commas between; all by default."""
     record_spectra: str = ",".join(DEFAULT)
     """Singular values of what: any of weight, gradient (on the probe batch), update and
     training_gradient (the step's own, before clipping)."""
     record_gradients: bool = False
-    """Record the probe gradients themselves, in bfloat16: 170 MB a snapshot of llama_130m."""
+    """Probe gradients themselves are recorded, in bfloat16: 170 MB a snapshot of llama_130m."""
     record_subspaces: int = 0
     """Rank of the leading singular subspaces of the probe gradient; 0 for none."""
     sketch: int = 4096
@@ -75,7 +75,7 @@ class RecorderOptions:
     """Share of the time that recording may take, e.g. 0.01: snapshots, or parts of them, are left
     out to stay below. What is left out depends on the machine's speed."""
     store: str | None = None
-    """Where to record to: a path, or an address such as s3://bucket/run.zarr; spectra.zarr in --out
+    """Place of the recording: a path, or an address such as s3://bucket/run.zarr; spectra.zarr in --out
     by default."""
 
     @property
@@ -111,13 +111,13 @@ class PlaceOptions:
     """Where recording is done; what is recorded stays the same."""
 
     record_background: Literal["off", "wait", "drop"] = "off"
-    """Decompose and write in a process of its own; when it is behind, wait for it, or drop the
-    snapshot."""
+    """Process that decomposes and writes: off, this one; else one of its own, and when it is
+    behind, the loop waits for it, or drops the snapshot."""
     record_queue: int = 1
     """Snapshots that may wait for the background process; each takes memory for a copy of all
     matrices, for every kind of spectra."""
     record_strict: bool = False
-    """Let an error in recording, a full disk say, end the run; else the run goes on without."""
+    """Errors in recording, a full disk say, end the run; else it goes on without."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class CheckpointOptions:
     checkpoint_every: int = 100
     """Steps between checkpoints; the last step always gets one."""
     keep_checkpoints: int = 2
-    """How many of the latest to keep."""
+    """Number of the latest checkpoints to keep."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class MachineOptions:
     compile: bool = False
     """Compile the model by torch.compile."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = "auto"
-    """How attention is computed; auto: as the model chooses, but eager in bfloat16 on a CPU up to
+    """Implementation of attention; auto: as the model chooses, but eager in bfloat16 on a CPU up to
     512 tokens, where it is faster."""
 
 
@@ -162,7 +162,7 @@ class RunOptions:
     steps: int = 1000
     """Optimizer steps."""
     seed: int = 0
-    """Of everything that is drawn: initial weights, the order of the data, the sketches."""
+    """Seed of everything that is drawn: initial weights, the order of the data, the sketches."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """bfloat16 is autocast with float32 weights, gradients and optimizer state."""
     batch: BatchOptions = field(default_factory=BatchOptions)
@@ -320,7 +320,7 @@ class PretrainOptions(RunOptions):
     """A pretraining run."""
 
     model: str = "llama_9m"
-    """A preset (llama_9m, _20m, _35m, _60m, _71m, _100m, _130m, _250m, _350m, _1b, _3b, _7b) or a
+    """Model to train: a preset (llama_9m, _20m, _35m, _60m, _71m, _100m, _130m, _250m, _350m, _1b, _3b, _7b) or a
     Hugging Face config.json."""
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
 

@@ -83,7 +83,7 @@ class TrainedOptions:
         ),
     ] = "lrc"
     norms: Literal["auto", "train", "freeze"] = "auto"
-    """Whether the norms' weights are trained beside lrc and nlrc; auto trains them, as the paper's
+    """Norms' weights beside lrc and nlrc: trained, or frozen; auto trains them, as the paper's
     code does. Adapters freeze them, full trains them."""
     masters: Literal["float32", "bfloat16"] = "float32"
     """Precision of trained weights and their gradients: float32, or bfloat16 with stochastic

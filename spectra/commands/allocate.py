@@ -31,7 +31,7 @@ class Options:
     """Options of `spectra allocate`."""
 
     store: tyro.conf.Positional[str]
-    """A scan or a run, e.g. scan.zarr."""
+    """Store of a scan or a run, e.g. scan.zarr."""
     err: float | None = None
     """Effective rank reduction to reach: removed ranks over all ranks, e.g. 0.5."""
     budget: float | None = None
@@ -39,7 +39,7 @@ class Options:
     threshold: float | None = None
     """WeLore's cut on normalised singular values, e.g. 0.175."""
     out: Path | None = None
-    """The map to write; none by default, which prints it only."""
+    """File of the map to write; none by default, which only prints it."""
     method: Annotated[
         str,
         tyro.conf.arg(
@@ -49,9 +49,9 @@ class Options:
         ),
     ] = DEFAULT
     normalisation: Literal["minmax", "max"] = "minmax"
-    """Of singular values, for welore: from the least to the largest, or by the largest."""
+    """Normalisation of singular values, for welore: from the least to the largest, or by the largest."""
     lrc_factor: float = 0.5
-    """A matrix is an LRC when its rank is less than this times its full rank."""
+    """Fraction of its full rank below which a matrix is an LRC."""
     storage: Annotated[
         str,
         tyro.conf.arg(
@@ -62,14 +62,14 @@ class Options:
     align: int = 1
     """Ranks of factored matrices are multiples of this, e.g. 8 or 16."""
     outliers: Path | None = None
-    """For owl: a JSON file {block: share of outliers}; or name the next two instead."""
+    """JSON file {block: share of outliers}, for owl; or name the next two instead."""
     checkpoint: str | None = None
-    """For owl: the model whose outliers are counted, a Hugging Face folder or hub name."""
+    """Model whose outliers are counted, for owl: a Hugging Face folder, GGUF file or hub name."""
     calibration: str | None = None
-    """For owl: the text that they are counted on, e.g. pydocs or a file; 16 windows of 512
+    """Text that outliers are counted on, for owl, e.g. pydocs or a file; 16 windows of 512
     tokens."""
     step: int | None = None
-    """Which snapshot; the last by default."""
+    """Step of the snapshot; the last by default."""
     json: bool = False
     """Print one JSON object on stdout instead of text."""
 

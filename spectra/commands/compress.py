@@ -35,15 +35,15 @@ class Options:
     """Options of `spectra compress`."""
 
     checkpoint: tyro.conf.Positional[str]
-    """A Hugging Face folder, a .gguf file, or a hub name."""
+    """Checkpoint: a Hugging Face folder, a .gguf file, or a hub name."""
     out: Path
-    """The folder to write; the same command goes on with what an interrupted one left there."""
+    """Folder to write; the same command goes on with what an interrupted one left there."""
     map: Path | None = None
-    """A rank map of `spectra allocate`."""
+    """Rank map of `spectra allocate`."""
     budget: float | None = None
-    """Instead of a map: the fraction of block parameters to keep, e.g. 0.8."""
+    """Fraction of block parameters to keep, e.g. 0.8, in place of a map."""
     method: Literal["svd", "asvd", "whiten", "fisher", "sequential"] | None = None
-    """svd: the paper's, data-free; asvd: inputs scaled by their size; whiten: inputs whitened
+    """Method of truncation. svd: the paper's, data-free; asvd: inputs scaled by their size; whiten: inputs whitened
     (SVD-LLM); fisher: inputs and the loss's gradients whitened; sequential: each block on what the
     compressed ones before it give. By default svd with --map, fisher with --budget."""
     storage: Annotated[
@@ -62,21 +62,21 @@ class Options:
     seq_len: int = 512
     """Tokens of a window."""
     seed: int = 0
-    """Of the model's own text, and of the tokens that fisher's gradients are drawn for."""
+    """Seed of the model's own text, and of the tokens that fisher's gradients are drawn for."""
     tokenizer: str | None = None
-    """For the calibration text; the checkpoint's own by default."""
+    """Tokenizer of the calibration text; the checkpoint's own by default."""
     shrinkage: float | None = None
-    """Of covariances towards the identity, 0 to 1: 0.01 for fisher, 0 elsewhere."""
+    """Shrinkage of covariances towards the identity, 0 to 1; by default 0.01 for fisher, else 0."""
     align: int | None = None
-    """With --budget: ranks are multiples of this; 16 by default, which kernels like."""
+    """Number that ranks are multiples of, with --budget; 16 by default, which kernels like."""
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
-    """What weights are stored as; as the checkpoint has them by default."""
+    """Precision of stored weights; the checkpoint's own by default."""
     device: str | None = None
-    """cpu or cuda, for calibration and decompositions; cuda where there is one, by default."""
+    """Device of calibration and decompositions, cpu or cuda; cuda where there is one, by default."""
     batch_size: int = 4
     """Calibration windows at a time."""
     skip_hash: bool = False
-    """Do not require that the map was made for these very weights; names and shapes still count."""
+    """Hashes are not compared: the map may be of other weights with the same names and shapes."""
     json: bool = False
     """Print one JSON object on stdout instead of text."""
 

@@ -51,40 +51,40 @@ class Options:
     """Options of `spectra evaluate`."""
 
     checkpoint: tyro.conf.Positional[str]
-    """What to evaluate."""
+    """Checkpoint to evaluate: a folder, a .gguf file, an adapter's folder, or a hub name."""
     data: str | None = None
     """Text for perplexity: a file or folder, pydocs, c4, hf:NAME."""
     task: Literal["commonsenseqa", "svamp", "boolq", "coinflip", "date", "strategyqa"] | None = None
-    """A downstream task, in place of text."""
+    """Downstream task, in place of text."""
     task_data: Path = Path("data/tasks")
-    """Where the tasks' folders lie, in the files in which they are published."""
+    """Folder of the tasks' folders, with the files that are published."""
     protocol: Literal["plain", "reference"] = "plain"
-    """Of the text: documents joined by blank lines, or as the paper's reference has it."""
+    """Protocol of reading text: documents joined by blank lines, or the paper's reference's."""
     seq_len: int | None = None
     """Tokens of a window; the model's longest up to 4096 by default."""
     windows: int | None = None
-    """At most so many windows, or of a task, questions; 256 for the reference's protocol."""
+    """Largest number of windows, or of a task's questions; 256 for the reference's protocol."""
     stride: int | None = None
     """From window to window; the window by default. Tokens seen before are context only."""
     bos: Literal["tokenizer", "start", "windows", "none"] = "tokenizer"
-    """The beginning token: where the tokenizer puts it, once at the start, at the start of all
+    """Place of the beginning token: where the tokenizer puts it, once at the start, at the start of all
     windows, or nowhere."""
     tokenizer: str | None = None
-    """The checkpoint's own by default."""
+    """Tokenizer to use; the checkpoint's own by default."""
     batch_size: int = 4
     """Windows or questions at a time."""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None
     """Precision to compute in; float32 on the CPU, what is stored on CUDA."""
     device: str | None = None
-    """cpu or cuda; cuda where there is one, by default."""
+    """Device to compute on, cpu or cuda; cuda where there is one, by default."""
     contexts: tuple[int, ...] = ()
     """Measure peak memory at these context lengths, too, e.g. 512 2048."""
     speed: bool = False
     """Measure prefill and decoding speed, too."""
     seed: int = 0
-    """Recorded with a task's result; answers are greedy, so nothing is drawn."""
+    """Seed that is written with a task's result; answers are greedy, so nothing is drawn."""
     store: str | None = None
-    """A scan's store to add the perplexity to, for the dashboard's page Path; the checkpoint must
+    """Store of a scan to add the perplexity to, for the dashboard's page Path; the checkpoint must
     be a compressed one."""
     json: bool = False
     """Print one JSON object on stdout instead of text."""

@@ -30,9 +30,9 @@ class Common:
     """Options of every experiment."""
 
     out: Path | None = None
-    """Where results are kept; runs/experiments/NAME by default."""
+    """Folder of results; runs/experiments/NAME by default."""
     device: str | None = None
-    """cpu or cuda; cuda where there is one, by default."""
+    """Device to compute on, cpu or cuda; cuda where there is one, by default."""
     json: bool = False
     """Print one JSON object on stdout instead of text."""
 
@@ -46,7 +46,7 @@ class Options(Common):
         tyro.conf.arg(metavar=f"{{{','.join(EXPERIMENTS)}}}", help=f"{EXPERIMENTS.help()}."),
     ] = tyro.MISSING
     checkpoint: tyro.conf.Positional[str] = "HuggingFaceTB/SmolLM2-135M"
-    """A Hugging Face folder, a .gguf file, or a hub name; by default one that two cores can do."""
+    """Checkpoint: a folder, a .gguf file, or a hub name; by default one that two cores can do."""
     settings: Settings = field(default_factory=Settings)
 
 

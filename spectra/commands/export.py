@@ -23,13 +23,13 @@ class Options:
     """Options of `spectra export`."""
 
     map: tyro.conf.Positional[Path]
-    """A rank map, as `spectra allocate` writes it."""
+    """Rank map, as `spectra allocate` writes it."""
     format: Literal[
         "json", "csv", "parquet", "peft", "llm-compressor", "asvd", "ranks", "ratios", "table"
     ]
-    """What to write."""
+    """Format to write."""
     out: Path | None = None
-    """The file to write; the map's name with the format's ending by default."""
+    """File to write; the map's name with the format's ending by default."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -24,13 +24,13 @@ class Options:
     """Options of `spectra merge`."""
 
     checkpoint: tyro.conf.Positional[str]
-    """A folder of `spectra compress`, or an adapter's of `spectra finetune`."""
+    """Checkpoint of `spectra compress`, or an adapter's folder of `spectra finetune`."""
     out: Path
-    """The folder to write; the same command goes on with what an interrupted one left there."""
+    """Folder to write; the same command goes on with what an interrupted one left there."""
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
-    """What weights are stored as; as the factors are by default."""
+    """Precision of stored weights; that of the factors by default."""
     compressed: bool = False
-    """Of an adapter: write a compressed checkpoint again instead of a dense one."""
+    """Low-rank layers stay low-rank: an adapter's base is compressed again."""
     json: bool = False
     """Print one JSON object on stdout instead of text."""
 

@@ -40,19 +40,19 @@ class Options:
     """Options of `spectra metrics`."""
 
     store: tyro.conf.Positional[str]
-    """The store, e.g. runs/demo/spectra.zarr."""
+    """Store to measure, e.g. runs/demo/spectra.zarr."""
     out: Path | None = None
-    """The file to write, .csv, .parquet or .json; none by default."""
+    """File to write, .csv, .parquet or .json; none by default."""
     kinds: str | None = None
-    """Which spectra, commas between: weight, gradient, update, training_gradient; all that were
+    """Quantities to measure, commas between: weight, gradient, update, training_gradient; all that were
     recorded by default."""
     last: bool = False
-    """Only the last snapshot."""
+    """Snapshots before the last are left out."""
     bootstrap: Annotated[int, tyro.conf.arg(metavar="REPLICAS")] = 0
     """Replicas of the test of every power law, for alpha_error, p_value and verdict; 100 take
     0.03 s for a spectrum of 576 values. 0 leaves them out."""
     seed: int = 0
-    """Of the bootstrap and of the random matrices compared with."""
+    """Seed of the bootstrap and of the random matrices compared with."""
     compat: Literal["weightwatcher"] | None = None
     """Columns of WeightWatcher 0.7.7 instead, of the weights, as it computes them."""
     json: bool = False

@@ -24,11 +24,11 @@ class Options:
     """Options of `spectra path`."""
 
     store: tyro.conf.Positional[str]
-    """A scan or a run, e.g. scan.zarr."""
+    """Store of a scan or a run, e.g. scan.zarr."""
     spacing: float = STEP
     """Between points of ERR."""
     step: int | None = None
-    """Which snapshot; the last by default."""
+    """Step of the snapshot; the last by default."""
     json: bool = False
     """Print one JSON object on stdout instead of text."""
 

@@ -30,9 +30,9 @@ class Options:
     """Options of `spectra prune`."""
 
     checkpoint: tyro.conf.Positional[str]
-    """A Hugging Face folder, a .gguf file, a hub name, or a folder of `spectra compress`."""
+    """Checkpoint: a folder, compressed or not, a .gguf file, or a hub name."""
     out: Path
-    """The folder to write."""
+    """Folder to write."""
     sparsity: float | None = None
     """Share of entries that become zero, e.g. 0.5."""
     pattern: str | None = None
@@ -43,7 +43,7 @@ class Options:
     only: Literal["nlrc"] | None = None
     """Prune N-LRCs only."""
     map: Path | None = None
-    """For --only nlrc of a dense checkpoint: a rank map that says which they are."""
+    """Rank map that says which matrices are N-LRCs, for --only nlrc of a dense checkpoint."""
     calibration: str = SELF
     """Text for wanda and sparsegpt: a data source, or self: what the model itself writes."""
     windows: int = 64
@@ -51,13 +51,13 @@ class Options:
     seq_len: int = 512
     """Tokens of a window."""
     seed: int = 0
-    """Of the model's own text."""
+    """Seed of the model's own text."""
     tokenizer: str | None = None
-    """For the calibration text; the checkpoint's own by default."""
+    """Tokenizer of the calibration text; the checkpoint's own by default."""
     batch_size: int = 4
     """Windows at a time."""
     device: str | None = None
-    """cpu or cuda; cuda where there is one, by default."""
+    """Device to compute on, cpu or cuda; cuda where there is one, by default."""
     json: bool = False
     """Print one JSON object on stdout instead of text."""
 

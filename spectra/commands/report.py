@@ -16,9 +16,9 @@ class Options:
     """Options of `spectra report`."""
 
     store: tyro.conf.Positional[str]
-    """The store, e.g. runs/demo/spectra.zarr."""
+    """Store to draw, e.g. runs/demo/spectra.zarr."""
     out: Path | None = None
-    """The file to write; report.html beside the store by default (here, if the store is a URL)."""
+    """File to write; report.html beside the store by default (here, if the store is a URL)."""
 
 
 def main(arguments: Sequence[str]) -> int:

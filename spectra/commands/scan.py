@@ -29,21 +29,21 @@ class Options:
     """Options of `spectra scan`."""
 
     checkpoint: tyro.conf.Positional[tuple[str, ...]]
-    """What to scan; several become the snapshots of one store, ordered by the number in their
+    """Checkpoints to scan; several become the snapshots of one store, ordered by the number in their
     names."""
     out: str
-    """The store to write, e.g. scan.zarr."""
+    """Store to write, e.g. scan.zarr."""
     approximate: bool = False
     """Leading values and the spectral density, with error bars, in a fraction of the time."""
     workers: int | None = None
-    """Decompose in so many processes instead of in the threads of this one."""
+    """Processes that decompose, instead of the threads of this one."""
     scheduler: str | None = None
     """Address of a dask.distributed scheduler, e.g. tcp://host:8786, whose workers decompose; the
     checkpoint must be at the same place for them."""
     device: str | None = None
-    """cpu or cuda; cuda where there is one, by default."""
+    """Device to compute on, cpu or cuda; cuda where there is one, by default."""
     seed: int = 0
-    """Of the probes of an approximate scan."""
+    """Seed of the probes of an approximate scan."""
     towers: bool = False
     """Matrices of other towers than the language model's, e.g. for images, are scanned, too."""
     json: bool = False

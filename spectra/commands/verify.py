@@ -19,7 +19,7 @@ class Options:
     """Options of `spectra verify`."""
 
     store: tyro.conf.Positional[str]
-    """The store, e.g. runs/demo/spectra.zarr."""
+    """Store to check, e.g. runs/demo/spectra.zarr."""
     json: bool = False
     """Print one JSON object instead of text."""
 

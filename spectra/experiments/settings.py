@@ -87,7 +87,7 @@ class CalibrationSettings(WindowSettings):
     batch_size: int = 4
     """Windows at a time."""
     seed: int = 0
-    """Of all that is drawn."""
+    """Seed of all that is drawn."""
 
     def checks(self) -> list[Check]:
         """What they must hold."""
@@ -115,7 +115,7 @@ class StorageSettings(Settings):
     """How compressed weights are stored."""
 
     stored: str = "bfloat16"
-    """What compressed weights are rounded to."""
+    """Precision that compressed weights are rounded to."""
 
     def checks(self) -> list[Check]:
         """What they must hold.

@@ -21,15 +21,15 @@ class TrainingSettings(CalibrationSettings, ABC):
     tuning_batch: int = 4
     """Windows or questions of a step; a pass is of one window, or of all its questions."""
     learning_rate: float = 3e-4
-    """Of every run: the same for all methods, as in the paper (5e-5 on text, 1e-4 on tasks)."""
+    """Learning rate of every run, the same for all methods; the paper's: 5e-5 on text, 1e-4 on tasks."""
     compression: str = "svd"
-    """How LRCs are factored: svd is WeLore's; whiten and fisher know activations."""
+    """Method that LRCs are factored by: svd is WeLore's; whiten and fisher know activations."""
     seeds: tuple[int, ...] = (0,)
-    """Every run is repeated with each; what is said of the paper is said of means."""
+    """Seeds that every run is repeated with; what is said of the paper is said of means."""
     precision: str = "bfloat16"
-    """bfloat16 or float32."""
+    """Precision of the runs, bfloat16 or float32."""
     lab: Path | None = None
-    """Where checkpoints are compressed and finetuned, made once for all experiments that name it;
+    """Folder where checkpoints are compressed and finetuned, made once for all experiments that name it;
     in --out by default."""
 
     EVALUATIONS: ClassVar[int]
@@ -112,7 +112,7 @@ class TaskSettings(TrainingSettings):
     """Runs on tasks."""
 
     task_data: str = "data/tasks"
-    """Where the tasks' folders lie."""
+    """Folder of the tasks' folders."""
     questions: int = 64
     """Test questions asked of every task."""
 
@@ -150,7 +150,7 @@ class LoraSettings(TrainingSettings):
     """LoRA among the methods."""
 
     lora_rank: int = 16
-    """Of LoRA."""
+    """Rank of LoRA's adapters."""
 
     def checks(self) -> list[Check]:
         """What they must hold."""
@@ -167,7 +167,7 @@ class GaloreSettings(TrainingSettings):
     """GaLore among the methods."""
 
     galore_rank: int = 128
-    """Of GaLore."""
+    """Rank that GaLore projects gradients to."""
 
     def checks(self) -> list[Check]:
         """What they must hold."""

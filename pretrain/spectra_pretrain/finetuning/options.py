@@ -28,7 +28,7 @@ class TextOptions:
     text_field: str = "text"
     """Field or column that holds the text."""
     tokenizer: str | None = None
-    """The checkpoint's own by default."""
+    """Tokenizer to use; the checkpoint's own by default."""
     validation_fraction: float = 0.02
     """Share of the text held out for validation; of a task, of its training questions."""
     max_tokens: int | None = None
@@ -42,11 +42,11 @@ class TaskOptions:
     """
 
     task: Literal["commonsenseqa", "svamp", "boolq", "coinflip", "date", "strategyqa"] | None = None
-    """Which; the model is trained on its answers, and asked the test questions at the end."""
+    """Task to learn: the model is trained on its answers, and asked the test questions at the end."""
     task_data: str = "data/tasks"
-    """Where the tasks' folders lie, in the files in which they are published."""
+    """Folder of the tasks' folders, with the files that are published."""
     questions: int | None = None
-    """Ask at most so many test questions, from the first on; all by default."""
+    """Number of test questions to ask, from the first on; all by default."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class TeacherOptions:
     """Knowledge distillation."""
 
     teacher: str | None = None
-    """A checkpoint whose predictions are learnt, e.g. the model before compression."""
+    """Checkpoint whose predictions are learnt, e.g. the model before compression."""
     distill_weight: float = 0.5
     """Share of the teacher's predictions in the loss; the rest is the text's own next tokens."""
     temperature: float = 2.0
-    """By which both models' logits are divided before they are compared."""
+    """Number that both models' logits are divided by before they are compared."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ class SavingOptions:
     """What the run leaves in DIR/model."""
 
     save: Literal["checkpoint", "adapter"] = "checkpoint"
-    """A whole (compressed) checkpoint, or DIR/adapter with only what has changed."""
+    """Result to write: a whole (compressed) checkpoint, or DIR/adapter with only what has changed."""
     save_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """Of a whole checkpoint's weights; auto: as the checkpoint has them."""
+    """Precision of a whole checkpoint's weights; auto: as the checkpoint has them."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ class FinetuneOptions(RunOptions):
     """A finetuning run; the defaults are the paper's for continual finetuning (table 8)."""
 
     checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")] = ""
-    """A compressed checkpoint, a Hugging Face folder, or a hub name."""
+    """Checkpoint to finetune: a compressed one, a Hugging Face folder, or a hub name."""
     steps: int = 10_000
     """Optimizer steps."""
     seed: int = 0
-    """Of everything that is drawn: adapters, the order of the data, the sketches, dropout."""
+    """Seed of everything that is drawn: adapters, the order of the data, the sketches, dropout."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     """bfloat16 is autocast, with frozen weights in bfloat16; float32 computes and holds all weights
     in float32."""
