@@ -1,8 +1,8 @@
 """Reproduce a result of the paper on a checkpoint of any size: table, CSV and figure.
 
-Options of an experiment are listed by --help after its name. Experiments that finetune say where
-what was measured is unlike the paper. What is measured is kept, in --out or in --lab, so the same
-command goes on after a kill.
+`spectra experiment NAME --help` lists the options that an experiment has. Experiments that finetune
+say where what was measured is unlike the paper. What is measured is kept, in --out or in --lab, so
+the same command goes on after a kill.
 """
 
 import json
@@ -26,19 +26,7 @@ from spectra_data.errors import InputError
 
 
 @dataclass(frozen=True)
-class Common:
-    """Options of every experiment."""
-
-    out: Path | None = None
-    """Folder of results; runs/experiments/NAME by default."""
-    device: str | None = None
-    """Device to compute on, cpu or cuda; cuda where there is one, by default."""
-    json: bool = False
-    """Print one JSON object on stdout instead of text."""
-
-
-@dataclass(frozen=True)
-class Options(Common):
+class Options:
     """Options of `spectra experiment`."""
 
     name: Annotated[
@@ -47,7 +35,14 @@ class Options(Common):
     ] = tyro.MISSING
     checkpoint: tyro.conf.Positional[str] = "HuggingFaceTB/SmolLM2-135M"
     """Checkpoint: a folder, a .gguf file, or a hub name; by default one that two cores can do."""
+    out: Path | None = None
+    """Folder of results; runs/experiments/NAME by default."""
     settings: Settings = field(default_factory=Settings)
+    """Of the experiment that is named."""
+    device: str | None = None
+    """Device to compute on, cpu or cuda; cuda where there is one, by default."""
+    json: bool = False
+    """Print one JSON object on stdout instead of text."""
 
 
 def main(arguments: Sequence[str]) -> int:

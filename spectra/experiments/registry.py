@@ -1,4 +1,7 @@
-"""The experiments that `spectra experiment` runs."""
+"""The experiments that `spectra experiment` runs.
+
+A new one is a file, which has its settings and its description, and a line here.
+"""
 
 from dataclasses import fields
 
