@@ -75,8 +75,8 @@ class RecorderOptions:
     """Share of the time that recording may take, e.g. 0.01: snapshots, or parts of them, are left
     out to stay below. What is left out depends on the machine's speed."""
     store: str | None = None
-    """Place of the recording: a path, or an address such as s3://bucket/run.zarr; spectra.zarr in --out
-    by default."""
+    """Place of the recording: a path, or an address such as s3://bucket/run.zarr; spectra.zarr in
+    --out by default."""
 
     @property
     def wanted(self) -> bool:
@@ -320,8 +320,8 @@ class PretrainOptions(RunOptions):
     """A pretraining run."""
 
     model: str = "llama_9m"
-    """Model to train: a preset (llama_9m, _20m, _35m, _60m, _71m, _100m, _130m, _250m, _350m, _1b, _3b, _7b) or a
-    Hugging Face config.json."""
+    """Model to train: a preset (llama_9m, _20m, _35m, _60m, _71m, _100m, _130m, _250m, _350m, _1b,
+    _3b, _7b) or a Hugging Face config.json."""
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
 
     def own_checks(self) -> list[Check]:

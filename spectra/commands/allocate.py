@@ -49,7 +49,8 @@ class Options:
         ),
     ] = DEFAULT
     normalisation: Literal["minmax", "max"] = "minmax"
-    """Normalisation of singular values, for welore: from the least to the largest, or by the largest."""
+    """Normalisation of singular values, for welore: from the least to the largest, or by the
+    largest."""
     lrc_factor: float = 0.5
     """Fraction of its full rank below which a matrix is an LRC."""
     storage: Annotated[

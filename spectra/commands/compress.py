@@ -43,9 +43,10 @@ class Options:
     budget: float | None = None
     """Fraction of block parameters to keep, e.g. 0.8, in place of a map."""
     method: Literal["svd", "asvd", "whiten", "fisher", "sequential"] | None = None
-    """Method of truncation. svd: the paper's, data-free; asvd: inputs scaled by their size; whiten: inputs whitened
-    (SVD-LLM); fisher: inputs and the loss's gradients whitened; sequential: each block on what the
-    compressed ones before it give. By default svd with --map, fisher with --budget."""
+    """Method of truncation. svd: the paper's, data-free; asvd: inputs scaled by their size; whiten:
+    inputs whitened (SVD-LLM); fisher: inputs and the loss's gradients whitened; sequential: each
+    block on what the compressed ones before it give. By default svd with --map, fisher with
+    --budget."""
     storage: Annotated[
         str | None,
         tyro.conf.arg(
@@ -72,7 +73,8 @@ class Options:
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     """Precision of stored weights; the checkpoint's own by default."""
     device: str | None = None
-    """Device of calibration and decompositions, cpu or cuda; cuda where there is one, by default."""
+    """Device of calibration and decompositions, cpu or cuda; cuda where there is one, by
+    default."""
     batch_size: int = 4
     """Calibration windows at a time."""
     skip_hash: bool = False

@@ -67,8 +67,8 @@ class Options:
     stride: int | None = None
     """From window to window; the window by default. Tokens seen before are context only."""
     bos: Literal["tokenizer", "start", "windows", "none"] = "tokenizer"
-    """Place of the beginning token: where the tokenizer puts it, once at the start, at the start of all
-    windows, or nowhere."""
+    """Place of the beginning token: where the tokenizer puts it, once at the start, at the start of
+    all windows, or nowhere."""
     tokenizer: str | None = None
     """Tokenizer to use; the checkpoint's own by default."""
     batch_size: int = 4

@@ -38,7 +38,7 @@ class Options:
     out: Path | None = None
     """Folder of results; runs/experiments/NAME by default."""
     settings: Settings = field(default_factory=Settings)
-    """Of the experiment that is named."""
+    """Settings of the experiment that is named."""
     device: str | None = None
     """Device to compute on, cpu or cuda; cuda where there is one, by default."""
     json: bool = False

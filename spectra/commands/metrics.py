@@ -44,8 +44,8 @@ class Options:
     out: Path | None = None
     """File to write, .csv, .parquet or .json; none by default."""
     kinds: str | None = None
-    """Quantities to measure, commas between: weight, gradient, update, training_gradient; all that were
-    recorded by default."""
+    """Quantities to measure, commas between: weight, gradient, update, training_gradient; all that
+    were recorded by default."""
     last: bool = False
     """Snapshots before the last are left out."""
     bootstrap: Annotated[int, tyro.conf.arg(metavar="REPLICAS")] = 0

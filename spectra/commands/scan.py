@@ -29,8 +29,8 @@ class Options:
     """Options of `spectra scan`."""
 
     checkpoint: tyro.conf.Positional[tuple[str, ...]]
-    """Checkpoints to scan; several become the snapshots of one store, ordered by the number in their
-    names."""
+    """Checkpoints to scan; several become the snapshots of one store, ordered by the number in
+    their names."""
     out: str
     """Store to write, e.g. scan.zarr."""
     approximate: bool = False

@@ -21,7 +21,8 @@ class TrainingSettings(CalibrationSettings, ABC):
     tuning_batch: int = 4
     """Windows or questions of a step; a pass is of one window, or of all its questions."""
     learning_rate: float = 3e-4
-    """Learning rate of every run, the same for all methods; the paper's: 5e-5 on text, 1e-4 on tasks."""
+    """Learning rate of every run, the same for all methods; the paper's: 5e-5 on text, 1e-4 on
+    tasks."""
     compression: str = "svd"
     """Method that LRCs are factored by: svd is WeLore's; whiten and fisher know activations."""
     seeds: tuple[int, ...] = (0,)
@@ -29,8 +30,8 @@ class TrainingSettings(CalibrationSettings, ABC):
     precision: str = "bfloat16"
     """Precision of the runs, bfloat16 or float32."""
     lab: Path | None = None
-    """Folder where checkpoints are compressed and finetuned, made once for all experiments that name it;
-    in --out by default."""
+    """Folder where checkpoints are compressed and finetuned, made once for all experiments that
+    name it; in --out by default."""
 
     EVALUATIONS: ClassVar[int]
     """Of a run, evenly over its steps."""

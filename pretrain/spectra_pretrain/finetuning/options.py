@@ -42,7 +42,8 @@ class TaskOptions:
     """
 
     task: Literal["commonsenseqa", "svamp", "boolq", "coinflip", "date", "strategyqa"] | None = None
-    """Task to learn: the model is trained on its answers, and asked the test questions at the end."""
+    """Task to learn: the model is trained on its answers, and asked the test questions at the
+    end."""
     task_data: str = "data/tasks"
     """Folder of the tasks' folders, with the files that are published."""
     questions: int | None = None
@@ -66,7 +67,8 @@ class SavingOptions:
     """What the run leaves in DIR/model."""
 
     save: Literal["checkpoint", "adapter"] = "checkpoint"
-    """Result to write: a whole (compressed) checkpoint, or DIR/adapter with only what has changed."""
+    """Result to write: a whole (compressed) checkpoint, or DIR/adapter with only what has
+    changed."""
     save_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """Precision of a whole checkpoint's weights; auto: as the checkpoint has them."""
 
