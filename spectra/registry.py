@@ -47,6 +47,9 @@ class Registry(Generic[Kind]):
     def __iter__(self) -> Iterator[str]:
         return iter(self.entries)
 
+    def __len__(self) -> int:
+        return len(self.entries)
+
     def __contains__(self, name: object) -> bool:
         return name in self.entries
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -40,8 +41,8 @@ for command in ("pretrain", "finetune", "dashboard", "verify"):
 def test_a_checkout_that_is_not_installed_works_with_its_folders_on_the_path(tmp_path):
     code = f"import sys, {', '.join(PACKAGES)}\n"
     code += f"print(*(sys.modules[name].__file__ for name in {PACKAGES}), sep='\\n')"
-    # -S leaves out what is installed as an editable, and with it all that we depend on
-    done = python("-S", "-c", code, cwd=tmp_path, path=FOLDERS)
+    # -S leaves out what is installed as an editable; what we depend on comes by its folder
+    done = python("-S", "-c", code, cwd=tmp_path, path=(*FOLDERS, sysconfig.get_path("purelib")))
     assert done.returncode == 0, done.stderr
     places = [Path(line).parent for line in done.stdout.splitlines()]
     assert places == [folder / name for folder, name in zip(FOLDERS, PACKAGES, strict=True)]
