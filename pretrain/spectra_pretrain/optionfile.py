@@ -2,9 +2,13 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
+
+from spectra.keywords import names_of, typed
 from spectra_data.errors import InputError
 from spectra_pretrain.options import RunOptions
 from spectra_pretrain.ways import owner_of, settings_of
@@ -12,8 +16,10 @@ from spectra_pretrain.ways import owner_of, settings_of
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-MAY_CHANGE = {"machine", "checkpoints", "place"}
+GROUPS_THAT_MAY_CHANGE = {"machine", "checkpoints"}
 """Groups whose options may differ when a run is resumed: they do not decide what it computes."""
+MAY_CHANGE = {"record_background", "record_queue", "record_strict"}
+"""Options of other groups that may."""
 
 Options = TypeVar("Options", bound="DataclassInstance")
 Run = TypeVar("Run", bound=RunOptions)
@@ -23,8 +29,7 @@ def to_dict(options: RunOptions) -> dict[str, Any]:
     """Options as one flat dictionary, by the names they have on the command line."""
     flat: dict[str, Any] = {}
     for f in dataclasses.fields(options):
-        value = getattr(options, f.name)
-        flat |= _fields(f.name, value)
+        flat |= _fields(f.name, getattr(options, f.name))
     return flat
 
 
@@ -36,7 +41,7 @@ def from_dict(flat: dict[str, Any], source: str, kind: type[Run]) -> Run:
     InputError
         Naming `source`, when a name is unknown or a value is not of its option's type.
     """
-    remaining = dict(flat)
+    remaining = _renamed(flat)
     built = _build(kind, remaining, source)
     for name in sorted(remaining):
         if (owner := owner_of(name)) is not None:
@@ -64,23 +69,31 @@ def differences(one: RunOptions, other: RunOptions) -> list[str]:
     """Options that must not change on resuming and do, as ``--steps 300 (was 200)``."""
     changed = []
     for f in dataclasses.fields(one):
-        a, b = getattr(one, f.name), getattr(other, f.name)
-        if f.name in MAY_CHANGE or a == b:
+        if f.name in GROUPS_THAT_MAY_CHANGE:
             continue
-        old, new = _fields(f.name, a), _fields(f.name, b)
+        old, new = (_fields(f.name, getattr(options, f.name)) for options in (one, other))
         changed += [
             f"--{name.replace('_', '-')} {new[name]} (was {old[name]})"
             for name in old
-            if old[name] != new[name]
+            if old[name] != new[name] and name not in MAY_CHANGE
         ]
     return changed
 
 
+def _renamed(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by today's names, of a file that an earlier version may have written."""
+    found = dict(flat)
+    if (steps := found.pop("record_at", None)) is not None:
+        found["record_every"] = steps
+    return found
+
+
 def _fields(name: str, value: Any) -> dict[str, Any]:
-    """The options of a group, or the one option that is none."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return dataclasses.asdict(value)
-    return {name: value}
+    """The options of a group, or the one option that is none; lists as they are typed."""
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return {name: value}
+    held = {name: getattr(value, field) for field, name in names_of(type(value)).items()}
+    return {name: typed(v) if isinstance(v, tuple) else v for name, v in held.items()}
 
 
 def _build(kind: type[Options], remaining: dict[str, Any], source: str) -> Options:
@@ -100,24 +113,17 @@ def _build(kind: type[Options], remaining: dict[str, Any], source: str) -> Optio
 
 def _given(kind: type[Any], remaining: dict[str, Any], source: str) -> dict[str, Any]:
     """The options of a dataclass, without its groups, that are there."""
+    names = names_of(kind)
     return {
-        f.name: _typed(f.name, remaining.pop(f.name), f.type, source)
+        f.name: _typed(names[f.name], remaining.pop(names[f.name]), f.type, source)
         for f in dataclasses.fields(kind)
-        if f.name in remaining
+        if names[f.name] in remaining
         and not (isinstance(f.type, type) and dataclasses.is_dataclass(f.type))
     }
 
 
 def _typed(name: str, value: Any, kind: Any, source: str) -> Any:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    fits = any(type(value) is a if isinstance(a, type) else value == a for a in _members(kind))
-    if not fits:
-        raise InputError(f"{source}: {name} cannot be {value!r}")
-    return value
-
-
-def _members(kind: Any) -> list[Any]:
-    """Of a union or a Literal, its members, and theirs."""
-    inner = get_args(kind)
-    return [member for one in inner for member in _members(one)] if inner else [kind]
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{source}: {name} cannot be {value!r}") from error

@@ -5,9 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from spectra.quantities import DEFAULT
-from spectra.store.layout import Contents
-from spectra.store.schedule import Schedule
+from spectra.recording.options import Recording
 from spectra_data.errors import InputError
 from spectra_data.tokenizer import SMALLEST_VOCABULARY, TRAIN
 from spectra_pretrain.optimizers.registry import OPTIMIZERS
@@ -50,74 +48,13 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class RecorderOptions:
-    """What is recorded, and how often."""
+    """The probe batch, and where the recording lies."""
 
-    record_every: int = 50
-    """Steps between snapshots; 0 records nothing."""
-    record_early: bool = False
-    """Snapshots are taken after 1, 2, 4, 8, … steps, too, up to --record-every."""
-    record_at: str | None = None
-    """Steps of all snapshots, in place of --record-every, e.g. 0,10,100,1000."""
-    record_matrices: str | None = None
-    """Names of the matrices to record, `*` allowed, commas between; all by default."""
-    record_spectra: str = ",".join(DEFAULT)
-    """Singular values of what: any of weight, gradient (on the probe batch), update and
-    training_gradient (the step's own, before clipping)."""
-    record_gradients: bool = False
-    """Probe gradients themselves are recorded, in bfloat16: 170 MB a snapshot of llama_130m."""
-    record_subspaces: int = 0
-    """Rank of the leading singular subspaces of the probe gradient; 0 for none."""
-    sketch: int = 4096
-    """Components of a gradient sketch (cosines to about 1/sqrt of it); 0 for none."""
     probe_size: int = 4
     """Validation windows in the probe batch, on which gradients are taken at every snapshot."""
-    record_overhead: float | None = None
-    """Share of the time that recording may take, e.g. 0.01: snapshots, or parts of them, are left
-    out to stay below. What is left out depends on the machine's speed."""
     store: str | None = None
     """Place of the recording: a path, or an address such as s3://bucket/run.zarr; spectra.zarr in
     --out by default."""
-
-    @property
-    def wanted(self) -> bool:
-        """Whether anything is recorded."""
-        return self.record_every > 0 or self.record_at is not None
-
-    def schedule(self, steps: int) -> Schedule:
-        """At which of so many steps there is a snapshot."""
-        if self.record_at is None:
-            return Schedule.of(self.record_every, early=self.record_early, steps=steps)
-        try:
-            at = [int(part) for part in self.record_at.split(",")]
-        except ValueError as error:
-            raise InputError(
-                f"--record-at is a list of steps such as 0,10,100, not {self.record_at!r}"
-            ) from error
-        return Schedule.of(at, early=self.record_early, steps=steps)
-
-    def contents(self) -> Contents:
-        """What a snapshot holds."""
-        spectra = tuple(filter(None, self.record_spectra.split(",")))
-        return Contents(spectra, self.sketch, self.record_gradients, self.record_subspaces)
-
-    @property
-    def patterns(self) -> list[str] | None:
-        """Names of the matrices to record; None for all."""
-        return self.record_matrices.split(",") if self.record_matrices else None
-
-
-@dataclass(frozen=True)
-class PlaceOptions:
-    """Where recording is done; what is recorded stays the same."""
-
-    record_background: Literal["off", "wait", "drop"] = "off"
-    """Process that decomposes and writes: off, this one; else one of its own, and when it is
-    behind, the loop waits for it, or drops the snapshot."""
-    record_queue: int = 1
-    """Snapshots that may wait for the background process; each takes memory for a copy of all
-    matrices, for every kind of spectra."""
-    record_strict: bool = False
-    """Errors in recording, a full disk say, end the run; else it goes on without."""
 
 
 @dataclass(frozen=True)
@@ -172,8 +109,8 @@ class RunOptions:
     trained: TrainedOptions = field(default_factory=lambda: TrainedOptions(train="full"))
     layer_settings: Settings = field(default_factory=Settings)
     """Of the parametrization alone; its defaults where none are given."""
+    recording: Recording = field(default_factory=lambda: Recording(every=50))
     recorder: RecorderOptions = field(default_factory=RecorderOptions)
-    place: PlaceOptions = field(default_factory=PlaceOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
     machine: MachineOptions = field(default_factory=MachineOptions)
@@ -181,10 +118,10 @@ class RunOptions:
     def __post_init__(self) -> None:
         self._complete()
         problems = [message for wrong, message in (*self._checks(), *self.own_checks()) if wrong]
-        if self.recorder.wanted and self.recorder.record_every >= 0 and self.steps > 0:
+        if self.recording.wanted and self.steps > 0:
             try:
-                self.recorder.schedule(self.steps)
-                self.recorder.contents()
+                self.recording.schedule(self.steps)
+                self.recording.contents()
             except InputError as error:
                 problems.append(str(error))
         if problems:
@@ -243,12 +180,12 @@ class RunOptions:
             "--eval-tokens": self.evaluation.eval_tokens,
             "--checkpoint-every": self.checkpoints.checkpoint_every,
             "--keep-checkpoints": self.checkpoints.keep_checkpoints,
-            "--record-queue": self.place.record_queue,
+            "--record-queue": self.recording.queue,
         }
         not_negative = {
-            "--record-every": self.recorder.record_every,
-            "--record-subspaces": self.recorder.record_subspaces,
-            "--sketch": self.recorder.sketch,
+            "--record-every": self.recording.rhythm or 0,
+            "--record-subspaces": self.recording.subspaces,
+            "--sketch": self.recording.sketch,
             "--clip": self.optimizer.clip,
             "--weight-decay": self.optimizer.weight_decay,
             "--seed": self.seed,
@@ -264,7 +201,7 @@ class RunOptions:
             "--clip": self.optimizer.clip,
             "--weight-decay": self.optimizer.weight_decay,
         }
-        overhead = self.recorder.record_overhead
+        overhead = self.recording.overhead
         return [
             *self._checks_of_training(),
             *((v < 1, f"{name} is at least 1, not {v}") for name, v in at_least_one.items()),

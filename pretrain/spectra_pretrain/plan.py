@@ -1,5 +1,6 @@
 """What a run will do, in numbers, before it does it."""
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from uuid import uuid4
@@ -56,7 +57,7 @@ class Plan:
             lines.append("recording nothing (--record-every 0)")
         if self.shared_memory:
             lines.append(
-                f"recording in the background: {options.place.record_queue} snapshots may wait, in "
+                f"recording in the background: {options.recording.queue} snapshots may wait, in "
                 f"{decimal(self.shared_memory)} of memory"
             )
         if self.left_out and self.snapshots:
@@ -66,7 +67,7 @@ class Plan:
 
 def _rhythm(options: RunOptions) -> str:
     """When there are snapshots, in words."""
-    schedule = options.recorder.schedule(options.steps)
+    schedule = options.recording.schedule(options.steps)
     if schedule.at is not None:
         return "at listed steps"
     early = " and early in doubling steps" if schedule.early else ""
@@ -77,15 +78,15 @@ def make_plan(options: RunOptions, model: torch.nn.Module) -> Plan:
     """Count what a run has."""
     matrices, skipped = find_matrices(model)
     snapshots, store_bytes, shared_memory = 0, {}, 0
-    if options.recorder.wanted:
-        recorded, skipped = find_matrices(model, options.recorder.patterns)
-        schedule = options.recorder.schedule(options.steps)
+    if options.recording.wanted:
+        recorded, skipped = find_matrices(model, options.recording.patterns)
+        schedule = options.recording.schedule(options.steps)
         layout = Layout(
-            tuple(recorded), schedule.snapshots, schedule.steps, options.recorder.contents()
+            tuple(recorded), schedule.snapshots, schedule.steps, options.recording.contents()
         )
         snapshots, store_bytes = layout.snapshots or 0, layout.sizes
-        if options.place.record_background != "off":
-            copies = options.place.record_queue * len(layout.contents.kinds)
+        if options.recording.background != "off":
+            copies = options.recording.queue * len(layout.contents.kinds)
             shared_memory = copies * sum(m.rows * m.cols for m in recorded) * 4
     sizes = {name: parameter.ndim for name, parameter in unwrapped(model).named_parameters()}
     left_out = tuple(
@@ -141,7 +142,7 @@ def measure(options: RunOptions, training: Training, probe: Probe | None) -> For
     snapshot, snapshots = 0.0, 0
     if probe is not None:
         snapshot = _snapshot_seconds(options, training, probe)
-        snapshots = options.recorder.schedule(options.steps).snapshots or 0
+        snapshots = options.recording.schedule(options.steps).snapshots or 0
     expected = options.steps * step + snapshots * snapshot
     return Forecast(step, tokens / seconds, snapshot, expected)
 
@@ -155,20 +156,16 @@ def random_windows(options: RunOptions, vocab_size: int) -> Windows:
 
 def _snapshot_seconds(options: RunOptions, training: Training, probe: Probe) -> float:
     """Seconds of one snapshot, measured and written before the loop goes on, to memory."""
-    contents = options.recorder.contents()
+    once = dataclasses.replace(
+        options.recording, every=[1], early=False, overhead=None, background="off", strict=True
+    )
     store = f"memory://{uuid4().hex}.zarr"
     with record(
         training.model,
         training.optimizer,
         store,
         probe=probe,
-        every=[1],
-        matrices=options.recorder.patterns,
-        spectra=contents.spectra,
-        sketch=contents.sketch,
-        gradients=contents.gradients,
-        subspaces=contents.subspaces,
-        strict=True,
+        recording=once,
     ) as recorder:
         training.train_step(recorder)
         seconds = recorder.timings.seconds

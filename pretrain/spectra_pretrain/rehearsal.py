@@ -63,7 +63,7 @@ def dry_run(job: Drafted, *, as_json: bool = False) -> None:
     draft = job.draft(device)
     groups = draft.trainee.groups(options)
     plan = make_plan(options, draft.trainee.model)
-    forecast = measure(options, draft.training, draft.probe if options.recorder.wanted else None)
+    forecast = measure(options, draft.training, draft.probe if options.recording.wanted else None)
     if as_json:
         figures = asdict(plan) | asdict(forecast) | dict(draft.figures)
         figures |= {"groups": [asdict(group) for group in groups]} | sizes(groups)

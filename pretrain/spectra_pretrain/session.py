@@ -239,7 +239,7 @@ def _summary(
         "tokens_per_second": _finite(outcome.tokens_per_second),
         "step_tokens_per_second": _finite(outcome.step_tokens_per_second),
         "recorder_share": recorder.share,
-        "store": store_of(options, out) if options.recorder.wanted else None,
+        "store": store_of(options, out) if options.recording.wanted else None,
         "evaluations": [asdict(evaluated) for evaluated in training.evaluations],
         "recorder_stopped": recorder.stopped,
         "recorder_seconds": dict(recorder.timings),
@@ -251,29 +251,16 @@ def _open_recorder(
     job: Job, prepared: Prepared, out: Path, resume: bool
 ) -> Recorder | NullRecorder:
     options = job.options
-    if not options.recorder.wanted:
+    if not options.recording.wanted:
         return NullRecorder()
-    schedule = options.recorder.schedule(options.steps)
-    contents = options.recorder.contents()
-    background = options.place.record_background
     return record(
         prepared.training.model,
         prepared.training.optimizer,
         store_of(options, out),
         probe=prepared.probe,
-        every=schedule.every if schedule.at is None else schedule.at,
-        early=schedule.early,
+        recording=options.recording,
         steps=options.steps,
-        matrices=options.recorder.patterns,
-        spectra=contents.spectra,
-        sketch=contents.sketch,
-        gradients=contents.gradients,
-        subspaces=contents.subspaces,
         seed=options.seed,
-        background=None if background == "off" else background,
-        queue=options.place.record_queue,
-        overhead=options.recorder.record_overhead,
-        strict=options.place.record_strict,
         start_step=prepared.training.step,
         resume=resume,
         attrs={"config": to_dict(options), **prepared.attrs},
@@ -322,7 +309,7 @@ def _require_parts(job: Job, latest: Path | None, out: Path) -> None:
         way_out = f"put back its copy, {copy}" if copy.exists() else "begin anew"
         raise InputError(f"{out} has lost its {name}, which says what run it is: {way_out}")
     store = store_of(job.options, out)
-    if job.options.recorder.wanted and latest and not exists(store):
+    if job.options.recording.wanted and latest and not exists(store):
         lost = "its spectra.zarr" if job.options.recorder.store is None else f"its store {store}"
         raise InputError(f"{out} has lost {lost}: put it back, or begin anew elsewhere")
 

@@ -1,40 +1,30 @@
 """`allocate`: a rank map that meets a target, by any of the methods."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from spectra.allocation.candidates import Candidates, Ranks, candidates_of
-from spectra.allocation.methods.registry import (
-    DEFAULT,
-    METHODS,
-    NEEDS,
-    Chosen,
-    MethodOptions,
-    Outliers,
-)
-from spectra.allocation.pricing import LRC_FACTOR, Flags, Pricing
+from spectra.allocation.methods.registry import METHODS, NEEDS, Chosen, MethodOptions, Outliers
+from spectra.allocation.options import Allocation, AllocationSettings
+from spectra.allocation.pricing import Flags, Pricing
 from spectra.allocation.rankmap import Model, Module, RankMap, kind_of
 from spectra.allocation.target import Target
-from spectra.storages.registry import DEFAULT_STORAGE
+from spectra.keywords import completed, spelled_out
 from spectra.store.reader import open_store
 from spectra_data.errors import InputError
 
 
+@spelled_out(Allocation)
 def allocate(
     run: "xr.DataTree | Candidates | str | Path",
+    allocation: Allocation | None = None,
     *,
-    err: float | None = None,
-    budget: float | None = None,
-    threshold: float | None = None,
-    method: str = DEFAULT,
-    normalisation: str = "minmax",
-    lrc_factor: float = LRC_FACTOR,
-    storage: str = DEFAULT_STORAGE,
-    align: int = 1,
     outliers: Outliers | None = None,
     step: int | None = None,
+    **keywords: Any,
 ) -> RankMap:
     """Give every matrix a rank.
 
@@ -42,27 +32,14 @@ def allocate(
     ----------
     run
         A scan or a run, opened or by its address.
-    err
-        Effective rank reduction to reach: removed ranks over all ranks.
-    budget
-        Fraction of block parameters to stay within.
-    threshold
-        WeLore's cut on normalised singular values. One of these three is given.
-    method
-        One of `METHODS`, e.g. ``welore``: the threshold that the target needs; docs/allocation.md
-        describes them.
-    normalisation
-        WeLore's: ``minmax``, as the reference has it, or ``max``.
-    lrc_factor
-        A matrix is an LRC when its rank is less than this times its full rank.
-    storage
-        What a factored matrix is stored as: one of `STORAGES`.
-    align
-        Ranks of factored matrices are multiples of this.
+    allocation
+        Target and method; or its fields as keywords, the ones below.
     outliers
         For ``owl``: by block, the share of outliers (`spectra.calibration.outliers`).
     step
-        Which snapshot; the last by default.
+        Step of the snapshot; the last by default.
+    **keywords
+        Fields of `Allocation`.
 
     Returns
     -------
@@ -75,14 +52,22 @@ def allocate(
     InputError
         When the target is impossible: the message says what is possible.
     """
+    allocation = completed(Allocation, allocation, keywords)
     candidates = run if isinstance(run, Candidates) else _candidates(run, step)
-    target = Target.of(err=err, budget=budget, threshold=threshold)
-    maker = Maker(candidates, method, normalisation, lrc_factor, storage, align, outliers)
-    return maker.map(target)
+    return Maker(candidates, allocation, outliers).map(allocation.target)
 
 
 class Maker:
-    """Rank maps of one method and its settings, for any targets.
+    """Rank maps by one method and its settings, for any targets.
+
+    Parameters
+    ----------
+    candidates
+        The matrices, with their spectra.
+    settings
+        Method, storage and the like.
+    outliers
+        As `allocate` takes them.
 
     Raises
     ------
@@ -91,24 +76,24 @@ class Maker:
     """
 
     def __init__(
-        self,
-        candidates: Candidates,
-        method: str = DEFAULT,
-        normalisation: str = "minmax",
-        lrc_factor: float = LRC_FACTOR,
-        storage: str = DEFAULT_STORAGE,
-        align: int = 1,
-        outliers: Outliers | None = None,
+        self, candidates: Candidates, settings: AllocationSettings, outliers: Outliers | None = None
     ) -> None:
         self.candidates = candidates
-        self.method = method
-        self.kind = METHODS[method]
+        self.method = settings.method
+        self.kind = METHODS[self.method]
         given = {"outliers": outliers is not None, "statistics": candidates.weighted}
         for need in self.kind.needs:
             if not given[need]:
-                raise InputError(f"{method} needs {NEEDS[need]}")
-        self.pricing = Pricing(candidates, storage, align, lrc_factor, self.kind.lrcs_alone)
-        self._choose = self.kind.prepare(self.pricing, MethodOptions(normalisation, outliers))
+                raise InputError(f"{self.method} needs {NEEDS[need]}")
+        self.pricing = Pricing(
+            candidates,
+            settings.storage,
+            settings.align,
+            settings.lrc_factor,
+            self.kind.lrcs_alone,
+        )
+        options = MethodOptions(settings.normalisation, outliers)
+        self._choose = self.kind.prepare(self.pricing, options)
 
     def choose(self, target: Target) -> Chosen:
         """Ranks that meet a target.

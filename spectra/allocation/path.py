@@ -13,10 +13,10 @@ import xarray as xr
 from spectra.allocation.allocate import Maker
 from spectra.allocation.candidates import Candidates, candidates_of
 from spectra.allocation.costs import bytes_per_parameter, factored_bytes
-from spectra.allocation.methods.registry import DEFAULT, Chosen
-from spectra.allocation.pricing import LRC_FACTOR
+from spectra.allocation.methods.registry import Chosen
+from spectra.allocation.options import AllocationSettings
 from spectra.allocation.target import Target
-from spectra.storages.registry import DEFAULT_STORAGE
+from spectra.keywords import completed, spelled_out
 from spectra.store.derived import write_group
 from spectra.store.reader import open_store
 from spectra_data.errors import InputError
@@ -26,15 +26,14 @@ STEP = 0.005
 """Between points of ERR, by default."""
 
 
+@spelled_out(AllocationSettings)
 def compression_path(
     candidates: Candidates,
+    settings: AllocationSettings | None = None,
     *,
     target: str = "err",
-    method: str = DEFAULT,
     spacing: float = STEP,
-    normalisation: str = "minmax",
-    lrc_factor: float = LRC_FACTOR,
-    storage: str = DEFAULT_STORAGE,
+    **keywords: Any,
 ) -> xr.Dataset:
     """Rank maps at a fine grid of targets, without their names.
 
@@ -42,12 +41,14 @@ def compression_path(
     ----------
     candidates
         The matrices of a snapshot.
+    settings
+        Method, storage and the like; or its fields as keywords.
     target
         What the grid is of: ``err``, ``budget`` or ``threshold``.
     spacing
         Of the grid, over [0, 1]; what cannot be reached is left out.
-    method, normalisation, lrc_factor, storage
-        As `allocate` takes them.
+    **keywords
+        Fields of `AllocationSettings`.
 
     Returns
     -------
@@ -62,7 +63,8 @@ def compression_path(
     """
     if not 0.0005 <= spacing <= 0.5:
         raise InputError(f"points of ERR are 0.0005 to 0.5 apart, not {spacing:g}")
-    maker = Maker(candidates, method, normalisation, lrc_factor, storage)
+    settings = completed(AllocationSettings, settings, keywords)
+    maker = Maker(candidates, settings)
     full = candidates.full_ranks
     targets, found = _reachable(maker, target, np.arange(0, 1 + spacing / 2, spacing).round(6))
     ranks = np.array([chosen.ranks for chosen in found])
@@ -71,10 +73,10 @@ def compression_path(
     stored = np.array([maker.parameters(r) for r in ranks])
     errors = np.stack([c.relative_errors[ranks[:, i]] for i, c in enumerate(candidates.each)], 1)
     errors = np.where(factored, errors, 0.0)
-    low = (ranks < lrc_factor * full).sum(axis=1)
+    low = (ranks < settings.lrc_factor * full).sum(axis=1)
     parameters = stored.sum(axis=1)
     rows, cols, kept_as = candidates.rows, candidates.cols, candidates.format
-    small = factored_bytes(rows, cols, ranks, storage, kept_as)
+    small = factored_bytes(rows, cols, ranks, settings.storage, kept_as)
     whole = rows * cols * bytes_per_parameter(kept_as)
     of_matrix = ("target", "matrix")
     dataset = xr.Dataset(
@@ -92,12 +94,12 @@ def compression_path(
         },
         coords={"target": targets, **_matrix_coordinates(candidates)},
         attrs={
-            "method": method,
+            "method": settings.method,
             "target": target,
             "step": candidates.step,
-            "normalisation": normalisation,
-            "lrc_factor": lrc_factor,
-            "storage": storage,
+            "normalisation": settings.normalisation,
+            "lrc_factor": settings.lrc_factor,
+            "storage": settings.storage,
             "format": candidates.format,
             "approximate": candidates.approximate,
         },

@@ -99,6 +99,36 @@ class Target:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class TargetOptions:
+    """A field for every kind of target, of which one is given.
+
+    Parameters
+    ----------
+    err
+        Effective rank reduction to reach: removed ranks over all ranks, e.g. 0.5.
+    budget
+        Fraction of block parameters to stay within, e.g. 0.8.
+    threshold
+        WeLore's cut on normalised singular values, e.g. 0.175.
+    """
+
+    err: float | None = None
+    budget: float | None = None
+    threshold: float | None = None
+
+    @property
+    def target(self) -> Target:
+        """The one target that is given.
+
+        Raises
+        ------
+        InputError
+            When none or several are, or the one is impossible.
+        """
+        return Target.of(**{kind: getattr(self, kind) for kind in TARGETS})
+
+
 def _beyond(kind: str, shown: str) -> InputError:
     noun = KINDS[kind].noun
     return InputError(f"the target cannot be reached: {noun} is a number from 0 to 1, not {shown}")

@@ -6,24 +6,21 @@ asked and reached; `spectra export` turns it into what other tools read.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import tyro
 
 from spectra.allocation.allocate import allocate
 from spectra.allocation.costs import require_storage
-from spectra.allocation.methods.registry import DEFAULT, METHODS, Need, offered
+from spectra.allocation.methods.registry import METHODS
+from spectra.allocation.options import Allocation
 from spectra.allocation.rankmap import RankMap
 from spectra.commands.options import parse
 from spectra.exports.formats import to_table
-from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
 from spectra.store.destination import messages_beside
 from spectra_data.errors import InputError
-
-GIVEN: tuple[Need, ...] = ("outliers",)
-"""What the command can give a method beside the spectra."""
 
 
 @dataclass(frozen=True)
@@ -32,36 +29,9 @@ class Options:
 
     store: tyro.conf.Positional[str]
     """Store of a scan or a run, e.g. scan.zarr."""
-    err: float | None = None
-    """Effective rank reduction to reach: removed ranks over all ranks, e.g. 0.5."""
-    budget: float | None = None
-    """Fraction of block parameters to stay within, e.g. 0.8."""
-    threshold: float | None = None
-    """WeLore's cut on normalised singular values, e.g. 0.175."""
     out: Path | None = None
     """File of the map to write; none by default, which only prints it."""
-    method: Annotated[
-        str,
-        tyro.conf.arg(
-            constructor_factory=lambda: Literal[offered(*GIVEN)],
-            help=f"Method that gives the ranks. {METHODS.help(offered(*GIVEN))}.",
-            help_behavior_hint=f"(default: {DEFAULT})",
-        ),
-    ] = DEFAULT
-    normalisation: Literal["minmax", "max"] = "minmax"
-    """Normalisation of singular values, for welore: from the least to the largest, or by the
-    largest."""
-    lrc_factor: float = 0.5
-    """Fraction of its full rank below which a matrix is an LRC."""
-    storage: Annotated[
-        str,
-        tyro.conf.arg(
-            metavar=f"{{{','.join(STORAGES)}}}",
-            help=f"Storage of factored matrices. {STORAGES.help()}.",
-        ),
-    ] = DEFAULT_STORAGE
-    align: int = 1
-    """Ranks of factored matrices are multiples of this, e.g. 8 or 16."""
+    allocation: Allocation = field(default_factory=Allocation)
     outliers: Path | None = None
     """JSON file {block: share of outliers}, for owl; or name the next two instead."""
     checkpoint: str | None = None
@@ -78,20 +48,9 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="allocate", description=__doc__)
-    require_storage(options.storage)
-    rank_map = allocate(
-        options.store,
-        err=options.err,
-        budget=options.budget,
-        threshold=options.threshold,
-        method=options.method,
-        normalisation=options.normalisation,
-        lrc_factor=options.lrc_factor,
-        storage=options.storage,
-        align=options.align,
-        outliers=_outliers(options),
-        step=options.step,
-    )
+    allocation = options.allocation
+    require_storage(allocation.storage)
+    rank_map = allocate(options.store, allocation, outliers=_outliers(options), step=options.step)
     if options.out is not None:
         rank_map.save(options.out)
     if options.json:
@@ -146,11 +105,12 @@ def _outliers(options: Options) -> dict[str, float] | None:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
         except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is no JSON object of blocks and shares: {error}") from error
-    if "outliers" not in METHODS[options.method].needs:
+    if "outliers" not in METHODS[options.allocation.method].needs:
         return None
     if options.checkpoint is None or options.calibration is None:
         raise InputError(
-            f"{options.method} counts outliers: name --checkpoint and --calibration, or --outliers"
+            f"{options.allocation.method} counts outliers: name --checkpoint and --calibration, "
+            "or --outliers"
         )
     from spectra.calibration.outliers import outliers_on_text
 

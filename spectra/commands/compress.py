@@ -12,21 +12,21 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import tyro
 from rich.console import Console
 
 from spectra.allocation.rankmap import RankMap
+from spectra.calibration.options import SELF
 from spectra.commands.options import parse
 from spectra.compression.compress import Compressed, compress
-from spectra.compression.settings import SELF, Calibration
+from spectra.compression.settings import Compression
 from spectra.machine.devices import device_of
 from spectra.machine.memory import peak_memory_bytes
 from spectra.machine.progress import Shown
-from spectra.storages.registry import BUDGET_STORAGE, STORAGES
 from spectra_data.errors import InputError
 
 
@@ -40,43 +40,10 @@ class Options:
     """Folder to write; the same command goes on with what an interrupted one left there."""
     map: Path | None = None
     """Rank map of `spectra allocate`."""
-    budget: float | None = None
-    """Fraction of block parameters to keep, e.g. 0.8, in place of a map."""
-    method: Literal["svd", "asvd", "whiten", "fisher", "sequential"] | None = None
-    """Method of truncation. svd: the paper's, data-free; asvd: inputs scaled by their size; whiten:
-    inputs whitened (SVD-LLM); fisher: inputs and the loss's gradients whitened; sequential: each
-    block on what the compressed ones before it give. By default svd with --map, fisher with
-    --budget."""
-    storage: Annotated[
-        str | None,
-        tyro.conf.arg(
-            metavar=f"{{{','.join(STORAGES)}}}",
-            help=f"Storage of factored matrices. {STORAGES.help()}. By default as the map says; "
-            f"{BUDGET_STORAGE} with --budget.",
-        ),
-    ] = None
-    calibration: str = SELF
-    """Text for all methods but svd: a data source (a file or folder, pydocs, c4, hf:NAME), or self:
-    what the model itself writes."""
-    windows: int = 64
-    """Windows of calibration text."""
-    seq_len: int = 512
-    """Tokens of a window."""
-    seed: int = 0
-    """Seed of the model's own text, and of the tokens that fisher's gradients are drawn for."""
-    tokenizer: str | None = None
-    """Tokenizer of the calibration text; the checkpoint's own by default."""
-    shrinkage: float | None = None
-    """Shrinkage of covariances towards the identity, 0 to 1; by default 0.01 for fisher, else 0."""
-    align: int | None = None
-    """Number that ranks are multiples of, with --budget; 16 by default, which kernels like."""
-    dtype: Literal["bfloat16", "float16", "float32"] | None = None
-    """Precision of stored weights; the checkpoint's own by default."""
+    compression: Compression = field(default_factory=Compression)
     device: str | None = None
     """Device of calibration and decompositions, cpu or cuda; cuda where there is one, by
     default."""
-    batch_size: int = 4
-    """Calibration windows at a time."""
     skip_hash: bool = False
     """Hashes are not compared: the map may be of other weights with the same names and shapes."""
     json: bool = False
@@ -86,34 +53,20 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="compress", description=__doc__)
-    if (options.map is None) == (options.budget is None):
+    wanted = options.compression
+    if (options.map is None) == (wanted.budget is None):
         raise InputError("name --map or --budget, one of them (see `spectra compress --help`)")
-    method = options.method or ("svd" if options.budget is None else "fisher")
-    if method == "svd" and options.calibration != SELF:
+    if not wanted.settings.calibrated and wanted.calibration.data != SELF:
         raise InputError("svd is data-free: name a --method that --calibration is for")
-    if options.map is not None and options.align is not None:
+    if options.map is not None and wanted.align is not None:
         raise InputError("--align is for --budget: a map has its ranks already")
-    calibration = Calibration(
-        options.calibration,
-        options.windows,
-        options.seq_len,
-        options.seed,
-        options.tokenizer,
-        options.batch_size,
-    )
     started = time.perf_counter()
     with Shown(Console(stderr=True)) as shown:
         made = compress(
             options.checkpoint,
             None if options.map is None else RankMap.load(options.map),
             options.out,
-            budget=options.budget,
-            method=options.method,
-            storage=options.storage,
-            calibration=calibration,
-            shrinkage=options.shrinkage,
-            align=options.align,
-            dtype=options.dtype,
+            wanted,
             device=str(device_of(options.device)),
             check_weights=not options.skip_hash,
             progress=shown.update,

@@ -8,7 +8,7 @@ pruning.json beside it.
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -16,9 +16,9 @@ import tyro
 from rich.console import Console
 
 from spectra.allocation.rankmap import RankMap
+from spectra.calibration.options import Calibration
 from spectra.commands.compress import left_lines
 from spectra.commands.options import parse
-from spectra.compression.settings import SELF, Calibration
 from spectra.machine.devices import device_of
 from spectra.machine.progress import Shown
 from spectra.pruning.prune import prune
@@ -44,18 +44,7 @@ class Options:
     """Prune N-LRCs only."""
     map: Path | None = None
     """Rank map that says which matrices are N-LRCs, for --only nlrc of a dense checkpoint."""
-    calibration: str = SELF
-    """Text for wanda and sparsegpt: a data source, or self: what the model itself writes."""
-    windows: int = 64
-    """Windows of calibration text."""
-    seq_len: int = 512
-    """Tokens of a window."""
-    seed: int = 0
-    """Seed of the model's own text."""
-    tokenizer: str | None = None
-    """Tokenizer of the calibration text; the checkpoint's own by default."""
-    batch_size: int = 4
-    """Windows at a time."""
+    calibration: Calibration = field(default_factory=Calibration)
     device: str | None = None
     """Device to compute on, cpu or cuda; cuda where there is one, by default."""
     json: bool = False
@@ -66,14 +55,6 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="prune", description=__doc__)
     pattern = parse_pattern(options.sparsity, options.pattern)
-    calibration = Calibration(
-        options.calibration,
-        options.windows,
-        options.seq_len,
-        options.seed,
-        options.tokenizer,
-        options.batch_size,
-    )
     with Shown(Console(stderr=True)) as shown:
         made = prune(
             options.checkpoint,
@@ -82,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
             method=options.method,
             only=options.only,
             rank_map=None if options.map is None else RankMap.load(options.map),
-            calibration=calibration,
+            calibration=options.calibration,
             device=str(device_of(options.device)),
             progress=shown.update,
         )

@@ -13,6 +13,7 @@ import numpy as np
 from spectra.allocation.allocate import Maker
 from spectra.allocation.candidates import Candidate, Candidates
 from spectra.allocation.methods.registry import LOSS
+from spectra.allocation.options import AllocationSettings
 from spectra.allocation.rankmap import RankMap
 from spectra.allocation.target import Target
 from spectra.checkpoint.checkpoint import Checkpoint, Tensors
@@ -95,4 +96,5 @@ def loss_candidates(
 
 def map_of_least_loss(candidates: Candidates, budget: float, storage: str, align: int) -> RankMap:
     """The map for candidates whose spectra are weighted."""
-    return Maker(candidates, LOSS, storage=storage, align=align).map(Target("budget", budget))
+    settings = AllocationSettings(method=LOSS, storage=storage, align=align)
+    return Maker(candidates, settings).map(Target("budget", budget))

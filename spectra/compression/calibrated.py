@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from spectra.calibration.blocks import open_blocks
+from spectra.calibration.options import SELF, Calibration
 from spectra.calibration.passes import backward_pass, forward_pass
 from spectra.calibration.statistics import BlockStatistics
 from spectra.calibration.store import StatisticsFolder, load_tensors, save_tensors
@@ -22,7 +23,7 @@ from spectra.calibration.text import (
 )
 from spectra.checkpoint.checkpoint import Checkpoint
 from spectra.checkpoint.digests import combined_sha256, digest
-from spectra.compression.settings import SELF, Calibration, Settings
+from spectra.compression.settings import Settings
 from spectra.compression.truncation import Root, covariance_root, scale_root
 from spectra.compression.weighting import Weighting, Weightings
 from spectra.machine.progress import Progress

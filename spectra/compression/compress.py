@@ -22,10 +22,11 @@ from spectra.checkpoint.writer import (
     writing,
 )
 from spectra.compression.maps import stored_map
-from spectra.compression.plan import Asked, Plan, make_plan
-from spectra.compression.settings import Calibration, Settings
+from spectra.compression.plan import Plan, Request, make_plan
+from spectra.compression.settings import Compression
 from spectra.compression.sources import require_dtype, tensor_bytes
 from spectra.compression.weighting import Weighting
+from spectra.keywords import completed, spelled_out
 from spectra.linalg import scaled
 from spectra.machine.progress import Progress, silent
 from spectra.models.loading import require_finite
@@ -53,22 +54,18 @@ class Compressed:
     """Tensors that an interrupted call had written."""
 
 
+@spelled_out(Compression)
 def compress(
     checkpoint: str | Source,
     rank_map: RankMap | None,
     out: str | Path,
+    compression: Compression | None = None,
     *,
-    budget: float | None = None,
-    method: str | None = None,
-    storage: str | None = None,
-    calibration: Calibration | None = None,
-    shrinkage: float | None = None,
-    align: int | None = None,
-    dtype: str | None = None,
     device: str = "cpu",
     check_weights: bool = True,
     shard_bytes: int = SHARD_BYTES,
     progress: Progress = silent,
+    **keywords: Any,
 ) -> Compressed:
     """Write a compressed checkpoint, which transformers loads once `spectra` is imported.
 
@@ -80,24 +77,8 @@ def compress(
         The ranks; None with a `budget`.
     out
         The folder to write. What an interrupted call with the same arguments left there is used.
-    budget
-        Fraction of block parameters to keep, allocated on the way by the least expected loss.
-    method
-        ``svd``: WeLore's, which needs no data; ``asvd``, ``whiten`` (SVD-LLM's), ``fisher``
-        (whitening of inputs and of the loss's gradients), ``sequential`` (least squares towards the
-        original outputs, on what the compressed layers before give). By default ``svd`` with a
-        map, and ``fisher`` with a budget.
-    storage
-        One of `STORAGES`; the map's own, and with a budget ``pivoted``.
-    calibration
-        The text of all methods but ``svd``.
-    shrinkage
-        Of covariances, see `Settings`.
-    align
-        With a budget: ranks are multiples of this; 16 by default, which pivoted layers need to
-        be fast.
-    dtype
-        What factors are stored as, e.g. ``bfloat16``; as the checkpoint's weights by default.
+    compression
+        Method, storage, calibration and the like; or its fields as keywords, the ones below.
     device
         Where calibration and decompositions run.
     check_weights
@@ -106,6 +87,8 @@ def compress(
         Largest shard.
     progress
         Called with a stage, what is done of it, and of how many.
+    **keywords
+        Fields of `Compression`.
 
     Raises
     ------
@@ -113,24 +96,20 @@ def compress(
         When the map does not fit the checkpoint, a decomposition fails (naming the matrix), the
         folder holds something else, or another process writes to it.
     """
+    compression = completed(Compression, compression, keywords)
     out = Path(out)
-    settings = Settings(
-        method or ("svd" if budget is None else "fisher"), calibration or Calibration(), shrinkage
-    )
     source = Source.of(checkpoint)
     if rank_map is not None:
         source = source.spanning(rank_map.ranks)
-    asked = Asked(source, settings, rank_map, budget, storage, align, check_weights, device)
+    request = Request(source, rank_map, compression, check_weights, device)
     with writing(out):
-        return _made(asked, out, dtype, shard_bytes, progress)
+        return _made(request, out, shard_bytes, progress)
 
 
-def _made(
-    asked: Asked, out: Path, dtype: str | None, shard_bytes: int, progress: Progress
-) -> Compressed:
+def _made(request: Request, out: Path, shard_bytes: int, progress: Progress) -> Compressed:
     """What `compress` writes to a folder that it holds."""
-    plan = make_plan(asked, progress)
-    maker = _Maker(plan, dtype, asked.device)
+    plan, dtype = make_plan(request, progress), request.options.dtype
+    maker = _Maker(plan, dtype, request.device)
     sizes = {name: tensor_bytes(plan.source, name) for name in plan.source.tensors}
     written = write_shards(
         out,
@@ -139,13 +118,13 @@ def _made(
         key=_key(plan, dtype),
         progress=lambda done, count: progress("tensors written", done, count),
     )
-    if asked.check_weights and not asked.checkpoint.is_gguf:
+    if request.check_weights and not request.source.is_gguf:
         _require_hash(plan, written)
     stored_as = next(iter({n["format"] for n in written.notes.values() if "format" in n}), None)
     errors = {n["name"]: n["error"] for n in written.notes.values() if "error" in n}
     final = stored_map(plan.rank_map, errors=errors, stored_as=stored_as)
     described = SpectraConfig(final, plan.about, written.sha256).to_dict()
-    asked.checkpoint.copy_companions(out)
+    request.source.copy_companions(out)
     plan.weightings.close()
     finish(out, with_dtype(plan.config, dtype) | {"quantization_config": described})
     return Compressed(

@@ -14,7 +14,7 @@ from spectra.compression.calibrated import calibrate
 from spectra.compression.fit import require_fit
 from spectra.compression.maps import stored_map
 from spectra.compression.sequential import sequential_weightings
-from spectra.compression.settings import Settings
+from spectra.compression.settings import Compression
 from spectra.compression.skeleton import READS_WEIGHT, read_by_name, require_running
 from spectra.compression.sources import model_tensors
 from spectra.compression.weighting import Weightings, plain_weightings
@@ -29,8 +29,8 @@ ALIGN = 16
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a caller of `compress` asks for; see there.
+class Request:
+    """What a caller of `compress` wants; see there.
 
     Raises
     ------
@@ -38,28 +38,26 @@ class Asked:
         When it contradicts itself.
     """
 
-    checkpoint: Source
-    settings: Settings
+    source: Source
     rank_map: RankMap | None
-    budget: float | None
-    storage: str | None
-    align: int | None
+    options: Compression
     check_weights: bool
     device: str
 
     def __post_init__(self) -> None:
-        if (self.rank_map is None) == (self.budget is None):
+        options = self.options
+        if (self.rank_map is None) == (options.budget is None):
             raise InputError("name a rank map or a budget, one of them")
-        if self.budget is not None and not 0 < self.budget <= 1:
-            raise InputError(f"a budget is a fraction of block parameters, not {self.budget:g}")
-        if self.budget is not None and self.settings.method == "sequential":
+        if options.budget is not None and not 0 < options.budget <= 1:
+            raise InputError(f"a budget is a fraction of block parameters, not {options.budget:g}")
+        if options.budget is not None and options.method == "sequential":
             raise InputError(
                 "sequential needs a map: it weighs errors by what the map makes of blocks"
             )
-        if self.align is not None and self.align < 1:
-            raise InputError(f"ranks are multiples of 1 or more, not of {self.align}")
-        if self.storage is not None:
-            require_storage(self.storage)
+        if options.align is not None and options.align < 1:
+            raise InputError(f"ranks are multiples of 1 or more, not of {options.align}")
+        if options.storage is not None:
+            require_storage(options.storage)
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ class Plan:
     """Matrices that the map factors and that stay whole, with the reasons."""
 
 
-def make_plan(asked: Asked, progress: Progress) -> Plan:
+def make_plan(request: Request, progress: Progress) -> Plan:
     """Calibrate and allocate, as far as that is asked for.
 
     Raises
@@ -87,41 +85,41 @@ def make_plan(asked: Asked, progress: Progress) -> Plan:
     InputError
         When the map does not fit, or nothing would be factored.
     """
-    checkpoint, settings = asked.checkpoint, asked.settings
+    checkpoint, options, settings = request.source, request.options, request.options.settings
     opened = checkpoint.checkpoint
     source, config = model_tensors(checkpoint)
     fixed = left_whole(checkpoint)
     free = [matrix.name for matrix in opened.matrices if matrix.name not in fixed]
     fixed |= dict.fromkeys(read_by_name(checkpoint, free), READS_WEIGHT)
-    if asked.rank_map is not None:
+    if request.rank_map is not None:
         require_fit(
-            asked.rank_map, opened, weights=asked.check_weights and _in_parts(asked, opened)
+            request.rank_map, opened, weights=request.check_weights and _in_parts(request, opened)
         )
     about, weightings = settings.described(), plain_weightings()
     if settings.calibrated:
-        weightings = calibrate(checkpoint, settings, asked.device, progress)
+        weightings = calibrate(checkpoint, settings, request.device, progress)
         about |= weightings.about
-    rank_map = asked.rank_map
+    rank_map = request.rank_map
     if rank_map is None:
-        assert asked.budget is not None
+        assert options.budget is not None
         rank_map = allocate_by_loss(
             opened,
             source,
             weightings,
-            asked.budget,
-            storage=asked.storage or BUDGET_STORAGE,
-            align=asked.align or ALIGN,
+            options.budget,
+            storage=options.storage or BUDGET_STORAGE,
+            align=options.align or ALIGN,
             whole=frozenset(fixed),
             progress=progress,
         )
     left = {m.name: fixed[m.name] for m in rank_map.modules if m.name in fixed and m.factored}
-    wanted = stored_map(rank_map, storage=asked.storage, whole=left)
+    wanted = stored_map(rank_map, storage=options.storage, whole=left)
     if not any(module.factored for module in wanted.modules):
         reasons = "; ".join(dict.fromkeys(left.values())) or "the map leaves all of them whole"
         raise InputError(f"no matrix would be factored: {reasons}")
     require_running(checkpoint, wanted)
     if settings.method == "sequential":
-        weightings = sequential_weightings(checkpoint, settings, wanted, asked.device, progress)
+        weightings = sequential_weightings(checkpoint, settings, wanted, request.device, progress)
     return Plan(opened, source, config, wanted, weightings, about, left)
 
 
@@ -142,7 +140,7 @@ def left_whole(source: Source) -> dict[str, str]:
     return found
 
 
-def _in_parts(asked: Asked, checkpoint: Checkpoint) -> bool:
+def _in_parts(request: Request, checkpoint: Checkpoint) -> bool:
     """Whether matrices are not whole tensors, whose hash is compared while they are read."""
     parts = checkpoint.matrices.values()
-    return asked.checkpoint.is_gguf or any(part.rows or part.entry is not None for part in parts)
+    return request.source.is_gguf or any(part.rows or part.entry is not None for part in parts)

@@ -1,49 +1,24 @@
-"""How a checkpoint is compressed: the method, what it is calibrated on, how factors are stored."""
+"""How a checkpoint is compressed: the options of `compress`, and what they come to."""
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, get_args
 
+import tyro
+
+from spectra.calibration.options import Calibration
+from spectra.storages.registry import BUDGET_STORAGE, STORAGES
 from spectra_data.errors import InputError
 
 Method = Literal["svd", "asvd", "whiten", "fisher", "sequential"]
 METHODS: tuple[str, ...] = get_args(Method)
-SELF = "self"
-"""Calibration on text that the model itself writes."""
 SHRINKAGE = {"fisher": 0.01}
 """Of covariances towards the identity, by method; none elsewhere."""
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """The text that statistics are taken on.
-
-    Raises
-    ------
-    InputError
-        When there would be no token of it.
-    """
-
-    data: str = SELF
-    """A data source, or ``self``: text that the model itself writes, which needs no data."""
-    windows: int = 64
-    length: int = 512
-    seed: int = 0
-    """Of what is drawn: the model's own text, the tokens of ``fisher``'s gradients."""
-    tokenizer: str | None = None
-    """The checkpoint's own by default."""
-    batch_size: int = 4
-    """Windows at a time."""
-
-    def __post_init__(self) -> None:
-        for name in ("windows", "length", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"calibration: {name} is at least 1, not {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
 class Settings:
-    """A compression's settings.
+    """How errors are weighed, with defaults resolved.
 
     Raises
     ------
@@ -52,7 +27,7 @@ class Settings:
     """
 
     method: str = "svd"
-    calibration: Calibration = Calibration()
+    calibration: Calibration = field(default_factory=Calibration)
     shrinkage: float | None = None
     """Of covariances towards the identity, from 0 to 1; the method's own where it is None."""
     asvd_exponent: float = 0.5
@@ -81,3 +56,58 @@ class Settings:
         if self.calibrated:
             about |= {"shrinkage": self.shrink, "calibration": dataclasses.asdict(self.calibration)}
         return about
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compression:
+    """How a checkpoint is compressed.
+
+    Parameters
+    ----------
+    budget
+        Fraction of block parameters to keep, e.g. 0.8, in place of a map: ranks are allocated on
+        the way by the least expected loss.
+    method
+        Method of truncation. svd: the paper's, data-free; asvd: inputs scaled by their size;
+        whiten: inputs whitened (SVD-LLM); fisher: inputs and the loss's gradients whitened;
+        sequential: each block on what the compressed ones before it give. By default svd with a
+        map, fisher with a budget.
+    storage
+        Storage of factored matrices: one of `STORAGES`; by default the map's own, and with a budget
+        pivoted.
+    shrinkage
+        Shrinkage of covariances towards the identity, 0 to 1; by default 0.01 for fisher, else 0.
+    align
+        Number that ranks are multiples of, with a budget; 16 by default, which kernels like.
+    dtype
+        Precision of stored weights; the checkpoint's own by default.
+    calibration
+        Text for all methods but svd.
+    """
+
+    budget: float | None = None
+    method: Method | None = None
+    storage: Annotated[
+        str | None,
+        tyro.conf.arg(
+            metavar=f"{{{','.join(STORAGES)}}}",
+            help=f"Storage of factored matrices. {STORAGES.help()}. By default as the map says; "
+            f"{BUDGET_STORAGE} with --budget.",
+        ),
+    ] = None
+    shrinkage: float | None = None
+    align: int | None = None
+    dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    calibration: Calibration = field(default_factory=Calibration)
+
+    @property
+    def settings(self) -> Settings:
+        """Method and calibration, with defaults resolved.
+
+        Raises
+        ------
+        InputError
+            When there is no such method.
+        """
+        method = self.method or ("svd" if self.budget is None else "fisher")
+        return Settings(method, self.calibration, self.shrinkage)

@@ -9,6 +9,7 @@ import torch
 from spectra.allocation.allocate import Maker
 from spectra.allocation.candidates import Candidates, candidates_of
 from spectra.allocation.methods.registry import METHODS
+from spectra.allocation.options import AllocationSettings
 from spectra.allocation.rankmap import RankMap
 from spectra.allocation.target import Target
 from spectra.calibration.outliers import outlier_shares
@@ -16,7 +17,7 @@ from spectra.calibration.text import tokenizer_of
 from spectra.checkpoint.checkpoint import Checkpoint
 from spectra.compression.budget import loss_candidates, map_of_least_loss
 from spectra.compression.calibrated import calibrate, calibration_text
-from spectra.compression.settings import Settings as Compression
+from spectra.compression.settings import Settings
 from spectra.compression.sources import ModelState, require_dtype
 from spectra.compression.weighting import Weightings, plain_weightings
 from spectra.evaluation.perplexity import perplexity, text_tokens
@@ -81,8 +82,8 @@ class Bench:
     def allocated(self, method: str, *, storage: str = DEFAULT_STORAGE, **target: float) -> RankMap:
         """A map of the scan's spectra, for one target."""
         outliers = self.outliers() if "outliers" in METHODS[method].needs else None
-        maker = Maker(self.candidates, method, storage=storage, outliers=outliers)
-        return maker.map(Target.of(**target))
+        settings = AllocationSettings(method=method, storage=storage)
+        return Maker(self.candidates, settings, outliers).map(Target.of(**target))
 
     def least_loss(self, way: str, budget: float, storage: str, align: int) -> RankMap:
         """The map of least expected loss, by a way of weighing."""
@@ -111,8 +112,8 @@ class Bench:
             if method == "svd":
                 self._weightings[way] = plain_weightings()
             else:
-                asked = Compression(method, self.settings.calibrated(data or None))
-                self._weightings[way] = calibrate(self.source, asked, self.device, self.progress)
+                settings = Settings(method, self.settings.calibrated(data or None))
+                self._weightings[way] = calibrate(self.source, settings, self.device, self.progress)
         return self._weightings[way]
 
     def truncated(self, way: str, rank_map: RankMap, *, all_ranks: bool) -> dict[str, Factors]:

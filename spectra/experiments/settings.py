@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from spectra.compression.settings import SELF, Calibration
+from spectra.calibration.options import SELF, Calibration
 from spectra.compression.sources import require_dtype
 from spectra_data.errors import InputError
 from spectra_data.sources import open_source
@@ -102,11 +102,10 @@ class CalibrationSettings(WindowSettings):
         """The calibration that they ask for, or the same on other text."""
         return Calibration(
             self.calibration if data is None else data,
-            self.calibration_windows,
-            self.seq_len,
-            self.seed,
-            None,
-            self.batch_size,
+            windows=self.calibration_windows,
+            length=self.seq_len,
+            seed=self.seed,
+            batch_size=self.batch_size,
         )
 
 

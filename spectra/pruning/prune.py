@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from spectra.allocation.rankmap import RankMap
 from spectra.calibration.blocks import open_blocks
+from spectra.calibration.options import Calibration
 from spectra.checkpoint.checkpoint import Checkpoint, Tensors
 from spectra.checkpoint.compressed import MergedTensors
 from spectra.checkpoint.spectra_config import SpectraConfig
@@ -23,7 +24,6 @@ from spectra.compression.calibrated import calibration_text
 from spectra.compression.compress import rounded
 from spectra.compression.fit import require_fit
 from spectra.compression.plan import left_whole
-from spectra.compression.settings import Calibration
 from spectra.compression.sources import model_tensors, tensor_bytes
 from spectra.machine.progress import Progress, silent
 from spectra.models.loading import require_finite

@@ -2,54 +2,46 @@
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
+from spectra.keywords import completed, spelled_out
 from spectra.matrices import find_matrices
-from spectra.quantities import DEFAULT
-from spectra.recording.background import Background, SharedMatrices, WhenFull
+from spectra.recording.background import Background, SharedMatrices
 from spectra.recording.budget import Budget
 from spectra.recording.description import describe
 from spectra.recording.inline import Inline, Place
 from spectra.recording.measure import Measure
+from spectra.recording.options import Recording, Where
 from spectra.recording.pieces import Probe
 from spectra.recording.probe import probe_sha256, require_loss
 from spectra.recording.processes import Processes, processes_of_training
 from spectra.recording.recorder import Recorder
 from spectra.recording.sketch import CountSketch
 from spectra.recording.timings import Timings
-from spectra.store.layout import Contents, Layout
+from spectra.store.layout import Layout
 from spectra.store.location import Location, exists, local_path
-from spectra.store.schedule import Schedule
 from spectra.store.writer import StoreWriter
 from spectra_data.errors import InputError
 
 
+@spelled_out(Recording)
 def record(
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
     store: str | Path,
     *,
     probe: Probe | None,
-    every: int | Sequence[int] = 500,
-    early: bool = False,
+    recording: Recording | None = None,
     steps: int | None = None,
-    matrices: str | Sequence[str] | None = None,
-    spectra: str | Sequence[str] = DEFAULT,
-    sketch: int = 4096,
-    gradients: bool = False,
-    subspaces: int = 0,
     seed: int = 0,
-    background: WhenFull | None = None,
-    queue: int = 1,
-    overhead: float | None = None,
     start_step: int = 0,
     resume: bool = False,
-    strict: bool = False,
     attrs: Mapping[str, Any] | None = None,
+    **keywords: Any,
 ) -> Recorder:
     """Record a training run into a store.
 
@@ -68,45 +60,20 @@ def record(
         The fixed batch on which gradients are taken, the same in every process: token ids (windows,
         length), a batch of arguments by name or in order whose output has a loss, or a function
         of the model that returns the mean loss. None records what needs no probe.
-    every
-        Steps between snapshots, or the steps of all snapshots. With the first, the state before the
-        first step is a snapshot, and the state after the last where `steps` says which that is.
-    early
-        Also snapshots after 1, 2, 4, 8, … steps, up to `every`.
+    recording
+        What is recorded, when and where; or its fields as keywords, the ones below.
     steps
         How many optimizer steps there will be, if known: the store is then laid out at full size.
-    matrices
-        Names of the matrices to record, ``*`` allowed, e.g. ``"*.mlp.*"``; all by default.
-    spectra
-        Singular values of what: ``weight``, ``gradient`` (on the probe batch), ``update``,
-        ``training_gradient`` (the step's own, before clipping).
-    sketch
-        Components of a sketch of the probe gradient, from which cosine similarities are estimated
-        to within about 1 / sqrt(sketch); 0 records none.
-    gradients
-        Whether to record the probe gradients themselves, in bfloat16.
-    subspaces
-        Rank of the leading left and right singular subspaces of the probe gradient; 0 records none.
     seed
         Of the sketch. Runs with the same seed can be compared with each other.
-    background
-        Measure and write in a process of its own, and when it is behind, ``wait`` for it or
-        ``drop`` the snapshot. By default all is done before the training loop goes on.
-    queue
-        Snapshots that may lie with the background process; each takes memory for all matrices,
-        once for every kind.
-    overhead
-        Share of the time that recording may take, e.g. 0.01: snapshots, or the parts of them that
-        are worth less, are left out so as to stay below.
     start_step
         Optimizer steps done before this process, when a run is resumed.
     resume
         Go on with the store if there is one; its rows after `start_step` are unset first.
-    strict
-        Let an error in recording (a full disk, say) stop the training. By default it stops the
-        recorder, with a warning.
     attrs
         Further attributes of the store; ``model`` (a name) and ``config`` are shown in reports.
+    **keywords
+        Fields of `Recording`.
 
     Raises
     ------
@@ -125,30 +92,31 @@ def record(
     ...     optimizer.step()
     ...     optimizer.zero_grad()
     """
+    recording = completed(Recording, recording, keywords)
     if path := local_path(store):
         store = path.resolve()  # wherever the loop changes to
     optimizer = stepping(optimizer)
     probe = _own_copy(probe)
     _require_whole(model)
-    found, skipped = find_matrices(model, matrices)
+    found, skipped = find_matrices(model, recording.patterns)
     _require_own_optimizer(model, optimizer)
     _require_probe(probe)
-    kinds = (spectra,) if isinstance(spectra, str) else tuple(spectra)
-    contents = Contents(kinds, sketch, gradients, subspaces)
+    contents = recording.contents()
     contents = contents if probe is not None else contents.without_probe()
     if not contents.parts:
         raise InputError("nothing is to be recorded: ask for spectra, sketches or subspaces")
-    schedule = Schedule.of(every, early=early, steps=steps)
+    schedule = recording.schedule(steps)
     layout = Layout(tuple(found), schedule.snapshots, schedule.steps, contents)
-    budget = Budget(overhead, contents)
+    budget = Budget(recording.overhead, contents)
     processes = processes_of_training()
-    _require_background(background, queue, processes, store)
+    _require_background(recording, processes, store)
     _require_json(attrs or {})
     described = describe(model, probe, contents, schedule, seed, skipped, attrs or {})
     _require_same_probe(processes, probe)
     if contents.uses_probe and probe is not None:
         _require_loss(processes, model, probe)
-    memory = _memory(layout, queue) if background is not None else None
+    queue, strict = recording.queue, recording.strict
+    memory = _memory(layout, queue) if recording.background != "off" else None
     try:
         writer, recorded, failure = _open_writer(
             processes, store, layout, described, start_step, resume, strict
@@ -159,9 +127,16 @@ def record(
         raise
     timings = Timings()
     place: Place
-    if background is not None and memory is not None and writer is not None:
+    if recording.background != "off" and memory is not None and writer is not None:
         place = Background(
-            store, layout, memory, writer.lock, seed, timings, when_full=background, slots=queue
+            store,
+            layout,
+            memory,
+            writer.lock,
+            seed,
+            timings,
+            when_full=recording.background,
+            slots=queue,
         )
     else:
         count_sketch = CountSketch(contents.sketch, seed) if contents.sketch else None
@@ -228,18 +203,20 @@ def _open_writer(
     return writer, recorded, failure
 
 
-def _require_background(
-    background: str | None, queue: int, processes: Processes, store: Location
-) -> None:
-    if background not in (None, "wait", "drop"):
-        raise InputError(f"background is 'wait' or 'drop' (when full), not {background!r}")
-    if queue < 1:
-        raise InputError(f"a queue holds at least 1 snapshot, not {queue}")
-    if background is not None and str(store).startswith("memory://"):
+def _require_background(recording: Recording, processes: Processes, store: Location) -> None:
+    if recording.background not in get_args(Where):
+        raise InputError(
+            f"background is 'wait' or 'drop' (when full), not {recording.background!r}"
+        )
+    if recording.queue < 1:
+        raise InputError(f"a queue holds at least 1 snapshot, not {recording.queue}")
+    if recording.background == "off":
+        return
+    if str(store).startswith("memory://"):
         raise InputError(
             f"{store} lies in the memory of this process, where a background process cannot write"
         )
-    if background is not None and processes.count > 1:
+    if processes.count > 1:
         raise InputError(
             "recording in the background is for one process; in several, the matrices are divided "
             "among them: leave out background="

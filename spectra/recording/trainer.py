@@ -24,8 +24,8 @@ class TrainerCallback(transformers.TrainerCallback):
         Path of the store, or an address that fsspec writes to.
     probe
         The fixed batch on which gradients are taken.
-    options
-        As for `spectra.record`.
+    **keywords
+        As `spectra.record` has them, e.g. ``every=100``.
 
     Examples
     --------
@@ -34,10 +34,10 @@ class TrainerCallback(transformers.TrainerCallback):
     ... )  # doctest: +SKIP
     """
 
-    def __init__(self, store: str | Path, *, probe: Probe | None, **options: Any) -> None:
+    def __init__(self, store: str | Path, *, probe: Probe | None, **keywords: Any) -> None:
         self.recorder: Recorder | None = None
         """The recorder, from the begin of the training on."""
-        self._store, self._probe, self._options = store, probe, options
+        self._store, self._probe, self._keywords = store, probe, keywords
 
     def on_train_begin(
         self,
@@ -53,7 +53,7 @@ class TrainerCallback(transformers.TrainerCallback):
             kwargs["optimizer"],
             self._store,
             probe=self._probe,
-            **defaults | self._options,
+            **defaults | self._keywords,
         )
 
     def on_pre_optimizer_step(

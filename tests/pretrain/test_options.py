@@ -3,10 +3,11 @@
 import dataclasses
 import json
 import math
-from typing import Literal, get_args, get_origin
+from typing import Annotated, Literal, get_args, get_origin
 
 import pytest
 
+from spectra.keywords import names_of
 from spectra_data.errors import InputError
 from spectra_pretrain import command as pretraining
 from spectra_pretrain.finetuning import command as finetuning
@@ -129,7 +130,6 @@ COMMANDS = {"pretrain": (pretraining, PretrainOptions), "finetune": (finetuning,
 VALUES = {
     "micro_batch_size": "2",
     "model": "llama_20m",
-    "record_at": "0,10",
     "map": "map.json",
     "optimizer": "galore",
     "record_spectra": "weight,gradient",
@@ -152,12 +152,14 @@ TOGETHER = {
 
 def fields_of(options):
     """Every option, in all groups: name, type, default."""
+    names = names_of(type(options))
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         if dataclasses.is_dataclass(value):
             yield from fields_of(value)
         else:
-            yield field.name, field.type, value
+            annotated = get_origin(field.type) is Annotated
+            yield names[field.name], get_args(field.type)[0] if annotated else field.type, value
 
 
 def to_dict_of(settings):
@@ -218,6 +220,24 @@ def test_a_run_that_was_started_from_a_file_is_resumed_with_it(tmp_path):
     settings.write_text(json.dumps({"steps": 8, "record_early": True}))
     with pytest.raises(InputError, match=r"--steps 8 \(was 7\)"):
         pretraining.COMMAND.parse([*arguments, "--resume"])
+
+
+def test_a_run_of_an_earlier_version_is_resumed_with_its_list_of_steps(tmp_path):
+    fields = to_dict(PretrainOptions()) | {"record_every": 50, "record_at": "0,10"}
+    (tmp_path / "pretrain.json").write_text(json.dumps(fields))
+    resumed = pretraining.COMMAND.parse(["--resume", "--out", str(tmp_path)])
+    assert resumed.options.recording.every == (0, 10)
+    for option in ("--record-at", "--record-every"):
+        typed = [option, "0,10", "--resume", "--out", str(tmp_path)]
+        assert pretraining.COMMAND.parse(typed) == resumed
+    with pytest.raises(InputError, match=r"--record-every 0,20 \(was 0,10\)"):
+        pretraining.COMMAND.parse(["--record-at", "0,20", "--resume", "--out", str(tmp_path)])
+    fields |= {"record_at": None, "record_background": "wait"}
+    (tmp_path / "pretrain.json").write_text(json.dumps(fields))
+    with pytest.raises(InputError, match=r"--record-every 0,10 \(was 50\)"):
+        pretraining.COMMAND.parse(["--record-at", "0,10", "--resume", "--out", str(tmp_path)])
+    elsewhere = ["--record-background", "off", "--resume", "--out", str(tmp_path)]
+    assert pretraining.COMMAND.parse(elsewhere).options.recording.background == "off"
 
 
 def test_a_switch_that_was_not_given_is_a_difference(tmp_path):

@@ -62,7 +62,7 @@ def test_recording_in_the_background_gives_the_same_run(inputs, tmp_path, finish
 
 def test_listed_steps_and_chosen_matrices(inputs, tmp_path):
     out = tmp_path / "run"
-    pretrain(options_of(inputs, record_at="2,5", record_matrices="*.mlp.*,*q_proj"), out)
+    pretrain(options_of(inputs, record_every="2,5", record_matrices="*.mlp.*,*q_proj"), out)
     run = spectra.open(out / "spectra.zarr")
     assert run["spectra"].step.values.tolist() == [2, 5]
     assert set(run["spectra"].role.values.tolist()) == {"q", "gate", "up", "down"}
@@ -72,8 +72,9 @@ def test_listed_steps_and_chosen_matrices(inputs, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"record_at": "1,x"}, "--record-at is a list of steps"),
-        ({"record_at": "1,99"}, "at step 99 of a run of 8 steps"),
+        ({"record_every": "1,x"}, "every so many steps, or at a list such as 0,10,100"),
+        ({"record_every": -1}, "--record-every is at least 0"),
+        ({"record_every": "1,99"}, "at step 99 of a run of 8 steps"),
         ({"record_spectra": "weights"}, "no spectra of 'weights'"),
         ({"record_overhead": 2.0}, "--record-overhead is a share between 0 and 1"),
         ({"record_queue": 0}, "--record-queue is at least 1"),

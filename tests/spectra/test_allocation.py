@@ -16,6 +16,7 @@ from spectra.allocation.candidates import Candidate, Candidates, candidates_of
 from spectra.allocation.costs import break_even, factored_parameters
 from spectra.allocation.methods.registry import offered
 from spectra.allocation.methods.welore import GRID, normalised
+from spectra.allocation.options import AllocationSettings
 from spectra.allocation.path import compression_path
 from spectra.calibration.outliers import outlier_shares
 from spectra.cli import main
@@ -188,7 +189,7 @@ def test_the_order_of_matrices_changes_nothing(stories, method, target):
 @pytest.mark.parametrize("method", ["uniform", "owl", "alpha", "d-rank"])
 def test_targets_are_met_to_within_one_rank(stories, method):
     given = candidates_of(stories)
-    maker = Maker(given, method, **options_of(method))
+    maker = Maker(given, AllocationSettings(method=method), **options_of(method))
     full = given.full_ranks.sum()
     for err in (0.0, 0.123, 0.5, 0.9):
         made = allocate(given, err=err, method=method, **options_of(method))

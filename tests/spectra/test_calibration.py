@@ -5,12 +5,12 @@ import torch
 import torch.nn.functional as F
 
 from spectra.calibration.blocks import Blocks, open_blocks
+from spectra.calibration.options import Calibration
 from spectra.calibration.passes import backward_pass, forward_pass
 from spectra.calibration.statistics import BlockStatistics, Moments
 from spectra.calibration.store import StatisticsFolder
 from spectra.calibration.text import own_windows
 from spectra.compression.calibrated import calibration_text
-from spectra.compression.settings import Calibration
 from spectra.models.loading import Loaded, load_skeleton, load_whole
 from spectra.models.source import Source
 from spectra_data.errors import InputError

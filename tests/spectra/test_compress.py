@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 import spectra
 from spectra.allocation.rankmap import Module, RankMap
+from spectra.calibration.options import Calibration
 from spectra.checkpoint import writer
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.checkpoint.spectra_config import SpectraConfig
@@ -20,7 +21,7 @@ from spectra.cli import main
 from spectra.compression import calibrated
 from spectra.compression import compress as compressing
 from spectra.compression.compress import compress, factorised
-from spectra.compression.settings import METHODS, Calibration, Settings
+from spectra.compression.settings import METHODS, Settings
 from spectra.compression.weighting import Weighting
 from spectra.evaluation.perplexity import perplexity, text_tokens
 from spectra_data.errors import InputError

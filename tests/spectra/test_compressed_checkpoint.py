@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import spectra
+from spectra.calibration.options import Calibration
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.cli import main
 from spectra.compression.compress import compress
 from spectra.compression.merge import merge
-from spectra.compression.settings import Calibration
 from spectra.compression.skeleton import READS_WEIGHT
 from spectra.storages.factors_layer import LowRankLinear
 from spectra.storages.pivoted_layer import PivotedLinear

@@ -16,6 +16,7 @@ import spectra
 from spectra.allocation.allocate import Maker
 from spectra.allocation.candidates import candidates_of
 from spectra.allocation.methods.registry import METHODS, offered
+from spectra.allocation.options import AllocationSettings
 from spectra.allocation.path import compression_path
 from spectra.allocation.target import KINDS, TARGETS, Target
 from spectra.cli import main
@@ -83,7 +84,7 @@ def test_a_name_without_an_entry_is_refused_with_the_list_and_never_another_meth
     given = candidates_of(spectra.open(store))
     for refused in (
         lambda: spectra.allocate(store, method="d_rank", err=0.5),
-        lambda: Maker(given, "d_rank"),
+        lambda: Maker(given, AllocationSettings(method="d_rank")),
         lambda: compression_path(given, method="d_rank"),
     ):
         with pytest.raises(InputError, match=f"no method 'd_rank'; {LISTED}"):
@@ -97,7 +98,9 @@ def test_no_two_methods_give_the_same_ranks(store):
     given = dataclasses.replace(candidates_of(spectra.open(store)), weighted=True)
     ranks = {}
     for name in METHODS:
-        made = Maker(given, name, outliers={0: 0.1, 1: 0.2}).map(Target("budget", 0.6))
+        made = Maker(given, AllocationSettings(method=name), {0: 0.1, 1: 0.2}).map(
+            Target("budget", 0.6)
+        )
         assert made.method == name
         ranks[name] = tuple(made.ranks.values())
     ranks.pop("welore-grid")  # which is WeLore's on a grid

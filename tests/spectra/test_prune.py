@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import spectra
+from spectra.calibration.options import Calibration
 from spectra.cli import main
 from spectra.compression.compress import compress
-from spectra.compression.settings import Calibration
 from spectra.models.source import Source
 from spectra.pruning.prune import prune
 from spectra.pruning.sparsity import Pattern, least, magnitude, parse_pattern, sparsegpt, wanda

@@ -17,6 +17,7 @@ import zarr
 from spectra.allocation.allocate import Maker
 from spectra.allocation.candidates import Candidates, candidates_of
 from spectra.allocation.methods.registry import METHODS
+from spectra.allocation.options import AllocationSettings
 from spectra.allocation.path import GROUP as PATH
 from spectra.allocation.path import STEP as SPACING
 from spectra.allocation.path import compression_path
@@ -181,7 +182,8 @@ class Run:
     def rank_map(self, method: str, target: Target, storage: str, step: int | None) -> RankMap:
         """The map that `spectra allocate` makes with these options."""
         with self._reading():
-            return Maker(self.candidates(step), method, storage=storage).map(target)
+            settings = AllocationSettings(method=method, storage=storage)
+            return Maker(self.candidates(step), settings).map(target)
 
     def evaluations(self) -> list[Evaluation]:
         """What compressed checkpoints were measured to reach."""

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from spectra.recording.options import Recording
 from spectra_pretrain.options import (
     BatchOptions,
     EvaluationOptions,
-    RecorderOptions,
     RunOptions,
     text_checks,
 )
@@ -90,7 +90,7 @@ class FinetuneOptions(RunOptions):
     optimizer: OptimizerOptions = field(
         default_factory=lambda: OptimizerOptions(learning_rate=5e-5, warmup=0.05)
     )
-    recorder: RecorderOptions = field(default_factory=lambda: RecorderOptions(record_every=500))
+    recording: Recording = field(default_factory=Recording)
     evaluation: EvaluationOptions = field(default_factory=lambda: EvaluationOptions(eval_every=500))
     trained: TrainedOptions = field(default_factory=TrainedOptions)
     text: TextOptions = field(default_factory=TextOptions)
@@ -176,6 +176,6 @@ def recipe(task: str | None) -> FinetuneOptions:
         batch=BatchOptions(seq_len=512, batch_size=8),
         optimizer=OptimizerOptions(learning_rate=1e-4, warmup=0.05),
         evaluation=EvaluationOptions(eval_every=100),
-        recorder=RecorderOptions(record_every=100),
+        recording=Recording(every=100),
         task=dataclasses.replace(TaskOptions(), task=task),  # type: ignore[arg-type]
     )

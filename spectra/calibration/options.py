@@ -1,0 +1,51 @@
+"""What statistics of activations and gradients are taken on: options of the library and
+commands.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from spectra.keywords import named
+from spectra_data.errors import InputError
+
+SELF = "self"
+"""Calibration on text that the model itself writes."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The text that statistics are taken on.
+
+    Parameters
+    ----------
+    data
+        Text to calibrate on: a data source (a file or folder, pydocs, c4, hf:NAME), or self: what
+        the model itself writes, which needs no data.
+    windows
+        Windows of calibration text.
+    length
+        Tokens of a window.
+    seed
+        Seed of the model's own text, and of the tokens that fisher's gradients are drawn for.
+    tokenizer
+        Tokenizer of the calibration text; the checkpoint's own by default.
+    batch_size
+        Calibration windows at a time.
+
+    Raises
+    ------
+    InputError
+        When there would be no token of it.
+    """
+
+    data: Annotated[str, named("calibration")] = SELF
+    windows: int = 64
+    length: Annotated[int, named("seq-len")] = 512
+    seed: int = 0
+    tokenizer: str | None = None
+    batch_size: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("windows", "length", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"calibration: {name} is at least 1, not {getattr(self, name)}")
