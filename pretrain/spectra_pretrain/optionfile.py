@@ -10,6 +10,7 @@ import msgspec
 
 from spectra.keywords import names_of, typed
 from spectra_data.errors import InputError
+from spectra_data.fields import fault
 from spectra_pretrain.options import RunOptions
 from spectra_pretrain.ways import owner_of, settings_of
 
@@ -123,7 +124,6 @@ def _given(kind: type[Any], remaining: dict[str, Any], source: str) -> dict[str,
 
 
 def _typed(name: str, value: Any, kind: Any, source: str) -> Any:
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise InputError(f"{source}: {name} cannot be {value!r}") from error
+    if fault(name, value, kind) is not None:
+        raise InputError(f"{source}: {name} cannot be {value!r}")
+    return msgspec.convert(value, kind)

@@ -38,8 +38,10 @@ class AllocationSettings:
         str,
         tyro.conf.arg(
             constructor_factory=lambda: Literal[offered(*GIVEN)],
-            help=f"Method that gives the ranks. {METHODS.help(offered(*GIVEN))}.",
-            help_behavior_hint=f"(default: {DEFAULT})",
+            help="Method that gives the ranks.",
+            help_behavior_hint=lambda default: (
+                f"{METHODS.help(offered(*GIVEN))}. (default: {default})"
+            ),
         ),
     ] = DEFAULT
     normalisation: Literal["minmax", "max"] = "minmax"

@@ -1,12 +1,15 @@
 """The rank map: every matrix' rank, with LRC or N-LRC, as one versioned JSON file."""
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
 
 from spectra.allocation.costs import (
     bytes_per_parameter,
@@ -19,30 +22,34 @@ from spectra.allocation.target import TARGETS, Target
 from spectra.storages.registry import STORAGES
 from spectra.store.destination import write_result
 from spectra_data.errors import InputError
+from spectra_data.fields import fault
 
 SCHEMA = "spectra.rankmap/1"
 Kind = Literal["LRC", "N-LRC"]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+PositiveShare = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
 
 @dataclass(frozen=True)
 class Module:
     """One matrix of a rank map."""
 
-    name: str
-    layer: int
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    layer: Annotated[int, msgspec.Meta(ge=0)]
     role: str
-    rows: int
-    cols: int
-    full_rank: int
-    rank: int
+    rows: Count
+    cols: Count
+    full_rank: Count
+    rank: Count
     """What the allocation asks for."""
     kind: Kind
     factored: bool
     """Whether it is stored as factors, or whole."""
-    relative_error: float
+    relative_error: Annotated[float, msgspec.Meta(ge=0, le=1.000001)]
     r"""What the stored form loses: :math:`\|W - W_r\|_F / \|W\|_F`; 0 where it is whole."""
-    params_dense: int
-    params: int
+    params_dense: Count
+    params: Count
     """Parameters as stored."""
 
 
@@ -53,7 +60,7 @@ class Model:
     name: str = ""
     revision: str | None = None
     """Its commit on a hub."""
-    sha256: str | None = None
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] | None = None
     """Of its matrices' names and weights, as a scan computes it."""
 
 
@@ -69,12 +76,12 @@ class RankMap:
 
     model: Model
     method: str
-    threshold: float | None
+    threshold: Share | None
     """WeLore's cut on normalised singular values; None for methods without one."""
     storage: str
-    err: float
+    err: Share
     """Removed ranks over all ranks, as the allocation asks for them."""
-    budget: float
+    budget: PositiveShare
     """Fraction of block parameters that are stored."""
     modules: tuple[Module, ...]
     asked: Mapping[str, float | None] = field(default_factory=lambda: dict.fromkeys(TARGETS))
@@ -219,7 +226,7 @@ def _faults(given: RankMap) -> list[str]:
         found.append(f"{twice[0]} is in it twice")
     factor = float(given.options.get("lrc_factor", LRC_FACTOR))
     for module in given.modules:
-        found += [f"{module.name}: {fault}" for fault in _module_faults(module, given, factor)]
+        found += [f"{module.name}: {wrong}" for wrong in _module_faults(module, given, factor)]
     if found:
         return found
     full = sum(module.full_rank for module in given.modules)
@@ -230,7 +237,7 @@ def _faults(given: RankMap) -> list[str]:
     }
     for name, value in reached.items():
         stated = getattr(given, name)
-        if not isinstance(stated, int | float) or not math.isclose(stated, value, abs_tol=1e-9):
+        if not math.isclose(stated, value, abs_tol=1e-9):
             found.append(f"it states {name} {stated}, its modules make {value:.9f}")
     return found + _target_faults(given)
 
@@ -254,40 +261,22 @@ def _target_faults(given: RankMap) -> list[str]:
 
 
 def _type_faults(given: RankMap) -> list[str]:
-    """Fields that are not of their type; the schema file says the same."""
-    number = (int, float)
-    checks: list[tuple[str, Any, Any]] = [
-        ("method", given.method, str),
-        ("threshold", given.threshold, (*number, type(None))),
-        ("err", given.err, number),
-        ("budget", given.budget, number),
-        ("asked", given.asked, Mapping),
-        ("options", given.options, Mapping),
-        ("format", given.format, str),
-        ("approximate", given.approximate, bool),
-        ("fused", given.fused, Mapping),
-        ("the model's name", given.model.name, str),
-        ("the model's revision", given.model.revision, (str, type(None))),
-        ("the model's sha256", given.model.sha256, (str, type(None))),
-    ]
-    if isinstance(given.asked, Mapping):
-        checks += [(f"asked {n}", v, (*number, type(None))) for n, v in given.asked.items()]
+    """Fields that are not of their type, as the published schema states them."""
+    kinds = _types()
+    checks = [(n, getattr(given, n), kind) for n, kind in kinds.items() if n != "modules"]
+    checks += [(module.name, module, Module) for module in given.modules]
     if isinstance(given.options, Mapping):
-        checks.append(("lrc_factor", given.options.get("lrc_factor", LRC_FACTOR), number))
-    for module in given.modules:
-        checks += [(f"a {name}", getattr(module, name), str) for name in ("name", "role")]
-        checks += [("a layer", module.layer, int), ("factored", module.factored, bool)]
-    return [
-        f"{name} is {value!r}"
-        for name, value, kind in checks
-        if not isinstance(value, kind) or (kind == number and isinstance(value, bool))
-    ]
+        factor = given.options.get("lrc_factor", LRC_FACTOR)
+        checks.append(("lrc_factor", factor, PositiveShare))
+    return [found for one in checks if (found := fault(*one)) is not None]
+
+
+@functools.cache
+def _types() -> dict[str, Any]:
+    return get_type_hints(RankMap, include_extras=True)
 
 
 def _module_faults(module: Module, given: RankMap, factor: float) -> list[str]:
-    counts = (module.rows, module.cols, module.rank, module.full_rank, module.params)
-    if not all(type(count) is int and count > 0 for count in counts):
-        return ["its sides, ranks and parameters are not all positive integers"]
     faults = []
     if module.full_rank != min(module.rows, module.cols):
         faults.append(f"a full rank of {module.full_rank} for {module.rows} x {module.cols}")
@@ -302,7 +291,4 @@ def _module_faults(module: Module, given: RankMap, factor: float) -> list[str]:
         faults.append(
             f"{module.params} of {module.params_dense} parameters, not {expected} of {dense}"
         )
-    error = cast("float | None", module.relative_error)
-    if not isinstance(error, int | float) or not 0 <= error <= 1 + 1e-6:
-        faults.append(f"a relative error of {error}")
     return faults

@@ -5,18 +5,19 @@ shard that holds a chunk for every matrix: a snapshot is a handful of files, non
 is touched, and one matrix is read over all snapshots without reading the others.
 """
 
-import dataclasses
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from spectra.matrices import Matrix
 from spectra.quantities import DEFAULT, GRADIENT, QUANTITIES
 from spectra.store.schema import BFLOAT16_NAN, FLAGS, TRAIN, UNSET, Status, Variable
 from spectra_data.errors import InputError
+from spectra_data.fields import converted
 
 BLOCK = 64
 """Rows by which an array grows when nobody said how many there will be."""
@@ -90,13 +91,14 @@ class Contents:
         return self.only([kind for kind in self.spectra if kind != GRADIENT])
 
     def to_dict(self) -> dict[str, Any]:
-        fields = dataclasses.asdict(self) | {"spectra": list(self.spectra)}
+        fields: dict[str, Any] = msgspec.to_builtins(self)
         scans = ("source", "errors")
         return {name: v for name, v in fields.items() if v or name not in scans}
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "Contents":
-        return cls(**fields | {"spectra": tuple(fields["spectra"])})
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Contents":
+        """From what `to_dict` gave."""
+        return converted("contents", fields, cls)
 
 
 @dataclass(frozen=True)
@@ -189,13 +191,13 @@ class Layout:
         return sum(self.sizes.values())
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"contents": self.contents.to_dict()}
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        return fields
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "Layout":
-        matrices = tuple(Matrix(**matrix) for matrix in fields["matrices"])
-        contents = Contents.from_dict(fields["contents"])
-        return cls(matrices, fields["snapshots"], fields["train_steps"], contents)
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Layout":
+        """From what `to_dict` gave."""
+        return converted("layout", fields, cls)
 
     def _spectra(self) -> list[Variable]:
         count = len(self.matrices)

@@ -1,12 +1,14 @@
 """At which steps a snapshot is taken."""
 
-import dataclasses
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from spectra_data.errors import InputError
+from spectra_data.fields import converted
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,16 @@ class Schedule:
         return None if self.steps is None else len(self.between(0, self.steps))
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self) | {"at": list(self.at) if self.at else None}
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        return fields
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "Schedule":
-        return cls(**fields | {"at": tuple(fields["at"]) if fields["at"] else None})
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Schedule":
+        """From what `to_dict` gave.
+
+        Raises
+        ------
+        InputError
+            When it is no schedule.
+        """
+        return converted("schedule", fields, cls)

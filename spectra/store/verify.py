@@ -283,7 +283,7 @@ def _gaps(
         last = max([*steps[-1:], *train_steps[-1:]])
         try:
             schedule = Schedule.from_dict(described)
-        except (InputError, KeyError, TypeError):
+        except InputError:
             yield f"the schedule in its attributes is none: {described}"
             return
         due = schedule.between(int(steps[0]), int(last))

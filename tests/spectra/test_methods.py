@@ -178,7 +178,10 @@ def test_one_target_is_named():
     [
         ({"asked": {"err": 0.1, "budget": 0.2, "threshold": None}}, "name one target"),
         ({"asked": {"err": 2, "budget": None, "threshold": None}}, "from 0 to 1, not 2"),
-        ({"asked": {"err": "x", "budget": None, "threshold": None}}, "asked err is 'x'"),
+        (
+            {"asked": {"err": "x", "budget": None, "threshold": None}},
+            "expected `float | null`, got `str`",
+        ),
         ({"asked": {"err": None, "budget": None, "threshold": 0.2}}, "for uniform, name an ERR"),
         ({"threshold": 0.2}, "states a threshold, and uniform has none"),
     ],

@@ -6,6 +6,7 @@ import re
 from importlib.resources import files
 
 import jsonschema
+import msgspec
 import numpy as np
 import pandas
 import pyarrow.parquet
@@ -62,6 +63,36 @@ def test_maps_satisfy_the_published_schema(scanned, target):
     assert list(validator.iter_errors(fields))
 
 
+def constraints(stated, definitions):
+    """What a schema says of one value, in one form: types as a set, unions merged."""
+    if "$ref" in stated:
+        return constraints(definitions[stated["$ref"].rpartition("/")[2]], definitions)
+    found = {"types": set()}
+    for one in stated.get("anyOf", [stated]):
+        types = one.get("type", [])
+        found["types"] |= {types} if isinstance(types, str) else set(types)
+        rest = ("minimum", "maximum", "exclusiveMinimum", "pattern", "minLength", "enum")
+        found |= {name: one[name] for name in rest if name in one}
+        if "items" in one:
+            found["items"] = constraints(one["items"], definitions)
+        if "properties" in one:
+            found["properties"] = {
+                name: constraints(value, definitions) for name, value in one["properties"].items()
+            }
+    return found
+
+
+def test_the_published_schema_says_what_the_types_say():
+    schema = json.loads((files("spectra") / "assets" / "rankmap-1.schema.json").read_text())
+    published = constraints(schema, {})["properties"]
+    made = msgspec.json.schema(spectra.RankMap)
+    typed = constraints(made, made["$defs"])["properties"]
+    assert published.keys() - {"schema"} == typed.keys()
+    by_name = {"schema", "storage", "asked", "options"}  # more than a type says, in other tests
+    for name in published.keys() - by_name:
+        assert published[name] == typed[name], name
+
+
 def test_the_layout_is_the_documented_one(scanned):
     fields = scanned[2].to_dict()
     for name in ("schema", "model", "method", "threshold", "storage", "err", "budget", "modules"):
@@ -92,16 +123,19 @@ def test_a_map_cannot_be_changed(scanned):
         (lambda m: m.update(modules=[]), "no modules"),
         (lambda m: m["modules"].append(m["modules"][0]), "is in it twice"),
         (lambda m: m["modules"][0].update(rank=99), "more than its full rank"),
-        (lambda m: m["modules"][0].update(rank=1.5), "not all positive integers"),
-        (lambda m: m["modules"][0].update(kind="HRC"), "HRC with rank"),
+        (lambda m: m["modules"][0].update(rank=1.5), "rank: expected `int`, got `float`"),
+        (lambda m: m["modules"][0].update(kind="HRC"), "kind: invalid enum value 'HRC'"),
         (lambda m: m["modules"][0].update(params=1), "1 of 1024 parameters, not"),
-        (lambda m: m["modules"][0].update(relative_error=-1), "a relative error of -1"),
-        (lambda m: m["modules"][0].update(role=None), "a role is None"),
-        (lambda m: m["modules"][0].update(name=3), "a name is 3"),
-        (lambda m: m.update(threshold="high"), "threshold is 'high'"),
-        (lambda m: m.update(approximate="no"), "approximate is 'no'"),
-        (lambda m: m.update(fused=[1]), "fused is [1]"),
-        (lambda m: m["options"].update(lrc_factor="x"), "lrc_factor is 'x'"),
+        (
+            lambda m: m["modules"][0].update(relative_error=-1),
+            "relative_error: expected `float` >= 0",
+        ),
+        (lambda m: m["modules"][0].update(role=None), "role: expected `str`, got `null`"),
+        (lambda m: m["modules"][0].update(name=3), "name: expected `str`, got `int`"),
+        (lambda m: m.update(threshold="high"), "threshold: expected `float | null`, got `str`"),
+        (lambda m: m.update(approximate="no"), "approximate: expected `bool`, got `str`"),
+        (lambda m: m.update(fused=[1]), "fused: expected `object`, got `array`"),
+        (lambda m: m["options"].update(lrc_factor="x"), "lrc_factor: expected `float`, got `str`"),
         (lambda m: m["modules"][0].update(full_rank=31), "a full rank of 31"),
     ],
 )
