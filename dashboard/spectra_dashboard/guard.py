@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from flask import Flask, Response, redirect, request
+from werkzeug.sansio.utils import host_is_trusted
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 HEADERS = {
@@ -44,15 +45,20 @@ def guard(server: Flask, hosts: Collection[str], token: str | None) -> None:
         Given once as ``?token=``, then kept in a cookie.
     """
     allowed = {*LOOPBACK, *(host.lower() for host in hosts)}
+    names = {host for host in allowed if not _is_ip(host)}
+    addresses = {ipaddress.ip_address(host) for host in allowed - names}
     # cookies ignore ports: two servers of one machine must not take each other's
     cookie = f"spectra_{hashlib.sha256((token or '').encode()).hexdigest()[:12]}"
 
-    def known(host: str | None) -> bool:
-        return host is not None and (host in allowed or (token is not None and _is_ip(host)))
+    def known(given: str) -> bool:
+        if host_is_trusted(given, names):
+            return True
+        address = _address_in(given)  # which Flask compares as text, and knows no IPv6
+        return address in addresses or (token is not None and address is not None)
 
     @server.before_request
     def check() -> Any:
-        if not known(_host(request.host)):
+        if not known(request.headers.get("Host", "").lower()):
             return _refusal(400, "This server answers requests for its own address only.")
         origin = request.headers.get("Origin")
         if origin and _place(origin) != request.host.lower():
@@ -90,9 +96,10 @@ def _place(origin: str) -> str | None:
         return None
 
 
-def _host(given: str) -> str | None:
+def _address_in(given: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The IP address of a Host; None of a name, and of what is neither."""
     try:
-        return (urlsplit(f"//{given}").hostname or "").lower()
+        return ipaddress.ip_address(urlsplit(f"//{given}").hostname or "")
     except ValueError:
         return None
 

@@ -31,7 +31,10 @@ BLOCK_NAMES = {
     "ffn_up_shexp": "mlp.shared_expert.up_proj",
     "ffn_down_shexp": "mlp.shared_expert.down_proj",
 }
-"""llama.cpp's name of a block's layer: transformers' name."""
+"""llama.cpp's name of a block's layer: transformers' name.
+
+Own, since gguf's map leads from many names to one, and which comes first differs by family.
+"""
 STACKED = "_exps"
 CONFIG = {
     "hidden_size": "embedding_length",
