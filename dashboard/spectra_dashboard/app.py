@@ -9,10 +9,10 @@ from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, 
 from dash.exceptions import PreventUpdate
 
 from spectra.figures.theme import ACCENT, FONT
-from spectra_dashboard import downloads, parts
+from spectra_dashboard import components, downloads
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.summary import summary
-from spectra_dashboard.asked import asked
+from spectra_dashboard.address import view_at
 from spectra_dashboard.guard import guard
 from spectra_dashboard.registry import PAGES, Page, runs_needed
 from spectra_dashboard.view import View
@@ -91,7 +91,7 @@ def _frame() -> dmc.MantineProvider:
             html.Header(
                 [
                     dcc.Link("spectra", href="/", className="brand"),
-                    html.Nav(links, **parts.attributes(aria_label="Pages")),
+                    html.Nav(links, **components.attributes(aria_label="Pages")),
                     dmc.ColorSchemeToggle(
                         lightIcon="☀",
                         darkIcon="☾",
@@ -99,11 +99,11 @@ def _frame() -> dmc.MantineProvider:
                         color="gray",
                         size="md",
                         id="theme",
-                        **parts.attributes(aria_label="Light or dark"),
+                        **components.attributes(aria_label="Light or dark"),
                     ),
                 ]
             ),
-            html.Main(id="page", tabIndex="-1", children=parts.loading()),
+            html.Main(id="page", tabIndex="-1", children=components.loading()),
         ],
         id="provider",
         defaultColorScheme="auto",
@@ -147,22 +147,24 @@ def _route(app: Dash, library: Library) -> None:
         # a slider at rest is in the address of the window, which Dash was not told of
         if ctx.triggered_id == "snapshots" and rested:
             search = rested["search"]
-        view = asked(library, pathname, search)
+        view = view_at(library, pathname, search)
         if view.page not in PAGES:
-            return parts.card("There is no such page", "The pages are named above."), [view.page]
+            return components.card("There is no such page", "The pages are named above."), [
+                view.page
+            ]
         page = PAGES[view.page]
         if page.needs and not library.runs:
-            return parts.nothing_here(), [view.page, "nothing"]
+            return components.nothing_here(), [view.page, "nothing"]
         key = [view.page, *page.key(view), *_state(library, view, page)]
         if key == shown:
             raise PreventUpdate
         try:
             return page.layout(library, view), key
         except InputError as error:
-            return parts.broken(library, view, str(error)), key
+            return components.broken(library, view, str(error)), key
         except Exception as error:  # a store's own words may be anything
             _log(error)
-            return parts.broken(library, view, f"{view.run} cannot be understood"), key
+            return components.broken(library, view, f"{view.run} cannot be understood"), key
 
     app.clientside_callback(
         ClientsideFunction("spectra", "sync"),
@@ -196,7 +198,7 @@ def _news(app: Dash, library: Library) -> None:
     )
     def news(ticks: int, shown: Any, pathname: str, search: str, known: Any) -> Any:
         """What is new in the run shown: nothing is sent where nothing is."""
-        view = asked(library, pathname, search)
+        view = view_at(library, pathname, search)
         if not view.run or runs_needed(view.page) != 1:
             return None if known else no_update
         told = {"run": view.run, **_told(library, view.run)}

@@ -27,10 +27,10 @@ def calibration_windows(
         When the corpus has not even one window.
     """
     wanted, found = windows * length, 0
-    pieces: list[npt.NDArray[np.int64]] = []
+    documents: list[npt.NDArray[np.int64]] = []
     for document in source.documents(Skips()):
         tokens = np.asarray(tokenizer.encode(document), np.int64)
-        pieces.append(tokens)
+        documents.append(tokens)
         found += len(tokens)
         if found >= wanted:
             break
@@ -39,4 +39,4 @@ def calibration_windows(
         raise InputError(
             f"{source.name} has {found} tokens, which is no window of {length}: name more text"
         )
-    return np.concatenate(pieces)[: count * length].reshape(count, length)
+    return np.concatenate(documents)[: count * length].reshape(count, length)

@@ -27,6 +27,12 @@ def fault(name: str, value: Any, kind: Any) -> str | None:
     return None
 
 
+def plain(value: Any) -> dict[str, Any]:
+    """A dataclass as JSON gives it back: dictionaries, lists, numbers and strings."""
+    found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
+    return found
+
+
 def converted(name: str, fields: Mapping[str, Any], kind: type[Kind]) -> Kind:
     """A dataclass from what JSON holds of it.
 

@@ -6,10 +6,10 @@ and options, so a resumed run finds the very same tokens, and a changed corpus n
 old one. The files' hashes in the manifest, and its own, are checked once in every process that uses
 them (a billion tokens, 2 GB, take one to three seconds); what is damaged is made again.
 
-Validation is held out by content: documents are cut at paragraphs into pieces of at most
-`PIECE_CHARACTERS`, and a piece belongs to validation when the hash of its text says so. A text that
-occurs twice therefore lies on one side, and adding documents moves none of the old ones. A corpus
-too small for that to give a whole piece holds out its last tokens instead.
+Validation is held out by content: documents are cut at paragraphs into passages of at most
+`PASSAGE_CHARACTERS`, and a passage belongs to validation when the hash of its text says so. A text
+that occurs twice therefore lies on one side, and adding documents moves none of the old ones. A
+corpus too small for that to give a whole passage holds out its last tokens instead.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 FORMAT = 1
-PIECE_CHARACTERS = 16_384
+PASSAGE_CHARACTERS = 16_384
 CHARACTERS_AT_ONCE = 4_000_000
 PARTS = ("train", "validation")
 DTYPES = ("<u2", "<u4")
@@ -204,17 +204,18 @@ def default_limit(source: DocumentSource, tokens_needed: int) -> int | None:
     return tokens_needed if isinstance(source, HubSource) else None
 
 
-class Piece(NamedTuple):
+class Passage(NamedTuple):
     """A stretch of a document that lies on one side of the split."""
 
-    part: str
+    split: str
+    """``train`` or ``validation``."""
     text: str
     ends: bool
-    """Whether an end token follows: at the document's end, and before a piece elsewhere."""
+    """Whether an end token follows: at the document's end, and before a passage elsewhere."""
 
 
 class _TokenWriter:
-    """Splits documents into pieces, pieces into tokens, tokens into the two files."""
+    """Splits documents into passages, passages into tokens, tokens into the two files."""
 
     def __init__(
         self,
@@ -237,19 +238,19 @@ class _TokenWriter:
     def write(self, documents: Iterator[str], progress: Progress) -> int:
         """Write every document up to the limit; returns how many there were."""
         seen = characters = 0
-        batch: list[Piece] = []
+        batch: list[Passage] = []
         for document in documents:
             seen += 1
-            for piece in self._pieces(document):
-                batch.append(piece)
-                characters += len(piece.text)
+            for passage in self._passages(document):
+                batch.append(passage)
+                characters += len(passage.text)
                 if characters >= self._characters_at_once():
-                    self._write_pieces(batch)
+                    self._write_passages(batch)
                     batch, characters = [], 0
                     progress(f"{sum(self.counts.values()):,} tokens of {seen:,} documents")
                     if self._remaining() <= 0:
                         return seen
-        self._write_pieces(batch)
+        self._write_passages(batch)
         return seen
 
     def _remaining(self) -> float:
@@ -268,24 +269,24 @@ class _TokenWriter:
             self._hold_out_last_tokens()
         return self.counts["train"], self.counts["validation"]
 
-    def _pieces(self, document: str) -> Iterator["Piece"]:
-        pieces = list(split_document(document))
-        parts = [self._part(piece) for piece in pieces]
-        for i, (part, piece) in enumerate(zip(parts, pieces, strict=True)):
-            last_of_its_part = i + 1 == len(pieces) or parts[i + 1] != part
-            yield Piece(part, piece, last_of_its_part)
+    def _passages(self, document: str) -> Iterator["Passage"]:
+        passages = list(split_document(document))
+        splits = [self._split(passage) for passage in passages]
+        for i, (split, passage) in enumerate(zip(splits, passages, strict=True)):
+            last_of_its_split = i + 1 == len(passages) or splits[i + 1] != split
+            yield Passage(split, passage, last_of_its_split)
 
-    def _part(self, piece: str) -> str:
-        number = int.from_bytes(hashlib.sha256(piece.encode()).digest()[:8], "big")
+    def _split(self, passage: str) -> str:
+        number = int.from_bytes(hashlib.sha256(passage.encode()).digest()[:8], "big")
         return "validation" if number < self.fraction * 2**64 else "train"
 
-    def _write_pieces(self, batch: list["Piece"]) -> None:
-        texts = [piece.text for piece in batch]
+    def _write_passages(self, batch: list["Passage"]) -> None:
+        texts = [passage.text for passage in batch]
         encodings = self.encoder.encode_batch(texts, add_special_tokens=False)
-        for piece, encoding in zip(batch, encodings, strict=True):
-            ids = [*encoding.ids, self.end] if piece.ends else encoding.ids
-            self.files[piece.part].write(np.asarray(ids, self.dtype).tobytes())
-            self.counts[piece.part] += len(ids)
+        for passage, encoding in zip(batch, encodings, strict=True):
+            ids = [*encoding.ids, self.end] if passage.ends else encoding.ids
+            self.files[passage.split].write(np.asarray(ids, self.dtype).tobytes())
+            self.counts[passage.split] += len(ids)
 
     def _hold_out_last_tokens(self) -> None:
         count = int(self.counts["train"] * self.fraction)
@@ -299,15 +300,15 @@ class _TokenWriter:
 
 
 def split_document(document: str) -> Iterator[str]:
-    """Cut a document into pieces of at most `PIECE_CHARACTERS`, at paragraphs, lines or words.
+    """Cut a document into passages of at most `PASSAGE_CHARACTERS`, at paragraphs, lines or words.
 
-    The pieces joined are the document.
+    The passages joined are the document.
     """
     start = 0
-    while len(document) - start > PIECE_CHARACTERS:
-        end = start + PIECE_CHARACTERS
+    while len(document) - start > PASSAGE_CHARACTERS:
+        end = start + PASSAGE_CHARACTERS
         for separator in ("\n\n", "\n", " "):
-            cut = document.rfind(separator, start + PIECE_CHARACTERS // 2, end)
+            cut = document.rfind(separator, start + PASSAGE_CHARACTERS // 2, end)
             if cut != -1:
                 end = cut + len(separator) if separator != " " else cut
                 break

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from spectra_pretrain.launch import Place, TrainingCommand
+from spectra_pretrain.launch import CommandOptions, TrainingCommand
 from spectra_pretrain.options import PretrainOptions
 
 PLACES = {
@@ -25,7 +25,7 @@ PLACES = {
 
 
 @dataclass(frozen=True)
-class Command(Place):
+class Command(CommandOptions):
     """Options of `spectra pretrain`."""
 
     options: Annotated[PretrainOptions, tyro.conf.arg(name="")] = field(

@@ -18,7 +18,7 @@ Run = TypeVar("Run", bound=RunOptions)
 
 
 @dataclass(frozen=True)
-class Place:
+class CommandOptions:
     """Options of a command that trains, beside those that decide the run."""
 
     out: Path = Path("runs")
@@ -35,7 +35,7 @@ class Place:
 
 
 class Given(Protocol):
-    """What a command line says: a `Place`, and the options of a run."""
+    """What a command line says: a `CommandOptions`, and the options of a run."""
 
     out: Path
     resume: bool

@@ -11,7 +11,7 @@ import torch
 from rich.filesize import decimal
 
 from spectra.matrices import find_matrices, layer_of, stored_parameters, unwrapped
-from spectra.recording.pieces import Probe
+from spectra.recording.micro_batches import Probe
 from spectra.recording.recorder import NullRecorder
 from spectra.recording.start import record
 from spectra.store.layout import Layout

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from spectra.machine.devices import device_of
 from spectra.models.messages import silence_library_bars
-from spectra.recording.pieces import Probe
+from spectra.recording.micro_batches import Probe
 from spectra_pretrain.loop import Training
 from spectra_pretrain.machine import keep_freed_memory
 from spectra_pretrain.memory import sizes, table_of

@@ -22,7 +22,7 @@ from spectra.commands.options import program_name
 from spectra.machine.devices import device_of
 from spectra.machine.memory import peak_memory
 from spectra.models.messages import silence_library_bars
-from spectra.recording.pieces import Probe
+from spectra.recording.micro_batches import Probe
 from spectra.recording.recorder import NullRecorder, Recorder
 from spectra.recording.start import record
 from spectra.store.destination import make_folder

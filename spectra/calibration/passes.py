@@ -120,7 +120,7 @@ def _loss_gradient(blocks: Blocks, passage: Passage, seed: int, first: int) -> t
 
     What is drawn for a window depends on the seed and the window's number alone.
     """
-    pieces = []
+    gradients = []
     for row in range(len(passage.tokens)):  # a window at a time: logits are large
         one = Passage(passage.tokens[row : row + 1], passage.hidden[row : row + 1], passage.calls)
         hidden = one.hidden.detach().requires_grad_()
@@ -133,8 +133,8 @@ def _loss_gradient(blocks: Blocks, passage: Passage, seed: int, first: int) -> t
             drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
             loss = F.cross_entropy(logits, drawn.to(logits.device), reduction="sum")
             (gradient,) = torch.autograd.grad(loss, hidden)
-        pieces.append(gradient)
-    return torch.cat(pieces)
+        gradients.append(gradient)
+    return torch.cat(gradients)
 
 
 class _Hidden:

@@ -78,7 +78,7 @@ def own_windows(
     model: Any = load_whole(source).model.eval().to(device)
     config = model.config
     first = getattr(config, "bos_token_id", None)
-    pieces = []
+    batches = []
     state = torch.get_rng_state()
     try:
         torch.manual_seed(seed)
@@ -88,10 +88,10 @@ def own_windows(
                 begin = torch.full((count, 1), first)
             else:
                 begin = torch.randint(config.get_text_config().vocab_size, (count, 1))
-            pieces.append(_written(model, begin.to(device), length).cpu())
+            batches.append(_written(model, begin.to(device), length).cpu())
     finally:
         torch.set_rng_state(state)
-    return torch.cat(pieces)
+    return torch.cat(batches)
 
 
 @torch.no_grad()

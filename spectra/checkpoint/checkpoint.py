@@ -19,8 +19,8 @@ from spectra.checkpoint.match import Match, match_of
 from spectra.checkpoint.module import ModuleTensors
 from spectra.checkpoint.named import NamedTensors
 from spectra.checkpoint.notes import note
-from spectra.checkpoint.parts import UNKNOWN_SHAPE, Part, find_parts, scaled
 from spectra.checkpoint.shards import open_shards, usual_files
+from spectra.checkpoint.tensor_slices import UNKNOWN_SHAPE, TensorSlice, find_slices, scaled
 from spectra.checkpoint.tensors import FLOAT8, StoredTensor
 from spectra.matrices import Matrix, Skipped, layer_of
 from spectra_data.errors import InputError
@@ -51,7 +51,7 @@ class Checkpoint:
     revision: str | None
     """The commit, of a checkpoint on a hub."""
     config: Mapping[str, Any]
-    matrices: Mapping[Matrix, Part]
+    matrices: Mapping[Matrix, TensorSlice]
     skipped: tuple[Skipped, ...]
     """Everything else that it holds, with the reason why it is left out."""
     problems: tuple[str, ...]
@@ -68,7 +68,7 @@ class Checkpoint:
     """How its tensors match its model's parameters; None where nobody knows the model."""
     usual: bool = True
     """Whether transformers, given the folder, takes these files and their names."""
-    towers: Mapping[Matrix, Part] = field(default_factory=dict)
+    towers: Mapping[Matrix, TensorSlice] = field(default_factory=dict)
     """Matrices of other towers than the language model's, which are left out of `matrices`."""
 
     def read(self, matrix: Matrix) -> torch.Tensor:
@@ -79,21 +79,21 @@ class Checkpoint:
         InputError
             When its file is missing, truncated, or cannot be reached.
         """
-        part = self._part(matrix)
-        return self._cut(part, self.source.read(part.tensor, part.entry))
+        where = self._slice_of(matrix)
+        return self._cut(where, self.source.read(where.tensor, where.entry))
 
     def read_together(self, group: Sequence[Matrix]) -> Iterator[tuple[Matrix, torch.Tensor]]:
         """The weights of matrices that lie in one tensor, which is read once."""
-        first = self._part(group[0])
+        first = self._slice_of(group[0])
         tensor = self.source.read(first.tensor, first.entry)
         for matrix in group:
-            yield matrix, self._cut(self._part(matrix), tensor)
+            yield matrix, self._cut(self._slice_of(matrix), tensor)
 
     def groups(self) -> list[list[Matrix]]:
         """The matrices, those that lie in one tensor (or entry of a stack) together."""
         together: dict[tuple[str, int | None], list[Matrix]] = {}
-        for matrix, part in self.matrices.items():
-            together.setdefault((part.tensor, part.entry), []).append(matrix)
+        for matrix, where in self.matrices.items():
+            together.setdefault((where.tensor, where.entry), []).append(matrix)
         return list(together.values())
 
     @property
@@ -101,16 +101,18 @@ class Checkpoint:
         """How most matrices are stored: ``BF16``, ``F32``, …; BF16 for GGUF, which packs them."""
         if "gguf_formats" in self.config:
             return "BF16"
-        stored = Counter(self.source.tensors[part.tensor].format for part in self.matrices.values())
+        stored = Counter(
+            self.source.tensors[where.tensor].format for where in self.matrices.values()
+        )
         return stored.most_common(1)[0][0]
 
     @property
     def fused(self) -> dict[str, list[str]]:
         """Layers that hold several matrices, with these; stacks of experts are not among them."""
         together: dict[str, list[str]] = {}
-        for matrix, part in self.matrices.items():
-            if part.entry is None and part.rows:
-                together.setdefault(part.tensor.removesuffix(".weight"), []).append(matrix.name)
+        for matrix, where in self.matrices.items():
+            if where.entry is None and where.rows:
+                together.setdefault(where.tensor.removesuffix(".weight"), []).append(matrix.name)
         return together
 
     def sha256(self) -> str:
@@ -138,24 +140,24 @@ class Checkpoint:
 
     def place(self, matrix: Matrix) -> str:
         """File and tensor of a matrix, for messages."""
-        tensor = self.source.tensors[self._part(matrix).tensor]
+        tensor = self.source.tensors[self._slice_of(matrix).tensor]
         return f"{tensor.file}: {tensor.name}" if tensor.file else tensor.name
 
-    def _part(self, matrix: Matrix) -> Part:
+    def _slice_of(self, matrix: Matrix) -> TensorSlice:
         return self.matrices[matrix] if matrix in self.matrices else self.towers[matrix]
 
-    def _cut(self, part: Part, tensor: torch.Tensor) -> torch.Tensor:
-        if part.scale is None or tensor.dtype not in FLOAT8:
-            return part.of(tensor)
+    def _cut(self, where: TensorSlice, tensor: torch.Tensor) -> torch.Tensor:
+        if where.scale is None or tensor.dtype not in FLOAT8:
+            return where.of(tensor)
         try:
-            stored = self.source.tensors[part.scale].shape
-            stacked = part.entry is not None and len(stored) > 0
-            count = self.source.tensors[part.tensor].shape[0]
-            entry = part.entry if stacked and stored[0] == count else None
-            whole = scaled(tensor, self.source.read(part.scale, entry), self.config)
+            stored = self.source.tensors[where.scale].shape
+            stacked = where.entry is not None and len(stored) > 0
+            count = self.source.tensors[where.tensor].shape[0]
+            entry = where.entry if stacked and stored[0] == count else None
+            whole = scaled(tensor, self.source.read(where.scale, entry), self.config)
         except (ValueError, RuntimeError) as error:
-            raise InputError(f"{part.tensor} does not fit its scales: {error}") from error
-        return part.of(whole)
+            raise InputError(f"{where.tensor} does not fit its scales: {error}") from error
+        return where.of(whole)
 
 
 def open_checkpoint(checkpoint: "str | Address | torch.nn.Module | Checkpoint") -> Checkpoint:
@@ -208,7 +210,7 @@ def open_checkpoint(checkpoint: "str | Address | torch.nn.Module | Checkpoint") 
         paths = match.matrices
         if any(stored != name for stored, name in names.items()):
             tensors = NamedTensors(tensors, names)
-    found, skipped = find_parts(tensors.tensors, config, paths=paths)
+    found, skipped = find_slices(tensors.tensors, config, paths=paths)
     if not found:
         raise InputError(_nothing(str(address), skipped))
     matrices, towers = parted(found, match.language if match else "")
@@ -231,8 +233,8 @@ def open_checkpoint(checkpoint: "str | Address | torch.nn.Module | Checkpoint") 
 
 
 def parted(
-    found: Mapping[Matrix, Part], language: str
-) -> tuple[dict[Matrix, Part], dict[Matrix, Part]]:
+    found: Mapping[Matrix, TensorSlice], language: str
+) -> tuple[dict[Matrix, TensorSlice], dict[Matrix, TensorSlice]]:
     """The matrices of the language model, and those of other towers.
 
     Parameters
@@ -242,8 +244,8 @@ def parted(
     language
         What the names of the language model's begin with; empty where there is no other tower.
     """
-    matrices = {m: part for m, part in found.items() if m.name.startswith(language)}
-    return matrices, {m: part for m, part in found.items() if m not in matrices}
+    matrices = {m: where for m, where in found.items() if m.name.startswith(language)}
+    return matrices, {m: where for m, where in found.items() if m not in matrices}
 
 
 def _config(folder: Folder) -> dict[str, Any]:
@@ -282,7 +284,7 @@ def _require_match(address: Address, match: Match) -> None:
 
 def _in_memory(model: torch.nn.Module) -> Checkpoint:
     source = ModuleTensors(model)
-    found, skipped = source.parts()
+    found, skipped = source.slices()
     matrices, towers = parted(found, source.language)
     name = str(getattr(source.config, "_name_or_path", "") or type(source.model).__name__)
     to_dict = getattr(source.config, "to_dict", dict)

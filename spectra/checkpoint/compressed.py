@@ -74,8 +74,8 @@ class MergedTensors:
             return whole
         if problem := self.tensors[name].problem:
             raise InputError(problem)
-        parts = {part: self.source.read(f"{path}.{part}") for part in module.parts}
-        for part, shape in module.parts.items():
+        parts = {part: self.source.read(f"{path}.{part}") for part in module.shapes}
+        for part, shape in module.shapes.items():
             if tuple(parts[part].shape) != shape:
                 raise InputError(
                     f"{path}.{part} is {tuple(parts[part].shape)}, its rank map says {shape}: the "

@@ -20,7 +20,7 @@ _GATE_UP = ("gate_proj", "up_proj")
 
 
 @dataclass(frozen=True)
-class Place:
+class Destination:
     """Where transformers puts a stored tensor."""
 
     parameters: tuple[str, ...]
@@ -48,7 +48,7 @@ class Expected:
     _may_miss: re.Pattern[str] | None
     _may_hold: re.Pattern[str] | None
 
-    def place(self, name: str) -> Place:
+    def place(self, name: str) -> Destination:
         """Where a stored tensor of this name goes, by transformers' own conversion."""
         from transformers.core_model_loading import apply_renamings, rename_source_key
 
@@ -57,7 +57,7 @@ class Expected:
         if renamed not in self.shapes and name in self.shapes:
             renamed, pattern = rename_source_key(name, [], [], *into)
         if pattern is None:
-            return Place((renamed,), True)
+            return Destination((renamed,), True)
         converter = next(c for c in self._converters if pattern in c.source_patterns)
         first = converter.target_patterns[0]
         parameters = tuple(renamed.replace(first, target) for target in converter.target_patterns)
@@ -65,7 +65,7 @@ class Expected:
         if type(converter.operations[0]).__name__ == "MergeModulelist" and len(parameters) == 1:
             before = apply_renamings(name, self._renamings)
             matrix = _expert(before, renamed, converter.source_patterns.index(pattern))
-        return Place(parameters, False, matrix)
+        return Destination(parameters, False, matrix)
 
     def may_miss(self, name: str) -> bool:
         """Whether a checkpoint of this class may lack a parameter."""

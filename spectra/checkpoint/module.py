@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from spectra.checkpoint.expected import language_path
-from spectra.checkpoint.parts import Part, find_parts
+from spectra.checkpoint.tensor_slices import TensorSlice, find_slices
 from spectra.checkpoint.tensors import NAMES, StoredTensor
 from spectra.matrices import Matrix, Skipped, find_matrices, full_tensor, unwrapped
 
@@ -33,11 +33,11 @@ class ModuleTensors:
         """See `spectra.checkpoint.expected.Expected.language`."""
         return language_path(self.model)
 
-    def parts(self) -> tuple[dict[Matrix, Part], list[Skipped]]:
+    def slices(self) -> tuple[dict[Matrix, TensorSlice], list[Skipped]]:
         """The matrices, with fused layers split as in a checkpoint on disk."""
         config = self.config.to_dict() if hasattr(self.config, "to_dict") else {}
         # what find_matrices gives is (rows, cols) already
-        found, skipped = find_parts(self.tensors, config, upright=True)
+        found, skipped = find_slices(self.tensors, config, upright=True)
         return found, skipped + self._skipped
 
     def read(self, name: str, first: int | None = None) -> torch.Tensor:

@@ -30,7 +30,7 @@ class StoredModule:
     version: int = VERSION
 
     @property
-    def parts(self) -> dict[str, tuple[int, ...]]:
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         """What its layer holds in the weight's place, with shapes."""
         return STORAGES[self.storage].stored().shapes(self.rows, self.cols, self.rank)
 
@@ -41,8 +41,8 @@ class StoredModule:
 
     @property
     def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of what is in the file for it: its parts, and the guard."""
-        parts = {f"{self.name}.{part}": shape for part, shape in self.parts.items()}
+        """Names and shapes of what is in the file for it: its tensors, and the guard."""
+        parts = {f"{self.name}.{part}": shape for part, shape in self.shapes.items()}
         return parts | self.guard
 
 

@@ -186,14 +186,14 @@ def factorised(
     """
     factors = weighting.truncated(weight, module.rank)
     stored = STORAGES[storage].stored().encode(factors, dtype)
-    for name, part in stored.parts.items():
+    for name, part in stored.tensors.items():
         if not torch.isfinite(part).all():
             raise InputError(f"its factors are too large for {NAMES[dtype]}")
         lost = name in stored.nonzero and part.abs().max() < torch.finfo(dtype).tiny
         if lost and weight.any():
             raise InputError(f"its factors are too small for {NAMES[dtype]}")
     described = StoredModule(module.name, module.rows, module.cols, module.rank, storage)
-    tensors = {f"{module.name}.{part}": value for part, value in stored.parts.items()}
+    tensors = {f"{module.name}.{part}": value for part, value in stored.tensors.items()}
     tensors |= {name: torch.empty(shape, dtype=dtype) for name, shape in described.guard.items()}
     return tensors, relative_error(weight, stored)
 

@@ -128,12 +128,12 @@ def left_whole(source: Source) -> dict[str, str]:
     model = empty_model(source)
     linear = {n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     found = {}
-    for matrix, part in source.checkpoint.matrices.items():
-        if part.rows:
+    for matrix, where in source.checkpoint.matrices.items():
+        if where.rows:
             found[matrix.name] = "lies in a fused layer"
-        elif part.entry is not None or ".experts." in matrix.name:
+        elif where.entry is not None or ".experts." in matrix.name:
             found[matrix.name] = "lies in a stack of experts"
-        elif part.transposed:
+        elif where.transposed:
             found[matrix.name] = "its layer holds its weight transposed"
         elif matrix.name not in linear:
             found[matrix.name] = "is no linear layer of the model"
@@ -142,5 +142,5 @@ def left_whole(source: Source) -> dict[str, str]:
 
 def _in_parts(request: Request, checkpoint: Checkpoint) -> bool:
     """Whether matrices are not whole tensors, whose hash is compared while they are read."""
-    parts = checkpoint.matrices.values()
-    return request.source.is_gguf or any(part.rows or part.entry is not None for part in parts)
+    slices = checkpoint.matrices.values()
+    return request.source.is_gguf or any(where.rows or where.entry is not None for where in slices)

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from spectra.quantities import QUANTITIES
-from spectra.recording.inline import Place, Rows
+from spectra.recording.inline import Executor, Rows
 from spectra.recording.measure import Captured
 from spectra.recording.timings import Timings
 from spectra.store.layout import Contents, Layout
@@ -41,7 +41,7 @@ class WorkerError(RuntimeError):
     """The recording process failed or ended; training can go on without it."""
 
 
-class Background(Place):
+class Background(Executor):
     """Copies matrices to a process of its own, which measures and writes them."""
 
     def __init__(

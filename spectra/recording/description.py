@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from spectra.matrices import Skipped, unwrapped
-from spectra.recording.pieces import Probe
+from spectra.recording.micro_batches import Probe
 from spectra.recording.probe import probe_precision, probe_sha256
 from spectra.store.layout import Contents
 from spectra.store.schedule import Schedule

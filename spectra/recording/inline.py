@@ -12,7 +12,7 @@ from spectra.store.writer import StoreWriter
 Rows = Sequence[Mapping[str, float]]
 
 
-class Place(Protocol):
+class Executor(Protocol):
     """Where snapshots are measured and written."""
 
     def begin(self, step: int, contents: Contents) -> bool:
@@ -37,7 +37,7 @@ class Place(Protocol):
         """Flush, and let go of the store."""
 
 
-class Inline(Place):
+class Inline(Executor):
     """Measures at once; in several processes the first one gathers and writes."""
 
     def __init__(

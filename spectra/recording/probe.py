@@ -6,10 +6,10 @@ part in it; forward hooks on modules do see it. Autocast is off, because bfloat1
 like a spectral tail; the random state is forked; dropout is off and the modules' train or eval
 state is put back.
 
-A causal language model's batch is cut into pieces, whose gradients are added with the weights of
-their tokens: less memory, on a CPU less time, and with several processes a share for each. Sharded
-parameters (FSDP2) have no aliases: there the pass goes through `.grad`, which is emptied before and
-put back afterwards, in the precision that the sharding computes in.
+A causal language model's batch is cut into micro-batches, whose gradients are added with the
+weights of their tokens: less memory, on a CPU less time, and with several processes a share for
+each. Sharded parameters (FSDP2) have no aliases: there the pass goes through `.grad`, which is
+emptied before and put back afterwards, in the precision that the sharding computes in.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import torch
 
 from spectra.composites import Composite
 from spectra.matrices import is_sharded, unwrapped
-from spectra.recording.pieces import Piece, Probe, pieces
+from spectra.recording.micro_batches import MicroBatch, Probe, micro_batches
 from spectra_data.errors import InputError, first_line
 
 PIECE_TOKENS = {"cpu": 512, "cuda": 8192}
@@ -81,8 +81,8 @@ def probe_gradients(
     state = {f"model.{name}": tensor for name, tensor in state.items()}
     tokens = PIECE_TOKENS.get(device.type, PIECE_TOKENS["cuda"])
     with _undisturbed(model), _watched(composites, leaves, found):
-        for piece in pieces(model, probe, tokens, rank=rank, processes=processes):
-            torch.func.functional_call(_ProbePass(model, piece, wanted), state, ())
+        for micro_batch in micro_batches(model, probe, tokens, rank=rank, processes=processes):
+            torch.func.functional_call(_ProbePass(model, micro_batch, wanted), state, ())
     return [
         found.get(id(p)) if isinstance(p, Composite) else aliases[names[id(p)]].grad
         for p in parameters
@@ -90,7 +90,7 @@ def probe_gradients(
 
 
 def require_loss(model: torch.nn.Module, probe: Probe, *, rank: int, processes: int) -> None:
-    """Require that a probe goes through a model and gives a loss: the first piece of a share.
+    """Require that a probe goes through a model and gives a loss: the first micro-batch of a share.
 
     Of sharded parameters nothing is tried, since every process would have to.
 
@@ -109,8 +109,9 @@ def require_loss(model: torch.nn.Module, probe: Probe, *, rank: int, processes: 
     state |= {f"model.{name}": _alias(b) for name, b in model.named_buffers()}
     try:
         with _undisturbed(model), torch.no_grad():
-            for piece in pieces(model, probe, tokens, rank=rank, processes=processes)[:1]:
-                torch.func.functional_call(_ProbeLoss(model, piece), state, ())
+            mine = micro_batches(model, probe, tokens, rank=rank, processes=processes)
+            for micro_batch in mine[:1]:
+                torch.func.functional_call(_ProbeLoss(model, micro_batch), state, ())
     except InputError:
         raise
     except Exception as error:  # of the model, which a user wrote
@@ -176,26 +177,28 @@ def _watched(
 class _ProbeLoss(torch.nn.Module):
     """A forward pass with other parameters."""
 
-    def __init__(self, model: torch.nn.Module, piece: Piece) -> None:
+    def __init__(self, model: torch.nn.Module, micro_batch: MicroBatch) -> None:
         super().__init__()
-        self.model, self.piece = model, piece
+        self.model, self.micro_batch = model, micro_batch
 
     def forward(self) -> torch.Tensor:
-        return self.piece.loss(self.model)
+        return self.micro_batch.loss(self.model)
 
 
 class _ProbePass(torch.nn.Module):
     """Forward and backward in one call: recomputed activations must meet the same aliases."""
 
-    def __init__(self, model: torch.nn.Module, piece: Piece, wanted: list[torch.Tensor]) -> None:
+    def __init__(
+        self, model: torch.nn.Module, micro_batch: MicroBatch, wanted: list[torch.Tensor]
+    ) -> None:
         super().__init__()
         self.model = model
-        self.piece, self.wanted = piece, wanted
+        self.micro_batch, self.wanted = micro_batch, wanted
 
     def forward(self) -> None:
-        loss = self.piece.loss(self.model) * self.piece.weight
+        loss = self.micro_batch.loss(self.model) * self.micro_batch.weight
         if loss.requires_grad:
-            # into the aliases' `.grad`, where pieces add up in place
+            # into the aliases' `.grad`, where micro-batches add up in place
             torch.autograd.backward(loss, inputs=self.wanted)
 
 
@@ -212,7 +215,7 @@ def _sharded_gradients(
             "record with probe=None, or without hooks that step inside of the backward pass"
         )
     saved = {p: p.grad for p in model.parameters()}
-    (share,) = pieces(model, probe, rank=rank, processes=processes, everyone=True)
+    (share,) = micro_batches(model, probe, rank=rank, processes=processes, everyone=True)
     try:
         for p in saved:
             p.grad = None

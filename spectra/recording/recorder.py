@@ -18,10 +18,10 @@ import torch
 
 from spectra.matrices import Weight
 from spectra.quantities import EXTRAS, GRADIENT, QUANTITIES, worth
-from spectra.recording.budget import Budget
 from spectra.recording.clipping import ClippingWatch
-from spectra.recording.inline import Place
-from spectra.recording.pieces import Probe
+from spectra.recording.inline import Executor
+from spectra.recording.micro_batches import Probe
+from spectra.recording.overhead import Overhead
 from spectra.recording.probe import probe_gradients
 from spectra.recording.processes import Processes, whole_matrices
 from spectra.recording.readers import Step
@@ -43,11 +43,11 @@ class Recorder:
         model: torch.nn.Module,
         layout: Layout,
         weights: Sequence[Weight],
-        place: Place,
+        executor: Executor,
         *,
         schedule: Schedule,
         probe: Probe | None,
-        budget: Budget,
+        overhead: Overhead,
         processes: Processes,
         timings: Timings,
         step: int,
@@ -66,9 +66,9 @@ class Recorder:
         """Steps whose snapshots were dropped because the background process was behind."""
         self.layout = layout
         """The matrices, and what is recorded of them with its sizes."""
-        self.budget = budget
+        self.overhead = overhead
         """What was left out to stay within the overhead allowed."""
-        self._model, self._weights, self._place = model, list(weights), place
+        self._model, self._weights, self._executor = model, list(weights), executor
         self._parameters = list({id(w.parameter): w.parameter for w in weights}.values())
         self._schedule, self._probe = schedule, probe
         self._processes, self._strict = processes, strict
@@ -142,14 +142,14 @@ class Recorder:
         if self.dropped:
             steps = ", ".join(map(str, self.dropped))
             lines.append(f"dropped {len(self.dropped)} snapshots, the queue was full: {steps}")
-        if spared := self.budget.describe():
+        if spared := self.overhead.describe():
             lines.append(spared)
         return lines
 
     def flush(self) -> None:
         """Return when all so far is written; call it before a checkpoint, so that the two agree."""
         self._guard(self._write_rows)
-        self._guard(self._place.flush)
+        self._guard(self._executor.flush)
 
     def close(self) -> None:
         """Write what is left and let go of the optimizer and the store."""
@@ -164,7 +164,7 @@ class Recorder:
             self._clipping.close()
             _unclosed.discard(self)
             self._kept = {}
-            self._guard(self._place.close, even_if_stopped=True)
+            self._guard(self._executor.close, even_if_stopped=True)
             self._processes.close()
 
     def __enter__(self) -> Self:
@@ -194,7 +194,7 @@ class Recorder:
             step = self._step_of(optimizer, closure=closure, clipping=clipping)
             self._together(lambda: self._take("before", step))
             self._together(lambda: self._keep(step))
-        self._place.before_update()
+        self._executor.before_update()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
@@ -217,12 +217,12 @@ class Recorder:
         def begin() -> None:
             always = first or self.snapshots == 0 or step == self._schedule.last
             elapsed = time.perf_counter() - self._started
-            contents = self.budget.choose(elapsed, self.timings.seconds, always=always)
+            contents = self.overhead.choose(elapsed, self.timings.seconds, always=always)
             contents = self._processes.same(contents)
             self.timings.parts.clear()
             if contents is None:
                 return
-            if self._place.begin(step, contents):
+            if self._executor.begin(step, contents):
                 self._pending = contents
             else:
                 self.dropped.append(step)
@@ -248,7 +248,7 @@ class Recorder:
         # first what gives the memory back that it kept
         for name in sorted(wanted, key=lambda name: self._readers[name].keep is None):
             kept = self._kept.pop(name, None)
-            self._place.take(name, self._readers[name].take(step, kept))
+            self._executor.take(name, self._readers[name].take(step, kept))
 
     def _keep(self, step: Step) -> None:
         """Keep from before the step what is needed after it."""
@@ -288,7 +288,7 @@ class Recorder:
                 tensors = dict(zip(map(id, self._parameters), sums, strict=True))
                 matrices = whole_matrices(self._weights, self._own, tensors)
             absent = Status.INDEPENDENT
-            self._place.take(GRADIENT, [absent if m is None else m for m in matrices])
+            self._executor.take(GRADIENT, [absent if m is None else m for m in matrices])
 
         self._together(lambda: self._take("after", step))
         self._together(probe)
@@ -297,9 +297,9 @@ class Recorder:
         self._pending, self._kept = None, {}
 
     def _finish(self) -> None:
-        self._place.finish()
+        self._executor.finish()
         self.snapshots += 1
-        self.budget.learn(self.timings.parts)
+        self.overhead.learn(self.timings.parts)
         self._write_complete_rows()
 
     def _write_rows(self) -> None:
@@ -308,7 +308,7 @@ class Recorder:
 
     def _write_complete_rows(self) -> None:
         """All but the newest, whose validation loss may still come."""
-        self._place.write_rows(self._rows.take())
+        self._executor.write_rows(self._rows.take())
 
     def _together(self, work: Callable[[], None]) -> None:
         """Do what all processes do at this point; an error in one stops the recorder in all."""

@@ -11,12 +11,12 @@ import torch
 from spectra.keywords import completed, spelled_out
 from spectra.matrices import find_matrices
 from spectra.recording.background import Background, SharedMatrices
-from spectra.recording.budget import Budget
 from spectra.recording.description import describe
-from spectra.recording.inline import Inline, Place
+from spectra.recording.inline import Executor, Inline
 from spectra.recording.measure import Measure
+from spectra.recording.micro_batches import Probe
 from spectra.recording.options import Recording, Where
-from spectra.recording.pieces import Probe
+from spectra.recording.overhead import Overhead
 from spectra.recording.probe import probe_sha256, require_loss
 from spectra.recording.processes import Processes, processes_of_training
 from spectra.recording.recorder import Recorder
@@ -107,7 +107,7 @@ def record(
         raise InputError("nothing is to be recorded: ask for spectra, sketches or subspaces")
     schedule = recording.schedule(steps)
     layout = Layout(tuple(found), schedule.snapshots, schedule.steps, contents)
-    budget = Budget(recording.overhead, contents)
+    overhead = Overhead(recording.overhead, contents)
     processes = processes_of_training()
     _require_background(recording, processes, store)
     _require_json(attrs or {})
@@ -126,9 +126,9 @@ def record(
             memory.close()
         raise
     timings = Timings()
-    place: Place
+    executor: Executor
     if recording.background != "off" and memory is not None and writer is not None:
-        place = Background(
+        executor = Background(
             store,
             layout,
             memory,
@@ -141,15 +141,15 @@ def record(
     else:
         count_sketch = CountSketch(contents.sketch, seed) if contents.sketch else None
         own = processes.own(layout.matrices)
-        place = Inline(Measure(layout, own, count_sketch, timings), writer, processes, timings)
+        executor = Inline(Measure(layout, own, count_sketch, timings), writer, processes, timings)
     recorder = Recorder(
         model,
         layout,
         list(found.values()),
-        place,
+        executor,
         schedule=schedule,
         probe=probe,
-        budget=budget,
+        overhead=overhead,
         processes=processes,
         timings=timings,
         step=start_step,

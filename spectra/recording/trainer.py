@@ -6,7 +6,7 @@ from typing import Any
 
 import transformers
 
-from spectra.recording.pieces import Probe
+from spectra.recording.micro_batches import Probe
 from spectra.recording.recorder import Recorder
 from spectra.recording.start import record
 

@@ -21,7 +21,7 @@ FLOAT64 = 8
 
 
 @dataclass(frozen=True)
-class How:
+class DecompositionOptions:
     """How spectra are computed."""
 
     approximate: bool = False
@@ -45,13 +45,13 @@ class Spectrum:
     """Why it could not be read."""
 
 
-def decompose(matrix: Matrix, weight: torch.Tensor, how: How) -> Spectrum:
+def decompose(matrix: Matrix, weight: torch.Tensor, options: DecompositionOptions) -> Spectrum:
     """The spectrum of a weight that was read."""
     sha256 = digest(weight)
-    weight = weight.to(how.device)
+    weight = weight.to(options.device)
     errors = None
-    if how.approximate:
-        values, errors = approximate_singular_values(weight, seed=how.seed)
+    if options.approximate:
+        values, errors = approximate_singular_values(weight, seed=options.seed)
     else:
         values = singular_values(weight, method="mixed").cpu().numpy()
     return Spectrum(matrix, values, errors, sha256)
@@ -77,7 +77,7 @@ def weights(
 
 
 def decompose_group(
-    address: Address, group: Sequence[Matrix], how: How, scan: str
+    address: Address, group: Sequence[Matrix], options: DecompositionOptions, scan: str
 ) -> list[Spectrum]:
     """Read and decompose matrices that lie in one tensor, in whatever process this runs.
 
@@ -86,16 +86,18 @@ def decompose_group(
     checkpoint = _opened(address, scan)
     with one_blas_thread:
         return [
-            unread(matrix, weight) if isinstance(weight, str) else decompose(matrix, weight, how)
+            unread(matrix, weight)
+            if isinstance(weight, str)
+            else decompose(matrix, weight, options)
             for matrix, weight in weights(checkpoint, group)
         ]
 
 
-def working_bytes(matrix: Matrix, how: How) -> int:
+def working_bytes(matrix: Matrix, options: DecompositionOptions) -> int:
     """Memory that the decomposition of a matrix takes, the weight included."""
     side = matrix.full_rank
     weight = matrix.rows * matrix.cols * 4
-    return weight if how.approximate else weight + 2 * side * side * FLOAT64
+    return weight if options.approximate else weight + 2 * side * side * FLOAT64
 
 
 @functools.lru_cache(maxsize=2)

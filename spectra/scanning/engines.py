@@ -14,7 +14,7 @@ from spectra.checkpoint.checkpoint import Checkpoint
 from spectra.machine.cores import available_cores, single_threaded_workers
 from spectra.matrices import Matrix
 from spectra.scanning.decomposition import (
-    How,
+    DecompositionOptions,
     Spectrum,
     decompose,
     decompose_group,
@@ -31,13 +31,15 @@ IGNORE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)
 Groups = Sequence[Sequence[Matrix]]
 
 
-def in_threads(checkpoint: Checkpoint, groups: Groups, how: How) -> Iterator[Spectrum]:
+def in_threads(
+    checkpoint: Checkpoint, groups: Groups, options: DecompositionOptions
+) -> Iterator[Spectrum]:
     """Spectra in the order in which they are done; one matrix a core, the next read meanwhile."""
     if not groups:
         return
-    largest = max(working_bytes(matrix, how) for group in groups for matrix in group)
+    largest = max(working_bytes(matrix, options) for group in groups for matrix in group)
     count = max(1, min(available_cores(), _half_of_memory() // largest))
-    if how.device != "cpu":
+    if options.device != "cpu":
         count = 1  # the device does one at a time; the host reads ahead
     places = threading.Semaphore(count + READ_AHEAD)
     with single_threaded_workers(count) as pool:
@@ -56,7 +58,7 @@ def in_threads(checkpoint: Checkpoint, groups: Groups, how: How) -> Iterator[Spe
                     places.release()
                     yield unread(matrix, weight)
                     continue
-                future = pool.submit(decompose, matrix, weight, how)
+                future = pool.submit(decompose, matrix, weight, options)
                 future.add_done_callback(lambda _: places.release())
                 pending.add(future)
                 del weight
@@ -74,7 +76,9 @@ def _results(done: set[Future[Spectrum]]) -> Iterator[Spectrum]:
         future.result()
 
 
-def in_cluster(client: Any, address: Address, groups: Groups, how: How) -> Iterator[Spectrum]:
+def in_cluster(
+    client: Any, address: Address, groups: Groups, options: DecompositionOptions
+) -> Iterator[Spectrum]:
     """Spectra in the order in which a dask cluster has them done.
 
     Each process reads its matrices itself, so the checkpoint must be at the same address for all.
@@ -84,7 +88,7 @@ def in_cluster(client: Any, address: Address, groups: Groups, how: How) -> Itera
     name = uuid4().hex
     place = address if address.is_hub_name or "://" in address.place else address.resolved()
     futures = [
-        client.submit(decompose_group, place, list(group), how, name, pure=False)
+        client.submit(decompose_group, place, list(group), options, name, pure=False)
         for group in groups
     ]
     try:

@@ -22,7 +22,7 @@ from spectra.machine.devices import device_of
 from spectra.machine.progress import Progress, silent
 from spectra.matrices import Matrix
 from spectra.recording.description import software_versions
-from spectra.scanning.decomposition import How
+from spectra.scanning.decomposition import DecompositionOptions
 from spectra.scanning.engines import cluster, in_cluster, in_threads
 from spectra.scanning.row import Row, of_missing
 from spectra.store.layout import Contents, Layout
@@ -145,12 +145,12 @@ def run_scan(
         raise InputError(f"a scan needs at least 1 worker, not {workers}")
     if isinstance(checkpoint, torch.nn.Module) and (workers or scheduler):
         raise InputError("a model in memory is scanned by threads: leave workers and scheduler out")
-    how = How(approximate, str(device_of(device)), seed)
+    options = DecompositionOptions(approximate, str(device_of(device)), seed)
     series = _series(checkpoint)
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(cluster(workers, scheduler))
         first = _opened(series[0], towers)
-        writer = _open_store(store, first, how)
+        writer = _open_store(store, first, options)
         stack.callback(writer.close)
         decomposed = 0
         problems: list[str] = []
@@ -158,7 +158,7 @@ def run_scan(
             opened = first if planned is series[0] else _opened(planned, towers)
             _require_same_matrices(planned.label, opened, writer.layout.matrices)
             try:
-                decomposed += _fill(writer, planned, opened, how, client, progress)
+                decomposed += _fill(writer, planned, opened, options, client, progress)
             except OSError as error:  # a full disk, say
                 why = error.strerror or str(error)
                 raise InputError(f"cannot write {store}: {why}; what was done is kept") from error
@@ -206,7 +206,7 @@ def _fill(
     writer: StoreWriter,
     planned: _Planned,
     checkpoint: Checkpoint,
-    how: How,
+    options: DecompositionOptions,
     client: Any,
     progress: Progress,
 ) -> int:
@@ -221,9 +221,9 @@ def _fill(
     done = total - len(missing)
     progress(planned.label, done, total)
     if client is not None and isinstance(planned.source, Address):
-        spectra = in_cluster(client, planned.source, groups, how)
+        spectra = in_cluster(client, planned.source, groups, options)
     else:
-        spectra = in_threads(checkpoint, groups, how)
+        spectra = in_threads(checkpoint, groups, options)
     unreadable: list[str] = []
     try:
         for spectrum in spectra:
@@ -264,12 +264,14 @@ def _continues(begun: dict[str, Any], planned: _Planned, identity: dict[str, Any
     )
 
 
-def _open_store(store: Location, checkpoint: Checkpoint, how: How) -> StoreWriter:
+def _open_store(
+    store: Location, checkpoint: Checkpoint, options: DecompositionOptions
+) -> StoreWriter:
     if not checkpoint.complete:  # nobody knows what the store would look like
         raise InputError("\n".join(checkpoint.problems))
-    contents = Contents(("weight",), sketch=0, source=True, errors=how.approximate)
+    contents = Contents(("weight",), sketch=0, source=True, errors=options.approximate)
     layout = Layout(tuple(checkpoint.matrices), contents=contents)
-    attrs = _describe(checkpoint, contents, how)
+    attrs = _describe(checkpoint, contents, options)
     try:
         if not exists(store):
             return StoreWriter.create(store, layout, attrs)
@@ -342,9 +344,13 @@ def _require_same_matrices(name: str, checkpoint: Checkpoint, matrices: Sequence
     )
 
 
-def _describe(checkpoint: Checkpoint, contents: Contents, how: How) -> dict[str, Any]:
+def _describe(
+    checkpoint: Checkpoint, contents: Contents, options: DecompositionOptions
+) -> dict[str, Any]:
     sizes = [matrix.rows * matrix.cols for matrix in checkpoint.matrices]
-    options = {"approximate": how.approximate} | ({"seed": how.seed} if how.approximate else {})
+    stated: dict[str, Any] = {"approximate": options.approximate}
+    if options.approximate:
+        stated["seed"] = options.seed
     return {
         "kind": "scan",
         "model": {
@@ -354,7 +360,7 @@ def _describe(checkpoint: Checkpoint, contents: Contents, how: How) -> dict[str,
             "format": checkpoint.format,
             "config": dict(checkpoint.config),
         },
-        "config": options,
+        "config": stated,
         "fused": checkpoint.fused,
         "software": {"python": platform.python_version()} | software_versions(),
         "probe_sha256": None,

@@ -49,6 +49,6 @@ class FactorPair(LayerPair):
             bias=self.A.bias is not None,
             device="meta",
         )
-        parts: Any = self
-        made.A, made.B, made.bias = parts.A.weight, parts.B.weight, parts.A.bias
+        layers: Any = self
+        made.A, made.B, made.bias = layers.A.weight, layers.B.weight, layers.A.bias
         return made

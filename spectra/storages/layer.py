@@ -11,14 +11,14 @@ from spectra_data.errors import InputError
 
 
 class CompressedLinear(torch.nn.Module):
-    """A linear layer whose weight is a `StoredMatrix`: its parts are parameters and buffers.
+    """A linear layer whose weight is a `StoredMatrix`: its tensors are parameters and buffers.
 
     Parameters
     ----------
     in_features, out_features, rank
         Columns, rows and rank of the weight.
     bias, device, dtype
-        As of `torch.nn.Linear`; parts are not filled.
+        As of `torch.nn.Linear`; tensors are not filled.
     """
 
     stored: ClassVar[type[StoredMatrix]]
@@ -48,8 +48,8 @@ class CompressedLinear(torch.nn.Module):
     @property
     def factorisation(self) -> StoredMatrix:
         """What its weight is stored as."""
-        parts = {name: getattr(self, name) for name in self._shapes()}
-        return self.stored.decode(parts, self.out_features, self.in_features)
+        tensors = {name: getattr(self, name) for name in self._shapes()}
+        return self.stored.decode(tensors, self.out_features, self.in_features)
 
     def product(self) -> torch.Tensor:
         """The weight that it stands for: (out_features, in_features)."""
@@ -84,7 +84,7 @@ class CompressedLinear(torch.nn.Module):
 
 
 class LayerPair(torch.nn.Module):
-    """A low-rank layer as linear layers: its children, all of which are parts of one matrix."""
+    """A low-rank layer as linear layers: its children, all of which belong to one matrix."""
 
     is_pair = True
 

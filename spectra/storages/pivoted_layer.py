@@ -51,12 +51,14 @@ class Pivoted(StoredMatrix):
         return pivoted(factors, dtype)
 
     @classmethod
-    def decode(cls, parts: Mapping[str, torch.Tensor], rows: int, cols: int) -> "Pivoted":
+    def decode(cls, tensors: Mapping[str, torch.Tensor], rows: int, cols: int) -> "Pivoted":
         """See `StoredMatrix`."""
-        return cls(parts["kept"], parts["coefficients"], parts["order"], keeps_columns(rows, cols))
+        return cls(
+            tensors["kept"], tensors["coefficients"], tensors["order"], keeps_columns(rows, cols)
+        )
 
     @property
-    def parts(self) -> dict[str, torch.Tensor]:
+    def tensors(self) -> dict[str, torch.Tensor]:
         """See `StoredMatrix`."""
         return {"kept": self.kept, "coefficients": self.coefficients, "order": self.order}
 
@@ -233,8 +235,8 @@ class PivotedPair(LayerPair):
         made = PivotedLinear(
             self.in_features, self.out_features, self.rank, bias=bias is not None, device="meta"
         )
-        parts: Any = self
-        made.kept, made.coefficients = parts.kept.weight, parts.coefficients.weight
+        layers: Any = self
+        made.kept, made.coefficients = layers.kept.weight, layers.coefficients.weight
         made.bias, made.order = bias, self.order
         return made
 

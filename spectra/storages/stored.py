@@ -13,7 +13,7 @@ from spectra.linalg import scaled, shifted
 class StoredMatrix(ABC):
     """A matrix of low rank, as a storage has it.
 
-    In a layer and in the file it has parts: tensors by name.
+    In a layer and in the file it is some tensors, by name.
     """
 
     nonzero: ClassVar[tuple[str, ...]]
@@ -24,7 +24,7 @@ class StoredMatrix(ABC):
     @classmethod
     @abstractmethod
     def shapes(cls, rows: int, cols: int, rank: int) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of its parts."""
+        """Names and shapes of its tensors."""
 
     @classmethod
     @abstractmethod
@@ -39,12 +39,12 @@ class StoredMatrix(ABC):
 
     @classmethod
     @abstractmethod
-    def decode(cls, parts: Mapping[str, torch.Tensor], rows: int, cols: int) -> Self:
-        """From its parts."""
+    def decode(cls, tensors: Mapping[str, torch.Tensor], rows: int, cols: int) -> Self:
+        """From its tensors."""
 
     @property
     @abstractmethod
-    def parts(self) -> dict[str, torch.Tensor]:
+    def tensors(self) -> dict[str, torch.Tensor]:
         """Its tensors, as `shapes` names them."""
 
     @abstractmethod
@@ -85,12 +85,12 @@ class Factors(StoredMatrix):
         return cls(factors.left.to(dtype), factors.right.to(dtype))
 
     @classmethod
-    def decode(cls, parts: Mapping[str, torch.Tensor], rows: int, cols: int) -> Self:
+    def decode(cls, tensors: Mapping[str, torch.Tensor], rows: int, cols: int) -> Self:
         """See `StoredMatrix`."""
-        return cls(parts["A"], parts["B"])
+        return cls(tensors["A"], tensors["B"])
 
     @property
-    def parts(self) -> dict[str, torch.Tensor]:
+    def tensors(self) -> dict[str, torch.Tensor]:
         """See `StoredMatrix`."""
         return {"A": self.left, "B": self.right}
 

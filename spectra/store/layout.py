@@ -10,14 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from spectra.matrices import Matrix
 from spectra.quantities import DEFAULT, GRADIENT, QUANTITIES
 from spectra.store.schema import BFLOAT16_NAN, FLAGS, TRAIN, UNSET, Status, Variable
 from spectra_data.errors import InputError
-from spectra_data.fields import converted
+from spectra_data.fields import converted, plain
 
 BLOCK = 64
 """Rows by which an array grows when nobody said how many there will be."""
@@ -91,7 +90,7 @@ class Contents:
         return self.only([kind for kind in self.spectra if kind != GRADIENT])
 
     def to_dict(self) -> dict[str, Any]:
-        fields: dict[str, Any] = msgspec.to_builtins(self)
+        fields = plain(self)
         scans = ("source", "errors")
         return {name: v for name, v in fields.items() if v or name not in scans}
 
@@ -191,8 +190,7 @@ class Layout:
         return sum(self.sizes.values())
 
     def to_dict(self) -> dict[str, Any]:
-        fields: dict[str, Any] = msgspec.to_builtins(self)
-        return fields
+        return plain(self)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Layout":

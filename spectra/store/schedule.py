@@ -5,10 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from spectra_data.errors import InputError
-from spectra_data.fields import converted
+from spectra_data.fields import converted, plain
 
 
 @dataclass(frozen=True)
@@ -82,8 +80,7 @@ class Schedule:
         return None if self.steps is None else len(self.between(0, self.steps))
 
     def to_dict(self) -> dict[str, Any]:
-        fields: dict[str, Any] = msgspec.to_builtins(self)
-        return fields
+        return plain(self)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Schedule":

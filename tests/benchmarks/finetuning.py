@@ -18,7 +18,7 @@ from spectra.machine.devices import device_of
 from spectra.recording.recorder import NullRecorder
 from spectra.scanning.scan import scan
 from spectra_pretrain.batches import WindowBatches, WindowValidation, of_windows
-from spectra_pretrain.finetuning.base import Base
+from spectra_pretrain.finetuning.base_model import BaseModel
 from spectra_pretrain.finetuning.options import FinetuneOptions
 from spectra_pretrain.finetuning.run import trainee_of
 from spectra_pretrain.machine import keep_freed_memory
@@ -43,7 +43,7 @@ def run() -> list[dict[str, object]]:
         address = str(FOLDER / FILE)
         rank_map = allocate(scan(address, f"{folder}/scan.zarr"), err=0.5)
         compress(address, rank_map, f"{folder}/compressed")
-        base = Base(f"{folder}/compressed")
+        base = BaseModel(f"{folder}/compressed")
         trainings, sizes = {}, {}
         for method in METHODS:
             options = FinetuneOptions(

@@ -4,7 +4,7 @@ import pytest
 from dash import html
 
 from spectra.registry import Entry
-from spectra_dashboard import parts
+from spectra_dashboard import components
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.app import make_app
 from spectra_dashboard.registry import PAGES, Page, opening
@@ -14,7 +14,9 @@ from tests.dashboard.served import serving
 REGISTERED = []
 MINE = Page(
     "Mine",
-    layout=lambda library, view: html.Div([*parts.head(library, view, "mine"), parts.defaults()]),
+    layout=lambda library, view: html.Div(
+        [*components.head(library, view, "mine"), components.defaults()]
+    ),
     register=lambda app, library: REGISTERED.append(app),
     key=lambda view: [view.run],
 )

@@ -17,7 +17,7 @@ from spectra_data.tokenizer import (
     resolve_tokenizer,
     train_tokenizer,
 )
-from spectra_data.tokens import PIECE_CHARACTERS, open_tokens, prepare_tokens, split_document
+from spectra_data.tokens import PASSAGE_CHARACTERS, open_tokens, prepare_tokens, split_document
 
 WORDS = ["gradient", "weight", "singular", "value", "rank", "naïve", "σ"]
 
@@ -133,7 +133,7 @@ def test_a_corpus_is_tokenised_once(tmp_path, tokenizer, monkeypatch):
 def test_reading_stops_near_the_limit(tmp_path, tokenizer, limit):
     source = corpus(tmp_path, documents=3000)
     files = prepare_tokens(source, tokenizer, limit=limit)
-    assert limit <= files.train.size + files.validation.size < limit + 2 * PIECE_CHARACTERS
+    assert limit <= files.train.size + files.validation.size < limit + 2 * PASSAGE_CHARACTERS
 
 
 def test_what_a_tokenizer_was_saved_with_does_not_cut_the_corpus(tmp_path, tokenizer):
@@ -171,7 +171,7 @@ def test_large_vocabularies_are_stored_in_32_bits(tmp_path, tokenizer, monkeypat
 
 @given(st.text(alphabet="ab \n", max_size=300))
 def test_pieces_joined_are_the_document(text):
-    document = text * (PIECE_CHARACTERS // 50)
+    document = text * (PASSAGE_CHARACTERS // 50)
     pieces = list(split_document(document))
     assert "".join(pieces) == document
-    assert all(0 < len(piece) <= PIECE_CHARACTERS for piece in pieces)
+    assert all(0 < len(piece) <= PASSAGE_CHARACTERS for piece in pieces)

@@ -22,7 +22,7 @@ from spectra.scanning.scan import scan
 from spectra_data.errors import InputError
 from spectra_pretrain.checkpoint import Checkpoints
 from spectra_pretrain.finetuning import run as finetuning
-from spectra_pretrain.finetuning.base import Base
+from spectra_pretrain.finetuning.base_model import BaseModel
 from spectra_pretrain.finetuning.options import TeacherOptions
 from spectra_pretrain.finetuning.run import Finetuning, finetune
 from spectra_pretrain.loop import Training
@@ -83,7 +83,7 @@ def test_the_saved_checkpoint_is_what_was_trained(checkpoints, inputs, tmp_path,
     assert before.keys() == after.keys()
     before = {name: value for name, value in before.items() if value.numel()}  # no guards
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    lrc = {m.name for m in SpectraConfig.of(Base(base).model().config.to_dict()).rank_map.lrc}
+    lrc = {m.name for m in SpectraConfig.of(BaseModel(base).model().config.to_dict()).rank_map.lrc}
     kinds = {
         "lrc": lambda n: n.rpartition(".")[0] in lrc,
         "nlrc": lambda n: n.rpartition(".")[0] not in lrc and "_proj" in n,
@@ -205,7 +205,7 @@ def test_an_adapter_whose_base_has_changed_is_refused(checkpoints, inputs, tmp_p
 @pytest.mark.parametrize("train", ["lrc", "full", "galore", "lora"])
 def test_the_table_counts_what_the_optimizer_holds(checkpoints, inputs, train):
     options = tuned(checkpoints["factors"], inputs["data"], train=train)
-    base = Base(options.checkpoint)
+    base = BaseModel(options.checkpoint)
     trainee = make_trainee(options, base.model(), base.rank_map)
     groups = trainee.groups(options)
     optimizer = trainee.optimizer(options)
@@ -225,7 +225,7 @@ def test_the_table_counts_what_the_optimizer_holds(checkpoints, inputs, train):
 
 def test_frozen_matrices_are_bfloat16_and_trained_ones_float32(checkpoints, inputs):
     options = tuned(checkpoints["factors"], inputs["data"], precision="bfloat16")
-    base = Base(options.checkpoint)
+    base = BaseModel(options.checkpoint)
     model = make_trainee(options, base.model(), base.rank_map).model
     for name, parameter in model.named_parameters():
         wide = parameter.requires_grad or parameter.ndim == 1
@@ -233,7 +233,7 @@ def test_frozen_matrices_are_bfloat16_and_trained_ones_float32(checkpoints, inpu
 
 
 def test_norms_follow_their_option(checkpoints, inputs):
-    base = Base(checkpoints["factors"])
+    base = BaseModel(checkpoints["factors"])
     for norms, trained in (("auto", True), ("train", True), ("freeze", False)):
         options = tuned(base.address, inputs["data"], norms=norms)
         model = make_trainee(options, base.model(), base.rank_map).model
@@ -306,7 +306,7 @@ def test_peft_configurations_may_name_matrices(checkpoints, inputs, tmp_path):
     fields = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj", "o_proj"]}
     path.write_text(json.dumps(fields | {"rank_pattern": {"layers.0.self_attn.q_proj": 3}}))
     options = tuned(checkpoints["factors"], inputs["data"], train=str(path))
-    base = Base(options.checkpoint)
+    base = BaseModel(options.checkpoint)
     model = make_trainee(options, base.model(), base.rank_map).model
     ranks = {n: p.shape[0] for n, p in model.named_parameters() if "lora_A" in n}
     assert {n.split(".lora_A")[0].split("self_attn.")[1].split(".")[0] for n in ranks} == {
@@ -427,7 +427,7 @@ def test_a_configuration_chooses_layers_and_leaves_matrices_out(checkpoints, inp
     fields = {"peft_type": "LORA", "r": 2, "layers_to_transform": [0]}
     path.write_text(json.dumps(fields | {"exclude_modules": ["q_proj", "gate_proj"]}))
     options = tuned(checkpoints["factors"], inputs["data"], train=str(path))
-    base = Base(options.checkpoint)
+    base = BaseModel(options.checkpoint)
     model = make_trainee(options, base.model(), base.rank_map).model
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     assert names
@@ -455,7 +455,7 @@ def test_configurations_that_cannot_be_are_refused(checkpoints, inputs, tmp_path
     path = tmp_path / "own.json"
     path.write_text(json.dumps(fields))
     options = tuned(checkpoints["factors"], inputs["data"], train=str(path))
-    base = Base(options.checkpoint)
+    base = BaseModel(options.checkpoint)
     with pytest.raises(InputError, match=message):
         make_trainee(options, base.model(), base.rank_map)
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from spectra.allocation.methods.families import along, removing
 from spectra.allocation.methods.registry import AllocationMethod, Choose, MethodOptions
+from spectra.allocation.methods.scaled_ranks import along, removing
 from spectra.allocation.pricing import Pricing
 from spectra.registry import Entry
 

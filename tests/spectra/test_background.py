@@ -12,7 +12,7 @@ import torch
 
 import spectra
 from spectra.recording.background import Background, SharedMatrices
-from spectra.recording.budget import Budget
+from spectra.recording.overhead import Overhead
 from spectra.recording.recorder import Recorder
 from spectra.store.layout import Contents
 from spectra.store.writer import StoreWriter
@@ -46,7 +46,7 @@ def test_the_background_process_writes_what_the_loop_would_have(tmp_path):
     # the loop's own time is counted as what it is; decomposing is the other process' time
     assert {"copy", "probe gradient"} <= beside.timings.keys()
     assert not {"decomposition", "writing", "sketch"} & beside.timings.keys()
-    assert {"decomposition", "writing", "sketch"} <= beside._place.worker_seconds.keys()
+    assert {"decomposition", "writing", "sketch"} <= beside._executor.worker_seconds.keys()
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_killed_background_process_stops_the_recorder_and_not_the_training(tmp
     recorder = spectra.record(model, optimizer, path, **OPTIONS, background="wait")
     train(model, optimizer, 3, recorder=recorder)
     recorder.flush()
-    recorder._place._worker.kill()
+    recorder._executor._worker.kill()
     with pytest.warns(RuntimeWarning, match="recording process has ended .*; training goes on"):
         train(model, optimizer, 6, first=3, recorder=recorder)
     recorder.close()
@@ -150,7 +150,7 @@ def test_a_store_taken_over_from_a_background_recorder_has_one_writer(tmp_path):
     fresh = torch.optim.AdamW(again.parameters(), lr=1e-2)
     options = OPTIONS | {"resume": True}
     with spectra.record(again, fresh, store, **options, background="wait") as second:
-        assert first._place._worker.poll() is not None
+        assert first._executor._worker.poll() is not None
         train(again, fresh, 9, recorder=second)
         assert second.stopped is None
     assert spectra.open(store)["spectra"].step.values.tolist() == [0, 2, 4, 6, 8, 9]
@@ -176,7 +176,7 @@ def trained_on(store):
     optimizer = torch.optim.AdamW(model.parameters())
     options = {"probe": random_batch(0), "every": 1, "background": "wait", "gradients": True}
     recorder = spectra.record(model, optimizer, store, **options)
-    print(recorder._place._worker.pid, flush=True)
+    print(recorder._executor._worker.pid, flush=True)
     train(model, optimizer, 1000, recorder=recorder)
 
 
@@ -212,8 +212,8 @@ def alive(process):
 def test_the_memory_of_the_queue_is_what_its_snapshots_need(tmp_path):
     recorder = recorded(tmp_path / "a.zarr", background="wait", queue=3)
     numbers = sum(m.rows * m.cols for m in recorder.layout.matrices)
-    assert isinstance(recorder._place, Background)
-    assert recorder._place.nbytes == 3 * 3 * 4 * numbers  # slots, kinds, bytes
+    assert isinstance(recorder._executor, Background)
+    assert recorder._executor.nbytes == 3 * 3 * 4 * numbers  # slots, kinds, bytes
 
 
 def test_matrices_lie_in_shared_memory_as_they_were(tmp_path):
@@ -251,7 +251,7 @@ CONTENTS = Contents(("weight", "gradient", "update"), 64, gradients=True)
 
 
 def test_a_budget_leaves_out_what_is_worth_least_first():
-    budget = Budget(0.1, CONTENTS)
+    budget = Overhead(0.1, CONTENTS)
     budget.learn(
         {"gradient": 2.0, "weight": 1.0, "sketch": 0.1, "update": 1.0, "raw_gradient": 3.0}
     )
@@ -268,7 +268,7 @@ def test_a_budget_leaves_out_what_is_worth_least_first():
 def test_a_budget_holds_over_a_long_run_whatever_snapshots_cost(share):
     """On a clock of our own: steps of a second, snapshots of random cost."""
     draw = np.random.default_rng(0)
-    budget = Budget(share, CONTENTS)
+    budget = Overhead(share, CONTENTS)
     now = spent = 0.0
     taken = 0
     for step in range(20_000):
@@ -287,12 +287,12 @@ def test_a_budget_holds_over_a_long_run_whatever_snapshots_cost(share):
 
 def test_what_a_budget_leaves_out_is_said_in_the_store(tmp_path, monkeypatch):
     chosen = iter([None, CONTENTS.only(("weight", "gradient")), CONTENTS])
-    original = Budget.choose
+    original = Overhead.choose
 
     def choose(self, elapsed, spent, *, always):
         return original(self, elapsed, spent, always=True) if always else next(chosen)
 
-    monkeypatch.setattr(Budget, "choose", choose)
+    monkeypatch.setattr(Overhead, "choose", choose)
     recorder = recorded(tmp_path / "a.zarr", steps=8, overhead=0.5)
     assert recorder.stopped is None
     run = spectra.open(tmp_path / "a.zarr")

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from spectra.checkpoint.address import Address, addresses, steps_of
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.checkpoint.digests import combined_sha256, digest
-from spectra.checkpoint.parts import find_parts, scaled
+from spectra.checkpoint.tensor_slices import find_slices, scaled
 from spectra.checkpoint.tensors import StoredTensor
 from spectra_data.errors import InputError
 from tests.small import SIZES, small_model
@@ -194,7 +194,7 @@ def test_quantised_and_other_tensors_are_left_out_with_their_reason():
         StoredTensor("model.layers.0.mlp.gate.weight", (4, 4), "F32", ""),
         StoredTensor("model.layers.0.A_log", (4, 4), "F32", ""),
     ]
-    found, skipped = find_parts({t.name: t for t in tensors}, {})
+    found, skipped = find_slices({t.name: t for t in tensors}, {})
     assert not found
     assert [s.reason for s in skipped] == [
         "quantised (I32)",
@@ -227,7 +227,7 @@ FOUR = {"num_attention_heads": 4}
 )
 def test_fused_projections_are_split_where_their_layout_is_known(layer, config, rows, expected):
     tensor = StoredTensor(f"h.0.attn.{layer}.weight", (rows, 8), "F32", "")
-    found, _ = find_parts({tensor.name: tensor}, config)
+    found, _ = find_slices({tensor.name: tensor}, config)
     sizes = {matrix.role: matrix.rows for matrix in found}
     if expected is None:
         assert sizes == {layer: rows}
@@ -299,7 +299,7 @@ def test_granites_experts_have_the_names_that_they_have_in_memory():
         StoredTensor(f"{home}.output_linear.weight", (2, 32, 48), "F32", ""),
     ]
     config = {"model_type": "granitemoe", "hidden_size": 32}
-    found, _ = find_parts({tensor.name: tensor for tensor in tensors}, config)
+    found, _ = find_slices({tensor.name: tensor for tensor in tensors}, config)
     experts = f"{home}.experts"
     assert {m.name: (m.rows, m.cols) for m in found if ".1." in m.name} == {
         f"{experts}.1.gate_proj": (48, 32),

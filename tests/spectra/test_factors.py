@@ -28,7 +28,7 @@ def layer_of(factors, storage, bias=None):
     rows, cols = factors.left.shape[0], factors.right.shape[1]
     made = STORAGES[storage].layer()
     layer = made(cols, rows, factors.rank, bias=bias is not None, dtype=torch.float64)
-    held = made.stored.encode(factors, torch.float64).parts
+    held = made.stored.encode(factors, torch.float64).tensors
     layer.load_state_dict(held if bias is None else held | {"bias": bias})
     return layer
 

@@ -26,7 +26,7 @@ def compressed(storage: str, rank: int = 3):
         left, right = torch.randn(rows, rank) / 8, torch.randn(rank, cols) / 8
         layer = STORAGES[storage].layer()(cols, rows, rank)
         stored = layer.stored.encode(Factors(left.double(), right.double()), torch.float32)
-        layer.load_state_dict(stored.parts)
+        layer.load_state_dict(stored.tensors)
         put(low, name, layer)
         weight.data = layer.product().detach()
     return low, dense

@@ -58,7 +58,7 @@ class Three(StoredMatrix):
         return cls(parts["left"], parts["core"], parts["right"])
 
     @property
-    def parts(self):
+    def tensors(self):
         return {"left": self.left, "core": self.core, "right": self.right}
 
     def product(self):
@@ -176,7 +176,7 @@ def test_what_a_layer_and_a_file_hold_is_what_the_costs_count(name, rows, cols, 
     shapes = stored.shapes(rows, cols, rank)
     count = sum(int(np.prod(shape)) for n, shape in shapes.items() if n not in stored.indices)
     assert count == int(factored_parameters(rows, cols, rank, name))
-    parts = stored.encode(factors_of(rows, cols, rank), torch.float32).parts
+    parts = stored.encode(factors_of(rows, cols, rank), torch.float32).tensors
     assert {n: tuple(part.shape) for n, part in parts.items()} == shapes
     layer = STORAGES[name].layer()(cols, rows, rank)
     assert {n: tuple(part.shape) for n, part in layer.state_dict().items()} == shapes
@@ -202,7 +202,7 @@ def test_what_is_stored_is_the_product_at_any_scale(name, rows, cols):
     factors = factors_of(rows, cols, 3, scale=2.0**-100)
     stored = STORAGES[name].stored()
     encoded = stored.encode(factors, torch.float64)
-    read = stored.decode(encoded.parts, rows, cols)
+    read = stored.decode(encoded.tensors, rows, cols)
     torch.testing.assert_close(read.product(), factors.product(), rtol=1e-9, atol=0)
     wanted = (factors.product() * 2.0**100).float()
     torch.testing.assert_close(read.scaled(100).product(), wanted, rtol=1e-4, atol=1e-4)

@@ -13,10 +13,10 @@ from spectra.figures.spectra import spectra_lines
 from spectra.figures.theme import empty
 from spectra.figures.training import loss_curves
 from spectra.matrices import block_labels
-from spectra_dashboard import parts
+from spectra_dashboard import components
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.run import Run
-from spectra_dashboard.asked import asked, or_reason
+from spectra_dashboard.address import or_reason, view_at
 from spectra_dashboard.pages.tails import MEASURES, measures
 from spectra_dashboard.registry import Page
 from spectra_dashboard.view import View
@@ -33,14 +33,14 @@ def key(view: View) -> list[str]:
 def layout(library: Library, view: View) -> html.Div:
     """Two sides, a measure, and the differences."""
     first, second = _sides(library, view)
-    heading = html.Div(parts.titles("compare"), className="head")
+    heading = html.Div(components.titles("compare"), className="head")
     usual = first.matrices()[0].name if first.matrices() else ""
     usual_steps = [str(step) for step in _steps(first, second, View())]
     chosen = [str(step) for step in _steps(first, second, view)]
     return html.Div(
         [
             heading,
-            parts.defaults(
+            components.defaults(
                 run=first.name,
                 other=second.name,
                 step=usual_steps[0],
@@ -49,18 +49,18 @@ def layout(library: Library, view: View) -> html.Div:
                 measure="stable_rank",
                 matrix=usual,
             ),
-            parts.controls(
-                parts.run_select(library, first.name, "run", "First"),
-                parts.select("step", "at step", _options(first), chosen[0], w=130),
-                parts.run_select(library, second.name, "other", "Second"),
-                parts.select("other_step", "at step", _options(second), chosen[1], w=130),
-                parts.segments(
+            components.controls(
+                components.run_select(library, first.name, "run", "First"),
+                components.select("step", "at step", _options(first), chosen[0], w=130),
+                components.run_select(library, second.name, "other", "Second"),
+                components.select("other_step", "at step", _options(second), chosen[1], w=130),
+                components.segments(
                     "kind",
                     "Spectra of",
                     _kinds(first, second),
                     view.kind,
                 ),
-                parts.select(
+                components.select(
                     "measure",
                     "Measure",
                     measures(),
@@ -71,13 +71,13 @@ def layout(library: Library, view: View) -> html.Div:
             ),
             html.Div(
                 [
-                    parts.figure(
+                    components.figure(
                         "compare-map",
                         height=map_height(len(set(first.labels().values())), numbers=True),
                     ),
                     html.Div(
                         [
-                            parts.select(
+                            components.select(
                                 "matrix",
                                 "Matrix",
                                 [{"value": m.name, "label": m.name} for m in first.matrices()],
@@ -92,14 +92,14 @@ def layout(library: Library, view: View) -> html.Div:
                                 searchable=True,
                                 limit=300,
                             ),
-                            parts.figure("compare-spectra", height=300),
+                            components.figure("compare-spectra", height=300),
                         ]
                     ),
                 ],
                 className="pair",
             ),
-            parts.section("Loss", parts.figure("compare-loss", height=300)),
-            parts.numbers_below("compare-numbers"),
+            components.section("Loss", components.figure("compare-loss", height=300)),
+            components.numbers_below("compare-numbers"),
         ]
     )
 
@@ -111,12 +111,14 @@ def register(app: Dash, library: Library) -> None:
     @app.callback(Output("compare-map", "figure"), *given)
     @or_reason()
     def heatmap(search: str, page: Any, pathname: str) -> Any:
-        view = asked(library, pathname, search)
+        view = view_at(library, pathname, search)
         found = _differences(library, view)
         if not found["names"]:
             raise InputError("The two have no matrix in common: choose runs of one model.")
         grid, layers, roles = layer_role_grid(
-            found["difference"], [parts.escaped(label) for label in found["layers"]], found["roles"]
+            found["difference"],
+            [components.escaped(label) for label in found["layers"]],
+            found["roles"],
         )
         left = f"; {found['left_out']} matrices are in one of them only"
         return difference_heatmap(
@@ -130,7 +132,7 @@ def register(app: Dash, library: Library) -> None:
     @app.callback(Output("compare-spectra", "figure"), *given)
     @or_reason()
     def spectra(search: str, page: Any, pathname: str) -> Any:
-        view = asked(library, pathname, search)
+        view = view_at(library, pathname, search)
         sides = _sides(library, view)
         names = [m.name for m in sides[0].matrices()]
         name = next((m for m in view.matrix if m in names), names[0])
@@ -149,7 +151,7 @@ def register(app: Dash, library: Library) -> None:
     @or_reason()
     def loss(search: str, page: Any, pathname: str) -> Any:
         losses = {}
-        for run in dict.fromkeys(_sides(library, asked(library, pathname, search))):
+        for run in dict.fromkeys(_sides(library, view_at(library, pathname, search))):
             train = run.train("loss")
             every = block_size(max(len(train["train_step"]), 1), POINTS)
             if np.isfinite(train["loss"]).any():
@@ -168,7 +170,7 @@ def register(app: Dash, library: Library) -> None:
     def numbers(opened: Any, search: str, pathname: str) -> Any:
         if not opened:
             raise PreventUpdate
-        found = _differences(library, asked(library, pathname, search))
+        found = _differences(library, view_at(library, pathname, search))
         rows = [
             {"matrix": name, "first": _short(a), "second": _short(b), "difference": _short(b - a)}
             for name, a, b in zip(found["names"], found["first"], found["second"], strict=True)
@@ -177,7 +179,7 @@ def register(app: Dash, library: Library) -> None:
             {"field": "matrix", "minWidth": 260},
             *({"field": f, "type": "numericColumn"} for f in ("first", "second", "difference")),
         ]
-        return parts.table(rows, columns)
+        return components.table(rows, columns)
 
 
 def _kinds(first: Run, second: Run) -> list[str]:

@@ -11,10 +11,10 @@ from spectra.figures.reduction import block_size
 from spectra.figures.theme import SECOND, empty
 from spectra.figures.training import loss_curve
 from spectra.quantities import QUANTITIES
-from spectra_dashboard import panels, parts
+from spectra_dashboard import components, panels
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.run import Run
-from spectra_dashboard.asked import asked, or_reason
+from spectra_dashboard.address import or_reason, view_at
 from spectra_dashboard.panels import HEIGHTS, MOST_MATRICES, Held, chosen_matrices
 from spectra_dashboard.registry import Page
 from spectra_dashboard.view import View
@@ -50,22 +50,22 @@ def layout(library: Library, view: View) -> html.Div:
     """Choices, the scrubber, and a place for every panel."""
     run = library.run(view.run)
     steps = run.steps()
-    heading = parts.head(library, view, "dynamics")
+    heading = components.head(library, view, "dynamics")
     if not len(steps):
-        return parts.waiting(heading)
+        return components.waiting(heading)
     both = run.has("sketches") and run.has("gradients")
     row = run.row(view.step)
     return html.Div(
         [
             *heading,
-            parts.defaults(
+            components.defaults(
                 run=run.name,
                 matrix=list(chosen_matrices(run, View())),
                 scale="linear",
                 norm="raw",
                 cosine="sketch",
             ),
-            parts.controls(
+            components.controls(
                 dmc.MultiSelect(
                     id={"control": "matrix"},
                     label="Matrices",
@@ -79,7 +79,7 @@ def layout(library: Library, view: View) -> html.Div:
                     hidePickedOptions=True,
                     limit=300,
                 ),
-                parts.segments(
+                components.segments(
                     "cosine",
                     "Cosine",
                     [
@@ -90,8 +90,8 @@ def layout(library: Library, view: View) -> html.Div:
                 )
                 if both
                 else None,
-                parts.segments("scale", "Colours", ["linear", "log"], view.scale),
-                parts.segments(
+                components.segments("scale", "Colours", ["linear", "log"], view.scale),
+                components.segments(
                     "norm",
                     "Values",
                     [
@@ -125,8 +125,10 @@ def layout(library: Library, view: View) -> html.Div:
             dcc.Store(id="panel-matrices"),
             html.Div(id="panels"),
             *(dcc.Store(id=f"loss-{use}") for use in ("held", "new")),
-            parts.section("Loss", parts.figure("loss", height=280)) if run.has("train") else None,
-            parts.numbers_below("dynamics-numbers"),
+            components.section("Loss", components.figure("loss", height=280))
+            if run.has("train")
+            else None,
+            components.numbers_below("dynamics-numbers"),
         ]
     )
 
@@ -135,7 +137,7 @@ def register(app: Dash, library: Library) -> None:
     """Panels are drawn when they come into sight, and grow by the rows that are new."""
 
     def shown(pathname: str, search: str) -> tuple[Run, View]:
-        view = asked(library, pathname, search)
+        view = view_at(library, pathname, search)
         return library.run(view.run), view
 
     @app.callback(
@@ -284,9 +286,9 @@ def _options(run: Run) -> list[dict[str, str]]:
 
 def _sections(run: Run, matrices: list[str]) -> list[Any]:
     if not matrices:
-        return [parts.card("No matrix is chosen", "Choose some above.")]
+        return [components.card("No matrix is chosen", "Choose some above.")]
     return [
-        parts.section(
+        components.section(
             TITLES[kind][0],
             html.Div([_panel(kind, name) for name in matrices], className="panels"),
             lead=TITLES[kind][1],
@@ -299,11 +301,11 @@ def _panel(kind: str, matrix: str) -> html.Div:
     name = panels.key(kind, matrix)
     return html.Div(
         [
-            parts.figure({"type": "panel", "key": name}, height=HEIGHTS[kind]),
+            components.figure({"type": "panel", "key": name}, height=HEIGHTS[kind]),
             *(dcc.Store(id={"type": use, "key": name}) for use in ("seen", "held", "rows")),
         ],
         className="panel",
-        **parts.attributes(data_key=name, data_kind=kind),
+        **components.attributes(data_key=name, data_kind=kind),
     )
 
 
@@ -364,7 +366,7 @@ def _numbers(run: Run, view: View, matrices: list[str]) -> Any:
         columns.append({"field": field, "type": "numericColumn"})
         for row, value in zip(rows, np.concatenate(found), strict=True):
             row[field] = float(f"{value:.4g}") if np.isfinite(value) else None
-    return parts.table(rows, columns)
+    return components.table(rows, columns)
 
 
 PAGE = Page("Dynamics", layout, register, key=key)

@@ -12,10 +12,10 @@ from spectra.figures.reduction import block_size
 from spectra.figures.theme import empty
 from spectra.figures.training import loss_curves
 from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
-from spectra_dashboard import parts
+from spectra_dashboard import components
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.run import Run
-from spectra_dashboard.asked import asked, or_reason
+from spectra_dashboard.address import or_reason, view_at
 from spectra_dashboard.pages.tails import step_options, step_value
 from spectra_dashboard.registry import Page
 from spectra_dashboard.view import View
@@ -35,14 +35,16 @@ def layout(library: Library, view: View) -> html.Div:
     """Curves over ERR, and what was measured."""
     run = library.run(view.run)
     steps = run.steps()
-    heading = parts.head(library, view, "path")
-    settings = parts.defaults(run=run.name, method=DEFAULT, storage=DEFAULT_STORAGE, step="last")
+    heading = components.head(library, view, "path")
+    settings = components.defaults(
+        run=run.name, method=DEFAULT, storage=DEFAULT_STORAGE, step="last"
+    )
     if not len(steps):
-        return parts.waiting(heading)
-    choices = parts.controls(
-        parts.method_select(view, "method", "Method", parts.method_options("err"), w=150),
-        parts.select("storage", "Storage", list(STORAGES), view.storage, w=120),
-        parts.select("step", "Snapshot", step_options(steps), step_value(view, steps), w=140)
+        return components.waiting(heading)
+    choices = components.controls(
+        components.method_select(view, "method", "Method", components.method_options("err"), w=150),
+        components.select("storage", "Storage", list(STORAGES), view.storage, w=120),
+        components.select("step", "Snapshot", step_options(steps), step_value(view, steps), w=140)
         if len(steps) > 1
         else None,
     )
@@ -52,17 +54,20 @@ def layout(library: Library, view: View) -> html.Div:
             settings,
             choices,
             html.Div(
-                [parts.figure("path-curves", height=380), parts.figure("path-memory", height=380)],
+                [
+                    components.figure("path-curves", height=380),
+                    components.figure("path-memory", height=380),
+                ],
                 className="pair",
             ),
             html.Div(
                 [
-                    parts.section("Measured", _measured(run)),
-                    parts.section("Finetuning", _finetuning(library, run)),
+                    components.section("Measured", _measured(run)),
+                    components.section("Finetuning", _finetuning(library, run)),
                 ],
                 className="pair",
             ),
-            parts.section("At a glance", html.Div(parts.loading(), id="path-numbers")),
+            components.section("At a glance", html.Div(components.loading(), id="path-numbers")),
         ]
     )
 
@@ -80,7 +85,7 @@ def register(app: Dash, library: Library) -> None:
     )
     @or_reason(empty("", height=380), None)
     def curves(snapshots: Any, search: str, pathname: str) -> Any:
-        view = asked(library, pathname, search)
+        view = view_at(library, pathname, search)
         run = library.run(view.run)
         path = run.path_of(view.method, "err", view.storage, view.step).sortby("err")
         count = path.sizes["matrix"]
@@ -122,7 +127,7 @@ def _table(path: Any, count: int) -> Any:
                 "mean error": round(float(point["summed_error"]) / count, 4),
             }
         )
-    return parts.table(rows, [{"field": name, "type": "numericColumn"} for name in rows[0]])
+    return components.table(rows, [{"field": name, "type": "numericColumn"} for name in rows[0]])
 
 
 def _measured(run: Run) -> Any:
@@ -144,7 +149,7 @@ def _measured(run: Run) -> Any:
         [escape(label, quote=False) for label in labels],
         subtitle=escape(f"on {', '.join(texts)}" if texts else "", quote=False),
     )
-    return parts.figure("path-measured", height=320, drawn=drawn, wait=False)
+    return components.figure("path-measured", height=320, drawn=drawn, wait=False)
 
 
 def _finetuning(library: Library, run: Run) -> Any:
@@ -173,7 +178,7 @@ def _finetuning(library: Library, run: Run) -> Any:
             ],
             className="lead",
         )
-    return parts.figure("path-finetuning", height=320, drawn=loss_curves(losses), wait=False)
+    return components.figure("path-finetuning", height=320, drawn=loss_curves(losses), wait=False)
 
 
 def _hashes(run: Run) -> set[str]:

@@ -17,7 +17,7 @@ from spectra.figures.allocation import rank_map, rank_reduction
 from spectra.figures.spectra import normalised_spectra
 from spectra.matrices import block_labels, in_order
 from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
-from spectra_dashboard import downloads, parts, tables
+from spectra_dashboard import components, downloads, tables
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.run import Run, spacing_of
 from spectra_dashboard.pages.tails import step_options, step_value
@@ -59,27 +59,27 @@ def layout(library: Library, view: View) -> html.Div:
     """Choices, the slider, numbers, maps, figures 4 and 6, and files."""
     run = library.run(view.run)
     steps = run.steps()
-    heading = parts.head(library, view, "ranks")
-    settings = parts.defaults(
+    heading = components.head(library, view, "ranks")
+    settings = components.defaults(
         run=run.name, method=DEFAULT, beside="", storage=DEFAULT_STORAGE, target="err", step="last"
     )
     if not len(steps):
-        return parts.waiting(heading)
-    choices = parts.controls(
-        parts.method_select(view, "method", "Method", parts.method_options(), w=150),
-        parts.method_select(
+        return components.waiting(heading)
+    choices = components.controls(
+        components.method_select(view, "method", "Method", components.method_options(), w=150),
+        components.method_select(
             view, "beside", "Beside it", _beside(library, view), w=200, searchable=True
         ),
-        parts.select("storage", "Storage", list(STORAGES), view.storage, w=120),
-        parts.select("step", "Snapshot", step_options(steps), step_value(view, steps), w=140)
+        components.select("storage", "Storage", list(STORAGES), view.storage, w=120),
+        components.select("step", "Snapshot", step_options(steps), step_value(view, steps), w=140)
         if len(steps) > 1
         else None,
-        parts.segments("target", "Slider over", _targets(view), view.target),
+        components.segments("target", "Slider over", _targets(view), view.target),
     )
     try:
         found = _tables(library, run, view)
     except InputError as error:
-        return html.Div([*heading, settings, choices, parts.card("No ranks", str(error))])
+        return html.Div([*heading, settings, choices, components.card("No ranks", str(error))])
     targets = found["a"]["targets"]
     value = min(max(view.value, targets[0]), targets[-1])
     return html.Div(
@@ -110,7 +110,7 @@ def layout(library: Library, view: View) -> html.Div:
             dcc.Store(id="ranks-tables", data=found),
             *(_side(side, found[side]["name"]) for side in SIDES if side in found),
             *_figures(run, view, found),
-            parts.numbers_below("ranks-numbers"),
+            components.numbers_below("ranks-numbers"),
         ]
     )
 
@@ -145,7 +145,7 @@ def register(app: Dash, library: Library) -> None:
             {"field": "stored as"},
             {"field": "error", "type": "numericColumn"},
         ]
-        return parts.table([], columns, id="ranks-grid", options={"domLayout": "normal"})
+        return components.table([], columns, id="ranks-grid", options={"domLayout": "normal"})
 
 
 def _tables(library: Library, run: Run, view: View) -> dict[str, Any]:
@@ -214,7 +214,7 @@ def _quoted(text: str) -> str:
 def _places(run: Run) -> dict[str, Any]:
     """Where in the map each matrix goes: row and column; and the traces of figure 6."""
     matrices = run.matrices()
-    labels = [parts.escaped(label) for label in run.labels().values()]
+    labels = [components.escaped(label) for label in run.labels().values()]
     layers = in_order(labels)
     roles = list(dict.fromkeys(m.role for m in matrices))
     return {
@@ -228,7 +228,7 @@ def _places(run: Run) -> dict[str, Any]:
 
 def _beside(library: Library, view: View) -> list[dict[str, Any]]:
     maps = [{"value": f"map:{name}", "label": f"map {name}"} for name in library.maps]
-    return [{"value": "", "label": "nothing"}, *parts.method_options(view.target), *maps]
+    return [{"value": "", "label": "nothing"}, *components.method_options(view.target), *maps]
 
 
 def _targets(view: View) -> list[dict[str, Any]]:
@@ -300,22 +300,22 @@ def _side(side: str, name: str) -> html.Div:
 def _figures(run: Run, view: View, found: dict[str, Any]) -> list[Any]:
     """Map, figure 4 and figure 6: beside each other, or both maps above the two figures."""
     maps = [
-        parts.figure(f"map-{side}", drawn=_map_figure(found, side), wait=False)
+        components.figure(f"map-{side}", drawn=_map_figure(found, side), wait=False)
         for side in SIDES
         if side in found
     ]
     lrcs_alone = METHODS[view.method].lrcs_alone
     whole = " An N-LRC stays whole, whatever its rank." if lrcs_alone else ""
     below = [
-        parts.section(
+        components.section(
             "How the ranks fall",
-            parts.figure("figure4", drawn=_figure_four(run, view, found), wait=False),
+            components.figure("figure4", drawn=_figure_four(run, view, found), wait=False),
             lead="Singular values, each matrix' own scaled to run from 1 to 0; what lies under "
             f"WeLore's threshold is removed.{whole}",
         ),
-        parts.section(
+        components.section(
             "Ranks removed, layer by layer",
-            parts.figure("figure6", drawn=_figure_six(run, found), wait=False),
+            components.figure("figure6", drawn=_figure_six(run, found), wait=False),
         ),
     ]
     if len(maps) == 1:
@@ -344,7 +344,7 @@ def _map_figure(found: dict[str, Any], side: str) -> Any:
 def _figure_four(run: Run, view: View, found: dict[str, Any]) -> Any:
     candidates = run.candidates(view.step)
     roles = np.array([c.matrix.role for c in candidates.each], object)
-    layers = [parts.escaped(label) for label in block_labels(candidates.names)]
+    layers = [components.escaped(label) for label in block_labels(candidates.names)]
     width = max(c.full_rank for c in candidates.each)
     values = np.full((len(roles), width), np.nan)
     for i, c in enumerate(candidates.each):
@@ -362,7 +362,7 @@ def _figure_four(run: Run, view: View, found: dict[str, Any]) -> Any:
 
 def _figure_six(run: Run, found: dict[str, Any]) -> Any:
     places = found["places"]
-    layers = [parts.escaped(label) for label in run.labels().values()]
+    layers = [components.escaped(label) for label in run.labels().values()]
     members = {
         escape(str(role), quote=False): np.array(of)
         for role, of in zip(places["roles"], places["traces"], strict=True)

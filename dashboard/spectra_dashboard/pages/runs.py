@@ -7,7 +7,7 @@ from typing import Any
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
 from dash.exceptions import PreventUpdate
 
-from spectra_dashboard import parts
+from spectra_dashboard import components
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.summary import Summary, summary
 from spectra_dashboard.registry import Page, opening
@@ -40,7 +40,7 @@ MAPS = ("name", "model", "method", "err", "budget", "lrc", "nlrc")
 def layout(library: Library, view: View) -> html.Div:
     """The table, and what to do where there is nothing in it."""
     rows = [row(found) for found in _summaries(library)]
-    grid = parts.table(
+    grid = components.table(
         rows,
         COLUMNS,
         id="runs",
@@ -69,7 +69,7 @@ def layout(library: Library, view: View) -> html.Div:
                     ),
                     html.Div(
                         [
-                            parts.live_switch(),
+                            components.live_switch(),
                             dcc.Link(
                                 "Compare two runs",
                                 href=View(page="compare").address(),
@@ -168,7 +168,7 @@ def _counted(library: Library) -> str:
 
 
 def _empty(library: Library) -> Any:
-    return None if library.runs or library.maps else parts.nothing_here()
+    return None if library.runs or library.maps else components.nothing_here()
 
 
 def _summaries(library: Library) -> list[Summary]:
@@ -207,7 +207,7 @@ def _maps(library: Library) -> list[Any]:
         for f in MAPS
     ]
     lead = "On the page Ranks, a map can be laid beside any method."
-    return [parts.section("Rank maps", parts.table(rows, columns), lead=lead)]
+    return [components.section("Rank maps", components.table(rows, columns), lead=lead)]
 
 
 PAGE = Page("Runs", layout, register, needs=0)

@@ -15,10 +15,10 @@ from spectra.figures.spectra import tail_fit
 from spectra.matrices import block_labels
 from spectra.metrics.goodness import ENOUGH, Verdict
 from spectra.metrics.spectrum import squared
-from spectra_dashboard import parts
+from spectra_dashboard import components
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.run import Run
-from spectra_dashboard.asked import asked, or_reason
+from spectra_dashboard.address import or_reason, view_at
 from spectra_dashboard.registry import Page
 from spectra_dashboard.view import View
 
@@ -56,29 +56,29 @@ def layout(library: Library, view: View) -> html.Div:
     run = library.run(view.run)
     steps = run.steps()
     squares = "Tails are of eigenvalues, the squared singular values."
-    heading = parts.head(library, view, "tails", squares)
+    heading = components.head(library, view, "tails", squares)
     if not len(steps):
-        return parts.waiting(heading)
+        return components.waiting(heading)
     first = run.matrices()[0].name
     kinds = run.kinds()
     series = len(steps) > 1
     return html.Div(
         [
             *heading,
-            parts.defaults(
+            components.defaults(
                 run=run.name, kind=kinds[0], measure="stable_rank", matrix=first, step="last"
             ),
-            parts.controls(
-                parts.segments("kind", "Spectra of", kinds, _kind(run, view)),
-                parts.select(
+            components.controls(
+                components.segments("kind", "Spectra of", kinds, _kind(run, view)),
+                components.select(
                     "measure", "Measure", measures(), _measure(view), searchable=True, w=200
                 ),
-                parts.select(
+                components.select(
                     "step", "Snapshot", step_options(steps), step_value(view, steps), w=140
                 )
                 if series
                 else None,
-                parts.select(
+                components.select(
                     "matrix",
                     "Matrix",
                     [{"value": m.name, "label": m.name} for m in run.matrices()],
@@ -90,20 +90,20 @@ def layout(library: Library, view: View) -> html.Div:
             ),
             html.Div(
                 [
-                    parts.figure("tails-map", height=_height(run)),
-                    parts.figure("tails-matrix", height=330),
+                    components.figure("tails-map", height=_height(run)),
+                    components.figure("tails-matrix", height=330),
                 ],
                 className="pair",
             ),
-            parts.section(
+            components.section(
                 "Over training",
-                parts.figure("tails-lines", height=330),
+                components.figure("tails-lines", height=330),
                 lead=f"At up to {MEASURED} snapshots, evenly spaced.",
             )
             if series
             else None,
             dcc.Store(id="tails-places"),
-            parts.numbers_below("tails-numbers"),
+            components.numbers_below("tails-numbers"),
         ]
     )
 
@@ -112,7 +112,7 @@ def register(app: Dash, library: Library) -> None:
     """Figures of the view's measure; a click on the map opens a matrix."""
 
     def shown(pathname: str, search: str) -> tuple[Run, View]:
-        view = asked(library, pathname, search)
+        view = view_at(library, pathname, search)
         return library.run(view.run), view
 
     given = (
@@ -127,7 +127,7 @@ def register(app: Dash, library: Library) -> None:
         run, view = shown(pathname, search)
         values = _values(run, view, run.step(view.step))
         names = values["matrix"].to_numpy().tolist()
-        layer_of = [parts.escaped(label) for label in block_labels(names)]
+        layer_of = [components.escaped(label) for label in block_labels(names)]
         role_of = values["role"].to_numpy().tolist()
         grid, layers, roles = layer_role_grid(values.to_numpy(), layer_of, role_of)
         places = {
@@ -267,7 +267,7 @@ def _numbers(run: Run, view: View) -> Any:
         {"field": name.replace("_", " "), "type": "numericColumn", "minWidth": 120}
         for name in columns
     ]
-    return parts.table(rows, definitions)
+    return components.table(rows, definitions)
 
 
 PAGE = Page("Tails", layout, register, key=key)

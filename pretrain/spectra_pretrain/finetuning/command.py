@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import tyro
 
 from spectra_pretrain.finetuning.options import FinetuneOptions, recipe
-from spectra_pretrain.launch import Place, TrainingCommand
+from spectra_pretrain.launch import CommandOptions, TrainingCommand
 
 PLACES = {
     "spectra.zarr": "gradients and singular values, with the rank map",
@@ -28,7 +28,7 @@ PLACES = {
 
 
 @dataclass(frozen=True)
-class Command(Place):
+class Command(CommandOptions):
     """Options of `spectra finetune`."""
 
     options: Annotated[FinetuneOptions, tyro.conf.arg(name="")] = field(

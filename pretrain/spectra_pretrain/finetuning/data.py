@@ -20,14 +20,14 @@ from spectra_pretrain.finetuning.answers import (
     held_out,
     padded,
 )
-from spectra_pretrain.finetuning.base import Base
+from spectra_pretrain.finetuning.base_model import BaseModel
 from spectra_pretrain.finetuning.options import FinetuneOptions
 from spectra_pretrain.plan import random_windows
 from spectra_pretrain.preparation import Data
 
 
 def read_data(
-    options: FinetuneOptions, base: Base, out: Path, latest: Path | None, console: Console
+    options: FinetuneOptions, base: BaseModel, out: Path, latest: Path | None, console: Console
 ) -> Data:
     """What the options name, cut into batches.
 
@@ -89,7 +89,7 @@ def random_data(options: FinetuneOptions, vocab_size: int) -> Data:
     )
 
 
-def read_task(options: FinetuneOptions, base: Base, task: str) -> Data:
+def read_task(options: FinetuneOptions, base: BaseModel, task: str) -> Data:
     """A task's questions, cut into batches.
 
     Raises

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 
 from spectra_data.errors import InputError
 from spectra_pretrain.batches import Batch
-from spectra_pretrain.finetuning.base import Base
+from spectra_pretrain.finetuning.base_model import BaseModel
 from spectra_pretrain.finetuning.options import FinetuneOptions
 
 
-def learnt_from(options: FinetuneOptions, base: Base, device: torch.device) -> "Distillation":
+def learnt_from(options: FinetuneOptions, base: BaseModel, device: torch.device) -> "Distillation":
     """The objective of learning from the teacher that is asked for.
 
     Raises
@@ -22,7 +22,7 @@ def learnt_from(options: FinetuneOptions, base: Base, device: torch.device) -> "
         When the teacher speaks of other tokens than the model that learns.
     """
     chosen = options.distillation
-    teacher = Base(chosen.teacher or "")
+    teacher = BaseModel(chosen.teacher or "")
     if teacher.tokenizer.get_vocab() != base.tokenizer.get_vocab():
         raise InputError(
             f"the teacher {chosen.teacher} has another tokenizer than {base.address}: its "

@@ -14,7 +14,7 @@ from spectra.models.adapter import apply_adapter
 from spectra.models.loading import load_whole
 from spectra_data.tasks import Example
 from spectra_pretrain.checkpoint import appearing
-from spectra_pretrain.finetuning.base import Base
+from spectra_pretrain.finetuning.base_model import BaseModel
 from spectra_pretrain.finetuning.options import FinetuneOptions
 from spectra_pretrain.loop import Training
 from spectra_pretrain.session import Summary
@@ -23,7 +23,7 @@ from spectra_pretrain.trainee import Trainee
 
 def ask(
     options: FinetuneOptions,
-    base: Base,
+    base: BaseModel,
     training: Training,
     asked: Sequence[Example],
     console: Console,
@@ -56,7 +56,7 @@ def ask(
 
 
 def write_result(
-    options: FinetuneOptions, base: Base, identity: str, trainee: Trainee, out: Path
+    options: FinetuneOptions, base: BaseModel, identity: str, trainee: Trainee, out: Path
 ) -> None:
     """The adapter's folder, or the base checkpoint with what it changes, whole."""
     local = Path(base.address).expanduser()

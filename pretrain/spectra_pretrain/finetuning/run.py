@@ -12,7 +12,7 @@ from spectra.models.source import Source
 from spectra_data.errors import InputError
 from spectra_data.sources import open_source
 from spectra_pretrain.corpus import MANIFEST
-from spectra_pretrain.finetuning.base import Base, Origin
+from spectra_pretrain.finetuning.base_model import BaseModel, Origin
 from spectra_pretrain.finetuning.data import random_data, read_data, read_task
 from spectra_pretrain.finetuning.distillation import learnt_from
 from spectra_pretrain.finetuning.options import FinetuneOptions
@@ -63,9 +63,9 @@ class Finetuning:
         """See `spectra_pretrain.session.Job`."""
         return self._options
 
-    def base(self) -> Base:
+    def base(self) -> BaseModel:
         """The checkpoint that is finetuned."""
-        return Base(self.options.checkpoint, self.options.text.tokenizer)
+        return BaseModel(self.options.checkpoint, self.options.text.tokenizer)
 
     def prepare(
         self, latest: Path | None, out: Path, device: torch.device, console: Console
@@ -128,7 +128,9 @@ class Finetuning:
             {"tokens": None if task else options.tokens},
         )
 
-    def _training(self, base: Base, trainee: Trainee, data: Data, device: torch.device) -> Training:
+    def _training(
+        self, base: BaseModel, trainee: Trainee, data: Data, device: torch.device
+    ) -> Training:
         taught = self.options.distillation.teacher is not None
         objective = learnt_from(self.options, base, device) if taught else None
         return training_of(
@@ -136,7 +138,7 @@ class Finetuning:
         )
 
 
-def trainee_of(options: FinetuneOptions, base: Base, device: torch.device) -> Trainee:
+def trainee_of(options: FinetuneOptions, base: BaseModel, device: torch.device) -> Trainee:
     """The checkpoint's model, ready to be trained on a device.
 
     Raises
@@ -158,7 +160,7 @@ def trainee_of(options: FinetuneOptions, base: Base, device: torch.device) -> Tr
 
 
 def _same_beginning(
-    options: FinetuneOptions, base: Base, out: Path, latest: Path | None
+    options: FinetuneOptions, base: BaseModel, out: Path, latest: Path | None
 ) -> dict[str, Any]:
     """What the options name by an address, which must be what the run began with."""
     begun = (read_json(out / BASE) if latest else None) or {}

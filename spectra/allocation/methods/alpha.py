@@ -6,8 +6,8 @@ Source: Lu et al. 2024, "AlphaPruning".
 import numpy as np
 
 from spectra.allocation.candidates import Candidates, Doubles
-from spectra.allocation.methods.families import Family, along, removing, scaled
 from spectra.allocation.methods.registry import AllocationMethod, Choose, MethodOptions
+from spectra.allocation.methods.scaled_ranks import ScaledRanks, along, removing, scaled
 from spectra.allocation.pricing import Pricing
 from spectra.metrics.spectrum import relative
 from spectra.metrics.tails import power_law
@@ -17,7 +17,7 @@ SPREAD = 0.3
 """Blocks lose 1 - this to 1 + this times the mean."""
 
 
-def alpha(candidates: Candidates, spread: float = SPREAD) -> Family:
+def alpha(candidates: Candidates, spread: float = SPREAD) -> ScaledRanks:
     """Ranks as AlphaPruning has them.
 
     The mean power-law exponent of a block's matrices is mapped linearly to [1 - spread,

@@ -7,20 +7,20 @@ of a rank the sum of the matrix' sides.
 import numpy as np
 
 from spectra.allocation.candidates import Candidates
-from spectra.allocation.methods.families import Family, along
 from spectra.allocation.methods.registry import AllocationMethod, Choose, MethodOptions
+from spectra.allocation.methods.scaled_ranks import ScaledRanks, along
 from spectra.allocation.pricing import Pricing
 from spectra.metrics.ranks import effective_rank
 
 
-def d_rank(candidates: Candidates) -> Family:
+def d_rank(candidates: Candidates) -> ScaledRanks:
     """Ranks as D-Rank has them."""
     full = candidates.full_ranks
     effective = np.array([float(effective_rank(c.values)) for c in candidates.each])
     effective = np.maximum(np.nan_to_num(effective, nan=1.0), 1.0)  # of a zero matrix, too
     weights = np.sqrt(effective / (candidates.rows + candidates.cols))
     top = (full / weights).max()
-    return Family(lambda t: np.minimum(t * top * weights, full), full, candidates.names)
+    return ScaledRanks(lambda t: np.minimum(t * top * weights, full), full, candidates.names)
 
 
 def prepare(pricing: Pricing, options: MethodOptions) -> Choose:

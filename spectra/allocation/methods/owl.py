@@ -6,7 +6,6 @@ Source: Yin et al. 2023, "Outlier Weighed Layerwise Sparsity".
 import numpy as np
 
 from spectra.allocation.candidates import Candidates
-from spectra.allocation.methods.families import Family, along, scaled
 from spectra.allocation.methods.registry import (
     AllocationMethod,
     Choose,
@@ -14,6 +13,7 @@ from spectra.allocation.methods.registry import (
     MethodOptions,
     Outliers,
 )
+from spectra.allocation.methods.scaled_ranks import ScaledRanks, along, scaled
 from spectra.allocation.pricing import Pricing
 from spectra.allocation.target import Target
 from spectra_data.errors import InputError
@@ -22,7 +22,7 @@ SPREAD = 0.08
 """OWL's λ."""
 
 
-def owl(candidates: Candidates, outliers: Outliers, spread: float = SPREAD) -> Family:
+def owl(candidates: Candidates, outliers: Outliers, spread: float = SPREAD) -> ScaledRanks:
     """Ranks as OWL has them: keep = 2·spread·(D - D_min)/(D_max - D_min), centred, plus 1 - s.
 
     Parameters
@@ -52,7 +52,7 @@ def owl(candidates: Candidates, outliers: Outliers, spread: float = SPREAD) -> F
     offset = (keep - keep.mean())[np.searchsorted(blocks, held)]
     full = candidates.full_ranks
     low, high = -offset.max(), 1 - offset.min()
-    return Family(
+    return ScaledRanks(
         lambda t: full * np.clip(low + t * (high - low) + offset, 0, 1), full, candidates.names
     )
 

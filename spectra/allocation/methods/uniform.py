@@ -1,7 +1,7 @@
 """The same fraction of every matrix: of full ranks for an ERR, of parameters for a budget."""
 
-from spectra.allocation.methods.families import along, uniform, uniform_parameters
 from spectra.allocation.methods.registry import AllocationMethod, Choose, MethodOptions
+from spectra.allocation.methods.scaled_ranks import along, uniform, uniform_parameters
 from spectra.allocation.pricing import Pricing
 
 

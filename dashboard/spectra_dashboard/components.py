@@ -1,4 +1,4 @@
-"""The pieces that pages are put together from."""
+"""Components that pages share: selects, sliders, tables, titles."""
 
 from collections.abc import Mapping, Sequence
 from html import escape

@@ -40,7 +40,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseModel:
     """A checkpoint by its address."""
 
     address: str

@@ -17,7 +17,7 @@ from spectra_dashboard.view import View
 from spectra_data.errors import InputError
 
 
-def asked(library: Library, pathname: str | None, search: str | None) -> View:
+def view_at(library: Library, pathname: str | None, search: str | None) -> View:
     """The view of an address: the first run where it names none, the last snapshot where not one.
 
     A run that there is not stays named, so that the page can say so.

@@ -50,7 +50,7 @@ GATE_UP_PARTS = ("gate_proj", "up_proj")
 
 
 @dataclass(frozen=True)
-class Part:
+class TensorSlice:
     """Where a matrix lies: a tensor, or some of its rows, transposed or not."""
 
     tensor: str
@@ -72,13 +72,13 @@ class Part:
         return runs[0] if len(runs) == 1 else torch.cat(runs)
 
 
-def find_parts(
+def find_slices(
     tensors: Mapping[str, StoredTensor],
     config: Config,
     *,
     upright: bool = False,
     paths: Mapping[str, str] = {},
-) -> tuple[dict[Matrix, Part], list[Skipped]]:
+) -> tuple[dict[Matrix, TensorSlice], list[Skipped]]:
     """Find the matrices among a checkpoint's tensors, in the order of layers.
 
     Parameters
@@ -98,7 +98,7 @@ def find_parts(
     """
     inner = config.get("text_config")
     config = inner if isinstance(inner, Mapping) else config
-    found: dict[Matrix, Part] = {}
+    found: dict[Matrix, TensorSlice] = {}
     skipped = []
     for name, tensor in tensors.items():
         reason = _left_out(tensor)
@@ -109,9 +109,9 @@ def find_parts(
         layer = layer_of(path)
         assert layer is not None
         scale = next((s for s in (f"{name}_scale_inv", f"{name}_scale") if s in tensors), None)
-        for stored_path, rows, cols, part in _parts(path, tensor, config, scale, upright):
-            part_path = paths.get(stored_path, stored_path)
-            found[Matrix(part_path, layer, role_of(part_path), rows, cols)] = part
+        for stored_path, rows, cols, where in _slices(path, tensor, config, scale, upright):
+            matrix_path = paths.get(stored_path, stored_path)
+            found[Matrix(matrix_path, layer, role_of(matrix_path), rows, cols)] = where
     return {matrix: found[matrix] for matrix in sorted(found, key=_place)}, skipped
 
 
@@ -152,9 +152,9 @@ def _left_out(tensor: StoredTensor) -> str | None:
     return None
 
 
-def _parts(
+def _slices(
     path: str, tensor: StoredTensor, config: Config, scale: str | None, upright: bool
-) -> Iterator[tuple[str, int, int, Part]]:
+) -> Iterator[tuple[str, int, int, TensorSlice]]:
     """Path, rows, cols and place of every matrix in a tensor."""
     folder, last = path.rsplit(".", 1)
     if last in ("input_linear", "output_linear") and config.get("model_type") in GRANITE:
@@ -170,7 +170,12 @@ def _parts(
         for part, rows in split.items():
             count = sum(len(range(*run)) for run in rows)
             kept = () if count == outputs else rows
-            yield f"{home}.{part}", count, inputs, Part(tensor.name, entry, kept, transposed, scale)
+            yield (
+                f"{home}.{part}",
+                count,
+                inputs,
+                TensorSlice(tensor.name, entry, kept, transposed, scale),
+            )
 
 
 def _is_transposed(tensor: StoredTensor, last: str, config: Config) -> bool:

@@ -23,7 +23,7 @@ BISECTIONS = 80
 
 
 @dataclass(frozen=True, eq=False)
-class Family:
+class ScaledRanks:
     """Ranks along a scale from 0 to 1."""
 
     wanted: Callable[[float], Doubles]
@@ -67,7 +67,7 @@ class Family:
         return ranks
 
 
-def along(pricing: Pricing, family: Family, of_budget: Family | None = None) -> Choose:
+def along(pricing: Pricing, family: ScaledRanks, of_budget: ScaledRanks | None = None) -> Choose:
     """The largest ranks of a family that stay within an ERR or a budget.
 
     Parameters
@@ -103,13 +103,13 @@ def along(pricing: Pricing, family: Family, of_budget: Family | None = None) -> 
     return choose
 
 
-def uniform(candidates: Candidates) -> Family:
+def uniform(candidates: Candidates) -> ScaledRanks:
     """The same fraction of every full rank."""
     full = candidates.full_ranks
-    return Family(lambda t: np.asarray(t * full, np.float64), full, candidates.names)
+    return ScaledRanks(lambda t: np.asarray(t * full, np.float64), full, candidates.names)
 
 
-def uniform_parameters(candidates: Candidates, storage: str = DEFAULT_STORAGE) -> Family:
+def uniform_parameters(candidates: Candidates, storage: str = DEFAULT_STORAGE) -> ScaledRanks:
     """The same fraction of every matrix' parameters; whole at 1."""
     full = candidates.full_ranks
     rows, cols, rank_of = candidates.rows, candidates.cols, require_storage(storage).rank_of
@@ -119,10 +119,10 @@ def uniform_parameters(candidates: Candidates, storage: str = DEFAULT_STORAGE) -
             return full.astype(np.float64)
         return rank_of(rows, cols, np.asarray(t * (rows * cols), np.float64))
 
-    return Family(wanted, full, candidates.names)
+    return ScaledRanks(wanted, full, candidates.names)
 
 
-def removing(candidates: Candidates, shares: Doubles) -> Family:
+def removing(candidates: Candidates, shares: Doubles) -> ScaledRanks:
     """What is removed of every matrix is in proportion to its share, up to everything.
 
     Parameters
@@ -134,7 +134,7 @@ def removing(candidates: Candidates, shares: Doubles) -> Family:
     """
     full = candidates.full_ranks
     most = 1 / shares.min()
-    return Family(
+    return ScaledRanks(
         lambda t: full * np.clip(1 - (1 - t) * most * shares, 0, 1), full, candidates.names
     )
 

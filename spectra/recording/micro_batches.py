@@ -1,4 +1,4 @@
-"""Cutting the probe batch: pieces whose weighted losses add up to the loss of all of it."""
+"""The probe batch in micro-batches, whose weighted losses add up to the loss of all of it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ the model that returns the mean loss (with several processes, of each one's shar
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A part of the probe batch."""
+class MicroBatch:
+    """Some windows of the probe batch."""
 
     batch: Batch | Callable[[torch.nn.Module], torch.Tensor]
     weight: float = 1.0
     """Its share of the tokens that the mean loss is over."""
 
     def loss(self, model: torch.nn.Module) -> torch.Tensor:
-        """Mean loss of the piece.
+        """Mean loss of the micro-batch.
 
         Raises
         ------
@@ -60,7 +60,7 @@ def loss_in(output: Any) -> torch.Tensor:
     return loss
 
 
-def pieces(
+def micro_batches(
     model: torch.nn.Module,
     probe: Probe,
     tokens: int | None = None,
@@ -68,47 +68,47 @@ def pieces(
     rank: int = 0,
     processes: int = 1,
     everyone: bool = False,
-) -> list[Piece]:
-    """One process' share of the probe batch, in pieces.
+) -> list[MicroBatch]:
+    """One process' share of the probe batch, in micro-batches.
 
     Only the batch of a causal language model is cut, whose loss is known to be a mean over the
-    labels that are not -100. Any other batch is one piece, of the first process; a function is
-    called in every process, for the mean over them.
+    labels that are not -100. Any other batch is one micro-batch, of the first process; a function
+    is called in every process, for the mean over them.
 
     Parameters
     ----------
     model
-        The model that the pieces are for.
+        The model that they are for.
     probe
         All of the batch.
     tokens
-        A piece has at most so many, or is one window; None leaves the share in one piece.
+        Most tokens of a micro-batch, which has at least one window; None leaves the share whole.
     rank, processes
         Which share, of how many.
     everyone
-        Every process gets exactly one piece, if need be one of no weight.
+        Every process gets exactly one micro-batch, if need be one of no weight.
     """
     if isinstance(probe, torch.Tensor):
         probe = {"input_ids": probe}
     if isinstance(probe, Sequence):
         if everyone:
-            return [Piece(probe, 1 / processes)]
-        return [Piece(probe)] if rank == 0 else []
+            return [MicroBatch(probe, 1 / processes)]
+        return [MicroBatch(probe)] if rank == 0 else []
     if not isinstance(probe, Mapping):
-        return [Piece(probe, 1 / processes)]
+        return [MicroBatch(probe, 1 / processes)]
     batch = _with_labels(probe)
     valid = _valid_labels(batch) if _divisible(model, batch) else None
     if valid is None or valid.sum() == 0:
         if everyone:
-            return [Piece(batch, 1 / processes)]
-        return [Piece(batch)] if rank == 0 else []
+            return [MicroBatch(batch, 1 / processes)]
+        return [MicroBatch(batch)] if rank == 0 else []
     own = torch.arange(len(valid))[rank::processes]
     if everyone and len(own) == 0:
-        return [Piece({name: value[:1] for name, value in batch.items()}, 0.0)]
+        return [MicroBatch({name: value[:1] for name, value in batch.items()}, 0.0)]
     length = batch["input_ids"].shape[1]
     size = len(own) if tokens is None else max(1, tokens // length)
     return [
-        Piece(
+        MicroBatch(
             {name: value[windows.to(value.device)] for name, value in batch.items()},
             float(valid[windows].sum() / valid.sum()),
         )
@@ -124,7 +124,7 @@ def _valid_labels(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 def _divisible(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> bool:
     causal = type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
-    # a balancing loss over all tokens of the batch is no mean of the pieces' losses
+    # a balancing loss over all tokens of the batch is no mean of the micro-batches' losses
     balanced = getattr(getattr(model, "config", None), "output_router_logits", False)
     windows = {value.shape[0] if value.ndim else 0 for value in batch.values()}
     return causal and not balanced and len(windows) == 1 and "labels" in batch

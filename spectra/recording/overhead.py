@@ -13,7 +13,7 @@ from spectra.store.layout import Contents
 from spectra_data.errors import InputError
 
 
-class Budget:
+class Overhead:
     """Chooses the parts of snapshots so that recording takes at most a share of the time."""
 
     def __init__(self, overhead: float | None, contents: Contents) -> None:
