@@ -3,10 +3,11 @@
 import importlib
 import json
 import platform
-import sys
 from pathlib import Path
+from typing import Literal
 
 import torch
+import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -17,11 +18,17 @@ BENCHMARKS = (
 RESULTS = Path(__file__).parent / "results"
 
 
-def main(names: list[str]) -> None:
-    """Run the named benchmarks, or all of them."""
+def main(names: tyro.conf.Positional[tuple[Literal[BENCHMARKS], ...]] = BENCHMARKS) -> None:
+    """Run benchmarks, print them as tables and write them as JSON to tests/benchmarks/results/.
+
+    Parameters
+    ----------
+    names
+        Benchmarks to run; all by default.
+    """
     console = Console(width=220)
     RESULTS.mkdir(exist_ok=True)
-    for name in names or BENCHMARKS:
+    for name in names:
         module = importlib.import_module(f"tests.benchmarks.{name}")
         rows = module.run()
         table = Table(title=module.__doc__.strip().splitlines()[0], title_justify="left")
@@ -40,4 +47,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    tyro.cli(main, prog="python -m tests.benchmarks")
