@@ -201,6 +201,8 @@ def _read_json(file: Path, text_field: str, skips: Skips) -> Iterator[str]:
             records = json.load(f)
         except ValueError as error:
             raise NotReadableError(f"is not JSON: {error}") from error
+        except RecursionError as error:
+            raise NotReadableError("is not usable JSON: it is nested too deeply") from error
     for record in records:
         yield from _text_of(record, text_field, file, skips)
 

@@ -50,7 +50,10 @@ def unsealed(text: str | bytes) -> dict[str, Any]:
     ValueError
         When it is no JSON object, or not what was written.
     """
-    content = json.loads(text)
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if not isinstance(content, dict):
         raise ValueError("it holds no JSON object")
     seal = content.pop(SEAL, None)

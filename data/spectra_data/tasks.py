@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spectra_data.errors import InputError
+from spectra_data.reading import parse_json, read_text
 
 Kind = Literal["letter", "number", "yes/no", "true/false"]
 Split = Literal["train", "test"]
@@ -219,19 +220,14 @@ def read_answer(kind: Kind, text: str, choices: int = 5) -> str | None:
 
 def _entries(path: Path) -> Sequence[Any]:
     try:
-        text = path.read_text()
-    except OSError as error:
-        raise InputError(
-            f"cannot read {path}: {error.strerror or error}; name the folder that holds the tasks "
-            "by --task-data"
-        ) from error
-    try:
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        content = json.loads(text)
-        entries = content["examples"] if isinstance(content, dict) else content
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{path} is damaged: {error}") from error
+        text = read_text(path)
+    except InputError as error:
+        raise InputError(f"{error}; name the folder that holds the tasks by --task-data") from error
+    if path.suffix == ".jsonl":
+        lines = enumerate(text.splitlines(), start=1)
+        return [parse_json(line, f"{path}, line {n},") for n, line in lines if line.strip()]
+    content = parse_json(text, str(path))
+    entries = content.get("examples") if isinstance(content, dict) else content
     if not isinstance(entries, list):
         raise InputError(f"{path} holds no list of examples")
     return entries

@@ -7,7 +7,6 @@ used.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from spectra_data.documents import DocumentSource, Skips
 from spectra_data.errors import InputError, first_line
 from spectra_data.integrity import difference, folder_sha256, sealed, unsealed
 from spectra_data.pointers import require_fetched
+from spectra_data.reading import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -144,7 +144,7 @@ def end_of_document(tokenizer: "PreTrainedTokenizerFast") -> int:
 
 def _special_tokens(file: Path) -> dict[str, str]:
     """The end and beginning tokens of a bare tokenizer.json, by their usual names."""
-    added = {token["content"] for token in json.loads(file.read_text()).get("added_tokens", [])}
+    added = {token["content"] for token in read_json(file).get("added_tokens", [])}
     found = {}
     for role, names in {
         "eos_token": (EOS, "<|endoftext|>", "<|end_of_text|>", "<eos>"),

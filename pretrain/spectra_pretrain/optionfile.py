@@ -1,7 +1,6 @@
 """Options as a flat JSON file: written by a run, read to repeat or resume it."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,6 +10,7 @@ import msgspec
 from spectra.keywords import names_of, typed
 from spectra_data.errors import InputError
 from spectra_data.fields import fault
+from spectra_data.reading import read_json
 from spectra_pretrain.options import RunOptions
 from spectra_pretrain.ways import owner_of, settings_of
 
@@ -55,12 +55,7 @@ def from_dict(flat: dict[str, Any], source: str, kind: type[Run]) -> Run:
 
 def read_options(path: Path, kind: type[Run]) -> Run:
     """Options from a file that a run wrote (e.g. pretrain.json in its folder)."""
-    try:
-        flat = json.loads(path.read_text())
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
+    flat = read_json(path)
     if not isinstance(flat, dict):
         raise InputError(f"{path} is no file of options: it holds no JSON object")
     return from_dict(flat, str(path), kind)

@@ -4,12 +4,12 @@ The sizes are those of ReLoRA's and GaLore's published configurations. All have 
 000, untied embeddings and RMSNorm eps 1e-6; a name says the parameters with that vocabulary.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectra_data.errors import InputError
+from spectra_data.reading import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -79,10 +79,10 @@ def model_config(spec: str) -> "PreTrainedConfig":
 def _read_config(path: Path) -> "PreTrainedConfig":
     from transformers import AutoConfig
 
+    fields = read_json(path)
     try:
-        fields = json.loads(path.read_text())
         model_type = fields.pop("model_type")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{path} is no Hugging Face config.json (no model_type in it)") from error
     # the LLaMA family's old files use a key that transformers ignores, and a pad id of -1, which it
     # takes for the last row of the embedding

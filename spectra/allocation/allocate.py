@@ -13,6 +13,7 @@ from spectra.allocation.pricing import Flags, Pricing
 from spectra.allocation.rankmap import Model, Module, RankMap, kind_of
 from spectra.allocation.target import Target
 from spectra.keywords import completed, spelled_out
+from spectra.store.damage import unless_damaged
 from spectra.store.reader import open_store
 from spectra_data.errors import InputError
 
@@ -152,4 +153,7 @@ class Maker:
 
 
 def _candidates(run: xr.DataTree | str | Path, step: int | None) -> Candidates:
-    return candidates_of(run if isinstance(run, xr.DataTree) else open_store(run), step)
+    if isinstance(run, xr.DataTree):
+        return candidates_of(run, step)
+    with unless_damaged(run):
+        return candidates_of(open_store(run), step)

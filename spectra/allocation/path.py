@@ -17,6 +17,7 @@ from spectra.allocation.methods.registry import Chosen
 from spectra.allocation.options import AllocationSettings
 from spectra.allocation.target import Target
 from spectra.keywords import completed, spelled_out
+from spectra.store.damage import unless_damaged
 from spectra.store.derived import write_group
 from spectra.store.reader import open_store
 from spectra_data.errors import InputError
@@ -148,7 +149,9 @@ def write_path(store: str | Path, *, step: int | None = None, spacing: float = S
     InputError
         When there is no such store or snapshot, or the store cannot be written.
     """
-    path = compression_path(candidates_of(open_store(store), step), spacing=spacing)
+    with unless_damaged(store):
+        candidates = candidates_of(open_store(store), step)
+    path = compression_path(candidates, spacing=spacing)
     write_group(store, GROUP, path)
     return path
 

@@ -23,6 +23,7 @@ from spectra.storages.registry import STORAGES
 from spectra.store.destination import write_result
 from spectra_data.errors import InputError
 from spectra_data.fields import fault
+from spectra_data.reading import read_json
 
 SCHEMA = "spectra.rankmap/1"
 Kind = Literal["LRC", "N-LRC"]
@@ -196,12 +197,7 @@ class RankMap:
         InputError
             When it is not there, or no valid rank map.
         """
-        try:
-            fields = json.loads(Path(path).read_text())
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-        except ValueError as error:
-            raise InputError(f"{path} is no JSON: {error}") from error
+        fields = read_json(path)
         try:
             return cls.from_dict(fields)
         except InputError as error:

@@ -1,11 +1,11 @@
 """What an adapter's folder says of itself, in ``adapter.json``: which checkpoint it changes."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from spectra_data.errors import InputError
+from spectra_data.errors import InputError, first_line
+from spectra_data.reading import read_json
 
 FILE = "adapter.json"
 TENSORS = "changed.safetensors"
@@ -44,10 +44,9 @@ def adapter_of(address: str) -> Adapter | None:
     if not file.is_file():
         return None
     try:
-        content = json.loads(file.read_text())
-        found = Adapter(**content)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{file} is damaged: {error}") from error
+        found = Adapter(**read_json(file))
+    except TypeError as error:
+        raise InputError(f"{file} is damaged: {first_line(error)}") from error
     near = Path(address, found.beside)
     if found.beside and not Path(found.base).exists() and near.exists():
         found = replace(found, base=str(near.resolve()))

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import fsspec
 
-from spectra.checkpoint.folder import Folder, reading
+from spectra.checkpoint.folder import Folder
 from spectra.checkpoint.formats import FORMATS, suffix_of
 from spectra.checkpoint.notes import note
 from spectra.checkpoint.shards import INDICES, is_weights
 from spectra_data.errors import InputError
+from spectra_data.reading import reading
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _LAST_NUMBER = re.compile(r"(\d+)(?=\D*$)")

@@ -24,6 +24,7 @@ from spectra.checkpoint.tensor_slices import UNKNOWN_SHAPE, TensorSlice, find_sl
 from spectra.checkpoint.tensors import FLOAT8, StoredTensor
 from spectra.matrices import Matrix, Skipped, layer_of
 from spectra_data.errors import InputError
+from spectra_data.reading import parse_json
 
 ADAPTER = "adapter_config.json"
 """By which transformers takes a folder for an adapter of `peft`."""
@@ -252,12 +253,9 @@ def _config(folder: Folder) -> dict[str, Any]:
     """The configuration in a folder; {} where there is none."""
     if "config.json" not in folder.names:
         return {}
-    try:
-        config = json.loads(folder.text("config.json"))
-        if not isinstance(config, dict):
-            raise ValueError("it holds no JSON object")
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"config.json is damaged: {error}") from error
+    config = parse_json(folder.text("config.json"), "config.json")
+    if not isinstance(config, dict):
+        raise InputError("config.json is damaged: it holds no JSON object")
     return config
 
 

@@ -4,9 +4,7 @@ Files are read in ranges and never stored: of a checkpoint elsewhere, only what 
 the network.
 """
 
-import contextlib
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,9 @@ import fsspec
 import torch
 from fsspec.implementations.local import LocalFileSystem
 
-from spectra_data.errors import InputError, first_line
+from spectra_data.errors import InputError
 from spectra_data.pointers import LARGEST_POINTER, require_content
+from spectra_data.reading import reading
 
 
 class Folder:
@@ -136,20 +135,3 @@ class RangedFile:
                     )
                 done += got
         return buffer
-
-
-@contextlib.contextmanager
-def reading(name: str) -> Iterator[None]:
-    """Say of which file it is that reading failed.
-
-    Raises
-    ------
-    InputError
-        For whatever the file system, the network or the hub's library raises.
-    """
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # every file system has its own
-        raise InputError(f"cannot read {name}: {first_line(error)}") from error

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from spectra.checkpoint.folder import Folder, RangedFile, reading
+from spectra.checkpoint.folder import Folder, RangedFile
 from spectra.checkpoint.tensors import StoredTensor
 from spectra_data.errors import InputError
+from spectra_data.reading import reading
 
 BLOCK_NAMES = {
     "attn_q": "self_attn.q_proj",

@@ -1,6 +1,5 @@
 """A safetensors file, read by ranges: its own library maps whole files, and local ones only."""
 
-import json
 from typing import Any
 
 import torch
@@ -8,6 +7,7 @@ import torch
 from spectra.checkpoint.folder import RangedFile
 from spectra.checkpoint.tensors import FLOATS, INTEGERS, StoredTensor, require_readable
 from spectra_data.errors import InputError
+from spectra_data.reading import parse_json
 
 LARGEST_HEADER = 100_000_000
 """Bytes, as the format's own library has it."""
@@ -46,12 +46,9 @@ class SafetensorsFile:
             raise InputError(f"{name} is no safetensors file: it announces a header of {length} B")
         if 8 + length > size:
             raise InputError(f"{name} is truncated: it ends inside of its header")
-        try:
-            header = json.loads(bytes(self._file.read(8, length).numpy()))
-            if not isinstance(header, dict):
-                raise ValueError("the header is no JSON object")
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{name} is no safetensors file: {error}") from error
+        header = parse_json(bytes(self._file.read(8, length).numpy()), f"the header of {name}")
+        if not isinstance(header, dict):
+            raise InputError(f"{name} is no safetensors file: its header is no JSON object")
         self._data = 8 + length
         return header
 

@@ -5,7 +5,6 @@ is a line that names the file and, where there is one, the tensor.
 """
 
 import dataclasses
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from spectra.checkpoint.formats import FORMATS, suffix_of
 from spectra.checkpoint.gguf_file import gguf_parts
 from spectra.checkpoint.tensors import StoredTensor, TensorFile, require_readable
 from spectra_data.errors import InputError
+from spectra_data.reading import parse_json
 
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 USUAL = ("model.safetensors", INDICES[0], "pytorch_model.bin", INDICES[1])
@@ -242,10 +242,10 @@ def _indexed(folder: Folder, index: str) -> Shards:
 
 def _weight_map(folder: Folder, index: str) -> dict[str, str]:
     try:
-        weight_map: Any = json.loads(folder.text(index))["weight_map"]
+        weight_map: Any = parse_json(folder.text(index), index)["weight_map"]
         return {str(name): str(file) for name, file in weight_map.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index} is damaged: {error}") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{index} is damaged: it has no weight_map of names and files") from error
 
 
 def _open(folder: Folder, name: str, problems: list[str]) -> TensorFile | None:

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from spectra.checkpoint.folder import RangedFile, reading
+from spectra.checkpoint.folder import RangedFile
 from spectra.checkpoint.tensors import NAMES, StoredTensor
 from spectra_data.errors import InputError
+from spectra_data.reading import reading
 
 WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
 

@@ -21,6 +21,7 @@ from spectra.commands.options import parse
 from spectra.exports.formats import to_table
 from spectra.store.destination import messages_beside
 from spectra_data.errors import InputError
+from spectra_data.reading import read_json
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,9 @@ def _print_totals(rank_map: RankMap) -> None:
 def _outliers(options: Options) -> dict[str, float] | None:
     path = options.outliers
     if path is not None:
+        read = read_json(path)
         try:
-            read = json.loads(path.read_text())
             return {str(block): float(share) for block, share in read.items()}
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
         except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is no JSON object of blocks and shares: {error}") from error
     if "outliers" not in METHODS[options.allocation.method].needs:

@@ -27,6 +27,7 @@ from spectra.analysis.table import (
     write_table,
 )
 from spectra.commands.options import parse
+from spectra.store.damage import unless_damaged
 from spectra.store.destination import messages_beside
 from spectra.store.reader import open_store
 from spectra_data.errors import InputError
@@ -66,6 +67,21 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError(f"--bootstrap takes a number of replicas, not {options.bootstrap}")
     if options.out is not None:
         require_format(options.out)
+    with unless_damaged(options.store):
+        run, table = _measured(options)
+    if options.out is not None:
+        write_table(table, options.out)
+    reasons = unrecorded_reasons(run, table)
+    if options.json:
+        print(json.dumps(_report(options, table, reasons), allow_nan=False))
+        return 0
+    with messages_beside(options.out):
+        _print(options, table, reasons)
+    return 0
+
+
+def _measured(options: Options) -> tuple[xr.DataTree, xr.Dataset]:
+    """The snapshots that are asked for, and their table."""
     run = open_store(options.store)
     if run["spectra"].sizes["step"] == 0:
         raise InputError("the store has no snapshot yet: the first one is taken at the first step")
@@ -83,15 +99,7 @@ def main(arguments: Sequence[str]) -> int:
             compat=options.compat,
             progress=lambda done, count: bar.update(task, completed=done, total=count),
         )
-    if options.out is not None:
-        write_table(table, options.out)
-    reasons = unrecorded_reasons(run, table)
-    if options.json:
-        print(json.dumps(_report(options, table, reasons), allow_nan=False))
-        return 0
-    with messages_beside(options.out):
-        _print(options, table, reasons)
-    return 0
+    return run, table
 
 
 def _print(options: Options, table: xr.Dataset, reasons: dict[str, int]) -> None:

@@ -12,13 +12,13 @@ from spectra.checkpoint.address import Address, one_address, open_folder
 from spectra.checkpoint.checkpoint import ADAPTER, Checkpoint, open_checkpoint
 from spectra.checkpoint.compressed import is_compressed
 from spectra.checkpoint.content import content_of
-from spectra.checkpoint.folder import reading
 from spectra.checkpoint.gguf_file import gguf_parts
 from spectra.checkpoint.shards import is_weights
 from spectra.checkpoint.spectra_config import SpectraConfig
 from spectra.models.messages import loading
 from spectra_data.errors import InputError
 from spectra_data.pointers import require_fetched
+from spectra_data.reading import reading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

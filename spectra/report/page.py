@@ -11,6 +11,7 @@ import xarray as xr
 from spectra.quantities import QUANTITIES
 from spectra.report.facts import facts
 from spectra.report.payload import payload
+from spectra.store.damage import unless_damaged
 from spectra.store.destination import write_result
 from spectra.store.reader import open_store
 from spectra_data.errors import InputError
@@ -35,14 +36,8 @@ def write_report(store: str | Path, out: str | Path) -> int:
         When there is no such store, it has no snapshot yet, or `out` cannot be written.
     """
     run = open_store(store)
-    try:
+    with unless_damaged(store):
         page = report_html(run, name=str(store))
-    except InputError:
-        raise
-    except Exception as error:  # a broken chunk raises whatever its codec raises
-        raise InputError(
-            f"{store} cannot be read ({error}): spectra verify says what is wrong with it"
-        ) from error
     content = page.encode()
     write_result(out, content)
     return len(content)

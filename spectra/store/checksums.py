@@ -88,7 +88,7 @@ def _unpack(content: bytes) -> dict[str, Any]:
     try:
         body = json.loads(content)
         claimed = body.pop("sha256")
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise DamagedRecordError(str(error)) from error
     if claimed != _own(body):
         raise DamagedRecordError("its own checksum differs")

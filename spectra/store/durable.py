@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from zarr.core.buffer import Buffer
-from zarr.storage import LocalStore
 
+from spectra.store.files import RegularFiles, kind_of
 from spectra_data.errors import InputError
 from spectra_data.partial import partial_file, partial_folder
 
 
-class DurableStore(LocalStore):
+class DurableStore(RegularFiles):
     """A local zarr store whose every write is on disk before it returns.
 
     zarr's own replaces files atomically without fsync: after a power cut, a row's `step` could have
@@ -95,18 +95,6 @@ def _require_file(path: Path) -> None:
         return
     if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
         raise InputError(f"cannot write {path}: it is {kind_of(mode)}")
-
-
-def kind_of(mode: int) -> str:
-    """What is no regular file, in words, from its mode."""
-    kinds = {
-        stat.S_IFDIR: "a folder",
-        stat.S_IFCHR: "a device",
-        stat.S_IFBLK: "a device",
-        stat.S_IFIFO: "a pipe",
-        stat.S_IFSOCK: "a socket",
-    }
-    return kinds.get(stat.S_IFMT(mode), "no file")
 
 
 def sync_folder(folder: Path) -> None:

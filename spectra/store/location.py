@@ -1,13 +1,16 @@
-"""Where a store lies: a folder of this machine, or any address that fsspec writes to."""
+"""Where a store is: a folder of this machine or an address that fsspec knows; whether it is one."""
 
 from pathlib import Path
 
 import fsspec
+import zarr
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore
 
 from spectra.store.durable import DurableStore
+from spectra.store.schema import SCHEMA
 from spectra_data.errors import InputError
+from spectra_data.reading import read_json
 
 Location = str | Path
 
@@ -34,6 +37,42 @@ def exists(store: Location) -> bool:
     system, root = _file_system(str(store))
     system.invalidate_cache()
     return bool(system.exists(f"{root}/zarr.json"))
+
+
+def check_schema(store: str | Path) -> None:
+    """Require a store of this schema.
+
+    Raises
+    ------
+    InputError
+        With one line that tells apart: nothing there, a folder that is no store, an unknown schema.
+    """
+    path = local_path(store)
+    if path is None:
+        try:
+            there = exists(store)
+            schema = zarr.open_group(str(store), mode="r").attrs.get("schema") if there else None
+        except InputError:
+            raise
+        except Exception as error:  # of fsspec, its backend, or the network
+            raise InputError(f"cannot open {store}: {error}") from error
+        if not there:
+            raise InputError(f"no store at {store}")
+    else:
+        if not path.exists():
+            raise InputError(f"no store at {path}")
+        try:
+            attrs = read_json(path / "zarr.json")["attributes"]
+            schema = attrs.get("schema")
+        except (InputError, KeyError, TypeError, AttributeError) as error:
+            inner = next(iter(sorted(path.glob("*.zarr"))), None) if path.is_dir() else None
+            hint = f" (did you mean {inner}?)" if inner else ""
+            raise InputError(
+                f"{path} is no zarr store: it has no readable zarr.json{hint}"
+            ) from error
+    if schema != SCHEMA:
+        described = "no schema" if schema is None else f"the schema {schema!r}"
+        raise InputError(f"{store} has {described}; this version reads {SCHEMA!r}")
 
 
 def zarr_store(store: Location) -> Store:

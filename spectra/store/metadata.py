@@ -14,6 +14,8 @@ from zarr.errors import ZarrUserWarning
 from zarr.storage import MemoryStore
 
 from spectra.store.checksums import digest
+from spectra_data.errors import InputError
+from spectra_data.reading import parse_json
 
 ROOT = "zarr.json"
 Node = dict[str, Any]
@@ -91,7 +93,12 @@ def copy(new: MemoryStore, target: Store) -> None:
 def read_node(store: Store, path: str = "") -> Node | None:
     """The metadata of a group or an array, as its own file has it."""
     content = read(store, f"{path}/{ROOT}" if path else ROOT)
-    return None if content is None else dict(json.loads(content))
+    if content is None:
+        return None
+    node = parse_json(content, f"{path}/{ROOT}" if path else ROOT)
+    if not isinstance(node, dict):
+        raise InputError(f"{path or 'the root'} has no metadata: its {ROOT} holds no JSON object")
+    return node
 
 
 def write_node(store: Store, node: Node, path: str = "") -> None:

@@ -1,17 +1,16 @@
 """Opening a store as an xarray.DataTree that holds only what was committed."""
 
-import json
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
-import zarr
 
-from spectra.store.location import exists, local_path
-from spectra.store.schema import SCHEMA, UNSET
-from spectra_data.errors import InputError
+from spectra.store.damage import unless_damaged
+from spectra.store.files import RegularFiles
+from spectra.store.location import check_schema, local_path
+from spectra.store.schema import UNSET
 
 
 def open_store(store: str | Path) -> xr.DataTree:
@@ -41,8 +40,14 @@ def open_store(store: str | Path) -> xr.DataTree:
     >>> run["spectra"].weight.sel(matrix="model.layers.0.self_attn.q_proj")  # doctest: +SKIP
     """
     check_schema(store)
+    with unless_damaged(store):
+        return _opened(store)
+
+
+def _opened(store: str | Path) -> xr.DataTree:
     path = local_path(store)
-    tree = xr.open_datatree(str(path or store), engine="zarr", chunks={})
+    place: Any = str(store) if path is None else RegularFiles(path.absolute(), read_only=True)
+    tree = xr.open_datatree(place, engine="zarr", chunks={})
     # what is committed is read once, so that groups agree while a writer goes on
     steps = tree["spectra"]["step"].to_numpy()
     rows = np.flatnonzero(steps != UNSET)
@@ -75,39 +80,3 @@ def _widened(bits: xr.DataArray) -> xr.DataArray:
 def from_bfloat16_bits(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
     """The float32 values of bfloat16 bits: the upper half of their own."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def check_schema(store: str | Path) -> None:
-    """Require a store of this schema.
-
-    Raises
-    ------
-    InputError
-        With one line that tells apart: nothing there, a folder that is no store, an unknown schema.
-    """
-    path = local_path(store)
-    if path is None:
-        try:
-            there = exists(store)
-            schema = zarr.open_group(str(store), mode="r").attrs.get("schema") if there else None
-        except InputError:
-            raise
-        except Exception as error:  # of fsspec, its backend, or the network
-            raise InputError(f"cannot open {store}: {error}") from error
-        if not there:
-            raise InputError(f"no store at {store}")
-    else:
-        if not path.exists():
-            raise InputError(f"no store at {path}")
-        try:
-            attrs = json.loads((path / "zarr.json").read_text())["attributes"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            inner = next(iter(sorted(path.glob("*.zarr"))), None) if path.is_dir() else None
-            hint = f" (did you mean {inner}?)" if inner else ""
-            raise InputError(
-                f"{path} is no zarr store: it has no readable zarr.json{hint}"
-            ) from error
-        schema = attrs.get("schema")
-    if schema != SCHEMA:
-        described = "no schema" if schema is None else f"the schema {schema!r}"
-        raise InputError(f"{store} has {described}; this version reads {SCHEMA!r}")

@@ -11,8 +11,7 @@ import zarr
 from spectra.quantities import QUANTITIES
 from spectra.store.checksums import row_arrays
 from spectra.store.integrity import check_snapshots, read_state, shortened
-from spectra.store.location import Location, zarr_store
-from spectra.store.reader import check_schema
+from spectra.store.location import Location, check_schema, zarr_store
 from spectra.store.schedule import Schedule
 from spectra.store.schema import BFLOAT16_NAN, UNSET, Status
 from spectra_data.errors import InputError

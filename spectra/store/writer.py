@@ -19,10 +19,9 @@ from spectra.store.checked import CheckedStore
 from spectra.store.creation import new_store
 from spectra.store.durable import DurableStore, sync_folder
 from spectra.store.layout import BLOCK, TRAIN_CHUNK, Layout
-from spectra.store.location import Location, exists, local_path, zarr_store
+from spectra.store.location import Location, check_schema, exists, local_path, zarr_store
 from spectra.store.lock import FolderLock
 from spectra.store.metadata import copy, publish, read_node, replace_attributes
-from spectra.store.reader import check_schema
 from spectra.store.schema import UNSET
 from spectra_data.errors import InputError
 from spectra_data.partial import partial_folder, remove_leftovers

@@ -162,7 +162,7 @@ def is_store(path: Path) -> bool:
         return True
     try:
         json.loads(head)
-    except ValueError:
+    except (ValueError, RecursionError):
         return path.suffix == ".zarr"
     return False
 

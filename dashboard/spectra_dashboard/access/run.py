@@ -1,7 +1,6 @@
 """One store: what there is, and pieces of it, read when they are asked for and kept for a while."""
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from spectra.store.reader import open_store
 from spectra.store.schema import SCHEMA, UNSET
 from spectra_dashboard.access.memory import Memory
 from spectra_data.errors import InputError
+from spectra_data.reading import read_json
 
 T = TypeVar("T")
 Signature = tuple[tuple[str, int, int], ...]
@@ -225,7 +225,8 @@ class Run:
         file = self.path / "zarr.json"
         if file.stat().st_size > METADATA_BYTES:
             raise InputError(f"{self.name} has {file.stat().st_size >> 20} MB of metadata")
-        attributes = json.loads(file.read_text())["attributes"]
+        described = read_json(file)
+        attributes = described.get("attributes") if isinstance(described, dict) else None
         if not isinstance(attributes, dict):
             raise InputError(f"{self.name} is no store: its attributes are no mapping")
         if (schema := attributes.get("schema")) != SCHEMA:

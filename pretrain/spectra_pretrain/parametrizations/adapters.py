@@ -5,7 +5,6 @@ A low-rank layer is adapted as the two linear layers that it is made of, so that
 """
 
 import copy
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from spectra.matrices import Matrix, Weight, find_matrices, layer_of
 from spectra.models.adapter import require_peft, save_changed, save_peft
 from spectra.models.pairs import chosen, linear_layers, pair, unpair
 from spectra_data.errors import InputError, first_line
+from spectra_data.reading import read_json
 from spectra_pretrain.parametrizations.registry import ParametrizationKind
 from spectra_pretrain.precision import set_precision
 from spectra_pretrain.settings import Check, Settings
@@ -248,10 +248,7 @@ def _require_weights_alone(config: Any) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+    fields = read_json(path)
     if not isinstance(fields, dict) or "peft_type" not in fields:
         raise InputError(
             f"{path} is no peft configuration: it has no peft_type (LORA, ADALORA, RANDLORA, …)"

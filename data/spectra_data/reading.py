@@ -1,0 +1,97 @@
+"""Files that others wrote: whatever is wrong with one is said in one line that names it."""
+
+import contextlib
+import json
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from spectra_data.errors import InputError, first_line
+
+OPEN_ALREADY = ("/dev/fd/", "/dev/stdin", "/proc/")
+"""Where a shell puts what another process writes: ``<(…)``."""
+
+
+@contextlib.contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Name the file that could not be read.
+
+    Raises
+    ------
+    InputError
+        For whatever the file system, the network, a parser or the hub's library raises.
+    """
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # every library has its own
+        raise InputError(f"cannot read {name}: {_reason(error)}") from error
+
+
+def require_file(path: str | Path) -> None:
+    """Require a file that can be read to its end: no folder, device or pipe without a writer.
+
+    Raises
+    ------
+    InputError
+        When it is none, or missing.
+    """
+    if str(path).startswith(OPEN_ALREADY):
+        return
+    with reading(str(path)):
+        mode = Path(path).stat().st_mode
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
+        raise InputError(f"cannot read {path}: it is {kind}, not a file")
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Raises
+    ------
+    InputError
+        When it cannot be read, or is not text.
+    """
+    require_file(path)
+    with reading(str(path)):
+        return Path(path).read_text(encoding="utf-8-sig")
+
+
+def read_json(path: str | Path) -> Any:
+    """What a JSON file holds.
+
+    Raises
+    ------
+    InputError
+        When it cannot be read, or is not JSON.
+    """
+    return parse_json(read_text(path), str(path))
+
+
+def parse_json(text: str | bytes, name: str) -> Any:
+    """What a JSON text holds; `name` says whose it is.
+
+    Raises
+    ------
+    InputError
+        When it is not JSON, or nested too deeply to be meant.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise InputError(f"{name} is not usable JSON: it is nested too deeply") from error
+    except ValueError as error:
+        raise InputError(f"{name} is not JSON: {first_line(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, UnicodeDecodeError):
+        return f"it is not text in UTF-8 (byte {error.start})"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return first_line(error)

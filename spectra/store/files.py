@@ -1,0 +1,72 @@
+"""The files of a store on this machine, of which none may keep a reader waiting."""
+
+import asyncio
+import stat
+
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.core.common import BytesLike
+from zarr.storage import LocalStore
+
+from spectra_data.errors import InputError
+
+LARGEST_CHUNK = 1 << 29
+"""Bytes. The largest shard that is written has 1 << 28."""
+_ZSTD = b"\x28\xb5\x2f\xfd"
+
+
+class RegularFiles(LocalStore):
+    """A local zarr store that reads files alone: a pipe or a device would never end."""
+
+    async def get(
+        self,
+        key: str,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        await asyncio.to_thread(self._require_file, key)
+        found = await super().get(key, prototype, byte_range)
+        if found is not None and announced_bytes(found.as_buffer_like()) > LARGEST_CHUNK:
+            raise InputError(f"{self.root / key} announces more bytes than a store writes at once")
+        return found
+
+    def _require_file(self, key: str) -> None:
+        path = self.root / key
+        try:
+            mode = path.stat().st_mode
+        except OSError:  # nothing is there
+            return
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise InputError(f"cannot read {path}: it is {kind_of(mode)}, not a file")
+
+
+def announced_bytes(content: BytesLike) -> int:
+    """How many bytes a Zstandard frame says that it holds; 0 where it does not say, or is none.
+
+    The layout of its header is that of RFC 8878, section 3.1.1.1.
+
+    >>> import numcodecs
+    >>> announced_bytes(numcodecs.Zstd().encode(bytes(70_000)))
+    70000
+    """
+    head = bytes(memoryview(content)[:18])
+    if not head.startswith(_ZSTD) or len(head) < 5:
+        return 0
+    descriptor = head[4]
+    single_segment = descriptor >> 5 & 1
+    size = (single_segment, 2, 4, 8)[descriptor >> 6]
+    start = 5 + (1 - single_segment) + (0, 1, 2, 4)[descriptor & 3]
+    announced = int.from_bytes(head[start : start + size], "little")
+    return announced + 256 if size == 2 else announced
+
+
+def kind_of(mode: int) -> str:
+    """What is no regular file, in words, from its mode."""
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+    }
+    return kinds.get(stat.S_IFMT(mode), "no file")
