@@ -90,7 +90,7 @@ def test_only_the_matrices_asked_for_are_recorded_and_the_others_are_listed(tmp_
     _, run = recorded(tmp_path / "a.zarr", spectra=("weight",), matrices="*.0.mlp.*")
     assert run["spectra"].role.values.tolist() == ["gate", "up", "down"]
     skipped = {entry["name"]: entry["reason"] for entry in run.attrs["skipped"]}
-    assert skipped["model.layers.1.mlp.up_proj"] == "not asked for by matrices="
+    assert skipped["model.layers.1.mlp.up_proj"] == "not selected by matrices="
     assert skipped["lm_head.weight"] == "outside the transformer blocks"
 
 
