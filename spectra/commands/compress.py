@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     if not wanted.settings.calibrated and wanted.calibration.data != SELF:
         raise InputError("svd is data-free: name another --method, or leave out --calibration")
     if options.map is not None and wanted.align is not None:
-        raise InputError("--align goes with --budget: a map has its ranks already")
+        raise InputError("--align is for --budget: a map has its ranks already")
     started = time.perf_counter()
     with Shown(Console(stderr=True)) as shown:
         made = compress(

@@ -221,7 +221,7 @@ class StoreWriter:
 
     def _require_held(self) -> None:
         if self.lock and self.lock.lost:
-            raise RuntimeError("the store was closed, or opened anew by another recorder")
+            raise RuntimeError("the store was closed, or reopened by another recorder")
 
     def _paths_along(self, dim: str) -> list[str]:
         return [
