@@ -1,4 +1,4 @@
-"""Where a store lies: a folder of this machine, or any address that fsspec writes to."""
+"""Location of a store: a folder on this machine, or any address that fsspec writes to."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def local_path(store: Location) -> Path | None:
 
 
 def exists(store: Location) -> bool:
-    """Whether something is there already.
+    """Whether something is at a location already.
 
     Raises
     ------
@@ -37,7 +37,7 @@ def exists(store: Location) -> bool:
 
 
 def zarr_store(store: Location) -> Store:
-    """The zarr store at a place, to write to."""
+    """The zarr store at a location, to write to."""
     path = local_path(store)
     if path is not None:
         return DurableStore(path.absolute())
@@ -53,5 +53,5 @@ def _file_system(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
         extra = f"pip install 'spectra-dynamics[{protocol}]'" if protocol == "s3" else str(error)
         raise InputError(f"{address} needs another package: {extra}") from error
     except ValueError as error:
-        raise InputError(f"{address} is no address of a store: {error}") from error
+        raise InputError(f"{address} is not the address of a store: {error}") from error
     return system, root

@@ -43,7 +43,7 @@ def open_store(store: str | Path) -> xr.DataTree:
     check_schema(store)
     path = local_path(store)
     tree = xr.open_datatree(str(path or store), engine="zarr", chunks={})
-    # what is committed is read once, so that groups agree while a writer goes on
+    # committed steps are read once, so that groups agree while a writer continues
     steps = tree["spectra"]["step"].to_numpy()
     rows = np.flatnonzero(steps != UNSET)
     groups = {}
@@ -73,7 +73,7 @@ def _widened(bits: xr.DataArray) -> xr.DataArray:
 
 
 def from_bfloat16_bits(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
-    """The float32 values of bfloat16 bits: the upper half of their own."""
+    """The float32 values whose upper half bfloat16 bits are."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
@@ -83,7 +83,7 @@ def check_schema(store: str | Path) -> None:
     Raises
     ------
     InputError
-        With one line that tells apart: nothing there, a folder that is no store, an unknown schema.
+        With one line: nothing is there, the folder is not a store, or the schema is unknown.
     """
     path = local_path(store)
     if path is None:
@@ -92,7 +92,7 @@ def check_schema(store: str | Path) -> None:
             schema = zarr.open_group(str(store), mode="r").attrs.get("schema") if there else None
         except InputError:
             raise
-        except Exception as error:  # of fsspec, its backend, or the network
+        except Exception as error:  # from fsspec, its backend, or the network
             raise InputError(f"cannot open {store}: {error}") from error
         if not there:
             raise InputError(f"no store at {store}")
@@ -105,7 +105,7 @@ def check_schema(store: str | Path) -> None:
             inner = next(iter(sorted(path.glob("*.zarr"))), None) if path.is_dir() else None
             hint = f" (did you mean {inner}?)" if inner else ""
             raise InputError(
-                f"{path} is no zarr store: it has no readable zarr.json{hint}"
+                f"{path} is not a zarr store: it has no readable zarr.json{hint}"
             ) from error
         schema = attrs.get("schema")
     if schema != SCHEMA:

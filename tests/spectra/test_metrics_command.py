@@ -112,7 +112,7 @@ def test_weightwatchers_columns(store, tmp_path):
     [
         (["--kinds", "weights"], "no spectra of 'weights'; it has weight, gradient, update"),
         (["--out", "table.xlsx"], "a table ends in .csv, .parquet, .json, not in '.xlsx'"),
-        (["--bootstrap", "-1"], "--bootstrap takes a number of replicas"),
+        (["--bootstrap", "-1"], "--bootstrap is a number of replicas from 0 up"),
         (["--compat", "powerlaw"], "compat"),
         (["--compat", "weightwatcher", "--kinds", "update"], "weightwatcher measures weights"),
         (["--compat", "weightwatcher", "--bootstrap", "9"], "weightwatcher tests no fits"),
