@@ -170,7 +170,7 @@ def test_what_is_wrong_beside_the_matrices_is_told_and_costs_none(tmp_path, caps
     path.write_text(json.dumps(index))
     arguments = ["scan", str(tmp_path / "model"), "--out", str(tmp_path / "a.zarr")]
     assert main(arguments) == 1
-    assert "score.weight is not in it, though" in capsys.readouterr().err
+    assert "lacks score.weight, which" in capsys.readouterr().err
     assert spectra.allocate(spectra.open(tmp_path / "a.zarr"), err=0.5).err == 0.5
 
 
