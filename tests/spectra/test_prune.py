@@ -144,7 +144,7 @@ def test_what_is_no_pattern_is_refused():
     for sparsity, pattern, message in (
         (None, None, "name a sparsity"),
         (1.0, None, "below 1"),
-        (0.3, "2:4", "makes a sparsity of 0.5"),
+        (0.3, "2:4", "means a sparsity of 0.5"),
         (None, "4:2", "like 2:4"),
         (None, "x", "like 2:4"),
     ):
@@ -243,7 +243,7 @@ def test_a_map_tells_n_lrcs_of_a_dense_checkpoint(model, tmp_path, capsys):
         "nlrc",
     ]
     assert main([*arguments, "--out", str(tmp_path / "p")]) == 2
-    assert "name it by --map" in capsys.readouterr().err
+    assert "name it with --map" in capsys.readouterr().err
     arguments += ["--map", str(tmp_path / "map.json"), "--json"]
     assert main([*arguments, "--out", str(tmp_path / "p")]) == 0
     found = json.loads(capsys.readouterr().out)
