@@ -36,8 +36,8 @@ def alpha(candidates: Candidates, spread: float = SPREAD) -> ScaledRanks:
     if not known.any():
         raise InputError("no block has a power law to fit: choose another method")
     means = np.where(known, means, means[known].mean())
-    loss = scaled(means) * 2 * spread + 1 - spread
-    return removing(candidates, loss[np.searchsorted(blocks, held)])
+    shares = scaled(means) * 2 * spread + 1 - spread
+    return removing(candidates, shares[np.searchsorted(blocks, held)])
 
 
 def _finite_mean(values: Doubles) -> float:
