@@ -51,7 +51,7 @@ def gradient_dynamics(
     Raises
     ------
     InputError
-        If the run has fewer than two snapshots.
+        When the run has fewer than two snapshots.
     """
     spectra = run["spectra"].to_dataset()
     steps = spectra["step"].to_numpy()

@@ -61,7 +61,7 @@ def emergence(
     Raises
     ------
     InputError
-        If spectra of weight or gradient are missing, or both sketches and raw gradients.
+        When spectra of weight or gradient are missing, or both sketches and raw gradients.
 
     Notes
     -----

@@ -63,7 +63,7 @@ def raw_gradients(run: xr.DataTree) -> Iterator[xr.DataArray]:
     Raises
     ------
     InputError
-        If the run holds no raw gradients.
+        When the run holds no raw gradients.
     """
     if "gradients" not in run.children:
         raise InputError(
@@ -93,7 +93,7 @@ def gradient_products(run: xr.DataTree, memory: int = MEMORY) -> xr.DataArray:
     Raises
     ------
     InputError
-        If not even the smallest block fits.
+        When not even the smallest block fits.
     """
     parts = [_products(gradients, memory) for gradients in raw_gradients(run)]
     return in_order(parts, run)
@@ -132,7 +132,7 @@ def matrix_blocks(
     Raises
     ------
     InputError
-        If not even the smallest block fits: one stored chunk high, or a `whole` matrix.
+        When not even the smallest block fits: one stored chunk high, or a `whole` matrix.
     """
     steps, matrices, rows, cols = (gradients.sizes[d] for d in ("step", "matrix", "row", "col"))
     chunks = gradients.encoding.get("chunks")

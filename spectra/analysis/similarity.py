@@ -40,7 +40,7 @@ def cosine_similarity(
     Raises
     ------
     InputError
-        If the store holds neither sketches nor raw gradients, or not those of `method`.
+        When the store holds neither sketches nor raw gradients, or not those of `method`.
 
     Examples
     --------

@@ -22,7 +22,7 @@ def unread(run: xr.DataTree, path: str) -> xr.DataArray:
     Raises
     ------
     InputError
-        If there is no snapshot, or a single step was selected without keeping its dimension.
+        When there is no snapshot, or a single step was selected without keeping its dimension.
     """
     group, _, name = path.rpartition("/")
     opened: xr.DataArray = run[group].to_dataset()[name]

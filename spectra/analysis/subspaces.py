@@ -47,7 +47,7 @@ def subspace_overlap(run: xr.DataTree, side: Side = "left") -> xr.Dataset:
     Raises
     ------
     InputError
-        If no subspaces were recorded.
+        When no subspaces were recorded.
     """
     bases = _bases(run, side)
     overlap = _pairwise(bases, subspaces.subspace_overlap, [])
@@ -70,7 +70,7 @@ def principal_angles(run: xr.DataTree, side: Side = "left") -> xr.DataArray:
     Raises
     ------
     InputError
-        If no subspaces were recorded.
+        When no subspaces were recorded.
     """
     angles = _pairwise(_bases(run, side), subspaces.principal_angles, ["component"])
     angles.attrs = {"long_name": "principal angles of leading subspaces", "units": "rad"}
@@ -99,7 +99,7 @@ def projector_staleness(run: xr.DataTree, *, memory: int = MEMORY) -> xr.Dataset
     Raises
     ------
     InputError
-        If subspaces or raw gradients were not recorded.
+        When subspaces or raw gradients were not recorded.
     """
     bases, buffers = _bases(run, "left"), Buffers()
     parts = []

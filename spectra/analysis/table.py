@@ -66,7 +66,7 @@ def metrics_table(
     Raises
     ------
     InputError
-        If the store does not hold one of the kinds.
+        When the store does not hold one of the kinds.
 
     Examples
     --------
@@ -176,7 +176,7 @@ def write_table(table: xr.Dataset, out: Path) -> int:
     Raises
     ------
     InputError
-        If the name ends in something else, or the file cannot be written.
+        When the name ends in something else, or the file cannot be written.
     """
     require_format(out)
     arrow = pa.table({name: _arrow(values) for name, values in columns(table).items()})

@@ -43,7 +43,7 @@ def heavy_tail(
     Raises
     ------
     InputError
-        If `spectra` has no dimension ``index``, or no coordinates rows and cols.
+        When `spectra` has no dimension ``index``, or no coordinates rows and cols.
 
     Examples
     --------
