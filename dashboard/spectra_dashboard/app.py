@@ -197,7 +197,7 @@ def _news(app: Dash, library: Library) -> None:
         State("news", "data"),
     )
     def news(ticks: int, shown: Any, pathname: str, search: str, known: Any) -> Any:
-        """News of the run shown; sends nothing if there is none."""
+        """News of the run shown; without news, sends nothing."""
         view = view_at(library, pathname, search)
         if not view.run or runs_needed(view.page) != 1:
             return None if known else no_update

@@ -111,7 +111,7 @@ class CalibrationSettings(WindowSettings):
 
 @dataclass(frozen=True)
 class StorageSettings(Settings):
-    """How compressed weights are stored."""
+    """Storage of compressed weights."""
 
     stored: str = "bfloat16"
     """Precision of the stored compressed weights."""

@@ -66,8 +66,8 @@ def layer_role_grid(
 ) -> tuple[npt.NDArray[np.float64], list[int | str], list[str]]:
     """(matrix,) values as (layer, role), with the names of both; see `block_labels` for layers.
 
-    A cell that several matrices share, as a layer's experts do, gets their median. NaN where there
-    is no matrix.
+    A cell that several matrices share, as a layer's experts do, gets their median; a cell without
+    a matrix gets NaN.
     """
     layers, roles = in_order(layer_of), list(dict.fromkeys(role_of))
     cells: dict[tuple[int | str, str], list[float]] = defaultdict(list)

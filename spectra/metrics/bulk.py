@@ -65,7 +65,7 @@ def spike_threshold(spectra: Any, rows: Side, cols: Side, level: float = LEVEL) 
     spectra, rows, cols
         As for `noise_scale`.
     level
-        In [0.001, 0.5].
+        Probability of a false spike, in [0.001, 0.5].
 
     Notes
     -----

@@ -24,7 +24,7 @@ def saturation(cosine: Any, level: float = SATURATED) -> Floats:
     cosine
         (..., step, step). Pairs that were not recorded (NaN) are ignored.
     level
-        In [-1, 1].
+        Level of the cosine, in [-1, 1].
 
     Returns
     -------

@@ -68,7 +68,7 @@ def layout(library: Library, view: View) -> html.Div:
     choices = components.controls(
         components.method_select(view, "method", "Method", components.method_options(), w=150),
         components.method_select(
-            view, "beside", "Beside it", _beside(library, view), w=200, searchable=True
+            view, "beside", "Next to it", _beside(library, view), w=200, searchable=True
         ),
         components.select("storage", "Storage", list(STORAGES), view.storage, w=120),
         components.select("step", "Snapshot", step_options(steps), step_value(view, steps), w=140)
