@@ -90,7 +90,7 @@ def rename(checkpoint):
         (lose, "model.safetensors is missing"),
         (cut, "training.pt is not what was written"),
         (empty, "model.safetensors is not what was written"),
-        (add, "adapter_config.json was not there when it was written"),
+        (add, "adapter_config.json was added later"),
         (lose_hashes, "hashes.json is missing"),
         (rename, "it is of step 6"),
     ],
