@@ -24,8 +24,8 @@ class CommandOptions:
     out: Path = Path("runs")
     """Folder of the run."""
     resume: bool = False
-    """Resume the run in --out, or start it if there is none. Options come from the run's own file;
-    those given again, as in the command that started it, must agree with that file."""
+    """Resume the run in --out, or start it if there is none.
+    Options come from the run's own file; those given again must agree with it."""
     config: Path | None = None
     """File of options to start from, as a run writes it; options given override it."""
     dry_run: bool = False

@@ -18,8 +18,8 @@ class CorpusOptions:
     """Corpus to train on, and its tokenizer."""
 
     data: str = "pydocs"
-    """Corpus: `pydocs` (documentation strings of the installed Python packages), `c4`, `hf:NAME`,
-    or a text / jsonl / json.gz / parquet file or a folder of these."""
+    """Corpus: `pydocs` (documentation strings of the installed Python packages),
+    `c4`, `hf:NAME`, or a text / jsonl / json.gz / parquet file or a folder of these."""
     text_field: str = "text"
     """Field or column that holds the text."""
     tokenizer: str = "train"
@@ -256,8 +256,8 @@ class PretrainOptions(RunOptions):
     """Options of a pretraining run."""
 
     model: str = "llama_9m"
-    """Model to train: a preset (llama_9m, _20m, _35m, _60m, _71m, _100m, _130m, _250m, _350m, _1b,
-    _3b, _7b) or a Hugging Face config.json."""
+    """Model to train: a Hugging Face config.json, or one of the presets
+    llama_9m, _20m, _35m, _60m, _71m, _100m, _130m, _250m, _350m, _1b, _3b, _7b."""
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
 
     def own_checks(self) -> list[Check]:

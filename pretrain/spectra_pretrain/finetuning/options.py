@@ -23,8 +23,8 @@ class TextOptions:
     """Text of continual finetuning."""
 
     data: str = "pydocs"
-    """Corpus: `pydocs` (documentation strings of the installed Python packages), `c4`, `hf:NAME`,
-    or a text / jsonl / json.gz / parquet file or a folder of these."""
+    """Corpus: `pydocs` (documentation strings of the installed Python packages),
+    `c4`, `hf:NAME`, or a text / jsonl / json.gz / parquet file or a folder of these."""
     text_field: str = "text"
     """Field or column that holds the text."""
     tokenizer: str | None = None
@@ -54,8 +54,7 @@ class TeacherOptions:
     """Knowledge distillation."""
 
     teacher: str | None = None
-    """Checkpoint whose predictions are learnt, e.g. the model before compression; none by
-    default."""
+    """Checkpoint whose predictions are learnt, e.g. the model before compression."""
     distill_weight: float = 0.5
     """Share of the teacher's predictions in the loss; the rest is the text's own next tokens."""
     temperature: float = 2.0
