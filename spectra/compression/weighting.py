@@ -26,7 +26,10 @@ class Weighting:
         return truncate(weight, rank, inputs=self.inputs, outputs=self.outputs)
 
     def spectrum(self, weight: torch.Tensor) -> torch.Tensor:
-        """Singular values of the weighted matrix; the squares of those cut off sum to the squared error."""
+        """Singular values of the weighted matrix.
+
+        The squares of those that are cut off sum to the squared error.
+        """
         from spectra.linalg import singular_values
 
         return singular_values(weighted(weight, self.inputs, self.outputs), method="gram")
