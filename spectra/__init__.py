@@ -7,8 +7,8 @@
 >>> run = spectra.open("runs/a.zarr")  # doctest: +SKIP
 >>> cosine = spectra.cosine_similarity(run)  # doctest: +SKIP
 
-Names are imported when they are first used, so that reading a store does not wait for torch. From
-here on transformers' ``from_pretrained`` loads checkpoints that `spectra compress` wrote.
+Names are imported on first use, so that reading a store does not wait for torch. After this import,
+transformers' ``from_pretrained`` loads checkpoints that `spectra compress` wrote.
 """
 
 from importlib import import_module
@@ -75,7 +75,7 @@ _HOMES = {
 __all__ = sorted(_HOMES)
 
 
-# own, since lazy_loader takes no names of another package, nor another name than the home's
+# not lazy_loader, which supports neither names of another package nor renaming
 
 
 def __getattr__(name: str) -> Any:

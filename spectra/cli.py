@@ -1,8 +1,8 @@
-"""The `spectra` command: finds the subcommand, turns its options into a dataclass, and runs it.
+"""The `spectra` command: finds a subcommand, turns its options into a dataclass, and runs it.
 
 A subcommand is a module with a function `main(arguments)` that returns the exit status; its options
-are a dataclass whose documentation strings are the help. Modules are imported when their command is
-asked for.
+are a dataclass whose documentation strings are the help. A module is imported only when its command
+is run.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ COMMANDS = {
         "spectra.commands.metrics",
         "ranks, heavy tails and bulk of every matrix and snapshot, as a table",
     ),
-    "path": ("spectra.commands.path", "what WeLore gives and costs at every ERR, stored"),
+    "path": ("spectra.commands.path", "ranks and costs of WeLore at every ERR, stored"),
     "pretrain": ("spectra_pretrain.command", "instrumented pretraining of a LLaMA-type model"),
     "prune": ("spectra.commands.prune", "zeros in a model's matrices, or in its N-LRCs"),
     "report": ("spectra.commands.report", "all figures of a store in one file that opens offline"),
@@ -53,7 +53,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 done, 1 failed, 2 the input is wrong."""
+    """Run one command and return its exit status: 0 done, 1 failed, 2 wrong input."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # the reader of our output is gone; keep Python from complaining about it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:  # of the machine: a full disk, too few descriptors
+    except OSError as error:  # from the machine: a full disk, too few descriptors
         where = f"{error.filename}: " if error.filename else ""
         print(f"spectra {name}: {where}{error.strerror or error}", file=sys.stderr)
         return 1
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _notes_as_lines(command: str) -> Iterator[None]:
-    """Print what is noted of checkpoints as lines of the command, each once."""
+    """Print notes about checkpoints as lines of the command, each once."""
     said: set[str] = set()
     with warnings.catch_warnings():
         shown = warnings.showwarning

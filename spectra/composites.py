@@ -1,4 +1,4 @@
-"""Matrices that no parameter holds: those of low-rank layers and of layers with adapters."""
+"""Matrices that no single parameter holds: those of low-rank layers and of layers with adapters."""
 
 import itertools
 from collections.abc import Iterator
@@ -9,20 +9,20 @@ if TYPE_CHECKING:
     import torch
 
 INPUTS = ("in_features", "nx")
-"""What linear layers call the size of their inputs."""
+"""Names that linear layers have for the size of their inputs."""
 UNITS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True, eq=False)
 class Composite:
-    """In the place of a parameter: the matrix that a module applies, made of several parameters.
+    """Stand-in for a parameter: the matrix that a module applies, made of several parameters.
 
-    Computed in float32 from what the module holds, whenever it is asked for.
+    It is computed in float32 from the module's tensors on every access.
     """
 
     module: "torch.nn.Module"
-    """One with `product`, which is its matrix, as `spectra.storages.layer.CompressedLinear` has it;
-    or any that maps its last dimension linearly, with a bias or without."""
+    """Module whose `product` is its matrix, like `spectra.storages.layer.CompressedLinear`; or any
+    that maps the last dimension linearly, with or without a bias."""
 
     @property
     def stored(self) -> "list[torch.nn.Parameter]":
@@ -49,7 +49,7 @@ class Composite:
         return layer.out_features, layer.in_features
 
     def detach(self) -> "torch.Tensor":
-        """(rows, cols), of its own memory."""
+        """The matrix (rows, cols), in memory of its own."""
         layer: Any = self.module
         if not hasattr(layer, "product"):
             return _applied(self.module, self.shape[1])
@@ -60,10 +60,10 @@ class Composite:
 
 
 def composites(model: "torch.nn.Module") -> dict[str, Composite]:
-    """The layers of a model whose matrix no parameter holds, by path.
+    """The layers of a model whose matrix no single parameter holds, by path.
 
-    Low-rank ones, layers with adapters of `peft`, and the pairs of linear layers
-    (`spectra.models.pairs`) which adapters are put on.
+    They are low-rank layers, layers with adapters of `peft`, and the pairs of linear layers
+    (`spectra.models.pairs`) that carry adapters.
     """
     found: dict[str, Composite] = {}
     for path, module in model.named_modules():
@@ -76,7 +76,7 @@ def is_composite(module: "torch.nn.Module") -> bool:
     """Whether a module applies one matrix that it holds in parts."""
     if hasattr(module, "product") or getattr(module, "is_pair", False):
         return True
-    base = getattr(module, "base_layer", None)  # peft's name of what it adapts
+    base = getattr(module, "base_layer", None)  # peft's name for the layer that it adapts
     return any(hasattr(base, name) for name in INPUTS)
 
 
@@ -90,14 +90,14 @@ def _inside(path: str, outer: str) -> bool:
 
 
 def _applied(module: "torch.nn.Module", cols: int) -> "torch.Tensor":
-    """What a module makes of the unit vectors, without dropout and biases."""
+    """Images of the unit vectors under a module, without dropout and biases: (rows, cols)."""
     import torch
 
     state = {
         name: value.detach().float() if value.is_floating_point() else value
         for name, value in _tensors(module)
     }
-    # not subtracted afterwards: beside a large bias a small weight loses its digits
+    # not subtracted afterwards: next to a large bias, a small weight would lose its digits
     state |= {name: torch.zeros_like(value) for name, value in state.items() if is_bias(name)}
     device = next(module.parameters()).device
     flags = {part: part.training for part in module.modules()}

@@ -4,10 +4,10 @@ Block Lanczos from random vectors. Eigenvalues that converge are leading values,
 residual as error (Golub and Van Loan, Matrix Computations, section 10.3); the others are nodes of
 a quadrature of the spectral density (Lin, Saad and Yang 2016; Ghorbani, Krishnan and Xiao 2019),
 read off as quantiles. A quantile can be off in two ways, and its error bar covers both: the density
-that random vectors see is a sample of the true one, and a quadrature of few nodes knows it only to
+that random vectors see is a sample of the true one, and a quadrature of few nodes fixes it only to
 within the Chebyshev-Markov-Stieltjes bounds. A matrix of 4096 x 4096 costs 40 products with a
 block of 16 vectors instead of its own square and a decomposition. What it trades away: single
-values of the bulk are known to within their error bars only, 1 to 3 % of the largest value.
+values of the bulk are known only to within their error bars, 1 to 3 % of the largest value.
 """
 
 from dataclasses import dataclass
@@ -20,20 +20,20 @@ from scipy.special import betaincinv, ndtr
 from spectra.linalg import singular_values
 
 EXACT_SIDE = 512
-"""Matrices up to this side are decomposed: that is as fast."""
+"""Side up to which matrices are decomposed exactly, which is as fast."""
 PROBES = 16
 STEPS = 20
 ROUNDING = 1e-6
 """Error of an eigenvalue, over the largest: products are formed in float32."""
 UNIT = 2.0**-24
-"""Of float32's rounding."""
+"""Unit of float32's rounding."""
 CONVERGED = 1e-2
 """Residual over value under which a singular value counts as found."""
 DEVIATIONS = 2.5
 """Standard deviations of the sample that two errors cover."""
 CENTRED = 0.4
-"""Share of the quadrature's bound that two errors cover. The bound is all that moments allow; the
-quadrature lies near its middle, other than beyond the first and last block of nodes, where two
+"""Share of the quadrature's bound that two errors cover. The bound is all that the moments allow;
+the quadrature lies near its middle, except beyond the first and last block of nodes, where two
 errors cover all of it."""
 
 Doubles = npt.NDArray[np.float64]
@@ -48,7 +48,7 @@ class Quadrature:
     starts: Doubles
     """(probes, size): components of the eigenvectors along the random vectors."""
     ends: Doubles
-    """(probes, size): what the eigenvectors miss, along the block that would come next."""
+    """(probes, size): residuals of the eigenvectors, along the block that would come next."""
 
     @property
     def probes(self) -> int:
@@ -56,15 +56,15 @@ class Quadrature:
 
     @property
     def residuals(self) -> Doubles:
-        """(size,): there is an eigenvalue at least so near to each node."""
+        """(size,): distance from each node within which there is an eigenvalue."""
         return np.asarray(np.linalg.norm(self.ends, axis=0))
 
     def bounds(self, places: Doubles) -> Doubles:
-        r"""The most that the density can hold at single places: (places,), of a total of `probes`.
+        r"""Largest weight of the density at single points: (places,), out of a total of `probes`.
 
         The weight of a Gauss-Radau quadrature with a node prescribed there. By the inequalities
         of Chebyshev, Markov and Stieltjes, two densities with the same moments differ by no more
-        in what lies above (Krein and Nudelman 1977; Golub and Meurant 2010, section 6.2).
+        in their weight above it (Krein and Nudelman 1977; Golub and Meurant 2010, section 6.2).
         """
         inverse = 1 / (self.nodes - places[:, None])
         # null vectors of the extended matrix: their parts at the start, and their lengths
@@ -75,11 +75,11 @@ class Quadrature:
         return np.asarray(np.trace(weights, axis1=1, axis2=2))
 
     def found(self) -> int:
-        """How many nodes from the first on are eigenvalues with no other between them."""
+        """Number of leading nodes that are eigenvalues with no other between them."""
         size, probes = len(self.nodes), self.probes
         errors = np.maximum(self.residuals, ROUNDING * self.nodes[0])
         found = self.residuals < 2 * CONVERGED * self.nodes
-        # of equal eigenvalues the space holds as many as there are probes, and maybe not all
+        # the space holds at most `probes` equal eigenvalues, and there may be more
         apart = np.abs(self.nodes - self.nodes[:, None])
         found &= (apart <= errors + errors[:, None]).sum(axis=1) < probes
         return min(size if found.all() else int(found.argmin()), size - probes)
@@ -95,7 +95,7 @@ def approximate_singular_values(
     matrix
         (rows, cols), of any floating dtype, on any device.
     seed
-        Of the probes.
+        Seed of the probes.
     probes
         Random vectors whose densities are averaged.
     steps
@@ -103,18 +103,19 @@ def approximate_singular_values(
 
     Returns
     -------
-    Values (min(rows, cols),), descending, and their standard errors. Of a leading value that
-    converged, half of the residual; of the others, half of what sampling (2.5 standard
-    deviations) and quadrature (two fifths of what its moments allow) leave open. At least the
-    rounding of float32 products: 5e-7 of the largest value for those near it, 5e-4 for those near
-    0. Exact, with errors of 0, for sides up to 512; NaN throughout for a matrix that is not finite.
+    Values (min(rows, cols),), descending, and their standard errors. The error of a leading value
+    that converged is half of its residual; that of the others is half of what sampling (2.5
+    standard deviations) and quadrature (two fifths of what its moments allow) leave open. It is at
+    least the rounding of float32 products: 5e-7 of the largest value for those near it, 5e-4 for
+    those near 0. Exact, with errors of 0, for sides up to 512; NaN throughout for a matrix that is
+    not finite.
 
     Notes
     -----
     At least nine in ten values of a matrix lie within two errors: the tests measure it on matrices
-    of 59 kinds, with clusters, gaps, equal values and exact ranks. The errors of neighbours go
-    together. Beside a step of a spectrum they are as large as the step, since which value is the
-    last before it is not known.
+    of 59 kinds, with clusters, gaps, equal values and exact ranks. The errors of neighbours are
+    correlated. Next to a step of a spectrum they are as large as the step, since it is not known
+    which value is the last before it.
     """
     side = min(matrix.shape)
     if side <= max(EXACT_SIDE, probes * steps):
@@ -151,11 +152,11 @@ def _block_lanczos(x: torch.Tensor, draw: torch.Generator, probes: int, steps: i
         done = basis[:, : here.stop]
         for _ in range(2):  # once is not enough in float32
             new -= done @ (done.T @ new)
-        # where nothing is new, directions that are; as large as rounding, so they change no value
+        # where nothing is new, fresh directions; as large as rounding, so they change no value
         fresh = torch.randn(rows, probes, generator=draw).to(x.device)
         new += UNIT * scale * rows**-0.5 * fresh
         block, first = torch.linalg.qr(new)
-        # where little is new, its directions are rounding, which leans on what was before
+        # where little is new, its directions are rounding, which leans towards earlier blocks
         block -= done @ (done.T @ block)
         block, second = torch.linalg.qr(block)
         coupling = (second @ first).double().cpu()
@@ -168,11 +169,11 @@ def _block_lanczos(x: torch.Tensor, draw: torch.Generator, probes: int, steps: i
 
 
 def _eigenvalues(quadrature: Quadrature, side: int) -> Doubles:
-    """Least, likely and most of every eigenvalue: (3, side), each descending."""
+    """Lower bound, estimate and upper bound of every eigenvalue: (3, side), each descending."""
     count = quadrature.found()
     found, residuals = quadrature.nodes[:count], quadrature.residuals[:count]
     least, middle, most = _of_bulk(quadrature, count, side)
-    # eigenvalues within a subspace are no larger, and those without it only so many
+    # eigenvalues within a subspace are no larger, and only so many lie outside it
     size = len(quadrature.nodes)
     inside = np.zeros(side)
     inside[:size] = quadrature.nodes
@@ -188,7 +189,7 @@ def _eigenvalues(quadrature: Quadrature, side: int) -> Doubles:
 
 
 def _of_bulk(quadrature: Quadrature, count: int, side: int) -> Doubles:
-    """Least, likely and most of the eigenvalues after the first `count`: (3, side - count)."""
+    """Lower bound, estimate and upper bound after the first `count` values: (3, side - count)."""
     nodes = quadrature.nodes[count:]
     weights = np.square(quadrature.starts[:, count:]).sum(axis=0)
     total = weights.sum()
@@ -213,7 +214,7 @@ def _of_bulk(quadrature: Quadrature, count: int, side: int) -> Doubles:
 def _cells(
     quadrature: Quadrature, count: int
 ) -> tuple[Doubles, Doubles, Doubles, npt.NDArray[np.int64]]:
-    """Cuts between the nodes after the first `count`, beyond them, and what lies between cuts.
+    """Cuts between and beyond the nodes after the first `count`, and what lies between cuts.
 
     Returns
     -------

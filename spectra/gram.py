@@ -1,10 +1,10 @@
 r"""The smaller Gram matrix of a large matrix, in bounded memory, and its eigenvalues.
 
 Half the time of an exact decomposition goes into forming :math:`XX^T`. In float32 that takes half
-as long as in float64, and what it loses is known: the products of a block of columns are summed in
+as long as in float64, and the loss is known: the products of a block of columns are summed in
 float32, the blocks in float64. The loss, a symmetric matrix, is multiplied with random vectors
-(Freivalds 1979), so that every entry counts, and turned into an error of every eigenvalue; whoever
-needs less error forms it in float64.
+(Freivalds 1979), so that every entry counts, and turned into an error of every eigenvalue; a caller
+that needs a smaller error forms it in float64.
 """
 
 import zlib
@@ -22,23 +22,23 @@ BLOCK = 512
 WIDE_BLOCK = 2048
 """Columns at a time in float64: 67 MB of a matrix with 4096 rows."""
 PROBES = 8
-"""Random vectors that the loss is measured with."""
+"""Random vectors that measure the loss."""
 UNIT = 2.0**-24
-"""Of float32's rounding."""
+"""Unit of float32's rounding."""
 TWO_STAGE = 2560
-"""Side from which MKL, inside of torch, has eigenvalues before OpenBLAS, inside of numpy, has."""
+"""Side from which MKL, inside torch, computes eigenvalues faster than OpenBLAS, inside numpy."""
 
 Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """What a Gram matrix lost to float32."""
+    """Loss of a Gram matrix to float32."""
 
     entry: float
     """Typical error of an entry, where most of the error is."""
     largest: float = 0.0
-    """What a single entry may err by, where few of them carry much."""
+    """Largest error of a single entry, which matters if few entries dominate."""
 
     def error(self, eigenvalues: Doubles, floor: float) -> float:
         r"""Largest relative error of the singular values above `floor` times the largest.
@@ -56,7 +56,7 @@ class Rounding:
         its distance moves by its first-order term, of standard deviation √2·e; the m eigenvalues
         within a window mix, and move by up to the norm 2e√m of the part of it that they see. Each
         eigenvalue's window is the least that holds no more eigenvalues than were counted for it.
-        Entries that stand out, of sparse or correlated rows, add the rounding of the largest. A
+        Outlying entries, of sparse or correlated rows, add the rounding of the largest. A
         singular value errs by half the relative error of its eigenvalue.
         """
         if eigenvalues[-1] <= 0:
@@ -96,12 +96,12 @@ def rounded_gram(matrix: torch.Tensor) -> tuple[Doubles, Rounding, int]:
     Parameters
     ----------
     matrix
-        As `gram` takes it.
+        See `gram`.
 
     Returns
     -------
-    The Gram matrix (side, side) of the matrix times 2^-exponent, what it lost, and that exponent,
-    which makes the largest entry less than 1.
+    The Gram matrix (side, side) of the matrix times 2^-exponent, its loss, and that exponent, which
+    makes the largest entry less than 1.
     """
     side = min(matrix.shape)
     _, exponent = np.frexp(float(torch.stack(torch.aminmax(matrix)).float().abs().max()))
@@ -111,7 +111,7 @@ def rounded_gram(matrix: torch.Tensor) -> tuple[Doubles, Rounding, int]:
     tile = np.empty((BLOCK, BLOCK), np.float32)
     double = np.empty((side, BLOCK))
     for block in _blocks(matrix, BLOCK, torch.float32, int(exponent)):
-        if not probes.size:  # drawn anew for every content, so that none is made to escape them
+        if not probes.size:  # seeded by the content, so that no matrix can be made to escape them
             draw = np.random.default_rng(zlib.crc32(block.tobytes()))
             probes = draw.choice((-1.0, 1.0), (side, PROBES))
             exact = np.zeros_like(probes)
@@ -135,17 +135,17 @@ def rounded_gram(matrix: torch.Tensor) -> tuple[Doubles, Rounding, int]:
 
 
 def eigenvalues(symmetric: Doubles) -> Doubles:
-    """Eigenvalues of a symmetric matrix of which the lower half is read: (side,), ascending."""
+    """Eigenvalues of a symmetric matrix, from its lower half: (side,), ascending."""
     if len(symmetric) >= TWO_STAGE and torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
         return np.asarray(torch.linalg.eigvalsh(torch.from_numpy(symmetric), UPLO="L"))
     return np.asarray(eigvalsh(symmetric, UPLO="L"))
 
 
 def _rounding(lost: Doubles, largest: float) -> Rounding:
-    """From the loss E times random signs z, (side, probes).
+    """Rounding from the loss E times random signs z: (side, probes).
 
     The mean of |Ez|² is the sum of E's squared entries, that of (Ez·Ez')² for two vectors the
-    trace of E⁴: together they say over how many rows the loss is spread. Independent entries of
+    trace of E⁴: together they show over how many rows the loss is spread. Independent entries of
     size e in m rows and columns have m²e² and 2m³e⁴.
     """
     products = lost.T @ lost
@@ -173,6 +173,6 @@ def _blocks(
         else:
             block = buffer[: min(width, length - start)]
             block.copy_(matrix[start : start + width])
-        if exponent:  # in two steps, as one power may be beyond what there is
+        if exponent:  # in two steps, since a single power may be out of range
             block.mul_(2.0 ** (-exponent // 2)).mul_(2.0 ** (-exponent - -exponent // 2))
         yield (block if wide else block.T).numpy()

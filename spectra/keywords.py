@@ -1,7 +1,7 @@
-"""Options that a command nests and a function of the library takes by keyword: one dataclass.
+"""Options that a command nests and a library function accepts by keyword, in one dataclass.
 
-The dataclass has the names, defaults and documentation. A function takes it whole, or its fields
-as keywords, or both; on the command line a field has its own name, or the one that `named` gives.
+The dataclass has the names, defaults and documentation. A function accepts it whole, its fields as
+keywords, or both; on the command line a field has its own name, or the one set by `named`.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ _SECTION = re.compile(r"^Parameters\n-+\n(.*?)(?=\n\n\S[^\n]*\n-+\n|\Z)", re.DOT
 
 
 def named(name: str, **more: Any) -> Any:
-    """The name of a field on the command line, where it is another than the field's own.
+    """Name of a field on the command line, if it differs from the field's own.
 
     >>> @dataclasses.dataclass
     ... class Windows:
@@ -36,7 +36,7 @@ def names_of(kind: type[Any]) -> dict[str, str]:
 
 
 def comma_list(metavar: str) -> Any:
-    """How a list is typed: with commas."""
+    """How tyro reads and shows a list: typed with commas."""
     return tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar=metavar,
@@ -47,7 +47,7 @@ def comma_list(metavar: str) -> Any:
 
 
 def typed(value: Any) -> str:
-    """A value of an option as it is typed on the command line."""
+    """An option's value as typed on the command line."""
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
@@ -57,7 +57,7 @@ def completed(kind: type[Options], given: Options | None, keywords: Mapping[str,
     Raises
     ------
     TypeError
-        When a keyword is no field.
+        When a keyword is not a field.
     """
     unknown = keywords.keys() - {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if unknown:
@@ -70,7 +70,7 @@ def completed(kind: type[Options], given: Options | None, keywords: Mapping[str,
 def spelled_out(kind: type[Any]) -> Callable[[Function], Function]:
     """Show the fields of `kind` in the signature and the documentation of a function.
 
-    The function takes them as ``**keywords``, documented as such by a line of that name.
+    The function accepts them as ``**keywords``; its docstring has an entry of that name.
     """
 
     def spell(function: Function) -> Function:
@@ -87,7 +87,7 @@ def spelled_out(kind: type[Any]) -> Callable[[Function], Function]:
         ]
         kept = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
         function.__signature__ = own.replace(parameters=[*kept, *fields])  # type: ignore[attr-defined]
-        if function.__doc__:  # there is none under python -OO
+        if function.__doc__:  # None under python -OO
             function.__doc__ = _with_fields(function.__doc__, kind)
         return function
 
@@ -113,7 +113,7 @@ def _plain(hint: Any) -> Any:
 
 
 def _named(hint: Any) -> str | None:
-    """The name that `named` has given, as ``snake_case``."""
+    """The name set by `named`, as ``snake_case``."""
     extras = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
     names = (getattr(extra, "name", None) for extra in extras)
     return next((str(name).replace("-", "_") for name in names if name), None)

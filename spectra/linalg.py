@@ -18,10 +18,10 @@ Method = Literal["auto", "gram", "mixed", "svd"]
 SMALL_SIDE = 1024
 MIXED_FLOOR = 1e-2
 MIXED_ERROR = 5e-5
-"""Estimated relative error that ``mixed`` allows itself in singular values above `MIXED_FLOOR` of
-the first; half of the 1e-4 that it promises."""
+"""Largest estimated relative error that ``mixed`` accepts in singular values above `MIXED_FLOOR`
+times the first; half of the 1e-4 that it promises."""
 SPANNING = 1e-7
-"""Singular values below this share of the first have vectors that are rounding."""
+"""Share of the first singular value below which singular vectors are rounding."""
 _NARROW = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -38,16 +38,16 @@ def singular_values(matrix: Array, *, method: Method = "auto") -> Array:
         smaller, formed in float64 after scaling the largest entry to 1. ``svd``: LAPACK's or
         cuSOLVER's decomposition in float64. ``auto``: ``svd`` for float64 input, else ``gram``,
         which on CPU, for sides from 512 up, takes about half the time of torch's float32 SVD and a
-        third of numpy's, and is at least as exact as either down to 1e-8 of the largest value.
+        third of numpy's, and is at least as accurate as either down to 1e-8 of the largest value.
         ``mixed``: ``gram``, but for sides from 1024 up on the CPU the products are formed in
-        float32 and summed in float64, unless the rounding that is measured on the way could cost
-        a singular value above 1 % of the largest a relative error of 5e-5. Half the time of
-        forming it in float64; values below 1 % err by more.
+        float32 and summed in float64, unless the rounding measured on the way could cause a
+        relative error of 5e-5 in a singular value above 1 % of the largest. This takes half the
+        time of float64; values below 1 % err by more.
 
     Returns
     -------
     (..., min(rows, cols)), same kind as `matrix`, on its device if that is the CPU or CUDA; zeros
-    for a zero matrix, NaN throughout for a matrix that holds a NaN or an infinity.
+    for a zero matrix, NaN throughout for a matrix that contains a NaN or an infinity.
 
     Notes
     -----
@@ -56,7 +56,7 @@ def singular_values(matrix: Array, *, method: Method = "auto") -> Array:
     tests hold it to 1e-7·σ₁ everywhere and to 1e-9 relative for σᵢ > 1e-3·σ₁. A float32 matrix is
     itself only known to within 6e-8·‖X‖ (Golub and Van Loan, Matrix Computations, section 8.6:
     Weyl's inequality for singular values). ``gram``'s values below about 1e-8·σ₁ are rounding, and
-    some come out as exactly 0: where such a tail matters, ask for ``svd``.
+    some come out as exactly 0: if such a tail matters, use ``svd``.
 
     Examples
     --------
@@ -93,10 +93,9 @@ def singular_values_of_many(
 ) -> list[npt.NDArray[np.float64]]:
     """Singular values of several matrices of any shapes, as numpy arrays in their order.
 
-    On the CPU, one matrix a core: reducing a matrix to tridiagonal form is bound by memory and
-    gains little from a second thread, while a second matrix beside the first nearly doubles the
-    speed (768 x 768 on two cores: 26 ms a matrix instead of 43 ms). See `singular_values` for the
-    rest.
+    On the CPU, one matrix per core: reducing a matrix to tridiagonal form is bound by memory and
+    gains little from a second thread, while a second matrix in parallel nearly doubles the speed
+    (768 x 768 on two cores: 26 ms per matrix instead of 43 ms). See `singular_values` for the rest.
     """
     if any(matrix.device.type == "cuda" for matrix in matrices):
         on_device = [singular_values(matrix, method=method) for matrix in matrices]
@@ -108,7 +107,7 @@ def singular_values_of_many(
 
 def scaled(matrix: torch.Tensor) -> tuple[torch.Tensor, int]:
     """A finite matrix times 2^-exponent, in float32, and that exponent: its largest entry is in
-    [1/2, 1), so that no square of it overflows, nor vanishes unless it does not matter.
+    [1/2, 1), so that no square overflows, and those that vanish do not matter.
     """
     wide = matrix if matrix.element_size() >= 4 else matrix.float()
     _, exponent = np.frexp(float(wide.abs().max()))
@@ -116,7 +115,7 @@ def scaled(matrix: torch.Tensor) -> tuple[torch.Tensor, int]:
 
 
 def shifted(matrix: torch.Tensor, exponent: int) -> torch.Tensor:
-    """A matrix times 2^exponent; in two steps, as one power may be beyond what there is."""
+    """A matrix times 2^exponent; in two steps, since a single power may be out of range."""
     half = exponent // 2
     return matrix * 2.0**half * 2.0 ** (exponent - half)
 
@@ -131,14 +130,14 @@ def leading_subspaces(
     matrix
         (rows, cols), of any floating dtype, on any device; decomposed in float64 on the CPU.
     rank
-        How many.
+        Number of vectors on each side.
 
     Returns
     -------
     Left (rows, rank) and right (cols, rank), orthonormal columns in the order of the singular
     values. NaN in the columns whose singular value is below 1e-7 of the first, since those span
-    nothing but rounding, and throughout for a matrix that is zero or not finite. The sign of a
-    pair, which is arbitrary, makes the left vector's largest entry positive; compare subspaces by
+    nothing but rounding, and throughout for a matrix that is zero or not finite. The
+    arbitrary sign of a pair makes the left vector's largest entry positive; compare subspaces by
     :math:`\|U_s^T U_t\|_F^2`, never vectors by their entries.
 
     Notes
@@ -219,7 +218,7 @@ def _finite(tensor: torch.Tensor) -> bool:
 
 
 def _on_cuda(x: torch.Tensor, method: Method) -> torch.Tensor:
-    """Tells non-finite matrices apart on the device; the decomposition waits for the host."""
+    """Detect non-finite matrices on the device; the decomposition waits for the host."""
     finite = x.isfinite().all(dim=-1, keepdim=True).all(dim=-2, keepdim=True)
     clean = torch.where(finite, x, 0.0)
     _, exponent = torch.frexp(clean.abs().amax(dim=(-2, -1), keepdim=True))

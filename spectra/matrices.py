@@ -1,7 +1,7 @@
 """The matrices of a model, in the method's sense: linear layers inside transformer blocks.
 
-A matrix is a weight of its own, or a part of one: experts that a model stores as one stacked
-parameter are a matrix each, with gate and up apart.
+A matrix is a whole weight or a part of one: experts that a model stores as one stacked parameter
+are one matrix each, with gate and up separate.
 """
 
 import re
@@ -42,7 +42,7 @@ class Matrix:
 
     @property
     def block(self) -> str:
-        """Path of the block that it lies in, which tells blocks of one number in two stacks apart:
+        """Path of its block, which distinguishes blocks of the same index in two stacks:
         ``encoder.block.0`` and ``decoder.block.0``.
         """
         return block_of(self.name)
@@ -50,7 +50,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Weight:
-    """Where a matrix lies: a parameter, a part of one, or composed of some."""
+    """Location of a matrix in a model: a parameter, a part of one, or a composite of several."""
 
     parameter: "torch.nn.Parameter | Composite"
     index: tuple[int | slice, ...] = field(default=())
@@ -64,7 +64,7 @@ class Weight:
 
     @property
     def sources(self) -> "list[torch.nn.Parameter]":
-        """The parameters that an optimizer sees of it."""
+        """The parameters of it that an optimizer sees."""
         parameter = self.parameter
         return parameter.stored if isinstance(parameter, Composite) else [parameter]
 
@@ -76,7 +76,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A parameter that is no matrix here, and why."""
+    """A parameter that is not one of the matrices, and why."""
 
     name: str
     reason: str
@@ -91,16 +91,16 @@ def role_of(name: str) -> str:
 
 
 def block_of(name: str) -> str:
-    """Path of the block that a full name lies in: up to its first number."""
+    """Path of the block in a full name: everything up to its first number."""
     match = _BLOCK_INDEX.search(f"{name}.")
     return name[: match.end(1)] if match else ""
 
 
 def block_labels(names: Sequence[str]) -> list[int | str]:
-    """What tables and figures call the block of every matrix, by its name.
+    """Labels for tables and figures of the matrices' blocks, from the matrices' names.
 
-    Its number; where a model has several stacks of blocks, the number after what tells its stack
-    from the others: ``encoder 0`` and ``decoder 0``.
+    A label is the block's number; if a model has several stacks of blocks, it follows what
+    distinguishes the stack: ``encoder 0`` and ``decoder 0``.
     """
     blocks = [block_of(name) for name in names]
     stacks = {block: block.rpartition(".")[0].split(".") for block in blocks}
@@ -113,47 +113,47 @@ def block_labels(names: Sequence[str]) -> list[int | str]:
     short = {block: ".".join(path[first:]) for block, path in stacks.items()}
     while len({s.rpartition(".")[2] for s in short.values()}) == 1 and any(
         "." in s for s in short.values()
-    ):  # what all end in tells nothing either
+    ):  # a common ending distinguishes nothing either
         short = {block: s.rpartition(".")[0] or s for block, s in short.items()}
     return [f"{short[block]} {block.rpartition('.')[2]}".strip() for block in blocks]
 
 
 def in_order(labels: Iterable[int | str]) -> list[int | str]:
-    """Labels of blocks once each: numbers ascending, others as they come."""
+    """Labels of blocks, each once: numbers in ascending order, others in order of appearance."""
     found = list(dict.fromkeys(labels))
     numbers = [label for label in found if isinstance(label, int)]
     return sorted(numbers) if len(numbers) == len(found) else found
 
 
 def usual_choice(names: Sequence[str], roles: Sequence[str]) -> list[str]:
-    """As the paper has it: q and k of the first block, down and up of a middle one.
+    """The paper's choice of matrices: q and k of the first block, down and up of a middle one.
 
     Parameters
     ----------
     names, roles
-        Of all matrices, in their order.
+        Names and roles of all matrices, in their order.
 
     Returns
     -------
-    Names; fewer where there are no such roles.
+    Names; fewer if the model lacks some of these roles.
     """
     labels = block_labels(names)
     rows = in_order(labels)
     first, middle = rows[0], rows[len(rows) // 2]
-    places = list(zip(labels, roles, strict=True))
-    found = dict(zip(reversed(places), reversed(names), strict=True))  # the first of each
+    keys = list(zip(labels, roles, strict=True))
+    found = dict(zip(reversed(keys), reversed(names), strict=True))  # the first of each
     wanted = [(first, "q"), (first, "k"), (middle, "down"), (middle, "up")]
-    return [found[place] for place in wanted if place in found]
+    return [found[key] for key in wanted if key in found]
 
 
 def layer_of(name: str) -> int | None:
-    """Index of the block that a full name lies in; None outside of blocks."""
+    """Index of the block in a full name; None outside the blocks."""
     match = _BLOCK_INDEX.search(f"{name}.")
     return int(match[1]) if match else None
 
 
 def is_sharded(tensor: "torch.Tensor") -> bool:
-    """Whether every process holds a piece of it only (FSDP2, tensor parallelism)."""
+    """Whether every process holds only a shard of it (FSDP2, tensor parallelism)."""
     import torch
 
     local = getattr(tensor, "to_local", None)
@@ -161,13 +161,13 @@ def is_sharded(tensor: "torch.Tensor") -> bool:
 
 
 def full_tensor(tensor: "torch.Tensor") -> "torch.Tensor":
-    """All of a tensor; where it is sharded, every process must ask for it."""
+    """The whole tensor; if it is sharded, every process must call this."""
     whole: torch.Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
     return whole
 
 
 def unwrapped(model: "torch.nn.Module") -> "torch.nn.Module":
-    """The model inside of `torch.compile`, data-parallel wrappers and `peft`."""
+    """The model inside `torch.compile`, data-parallel wrappers and `peft`."""
     while True:
         inner: Any = getattr(model, "_orig_mod", None)
         if inner is None and type(model).__name__ in (
@@ -184,7 +184,7 @@ def unwrapped(model: "torch.nn.Module") -> "torch.nn.Module":
 
 
 def _injects(model: Any) -> bool:
-    """Whether a model is one of `peft` whose adapters lie inside of the model that it wraps."""
+    """Whether a model is one of `peft` whose adapters are inside the model that it wraps."""
     tuner = getattr(model, "base_model", None)
     return hasattr(model, "peft_config") and hasattr(tuner, "merge_and_unload")
 
@@ -195,9 +195,9 @@ def find_matrices(
     """Find the weights of all linear layers inside transformer blocks, in the model's order.
 
     A weight shared by several layers is one matrix, under its first name. A low-rank layer of a
-    compressed model is one matrix, too, the product that it stands for, and so is a layer with
-    adapters of `peft`: the weight with the adapters in it. Experts stacked into one
-    parameter (Mixtral, Qwen-MoE and others in transformers) are matrices named like
+    compressed model is one matrix, too: the product that it stands for. A layer with adapters of
+    `peft` is one matrix: the weight with the adapters merged in. Experts stacked into one parameter
+    (Mixtral, Qwen-MoE and others in transformers) are matrices with names like
     ``model.layers.0.mlp.experts.3.gate_proj``.
 
     Parameters
@@ -205,7 +205,7 @@ def find_matrices(
     model
         Any module, compiled, data-parallel or neither.
     patterns
-        Names to keep, ``*`` and ``?`` allowed, e.g. ``"*.mlp.*"`` or a list of such; all by
+        Names to keep, ``*`` and ``?`` allowed, e.g. ``"*.mlp.*"`` or a list of them; all by
         default.
 
     Returns
@@ -232,12 +232,12 @@ def find_matrices(
                 f"matrices={pattern!r} matches none; names are like {next(iter(found)).name}"
             )
     kept = {m: w for m, w in found.items() if any(fnmatchcase(m.name, p) for p in wanted)}
-    unasked = [Skipped(m.name, "not asked for by matrices=") for m in found if m not in kept]
-    return kept, skipped + unasked
+    unselected = [Skipped(m.name, "not selected by matrices=") for m in found if m not in kept]
+    return kept, skipped + unselected
 
 
 def stored_parameters(matrices: Iterable[Weight]) -> int:
-    """How many numbers hold some matrices; shared and low-rank ones as they are stored."""
+    """Number of stored parameters of some matrices; shared and low-rank ones count as stored."""
     return sum({id(p): p.numel() for weight in matrices for p in weight.sources}.values())
 
 
@@ -285,22 +285,22 @@ def _all_matrices(model: "torch.nn.Module") -> tuple[dict[Matrix, Weight], list[
 
 
 def _plain(path: str) -> str:
-    """A path without the wrappers on its way."""
+    """A path without the names of wrappers."""
     return ".".join(part for part in path.split(".") if part not in WRAPPERS)
 
 
 def _is_stack(owner: "torch.nn.Module") -> bool:
-    """Whether a module holds experts; the one that does not say how is Llama 4's."""
+    """Whether a module holds a stack of experts; only Llama 4's does not state its layout."""
     return hasattr(owner, "is_transposed") or type(owner).__name__ == "Llama4TextExperts"
 
 
 def _experts(
     name: str, parameter: "torch.nn.Parameter", owner: "torch.nn.Module"
 ) -> Iterator[tuple[str, Weight]]:
-    """The matrices in a stack of experts (experts, out, in), as its module says it is laid out.
+    """The matrices in a stack of experts (experts, out, in), in the layout that its module states.
 
-    transformers' experts say whether they are transposed, (experts, in, out), and whether gate and
-    up follow each other or take turns (``integrations/moe.py``).
+    A module of transformers states whether its experts are transposed, (experts, in, out), and
+    whether gate and up are concatenated or interleaved (``integrations/moe.py``).
     """
     folder, last = name.rsplit(".", 1)
     transposed = bool(getattr(owner, "is_transposed", True))

@@ -1,6 +1,6 @@
-"""What is recorded of a matrix at a snapshot: one entry a quantity.
+"""The quantities that are recorded of a matrix at a snapshot: one entry each.
 
-Recorder, layout, verification, page and report go through this table. A quantity is added by its
+Recorder, layout, verification, page and report iterate over this table. To add a quantity, add its
 entry here, and the reader in `spectra.recording.readers` that it names.
 """
 
@@ -24,38 +24,38 @@ class Quantity:
     """A matrix that goes with a weight, of which singular values are recorded."""
 
     name: str
-    """In the store, in options and addresses."""
+    """Name in the store, in options and in addresses."""
     noun: str
-    """Of many, for headings and choices: ``gradients``."""
+    """Plural, for headings and choices: ``gradients``."""
     long_name: str
-    """What its singular values are, in the store."""
+    """Description of its singular values in the store."""
     about: str
-    """What its spectra show, a sentence for page and report."""
+    """Sentence for page and report that says what its spectra show."""
     worth: int
-    """Its place under a time budget, among `EXTRAS` too: the lowest is recorded longest."""
+    """Order in which it is kept within the overhead, `EXTRAS` included: the lowest first."""
     color: str
-    """Of its lines."""
+    """Color of its lines."""
     reader: str | None
     """``module:NAME`` of its `Reader`; None for the gradient on the probe batch."""
     on_request: bool = False
-    """Whether it is recorded only where it is named."""
+    """Whether it is recorded only if it is named."""
     sides: Sides = as_the_weight
-    """Its (rows, cols), from the weight's."""
+    """Function from the weight's (rows, cols) to its own."""
     may_lack: Literal["nothing", "first", "any"] = "any"
-    """Snapshots in which it may be missing where a store does not say why: none; the first, and
-    those after it as long as it was missing; or any matrix of any."""
+    """Snapshots in which it may be missing if a store does not say why: none; the first, and those
+    after it for as long as it was missing; or any matrix of any snapshot."""
 
     @property
     def label(self) -> str:
-        """Of one, as a reader sees it."""
+        """Singular, as a reader sees it."""
         return self.name.replace("_", " ")
 
     def length(self, rows: int, cols: int) -> int:
-        """How many singular values it has of a matrix."""
+        """Number of its singular values, from the weight's sides."""
         return min(self.sides(rows, cols))
 
     def read(self) -> "Reader | None":
-        """What takes it from a training step."""
+        """The reader that takes it; None for the gradient on the probe batch."""
         if self.reader is None:
             return None
         from importlib import import_module
@@ -109,19 +109,19 @@ QUANTITIES = {
         ),
     )
 }
-"""By name, in the order of the store."""
+"""Quantities by name, in the order of the store."""
 GRADIENT = "gradient"
-"""Taken on the probe batch; sketches, subspaces and raw gradients are of it."""
+"""Gradient on the probe batch, of which sketches, subspaces and raw gradients are recorded."""
 EXTRAS = {"sketch": 2, "subspaces": 5, "raw_gradient": 6}
-"""What else is recorded of the gradient on the probe batch, with its worth."""
+"""Other records of the gradient on the probe batch, with their worth."""
 DEFAULT = tuple(name for name, quantity in QUANTITIES.items() if not quantity.on_request)
 
 
 def shown() -> list[str]:
-    """All quantities in the order of pages: the gradient stands first, with its cosines."""
+    """All quantities in the order of pages: the gradient is first, with its cosines."""
     return sorted(QUANTITIES, key=lambda name: name != GRADIENT)
 
 
 def worth(part: str) -> int:
-    """The place of a part of snapshots under a time budget."""
+    """Order in which a part of snapshots is kept within the overhead: the lowest first."""
     return QUANTITIES[part].worth if part in QUANTITIES else EXTRAS[part]

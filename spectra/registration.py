@@ -1,4 +1,4 @@
-"""Make transformers know compressed checkpoints once it is imported, without importing it.
+"""Register compressed checkpoints with transformers once it is imported, without importing it.
 
 Reading a store must not wait for transformers and torch, so `import spectra` leaves a hook on
 transformers' list of quantizers, which registers ours with it.
@@ -12,7 +12,7 @@ QUANTIZERS = "transformers.quantizers.auto"
 
 
 def register_when_imported() -> None:
-    """Register with transformers now if it is there, else as soon as it is."""
+    """Register with transformers now if it is imported, else as soon as it is."""
     wrapt.register_post_import_hook(_register, QUANTIZERS)
 
 

@@ -1,6 +1,6 @@
-"""What can be chosen by a name: one line each, and where it is made.
+"""Descriptions that are chosen by name: one line about each, and where it is defined.
 
-An entry's module is imported when it is chosen, so that listing all of them costs nothing.
+An entry's module is imported only when the entry is chosen, so that listing all of them is free.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,9 +18,9 @@ class Entry:
     """A line of a registry."""
 
     summary: str
-    """What it is, without a full stop."""
+    """Summary, without a full stop."""
     place: str
-    """``package.module:NAME`` of its description."""
+    """Import path of its description, ``package.module:NAME``."""
 
 
 class Registry(Generic[Kind]):
@@ -29,9 +29,9 @@ class Registry(Generic[Kind]):
     Parameters
     ----------
     noun
-        What each of them is, e.g. ``optimizer``.
+        Noun for one of them, e.g. ``optimizer``.
     entries
-        By name, in the order in which they are listed.
+        Entries by name, in the order of listing.
 
     Examples
     --------
@@ -59,7 +59,7 @@ class Registry(Generic[Kind]):
         Raises
         ------
         InputError
-            When there is none.
+            When no entry has that name.
         """
         if name not in self.entries:
             raise InputError(f"no {self.noun} {name!r}; there are: {', '.join(self)}")
@@ -69,6 +69,6 @@ class Registry(Generic[Kind]):
         return kind
 
     def help(self, names: Iterable[str] | None = None) -> str:
-        """Names with what they are, for an option's help; all of them by default."""
+        """Names with their summaries, for an option's help; all of them by default."""
         listed = self if names is None else names
         return "; ".join(f"{name}: {self.entries[name].summary}" for name in listed)

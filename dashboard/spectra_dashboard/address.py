@@ -1,4 +1,4 @@
-"""From an address to a view of something that there is."""
+"""From an address to a view of an existing run."""
 
 import functools
 import logging
@@ -18,9 +18,9 @@ from spectra_data.errors import InputError
 
 
 def view_at(library: Library, pathname: str | None, search: str | None) -> View:
-    """The view of an address: the first run where it names none, the last snapshot where not one.
+    """View of an address; if it names no run, of the first, and if no snapshot, of the last.
 
-    A run that there is not stays named, so that the page can say so.
+    A run that does not exist stays named, so that the page can say so.
     """
     view = View.from_address(pathname, search)
     if not runs_needed(view.page):
@@ -30,12 +30,12 @@ def view_at(library: Library, pathname: str | None, search: str | None) -> View:
         view = replace(view, beside="")
     return replace(
         view,
-        step=_there(library, view.run, view.step),
-        other_step=_there(library, view.other or view.run, view.other_step),
+        step=_existing(library, view.run, view.step),
+        other_step=_existing(library, view.other or view.run, view.other_step),
     )
 
 
-def _there(library: Library, run: str, step: int | None) -> int | None:
+def _existing(library: Library, run: str, step: int | None) -> int | None:
     if step is None:
         return None
     try:
@@ -45,7 +45,7 @@ def _there(library: Library, run: str, step: int | None) -> int | None:
 
 
 def or_reason(*others: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A callback that draws a figure draws the reason where it cannot; `others` go with that."""
+    """Make a callback draw the reason if it cannot draw its figure; `others` go with the reason."""
 
     def wrapped(draw: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(draw)
@@ -54,7 +54,7 @@ def or_reason(*others: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]
                 return draw(*given)
             except PreventUpdate:
                 raise
-            except Exception as error:  # a store's own words may be anything
+            except Exception as error:  # attributes of a store may hold anything
                 figure = reason_figure(error)
             return (figure, *others) if others else figure
 

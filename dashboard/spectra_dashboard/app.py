@@ -1,4 +1,4 @@
-"""The application: its frame, and which page an address shows."""
+"""The application: its frame, and the page for an address."""
 
 import logging
 from collections.abc import Collection
@@ -19,9 +19,9 @@ from spectra_dashboard.view import View
 from spectra_data.errors import InputError
 
 TICK = 2_000
-"""Milliseconds between questions for news."""
+"""Milliseconds between requests for news."""
 KERNEL = {"namespace": "spectra", "relative_package_path": "assets/ranks.js"}
-"""What the report's script shares with those of `assets/`, served from the library."""
+"""The script that the report shares with those of `assets/`, served from the library."""
 _FRAME = """<!DOCTYPE html>
 <html lang="en">
 <head>{%metas%}<title>{%title%}</title>{%favicon%}{%css%}
@@ -46,9 +46,9 @@ def make_app(library: Library, *, hosts: Collection[str] = (), token: str | None
     library
         Stores and maps.
     hosts
-        Names that requests may be for, beside those of this machine's own address.
+        Names that requests may be for, in addition to this machine's own address.
     token
-        What requests have to bring, where other machines reach the server.
+        Token that requests need if other machines reach the server.
     """
     app = Dash(
         __name__.partition(".")[0],
@@ -144,7 +144,7 @@ def _route(app: Dash, library: Library) -> None:
         State("shown", "data"),
     )
     def show(pathname: str, search: str, snapshots: Any, rested: Any, shown: Any) -> Any:
-        # a slider at rest is in the address of the window, which Dash was not told of
+        # a slider at rest is in the address of the window, which Dash does not know
         if ctx.triggered_id == "snapshots" and rested:
             search = rested["search"]
         view = view_at(library, pathname, search)
@@ -162,7 +162,7 @@ def _route(app: Dash, library: Library) -> None:
             return page.layout(library, view), key
         except InputError as error:
             return components.broken(library, view, str(error)), key
-        except Exception as error:  # a store's own words may be anything
+        except Exception as error:  # attributes of a store may hold anything
             _log(error)
             return components.broken(library, view, f"{view.run} cannot be understood"), key
 
@@ -197,19 +197,19 @@ def _news(app: Dash, library: Library) -> None:
         State("news", "data"),
     )
     def news(ticks: int, shown: Any, pathname: str, search: str, known: Any) -> Any:
-        """What is new in the run shown: nothing is sent where nothing is."""
+        """News of the run shown; without news, sends nothing."""
         view = view_at(library, pathname, search)
         if not view.run or runs_needed(view.page) != 1:
             return None if known else no_update
-        told = {"run": view.run, **_told(library, view.run)}
-        if known and told == {name: known.get(name) for name in told}:
+        current = {"run": view.run, **_progress(library, view.run)}
+        if known and current == {name: known.get(name) for name in current}:
             raise PreventUpdate
-        first, steps = 0, _steps(library, view.run)[: told["count"]]
+        first, steps = 0, _steps(library, view.run)[: current["count"]]
         if known and known["run"] == view.run and known["count"] <= len(steps):
             kept = known["count"]
-            # taken back, as when a run is resumed, it is another run to the page
+            # a run taken back, as when it is resumed, is another run to the page
             first = kept if kept and steps[kept - 1] == known["step"] else 0
-        return told | {"first": first, "new": steps[first:]}
+        return current | {"first": first, "new": steps[first:]}
 
     app.clientside_callback(
         ClientsideFunction("spectra", "status"),
@@ -232,8 +232,8 @@ def _news(app: Dash, library: Library) -> None:
     )
 
 
-def _told(library: Library, run: str) -> dict[str, Any]:
-    """How far a run is; of one that is gone or cannot be read, that."""
+def _progress(library: Library, run: str) -> dict[str, Any]:
+    """Progress of a run, or that it is gone or cannot be read."""
     try:
         found = summary(library.run(run))
     except InputError:
@@ -256,7 +256,7 @@ def _steps(library: Library, run: str) -> list[int]:
 
 
 def _state(library: Library, view: View, page: Page) -> list[Any]:
-    """What of a run's state a page is laid out by: is there anything, and which snapshot."""
+    """State of a run that a layout depends on: whether it has snapshots, and which is the last."""
     if not page.needs:
         return []
     try:
@@ -269,7 +269,7 @@ def _state(library: Library, view: View, page: Page) -> list[Any]:
 
 
 def _failed(error: Exception) -> Any:
-    """A callback that failed keeps what is shown; the reason is in the terminal."""
+    """Keep the page as it is when a callback fails, and log the reason."""
     _log(error)
     raise PreventUpdate from error
 

@@ -1,7 +1,6 @@
 """Show every store and rank map below a folder in a browser, live.
 
-It listens on this machine alone unless --host says otherwise; then the address that is printed has
-a token.
+It listens only on this machine unless --host says otherwise; then the printed address has a token.
 """
 
 from collections.abc import Sequence
@@ -24,11 +23,11 @@ class Options:
     folder: tyro.conf.Positional[Path] = Path()
     """Folder whose stores are shown, or one store."""
     host: str = "127.0.0.1"
-    """Address to listen on; others than this machine's own need the token that is printed."""
+    """Address to listen on; any but this machine's own needs the printed token."""
     port: int = 8050
-    """Port to listen on; 0 for any that is free."""
+    """Port to listen on; 0 for any free port."""
     allow_host: tuple[str, ...] = ()
-    """Further names that the server is reached by, e.g. of a proxy."""
+    """Further names of the server, e.g. that of a proxy."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -36,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     described = f"{__doc__}\nPages: {', '.join(PAGES)}."
     options = parse(Options, arguments, command="dashboard", description=described)
     if not 0 <= options.port <= 65535:
-        raise InputError(f"a port is from 0 to 65535, not {options.port}")
+        raise InputError(f"--port is from 0 to 65535, not {options.port}")
     library = Library(options.folder)
     listening = listen(library, host=options.host, port=options.port, allow=options.allow_host)
     serve(listening, library, lambda line: print(line, flush=True))

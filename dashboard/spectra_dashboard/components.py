@@ -28,12 +28,12 @@ GRID_THEME = (
 
 
 def escaped(label: int | str) -> int | str:
-    """A label that a figure shows as it is: strings are markup there."""
+    """A label that a figure shows literally: strings are markup there."""
     return escape(label, quote=False) if isinstance(label, str) else label
 
 
 def titles(name: str, more: str = "") -> html.Div:
-    """The title of the page of that name, its one line, and what is to be said beyond that."""
+    """Title of a page, its line in the registry, and more text."""
     line = PAGES.entries[name].summary
     lead = f"{line[0].upper()}{line[1:]}. {more}".rstrip()
     return html.Div(
@@ -42,7 +42,7 @@ def titles(name: str, more: str = "") -> html.Div:
 
 
 def head(library: Library, view: View, name: str, more: str = "") -> list[Any]:
-    """A page's title, which run it shows, and how old that is."""
+    """Title of a page, its run, and the age of the run's data."""
     of_run = [
         run_select(library, view.run),
         html.Span(id="status", className="status", role="status"),
@@ -52,7 +52,7 @@ def head(library: Library, view: View, name: str, more: str = "") -> list[Any]:
 
 
 def live_switch() -> dmc.Switch:
-    """Whether the page follows what is written; stays as it is set from page to page."""
+    """Switch for whether the page follows the run; it keeps its state from page to page."""
     return dmc.Switch(
         id="live",
         label="Live",
@@ -64,7 +64,7 @@ def live_switch() -> dmc.Switch:
 
 
 def run_select(library: Library, run: str, name: str = "run", label: str = "Run") -> dmc.Select:
-    """Which run: the address' field `name`."""
+    """A choice of a run, bound to the field `name` of the address."""
     options = [{"value": r.name, "label": r.label} for r in library.runs.values()]
     return select(name, label, options, run, searchable=True, w=240)
 
@@ -72,7 +72,7 @@ def run_select(library: Library, run: str, name: str = "run", label: str = "Run"
 def select(
     name: str, label: str, options: Sequence[Any], value: str | None, **more: Any
 ) -> dmc.Select:
-    """A choice of one, bound to a field of the view."""
+    """A choice of one option, bound to a field of the view."""
     return dmc.Select(
         id={"control": name},
         label=label,
@@ -86,7 +86,7 @@ def select(
 
 
 def method_options(target: str | None = None) -> list[dict[str, Any]]:
-    """Methods that need nothing but spectra: name, one line, and whether it takes a target."""
+    """Methods that need only spectra: name, one line, and whether a target is accepted."""
     return [
         {
             "value": name,
@@ -113,7 +113,7 @@ def method_select(view: View, name: str, label: str, options: Sequence[Any], **m
 
 
 def segments(name: str, label: str, options: Sequence[Any], value: str) -> html.Div:
-    """A choice among few, bound to a field of the view."""
+    """A choice among few options, bound to a field of the view."""
     return html.Div(
         [
             html.Span(label, className="label"),
@@ -128,12 +128,12 @@ def segments(name: str, label: str, options: Sequence[Any], value: str) -> html.
 
 
 def defaults(**values: Any) -> dcc.Store:
-    """What the page's controls have when the address says nothing."""
+    """Values of the page's controls if the address says nothing."""
     return dcc.Store(id="defaults", data=values)
 
 
 def attributes(**given: str) -> dict[str, Any]:
-    """Attributes of an element whose names have dashes."""
+    """Attributes of an element, with dashes in their names."""
     return {name.replace("_", "-"): value for name, value in given.items()}
 
 
@@ -153,7 +153,7 @@ def section(title: str, *children: Any, lead: str = "") -> html.Section:
 def figure(
     identity: Any, *, height: int = 0, drawn: go.Figure | None = None, wait: bool = True
 ) -> html.Div:
-    """A figure that can be saved, and says when it is being drawn; `height` of one to come."""
+    """A figure that can be saved and shows when it is being drawn; `height` is its room."""
     if drawn is not None:
         height = int(drawn.layout.height)
     graph = dcc.Graph(
@@ -186,7 +186,7 @@ def figure(
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Any], **more: Any) -> dag.AgGrid:
-    """Numbers to sort and filter; every column is a name, or a definition of AG Grid's."""
+    """Numbers to sort and filter; each column is a name, or an AG Grid definition."""
     named = [c if isinstance(c, dict) else {"field": c} for c in columns]
     # AG Grid would capitalise the fields' names
     definitions = [{"headerName": c["field"], "tooltipField": c["field"], **c} for c in named]
@@ -212,7 +212,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Any], **more: Any
 
 
 def numbers_below(identity: str) -> dmc.Accordion:
-    """The table behind the figures, made when it is opened."""
+    """The table behind the figures, created when it is opened."""
     return dmc.Accordion(
         dmc.AccordionItem(
             [
@@ -229,23 +229,23 @@ def numbers_below(identity: str) -> dmc.Accordion:
 
 
 def waiting(heading: Sequence[Any]) -> html.Div:
-    """In place of a run without a snapshot; the page is laid out when there is one."""
-    text = "The first one is taken at the start; it will appear here by itself."
+    """Page of a run without a snapshot; laid out anew once there is one."""
+    text = "The run takes its first one at the start; it will appear here by itself."
     return html.Div([*heading, defaults(), card("No snapshot yet", text)])
 
 
 def loading() -> html.Div:
-    """What stands where something is on its way."""
+    """Placeholder for content that is loading."""
     return html.Div([dmc.Skeleton(h=18, w="30%", mb=12), dmc.Skeleton(h=180)], className="loading")
 
 
 def card(title: str, *text: Any) -> html.Div:
-    """Something to tell in place of a page."""
+    """A message instead of a page."""
     return html.Div([html.H2(title), *(html.P(t) for t in text)], className="card", role="alert")
 
 
 def broken(library: Library, view: View, reason: str) -> html.Div:
-    """In place of a page whose store cannot be read."""
+    """Page for a store that cannot be read."""
     return html.Div(
         [
             run_select(library, view.run),
@@ -261,11 +261,11 @@ def broken(library: Library, view: View, reason: str) -> html.Div:
 
 
 def nothing_here() -> html.Div:
-    """In place of the runs where there are none."""
+    """Message instead of the table of runs when there are none."""
     return card(
         "No stores here yet",
         [
-            "Record a run below the folder that is served, or scan a checkpoint into it: ",
+            "Record a run below the served folder, or scan a checkpoint into it: ",
             html.Code("spectra pretrain --out runs/first"),
             " or ",
             html.Code("spectra scan CHECKPOINT --out scan.zarr"),

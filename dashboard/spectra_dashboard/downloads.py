@@ -17,7 +17,7 @@ ADDRESS = "/map"
 
 
 def register(server: Flask, library: Library) -> None:
-    """Answer for files of maps."""
+    """Serve maps as files."""
 
     @server.get(ADDRESS)
     def download() -> Response:
@@ -32,31 +32,31 @@ def register(server: Flask, library: Library) -> None:
         return answer
 
 
-def made(library: Library, asked: Mapping[str, str], kind: str) -> bytes:
-    """The file of a view's map, or of a stored one.
+def made(library: Library, query: Mapping[str, str], kind: str) -> bytes:
+    """File of the map of a view, or of a stored map.
 
     Raises
     ------
     InputError
-        For a format, store or map that there is not, or a target that cannot be reached.
+        For an unknown format, store or map, or a target that cannot be reached.
     """
     if kind not in FORMATS:
         raise InputError(f"no format {kind!r}; there are: {', '.join(FORMATS)}")
-    content = FORMATS[kind].make(_map(library, asked))
+    content = FORMATS[kind].make(_map(library, query))
     return content if isinstance(content, bytes) else content.encode()
 
 
 def file_name(kind: str) -> str:
-    """What the file is called."""
+    """Name of the file."""
     if kind == "peft":
         return "adapter_config.json"
     return "map.json" if kind == "json" else f"map-{kind}{FORMATS[kind].suffix}"
 
 
-def _map(library: Library, asked: Mapping[str, str]) -> RankMap:
-    if name := asked.get("map"):
+def _map(library: Library, query: Mapping[str, str]) -> RankMap:
+    if name := query.get("map"):
         return library.map(name)
-    fields = {n: v for n, v in asked.items() if n not in ("format", "map")}
+    fields = {n: v for n, v in query.items() if n not in ("format", "map")}
     view = View.from_address(None, urlencode(fields))
     for name, value in fields.items():
         known: Any = getattr(view, name, None)

@@ -1,7 +1,8 @@
-"""Who may ask: pages of this server alone, and with a token where other machines reach it.
+"""Access to the server: for its own pages only, and with a token if other machines reach it.
 
-A page of another site can make a browser ask a server on the same machine; such requests name that
-site in their Host (after its name was pointed here) or in their Origin, and are refused.
+A page of another site can make a browser send requests to a server on the same machine. Such
+requests name that site in their Host (if its name was pointed here) or in their Origin, and are
+refused.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ HEADERS = {
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
+    """Whether only this machine reaches an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -32,37 +33,37 @@ def is_loopback(host: str) -> bool:
 
 
 def guard(server: Flask, hosts: Collection[str], token: str | None) -> None:
-    """Refuse requests for other hosts, and where there is a token those without it.
+    """Refuse requests for other hosts and, if there is a token, requests without it.
 
     Parameters
     ----------
     server
-        What answers requests.
+        Server that answers the requests.
     hosts
-        Names that requests may be for, beside those of loopback. With a token also any IP address:
-        a page cannot make a browser send the token there.
+        Names that requests may be for, in addition to those of loopback. With a token also any IP
+        address: a page cannot make a browser send the token there.
     token
-        Given once as ``?token=``, then kept in a cookie.
+        Token, which the browser sends once as ``?token=`` and then keeps in a cookie.
     """
     allowed = {*LOOPBACK, *(host.lower() for host in hosts)}
     names = {host for host in allowed if not _is_ip(host)}
     addresses = {ipaddress.ip_address(host) for host in allowed - names}
-    # cookies ignore ports: two servers of one machine must not take each other's
+    # cookies ignore ports: two servers on one machine must not accept each other's
     cookie = f"spectra_{hashlib.sha256((token or '').encode()).hexdigest()[:12]}"
 
     def known(given: str) -> bool:
         if host_is_trusted(given, names):
             return True
-        address = _address_in(given)  # which Flask compares as text, and knows no IPv6
+        address = _address_in(given)  # Flask compares addresses as text, and does not know IPv6
         return address in addresses or (token is not None and address is not None)
 
     @server.before_request
     def check() -> Any:
         if not known(request.headers.get("Host", "").lower()):
-            return _refusal(400, "This server answers requests for its own address only.")
+            return _refusal(400, "This server answers only requests for its own address.")
         origin = request.headers.get("Origin")
-        if origin and _place(origin) != request.host.lower():
-            return _refusal(400, "This server answers its own pages only.")
+        if origin and _authority(origin) != request.host.lower():
+            return _refusal(400, "This server answers only its own pages.")
         if token is None:
             return None
         given = request.args.get("token")
@@ -84,12 +85,12 @@ def guard(server: Flask, hosts: Collection[str], token: str | None) -> None:
 
 
 def _address(path: str, query: dict[str, list[str]]) -> str:
-    # one slash, so that the address stays on this server
+    # exactly one slash, so that the address stays on this server
     return "/" + quote(path.lstrip("/")) + (f"?{urlencode(query, doseq=True)}" if query else "")
 
 
-def _place(origin: str) -> str | None:
-    """Host and port of an origin; None of what is none."""
+def _authority(origin: str) -> str | None:
+    """Host and port of an origin; None if it is not one."""
     try:
         return urlsplit(origin).netloc.lower() or None
     except ValueError:
@@ -97,7 +98,7 @@ def _place(origin: str) -> str | None:
 
 
 def _address_in(given: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The IP address of a Host; None of a name, and of what is neither."""
+    """IP address of a Host; None if it is a name or invalid."""
     try:
         return ipaddress.ip_address(urlsplit(f"//{given}").hostname or "")
     except ValueError:

@@ -1,7 +1,7 @@
 """The figures of one matrix over all snapshots: drawn whole once, then row by row.
 
-A panel is named by what it shows and its matrix, ``cosine|model.layers.0.self_attn.q_proj``. Where
-a run has more snapshots than a panel has room for, rows are blocks of snapshots.
+The name of a panel is its kind and its matrix, ``cosine|model.layers.0.self_attn.q_proj``. If a run
+has more snapshots than a panel has room for, rows are blocks of snapshots.
 """
 
 from dataclasses import asdict, dataclass
@@ -28,9 +28,9 @@ from spectra_dashboard.tables import packed
 from spectra_dashboard.view import View
 
 CELLS = 1_000_000
-"""Of all panels of a page together."""
+"""Most cells of all panels of a page together."""
 MOST_MATRICES = 8
-"""At a time."""
+"""Most matrices on the page at a time."""
 PAIRS = ("cosine", "overlap")
 LINES = "lines"
 HEIGHTS = {"cosine": 310, "overlap": 310, **dict.fromkeys(QUANTITIES, 250), LINES: 290}
@@ -38,34 +38,34 @@ HEIGHTS = {"cosine": 310, "overlap": 310, **dict.fromkeys(QUANTITIES, 250), LINE
 
 @dataclass(frozen=True)
 class Held:
-    """How much of a panel the browser has."""
+    """The part of a panel that the browser has."""
 
     run: str
     rows: int
     count: int
     """Snapshots behind these rows."""
     last: int
-    """The last of these snapshots' steps; another one means that the run was taken back."""
+    """Step of the last of these snapshots; another step means that the run was taken back."""
     size: int
-    """Snapshots in a row."""
-    how: tuple[str, ...]
-    """The scale and so on, which other rows would not fit to."""
+    """Snapshots per row."""
+    settings: tuple[str, ...]
+    """Scale and norm, or method, of the values; rows with other settings would not fit."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a panel, from row no. `first` on."""
+    """Rows of a panel, from row `first` on."""
 
     first: int
     values: npt.NDArray[np.float32]
     """(row, column)."""
     steps: list[int]
     pairs: bool
-    """Whether columns are snapshots, too."""
+    """Whether columns are snapshots too."""
     held: Held
 
     def to_dict(self) -> dict[str, Any]:
-        """As it travels: numbers as float32 bytes."""
+        """Rows as JSON, with numbers as float32 bytes."""
         return {
             "first": self.first,
             "shape": list(self.values.shape),
@@ -77,12 +77,12 @@ class Rows:
 
 
 def key(kind: str, matrix: str) -> str:
-    """The name of a panel."""
+    """Name of a panel."""
     return f"{kind}|{matrix}"
 
 
 def kinds(run: Run) -> list[str]:
-    """The kinds of panels that a run has data for, from top to bottom."""
+    """Kinds of panels that a run has data for, from top to bottom."""
     spectra = [kind for kind in shown() if kind in run.kinds()]
     found = ["cosine"] if run.has("sketches") or run.has("gradients") else []
     found += spectra[:1] + (["overlap"] if run.has("subspaces") else []) + spectra[1:]
@@ -90,17 +90,17 @@ def kinds(run: Run) -> list[str]:
 
 
 def chosen_matrices(run: Run, view: View) -> tuple[str, ...]:
-    """The matrices of the address; without any as the paper has it, else the first four."""
+    """Matrices of the address; without any, the paper's choice, or the first four."""
     matrices = run.matrices()
     names = {m.name for m in matrices}
-    if asked := tuple(name for name in view.matrix if name in names)[:MOST_MATRICES]:
-        return asked
+    if chosen := tuple(name for name in view.matrix if name in names)[:MOST_MATRICES]:
+        return chosen
     usual = usual_choice([m.name for m in matrices], [m.role for m in matrices])
     return tuple(usual) or tuple(m.name for m in matrices[:4])
 
 
 def most_rows(run: Run, view: View) -> int:
-    """Rows of a panel with which a page of these matrices stays within its cells."""
+    """Most rows of a panel that keep a page of these matrices within `CELLS`."""
     found = kinds(run)
     squares = max(1, sum(kind in PAIRS for kind in found))
     linear = FIRST_VALUES * sum(kind in QUANTITIES for kind in found)
@@ -109,13 +109,13 @@ def most_rows(run: Run, view: View) -> int:
 
 
 def cosine_method(run: Run, view: View) -> str:
-    """Exact where that is asked for and possible, or nothing else is."""
+    """``exact`` if the view wants it and it is possible, or if only it is; else ``sketch``."""
     exact = run.has("gradients") and (view.cosine == "exact" or not run.has("sketches"))
     return "exact" if exact else "sketch"
 
 
 def whole(run: Run, view: View, name: str) -> tuple[go.Figure, Held]:
-    """A panel's figure, and how much it holds."""
+    """Figure of a panel, and the part of the run that it holds."""
     kind, _, matrix = name.partition("|")
     found = rows(run, view, name, None)
     steps, title = np.array(found.steps), escape(_title(run, matrix), quote=False)
@@ -139,22 +139,22 @@ def whole(run: Run, view: View, name: str) -> tuple[go.Figure, Held]:
 
 
 def up_to_date(run: Run, view: View, name: str, held: Held) -> bool:
-    """Whether the browser has all of a panel, shown as the view has it."""
+    """Whether the browser has all of a panel, with the view's settings."""
     steps, kind = run.steps(), name.partition("|")[0]
-    same = (held.run, held.how) == (run.name, _how(kind, view, run))
+    same = (held.run, held.settings) == (run.name, _settings(kind, view, run))
     return same and held.count == len(steps) and held.last == _last(steps)
 
 
 def rows(run: Run, view: View, name: str, held: Held | None) -> Rows:
-    """What the browser does not have of a panel yet; all of it where what it has does not fit."""
+    """Rows of a panel that the browser lacks; all rows if those it has do not fit."""
     kind, _, matrix = name.partition("|")
     steps = run.steps()
     size = block_size(len(steps), most_rows(run, view))
-    how = _how(kind, view, run)
+    settings = _settings(kind, view, run)
     first = 0
-    if held and held.count and (held.run, held.size, held.how) == (run.name, size, how):
+    if held and held.count and (held.run, held.size, held.settings) == (run.name, size, settings):
         kept = held.count <= len(steps) and steps[held.count - 1] == held.last
-        # the last row may have been of fewer snapshots than it has room for
+        # the last row may have held fewer snapshots than it has room for
         first = (held.count // size if size > 1 else held.rows) if kept else 0
     new = slice(first * size, len(steps))
     # a snapshot may have been taken since the steps were read: `new` leaves it out
@@ -167,27 +167,27 @@ def rows(run: Run, view: View, name: str, held: Held | None) -> Rows:
     else:
         recorded = run.spectrum_rows(kind, matrix, new, FIRST_VALUES)
         values = reduced(coloured(recorded, view.scale, view.norm), size)
-    now = Held(run.name, first + len(values), len(steps), _last(steps), size, how)
+    now = Held(run.name, first + len(values), len(steps), _last(steps), size, settings)
     return Rows(first, values, steps[first * size :: size].tolist(), kind in PAIRS, now)
 
 
 def _points(run: Run, matrix: str, rows: slice) -> npt.NDArray[np.float32]:
-    """(row, kind and place) of the spectra's lines."""
-    places = line_places(_length(run, matrix))
+    """Points of the spectra's lines: (row, kind and index)."""
+    indices = line_places(_length(run, matrix))
     return np.concatenate(
-        [run.spectrum_rows(kind, matrix, rows)[:, places] for kind in run.kinds()], axis=1
+        [run.spectrum_rows(kind, matrix, rows)[:, indices] for kind in run.kinds()], axis=1
     )
 
 
 def _lines(run: Run, matrix: str, found: Rows, title: str) -> go.Figure:
-    """The spectra at the last step; all others travel along, for the scrubber."""
-    places, recorded = line_places(_length(run, matrix)), run.kinds()
+    """Spectra at the last step; those of all other steps are sent along for the scrubber."""
+    indices, recorded = line_places(_length(run, matrix)), run.kinds()
     last = found.values[-1].reshape(len(recorded), -1)
     colors = [QUANTITIES[kind].color for kind in recorded]
     labels = [QUANTITIES[kind].label for kind in recorded]
     drawn = spectra_lines(dict(zip(labels, last, strict=True)), title=title, colors=colors)
     for trace, values in zip(drawn.data, last, strict=True):
-        trace.x, trace.y = places + 1, values
+        trace.x, trace.y = indices + 1, values
     drawn.layout.title.subtitle.text = f"step {found.steps[-1]:,}"
     drawn.layout.meta = {
         "shape": list(found.values.shape),
@@ -198,7 +198,7 @@ def _lines(run: Run, matrix: str, found: Rows, title: str) -> go.Figure:
 
 
 def _length(run: Run, matrix: str) -> int:
-    """The most singular values that something recorded has of a matrix."""
+    """Most singular values that any recorded kind has of a matrix."""
     found = next(m for m in run.matrices() if m.name == matrix)
     return max(QUANTITIES[kind].length(found.rows, found.cols) for kind in run.kinds())
 
@@ -207,7 +207,7 @@ def _last(steps: npt.NDArray[np.int64]) -> int:
     return int(steps[-1]) if len(steps) else -1
 
 
-def _how(kind: str, view: View, run: Run) -> tuple[str, ...]:
+def _settings(kind: str, view: View, run: Run) -> tuple[str, ...]:
     if kind in QUANTITIES:
         return (view.scale, view.norm)
     return (cosine_method(run, view),) if kind == "cosine" else ()

@@ -1,4 +1,4 @@
-"""The pages, in the order of the navigation: each is a file of this folder and a line here."""
+"""The pages, in the order of the navigation: each is a file in `pages` and a line here."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def always_same(view: "View") -> list[str]:
-    """The key of a page that is laid out once."""
+    """Key of a page that is laid out once."""
     return []
 
 
 def follows_nothing(view: "View") -> bool:
-    """Of a page that is not laid out anew for a snapshot."""
+    """Whether a page is laid out anew for a new snapshot: never."""
     return False
 
 
@@ -31,19 +31,19 @@ class Page:
     """
 
     title: str
-    """In the navigation and above the page."""
+    """Title in the navigation and above the page."""
     layout: "Callable[[Library, View], Any]"
-    """What is shown of a view."""
+    """Function that lays out the page for a view."""
     register: "Callable[[Dash, Library], None]"
-    """Adds the page's callbacks; called once."""
+    """Function that adds the page's callbacks; called once."""
     key: "Callable[[View], Sequence[str]]" = always_same
-    """What of the view it is laid out by: where that changes, it is laid out anew."""
+    """Values of the view that the layout depends on; if they change, the page is laid out anew."""
     follows: "Callable[[View], bool]" = follows_nothing
-    """Whether it is laid out anew for every snapshot that is taken while it is shown."""
+    """Whether the page is laid out anew for every new snapshot while it is shown."""
     needs: int = 1
-    """Runs that it shows: one, two that it compares, or none where it is of the folder."""
+    """Number of runs that the page shows: one, two to compare, or none for the whole folder."""
     made_for: str = "run"
-    """The kind of store, ``run`` or ``scan``, whose name in the table of runs may lead to it."""
+    """Kind of store, ``run`` or ``scan``, whose name in the table of runs may open the page."""
 
 
 PAGES: Registry[Page] = Registry(
@@ -62,7 +62,7 @@ PAGES: Registry[Page] = Registry(
             "spectra_dashboard.pages.tails:PAGE",
         ),
         "ranks": Entry(
-            "which rank every matrix is given, and what that costs and saves",
+            "the rank of every matrix, and what that costs and saves",
             "spectra_dashboard.pages.ranks:PAGE",
         ),
         "path": Entry(
@@ -77,15 +77,15 @@ PAGES: Registry[Page] = Registry(
     },
 )
 FIRST = next(iter(PAGES))
-"""The page of the plain address."""
+"""Page of the plain address."""
 
 
 def runs_needed(name: str) -> int:
-    """Runs that the page of an address shows; none where there is no such page."""
+    """Number of runs that a page shows; 0 if there is no such page."""
     return PAGES[name].needs if name in PAGES else 0
 
 
 def opening(kind: str) -> str:
-    """The page that a store of some kind is opened on: the first that is made for it."""
+    """Page that opens a store of a kind: the first made for it."""
     of_one = [name for name in PAGES if PAGES[name].needs == 1]
     return next((name for name in of_one if PAGES[name].made_for == kind), of_one[0])

@@ -1,4 +1,4 @@
-"""Serving the dashboard: on loopback, unless told otherwise and then with a token."""
+"""Serving the dashboard: on loopback by default, on other addresses with a token."""
 
 import logging
 import secrets
@@ -15,13 +15,13 @@ from spectra_data.errors import InputError
 
 THREADS = 8
 WARM_AFTER = 5.0
-"""Seconds in which the first page has the machine for itself."""
+"""Seconds in which the first page has the machine to itself."""
 EVERYWHERE = ("0.0.0.0", "::", "")
 
 
 @dataclass(frozen=True)
 class Listening:
-    """A server that listens, and the address to open."""
+    """A listening server, and the address to open."""
 
     server: Any
     address: str
@@ -37,9 +37,9 @@ def listen(
     library
         Stores and maps.
     host, port
-        Where to listen; port 0 takes one that is free.
+        Address to listen on; port 0 picks a free one.
     allow
-        Further names that the server is reached by, as behind a proxy.
+        Further names of the server, as behind a proxy.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def listen(
 
     few_arenas()
     listening = _socket(host, port)
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a page asks for many figures
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a page requests many figures
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
     own = (socket.gethostname(), socket.getfqdn()) if host in EVERYWHERE else (host,)
     app = make_app(library, hosts=(*own, *allow), token=token)
@@ -100,12 +100,12 @@ def _socket(host: str, port: int) -> socket.socket:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
             f"cannot listen on {host}, port {port} ({reason}): name another with --port, or "
-            "--port 0 for any that is free"
+            "use --port 0 for any free port"
         ) from error
     return listening
 
 
 def _warm() -> None:
-    """Import what the first figures need while nobody waits for it."""
+    """Import the modules of the first figures while no request waits for them."""
     import spectra.analysis.similarity
     import spectra.analysis.table  # noqa: F401

@@ -1,4 +1,4 @@
-"""Rank tables as they travel to the browser: once, so that sliders need no server."""
+"""Rank tables in the form sent to the browser: once, so that sliders need no server."""
 
 import base64
 from typing import Any
@@ -13,7 +13,7 @@ NUMBERS = ("err", "threshold", "budget", "parameters", "bytes", "lrc")
 
 
 def of_path(path: xr.Dataset) -> dict[str, Any]:
-    """A compression path: numbers by target, and by (target, matrix) ranks, storage and errors."""
+    """A compression path: numbers by target; ranks, storage and errors by (target, matrix)."""
     full = np.minimum(path["rows"].to_numpy(), path["cols"].to_numpy())
     return {
         "targets": path["target"].to_numpy().round(6).tolist(),

@@ -1,7 +1,7 @@
-"""What a page shows, as one value that goes to the address and back.
+"""The state of a page, as one value that goes to the address and back.
 
-The browser writes addresses, too (assets/address.js): a field is named as here, a list repeats
-its name, and what is left out has its default.
+The browser writes addresses too (assets/address.js): fields have the same names, a list repeats its
+name, and missing fields have their defaults.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
 from spectra_dashboard.registry import FIRST, PAGES
 
 MISSING = "missing"
-"""The page of an address that leads to none."""
+"""Page of an address that leads to no page."""
 CHOICES: dict[str, Iterable[str]] = {
     "page": PAGES,
     "kind": QUANTITIES,
@@ -26,11 +26,11 @@ CHOICES: dict[str, Iterable[str]] = {
     "target": TARGETS,
     "storage": STORAGES,
 }
-"""Fields that have few values; others fall back to the default."""
+"""Fields with few values; any other value falls back to the default."""
 
 
 def choices(field: str) -> tuple[str, ...] | None:
-    """The values of a field that has few; methods are those that need nothing but spectra."""
+    """Values of a field that has few, else None; methods are those that need only spectra."""
     if field == "method":
         return offered()
     return tuple(CHOICES[field]) if field in CHOICES else None
@@ -38,18 +38,18 @@ def choices(field: str) -> tuple[str, ...] | None:
 
 @dataclass(frozen=True)
 class View:
-    """What a page shows."""
+    """State of a page."""
 
     page: str = FIRST
     run: str = ""
-    """A store's name."""
+    """Name of a store."""
     other: str = ""
-    """The store that it is compared with."""
+    """Name of the store that it is compared with."""
     step: int | None = None
-    """A snapshot; the last where none is named."""
+    """Step of a snapshot; None for the last."""
     other_step: int | None = None
     matrix: tuple[str, ...] = ()
-    """Names of matrices; the page's own choice where there are none."""
+    """Names of matrices; if empty, the page's own choice."""
     kind: str = "weight"
     measure: str = "stable_rank"
     scale: str = "linear"
@@ -57,28 +57,28 @@ class View:
     cosine: str = "sketch"
     method: str = DEFAULT
     beside: str = ""
-    """A second method, or ``map:`` and a map's name."""
+    """A second method, or ``map:`` and the name of a map."""
     storage: str = DEFAULT_STORAGE
     target: str = "err"
     value: float = 0.5
-    """Of the target."""
+    """Value of the target."""
 
     @classmethod
     def from_address(cls, pathname: str | None, search: str | None) -> Self:
-        """A view from an address; what makes no sense there has its default."""
+        """A view from an address; invalid fields have their defaults."""
         page = (pathname or "").strip("/") or FIRST
         given: dict[str, Any] = {"page": page if page in PAGES else MISSING}
-        asked = parse_qs((search or "").removeprefix("?"), max_num_fields=200)
+        query = parse_qs((search or "").removeprefix("?"), max_num_fields=200)
         for field in fields(cls):
-            if field.name in asked and field.name != "page":
-                value = _read(field.type, asked[field.name])
+            if field.name in query and field.name != "page":
+                value = _read(field.type, query[field.name])
                 known = choices(field.name)
                 if value is not None and (known is None or value in known):
                     given[field.name] = value
         return cls(**given)
 
     def address(self) -> str:
-        """The address of this view, from the first slash on."""
+        """Address of this view, from the first slash on."""
         query = []
         for field in fields(self):
             value = getattr(self, field.name)
@@ -91,7 +91,7 @@ class View:
 
 
 def _read(kind: Any, texts: list[str]) -> Any:
-    """A value of a field's type from its texts; None where it is none."""
+    """Value of a field's type from its texts; None if they are invalid."""
     if get_origin(kind) is tuple:
         return tuple(texts)
     try:

@@ -1,4 +1,4 @@
-"""Where what was computed once from a corpus is kept for the next run."""
+"""Cache of what was computed from a corpus, for the next run."""
 
 import contextlib
 import os
@@ -22,9 +22,9 @@ def cache_folder(*parts: str) -> Path:
 
 @contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """Fill a folder that appears at `target` whole, or, when the block fails, not at all.
+    """Fill a folder that appears at `target` complete, or not at all if the block fails.
 
-    Where two processes fill the same folder, the first to end wins and the other's work is dropped:
+    If two processes fill the same folder, the first to finish wins and the other's work is dropped:
     the content of a cached folder is a function of its name.
     """
     with contextlib.ExitStack() as making:
@@ -35,7 +35,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         except OSError as error:
             raise InputError(
                 f"cannot write to the cache {target.parent} ({error.strerror}): "
-                "name another folder by SPECTRA_CACHE"
+                "set SPECTRA_CACHE to another folder"
             ) from error
         yield partial
         try:
@@ -46,7 +46,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def discard(cached: Path, reason: object) -> None:
-    """Remove what is damaged in the cache, and say so: it is made again."""
+    """Remove a damaged file or folder from the cache and say so; the caller makes it again."""
     print(f"{cached} is damaged ({reason}): made again", file=sys.stderr)
     if cached.is_dir():
         shutil.rmtree(cached, ignore_errors=True)

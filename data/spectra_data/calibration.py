@@ -1,4 +1,4 @@
-"""Calibration text: a few full windows of tokens, of whatever a tokenizer makes of a corpus."""
+"""Calibration text: a few full windows of tokens from a corpus."""
 
 from typing import TYPE_CHECKING
 
@@ -19,12 +19,12 @@ def calibration_windows(
     windows: int = 16,
     length: int = 512,
 ) -> npt.NDArray[np.int64]:
-    """The first windows of a corpus, documents one after the other: (windows, length).
+    """The first windows of a corpus, its documents concatenated: (windows, length).
 
     Raises
     ------
     InputError
-        When the corpus has not even one window.
+        When the corpus is shorter than one window.
     """
     wanted, found = windows * length, 0
     documents: list[npt.NDArray[np.int64]] = []
@@ -37,6 +37,6 @@ def calibration_windows(
     count = min(windows, found // length)
     if count == 0:
         raise InputError(
-            f"{source.name} has {found} tokens, which is no window of {length}: name more text"
+            f"{source.name} has {found} tokens, fewer than one window of {length}: use more text"
         )
     return np.concatenate(documents)[: count * length].reshape(count, length)

@@ -1,4 +1,4 @@
-"""What every corpus is to the rest: a name, a fingerprint, and documents in a fixed order."""
+"""The interface of a corpus: a name, a fingerprint, and documents in a fixed order."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -6,25 +6,27 @@ from typing import Protocol
 
 
 class Skips:
-    """Counts what a source left out, by place and reason, so that nothing is skipped in silence."""
+    """Counts what a source left out, by location and reason, so that no skip is silent."""
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
 
-    def add(self, place: str, reason: str) -> None:
-        self.counts[place, reason] += 1
+    def add(self, location: str, reason: str) -> None:
+        self.counts[location, reason] += 1
 
     @property
     def total(self) -> int:
         return self.counts.total()
 
     def lines(self) -> list[str]:
-        """One line a place and reason, e.g. ``3 x books.jsonl: not JSON``."""
-        return [f"{n} x {place}: {reason}" for (place, reason), n in sorted(self.counts.items())]
+        """One line for each location and reason, e.g. ``3 x books.jsonl: not JSON``."""
+        return [
+            f"{n} x {location}: {reason}" for (location, reason), n in sorted(self.counts.items())
+        ]
 
 
 class DocumentSource(Protocol):
-    """A corpus: documents of plain text, in the same order at every reading."""
+    """A corpus: documents of plain text, in the same order every time they are read."""
 
     @property
     def name(self) -> str:
@@ -32,7 +34,7 @@ class DocumentSource(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Hash of what the documents are made from: equal fingerprints give equal documents."""
+        """Hash of what the documents are made from: equal fingerprints mean equal documents."""
         ...
 
     def documents(self, skips: Skips) -> Iterator[str]:
@@ -41,6 +43,6 @@ class DocumentSource(Protocol):
         Raises
         ------
         InputError
-            When nothing can be read at all, with what to do about it.
+            When nothing can be read at all; the message says what to do.
         """
         ...

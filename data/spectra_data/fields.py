@@ -1,4 +1,4 @@
-"""Types of what is read from JSON: checked by msgspec, said in words of ours."""
+"""Types of values read from JSON: msgspec checks them, the messages are ours."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ Kind = TypeVar("Kind")
 
 
 def fault(name: str, value: Any, kind: Any) -> str | None:
-    """What is wrong with a value of a type, beginning with its name; None where nothing is.
+    """Why a value is not of a type, in a message that begins with its name; None if it is.
 
     >>> fault("rank", 1.5, int)
     'rank: expected `int`, got `float`'
@@ -22,24 +22,24 @@ def fault(name: str, value: Any, kind: Any) -> str | None:
         msgspec.convert(msgspec.to_builtins(value), kind)
     except msgspec.ValidationError as error:
         return _phrase(name, error)
-    except TypeError as error:  # of what JSON cannot hold
+    except TypeError as error:  # a value that JSON cannot hold
         return f"{name}: {error}"
     return None
 
 
 def plain(value: Any) -> dict[str, Any]:
-    """A dataclass as JSON gives it back: dictionaries, lists, numbers and strings."""
+    """A dataclass as JSON returns it: dictionaries, lists, numbers and strings."""
     found: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
     return found
 
 
 def converted(name: str, fields: Mapping[str, Any], kind: type[Kind]) -> Kind:
-    """A dataclass from what JSON holds of it.
+    """A dataclass from its fields in JSON.
 
     Raises
     ------
     InputError
-        When a field is missing or not of its type; or as the dataclass does.
+        When a field is missing or has the wrong type, or the dataclass refuses its value.
     """
     try:
         return msgspec.convert(fields, kind)
@@ -50,5 +50,5 @@ def converted(name: str, fields: Mapping[str, Any], kind: type[Kind]) -> Kind:
 
 
 def _phrase(name: str, error: Exception) -> str:
-    said, _, path = str(error).partition(" - at `$")
-    return f"{name}{path.rstrip('`')}: {said[:1].lower()}{said[1:]}"
+    message, _, path = str(error).partition(" - at `$")
+    return f"{name}{path.rstrip('`')}: {message[:1].lower()}{message[1:]}"

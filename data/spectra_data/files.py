@@ -1,9 +1,9 @@
 """Documents from local files: text, JSON lines (C4's format), JSON, parquet, plain or gzipped.
 
-A text file is one document; a line of JSON lines, an element of a JSON array and a row of a parquet
-file are one each. Malformed lines are counted and passed over, so one bad line in a shard of C4
-costs that line; a file that is no text at all stops the reading when the user named it, and is
-counted when it merely lies in a folder that the user named.
+A text file is one document; so is each line of JSON lines, each element of a JSON array and each
+row of a parquet file. Malformed lines are counted and skipped, so one bad line in a shard of C4
+costs only that line. A file that is not text at all is an error if the user named it, and is
+counted if it is in a folder that the user named.
 """
 
 import gzip
@@ -90,7 +90,7 @@ def read_file(file: Path, text_field: str, skips: Skips) -> Iterator[str]:
     Raises
     ------
     NotReadableError
-        When the file is not of the kind that its name says, or holds bytes that are no text.
+        When the file is not of the kind that its name says, or holds bytes that are not text.
     """
     with file.open("rb") as f:
         if is_pointer(f.read(len(POINTER))):
@@ -116,7 +116,7 @@ def _exists(path: Path) -> bool:
 
 
 def _is_unicode(document: str) -> bool:
-    """Whether a text can be written: JSON may escape one half of a surrogate pair alone."""
+    """Whether a text can be encoded: JSON may escape one half of a surrogate pair alone."""
     try:
         document.encode()
     except UnicodeEncodeError:
@@ -183,14 +183,14 @@ def _read_json_lines(file: Path, text_field: str, skips: Skips) -> Iterator[str]
                 continue
             try:
                 record = json.loads(line)
-            except (ValueError, RecursionError):  # of JSON, of UTF-8, of brackets without end
+            except (ValueError, RecursionError):  # bad JSON, bad UTF-8, endless brackets
                 skips.add(file.name, "line that is not JSON")
                 continue
             yield from _text_of(record, text_field, file, skips)
 
 
 def _read_json(file: Path, text_field: str, skips: Skips) -> Iterator[str]:
-    """An array of records when the file begins with ``[``, else lines, as C4 has it."""
+    """An array of records if the file begins with ``[``, else JSON lines, as in C4."""
     _require_text(file)
     with _open(file) as f:
         if not f.read(SNIFFED_BYTES).lstrip().startswith(b"["):
@@ -228,7 +228,7 @@ def _read_parquet(file: Path, text_field: str, skips: Skips) -> Iterator[str]:
         columns = parquet.schema_arrow.names
         if text_field not in columns:
             raise NotReadableError(
-                f"has no column {text_field!r}, only {', '.join(columns)}: name one by --text-field"
+                f"has no column {text_field!r}, only {', '.join(columns)}: set --text-field"
             )
         batches = parquet.iter_batches(columns=[text_field])
         while True:

@@ -1,7 +1,7 @@
 """Documents streamed from a hub through `datasets`, which is an extra.
 
-Only what the run needs is downloaded: a stream is read once, in the hub's order, until the token
-limit, and what was read stays on disk as tokens.
+Only what the run needs is downloaded: a stream is read once, in the hub's order, up to the token
+limit, and its tokens stay on disk.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ class HubSource:
                 record = next(records)
             except StopIteration:
                 return
-            except Exception as error:  # of the network, or of a shard's format
+            except Exception as error:  # the network, or a shard's format
                 raise InputError(f"reading {self.name} broke off: {first_line(error)}") from error
             text = record.get(self.text_field)
             if isinstance(text, str) and text.strip():
@@ -52,12 +52,12 @@ class HubSource:
                 skips.add(self.name, f"record without a text field {self.text_field!r}")
 
     def _commit(self) -> str:
-        """The commit that the name stands for now."""
+        """The commit that the name refers to now."""
         from huggingface_hub import HfApi
 
         try:
             return str(HfApi().dataset_info(self.dataset).sha)
-        except Exception as error:  # of the hub, the network, or the HTTP library beneath
+        except Exception as error:  # the hub, the network, or the HTTP library beneath
             raise InputError(_unreachable(self.dataset, error)) from error
 
     def _stream(self) -> Any:

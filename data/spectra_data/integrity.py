@@ -1,4 +1,4 @@
-"""Whether files are what was written: SHA-256 of files, and JSON with a hash of itself."""
+"""Checks that files are still what was written: SHA-256 of files, and JSON with its own hash."""
 
 import hashlib
 import json
@@ -10,13 +10,13 @@ SEAL = "content_sha256"
 
 
 def file_sha256(file: Path) -> str:
-    """SHA-256 of a file, hexadecimal: about 1 GB/s on a core with instructions for it."""
+    """SHA-256 of a file, hexadecimal: about 1 GB/s on a core with SHA instructions."""
     with file.open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def folder_sha256(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder, by its path there; hidden files do not count."""
+    """SHA-256 of every file below a folder, by its relative path; hidden files do not count."""
     return {
         path.relative_to(folder).as_posix(): file_sha256(path)
         for path in sorted(folder.rglob("*"))
@@ -25,30 +25,30 @@ def folder_sha256(folder: Path) -> dict[str, str]:
 
 
 def difference(known: Mapping[str, str], found: Mapping[str, str]) -> str | None:
-    """The first difference between the files that were written and those that are there."""
+    """The first difference between the files that were written and those found; None if equal."""
     for name in sorted(known.keys() | found.keys()):
         if name not in found:
             return f"{name} is missing"
         if name not in known:
-            return f"{name} was not there when it was written"
+            return f"{name} was added later"
         if known[name] != found[name]:
             return f"{name} is not what was written"
     return None
 
 
 def sealed(content: Mapping[str, Any]) -> bytes:
-    """A JSON object as text, with a hash of its content in it."""
+    """A JSON object as text that includes a hash of its content."""
     plain = json.loads(json.dumps(content))
     return json.dumps({**plain, SEAL: _sha256(plain)}, indent=2).encode()
 
 
 def unsealed(text: str | bytes) -> dict[str, Any]:
-    """The content of a sealed JSON object; one without a seal, of an earlier version, as it is.
+    """The content of a sealed JSON object; one without a seal, from an earlier version, unchecked.
 
     Raises
     ------
     ValueError
-        When it is no JSON object, or not what was written.
+        When it is not a JSON object, or not what was written.
     """
     try:
         content = json.loads(text)

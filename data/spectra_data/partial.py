@@ -1,7 +1,7 @@
-"""Files and folders in the making: ``.NAME.HEX.partial`` beside their place, until they are whole.
+"""Unfinished files and folders: ``.NAME.HEX.partial`` next to their target, until complete.
 
-The process that makes one holds it, and a killed process holds nothing: so the next one can tell
-what was left behind, and removes it.
+The process that makes one holds a lock on it, and a killed process holds nothing: so the next one
+recognises what was left behind, and removes it.
 """
 
 import contextlib
@@ -14,13 +14,13 @@ from uuid import uuid4
 
 try:
     import fcntl
-except ImportError:  # Windows has none: there, what was left behind stays
+except ImportError:  # Windows has none: there, leftovers stay
     fcntl = None  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
 def partial_file(target: Path) -> Iterator[Path]:
-    """An empty file beside `target`, removed after the block unless it was renamed."""
+    """An empty file next to `target`, removed after the block unless it was renamed."""
     with _held(target, os.O_RDWR | os.O_CREAT | os.O_EXCL) as partial:
         try:
             yield partial
@@ -30,7 +30,7 @@ def partial_file(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def partial_folder(target: Path) -> Iterator[Path]:
-    """An empty folder beside `target`, removed after the block unless it was renamed."""
+    """An empty folder next to `target`, removed after the block unless it was renamed."""
     with _held(target, None) as partial:
         try:
             yield partial
@@ -39,16 +39,16 @@ def partial_folder(target: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path, target: str | None = None, *, below: bool = False) -> None:
-    """Remove what killed processes left; what a living one makes stays.
+    """Remove what killed processes left; what a live process is making stays.
 
     Parameters
     ----------
     folder
         Where to look.
     target
-        Name of the file or folder that was in the making; any where it is None.
+        Name of the file or folder that was being made; None for any.
     below
-        Look in all folders below, too.
+        Whether to look in all folders below, too.
     """
     pattern = ".*.partial" if target is None else f".{escape(target)}.{'[0-9a-f]' * 32}.partial"
     for path in list(folder.rglob(pattern) if below else folder.glob(pattern)):
@@ -64,7 +64,7 @@ def _held(target: Path, new_file: int | None) -> Iterator[Path]:
             partial.mkdir()
         descriptor = os.open(partial, os.O_RDONLY if new_file is None else new_file, 0o666)
         _lock(descriptor)
-        if os.fstat(descriptor).st_nlink:  # else it was taken for a leftover before it was held
+        if os.fstat(descriptor).st_nlink:  # else it was removed as a leftover before it was locked
             break
         os.close(descriptor)
     try:

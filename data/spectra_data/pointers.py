@@ -1,4 +1,4 @@
-"""Files that stand for others: what a repository cloned without Git LFS holds in their place."""
+"""Git LFS pointers: small files that a repository cloned without Git LFS has in place of others."""
 
 from pathlib import Path
 
@@ -6,19 +6,19 @@ from spectra_data.errors import InputError
 
 POINTER = b"version https://git-lfs.github.com/spec/"
 LARGEST_POINTER = 1024
-"""Bytes, as Git LFS has it."""
+"""Bytes, by the rules of Git LFS."""
 
 
 WHAT = "is a pointer of Git LFS, and the file itself is not here: fetch it by `git lfs pull`"
 
 
 def is_pointer(content: bytes) -> bool:
-    """Whether a file that begins so is a pointer."""
+    """Whether a file that begins with this content is a pointer."""
     return content.startswith(POINTER)
 
 
 def require_content(name: str, content: bytes) -> None:
-    """Require that a file that begins so is itself.
+    """Require that a file that begins with this content is not a pointer.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def require_content(name: str, content: bytes) -> None:
 
 
 def require_fetched(folder: Path) -> None:
-    """Require that a tokenizer's files in a folder, or the one that is named, are themselves.
+    """Require that a tokenizer's file, or those in its folder, are not pointers.
 
     Raises
     ------

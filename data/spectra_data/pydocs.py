@@ -1,11 +1,11 @@
 """The corpus on every machine: the documentation strings of the installed Python packages.
 
 Real English, offline, about 8 MB: the standard library first, then the packages that this project
-depends on, at most `PACKAGE_BYTES` of each so that none dominates. One document is one module, its
+depends on, at most `PACKAGE_BYTES` of each so that none dominates. One document is one module: its
 documentation strings in the order of the source. Doctests and tables are dropped by paragraph, and
 a paragraph appears once in the whole corpus, since packages repeat their parameter descriptions by
-the hundred. What is traded away: the corpus depends on the installed versions; its manifest names
-them, and its fingerprint is a hash of the documents themselves.
+the hundred. The trade-off: the corpus depends on the installed versions; its manifest names them,
+and its fingerprint is a hash of the documents.
 """
 
 import ast
@@ -55,7 +55,7 @@ class Manifest:
     documents: int
     bytes: int
     sha256: str
-    """Of all documents, in order."""
+    """Hash of all documents, in order."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class PydocsSource:
 
     def documents(self, skips: Skips) -> Iterator[str]:
         folder = self._folder()
-        for place, reason in self.manifest().left_out.items():
-            skips.add(place, reason)
+        for location, reason in self.manifest().left_out.items():
+            skips.add(location, reason)
         yield from _read_documents(folder)
 
     def _folder(self) -> Path:
@@ -91,11 +91,11 @@ class PydocsSource:
 
 
 _checked: set[Path] = set()
-"""Cached corpora whose hash was right in this process."""
+"""Cached corpora whose hash this process has checked."""
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether the cached corpus is there, as it was written; removes it where it is not."""
+    """Whether the cached corpus exists and is what was written; removes it if it is damaged."""
     if not folder.exists():
         return False
     if folder in _checked:
@@ -125,9 +125,9 @@ def _sha256(documents: list[str]) -> str:
 
 
 def collect() -> tuple[list[str], Manifest]:
-    """Read the documentation strings; about eight seconds of one core."""
+    """Read the documentation strings; takes about eight seconds on one core."""
     collecting = gc.isenabled()
-    gc.disable()  # syntax trees have millions of nodes and no cycles: a third of the time is saved
+    gc.disable()  # syntax trees have millions of nodes and no cycles: saves a third of the time
     try:
         return _collect()
     finally:
@@ -173,7 +173,7 @@ def _document(file: Path, seen: set[bytes]) -> str:
     with tokenize.open(file) as f:  # heeds the file's coding line
         source = f.read()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SyntaxWarning)  # of other people's escapes
+        warnings.simplefilter("ignore", SyntaxWarning)  # other people's escape sequences
         tree = ast.parse(source)
     paragraphs = []
     for definition in _definitions(tree):
@@ -189,7 +189,7 @@ def _document(file: Path, seen: set[bytes]) -> str:
 
 
 def _definitions(node: ast.AST) -> Iterator[Definition]:
-    """The module, classes and functions in the order of the source; expressions are passed over."""
+    """The module, classes and functions in the order of the source; expressions are skipped."""
     if isinstance(node, Definition):
         yield node
     for block in ("body", "orelse", "finalbody", "handlers", "cases"):
@@ -232,6 +232,6 @@ def _version(package: str) -> str:
 
 @functools.cache
 def _environment_key() -> str:
-    """Names the cached corpus: it is made anew when a version or this module's rules change."""
+    """Name of the cached corpus, which changes with any version and with this module's rules."""
     installed = {p: _version(p) for p in (STANDARD_LIBRARY, *PACKAGES) if _root(p)}
     return hashlib.sha256(json.dumps([FORMAT, installed]).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""From what a user types after ``--data`` to a corpus."""
+"""Opens the corpus that a user names after ``--data``."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def open_source(spec: str, text_field: str = "text") -> DocumentSource:
     spec
         ``pydocs``; ``c4``; ``hf:NAME`` or ``hf:NAME:CONFIG``; or the path of a file or folder.
     text_field
-        The field or column that holds a document's text, where there are fields.
+        Field or column that holds a document's text, if there are fields.
 
     Raises
     ------

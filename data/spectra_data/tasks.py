@@ -1,7 +1,7 @@
 """The six downstream tasks: their files, splits, prompts, and how an answer is read.
 
-CommonsenseQA, SVAMP, BoolQ, CoinFlip, BIG-bench date understanding and StrategyQA, in the files in
-which their authors publish them. An answer that cannot be read is wrong, and counted.
+CommonsenseQA, SVAMP, BoolQ, CoinFlip, BIG-bench date understanding and StrategyQA, in the files
+that their authors publish. An answer that cannot be read is wrong, and such answers are counted.
 """
 
 import hashlib
@@ -20,9 +20,9 @@ Kind = Literal["letter", "number", "yes/no", "true/false"]
 Split = Literal["train", "test"]
 LETTERS = "ABCDEFGHIJ"
 OWN_SHARE = 0.7
-"""Of a part to train on, where the official training part is missing."""
+"""Share of the test part to train on if the official training part is missing."""
 CHOICE_SEED = 0
-"""Of the order in which choices are listed where a file has none."""
+"""Seed of the order of choices if the file has none."""
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,23 @@ class Example:
 
     prompt: str
     answer: str
-    """As `read_answer` gives it."""
+    """Right answer, in the form that `read_answer` returns."""
     choices: int = 0
-    """How many letters there are to choose from."""
+    """Number of letters to choose from."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One of the six."""
+    """One of the six tasks."""
 
     name: str
     kind: Kind
     files: tuple[tuple[Split | None, str], ...]
     """Split and file; a file without a split is cut by `share`."""
     share: float
-    """Of the examples that are for training, from the first on."""
+    """Share of the examples, from the first on, that are for training."""
     examples: Callable[[Any], Iterator[Example]]
-    """From one entry of the file."""
+    """Parser of one entry of the file."""
 
 
 def _commonsense(entry: Any) -> Iterator[Example]:
@@ -132,10 +132,10 @@ def load_task(name: str, folder: str | Path, split: Split = "test") -> list[Exam
     name
         One of `TASKS`.
     folder
-        Where the tasks' folders lie, e.g. ``CommonsenseQA/dev_rand_split.jsonl`` below it.
+        Folder that contains the tasks' folders, e.g. ``CommonsenseQA/dev_rand_split.jsonl``.
     split
-        The official ones of CommonsenseQA and BoolQ, whose labelled test is the development set;
-        elsewhere the first part of the file and the rest.
+        Official split of CommonsenseQA and BoolQ, whose labelled test set is the development set;
+        for other tasks, the first part of the file or the rest.
 
     Raises
     ------
@@ -159,12 +159,12 @@ def load_task(name: str, folder: str | Path, split: Split = "test") -> list[Exam
 
 @dataclass(frozen=True)
 class Splits:
-    """A task's examples to train on, and those to ask, which are none of them."""
+    """A task's training and test examples, which do not overlap."""
 
     train: list[Example]
     test: list[Example]
     note: str = ""
-    """Where they are not the official ones, why."""
+    """Why they are not the official ones; empty if they are."""
 
     def fingerprint(self) -> str:
         """Hash of questions and answers."""
@@ -175,8 +175,8 @@ class Splits:
 def load_splits(name: str, folder: str | Path) -> Splits:
     """Both parts of a task.
 
-    Where the file of the official training part is not there, the first 70 % of the other part are
-    trained on, and the rest is asked.
+    If the file of the official training part is missing, the first 70 % of the test part are for
+    training and the rest for testing.
 
     Raises
     ------
@@ -190,17 +190,17 @@ def load_splits(name: str, folder: str | Path) -> Splits:
         return Splits(load_task(name, folder, "train"), test)
     cut = int(OWN_SHARE * len(test))
     note = (
-        f"without {files['train']}, {OWN_SHARE:.0%} of {files['test']} are trained on and the rest "
-        "is asked"
+        f"without {files['train']}, {OWN_SHARE:.0%} of {files['test']} are for training and the "
+        "rest for testing"
     )
     return Splits(test[:cut], test[cut:], note)
 
 
 def read_answer(kind: Kind, text: str, choices: int = 5) -> str | None:
-    """The answer in what a model wrote; None where there is none.
+    """The answer in a model's text; None if there is none.
 
-    The first of what the task's answers are: a letter of the choices, in brackets or by itself; a
-    number; yes or no, true or false (of which yes and no are taken for the same).
+    The first match of the task's kind: a letter of the choices, in brackets or by itself; a number;
+    yes or no; true or false. Yes counts as true and no as false, and the other way round.
     """
     if kind == "number":
         found = re.search(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)", text)
@@ -214,15 +214,15 @@ def read_answer(kind: Kind, text: str, choices: int = 5) -> str | None:
     found = re.search(r"\b(yes|no|true|false)\b", text, re.IGNORECASE)
     if found is None:
         return None
-    said = words[found[1].lower()]
-    return said if kind == "yes/no" else {"yes": "true", "no": "false"}[said]
+    answer = words[found[1].lower()]
+    return answer if kind == "yes/no" else {"yes": "true", "no": "false"}[answer]
 
 
 def _entries(path: Path) -> Sequence[Any]:
     try:
         text = read_text(path)
     except InputError as error:
-        raise InputError(f"{error}; name the folder that holds the tasks by --task-data") from error
+        raise InputError(f"{error}; set --task-data to the folder that holds the tasks") from error
     if path.suffix == ".jsonl":
         lines = enumerate(text.splitlines(), start=1)
         return [parse_json(line, f"{path}, line {n},") for n, line in lines if line.strip()]

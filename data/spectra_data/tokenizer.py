@@ -1,8 +1,8 @@
 """Tokenizers: loaded from a path or a hub, or trained on the corpus.
 
 A trained tokenizer is a byte-level BPE (no unknown token, every text round-trips) with ``<s>`` and
-``</s>``. It is trained on the corpus' first `TRAINING_CHARACTERS`, which for English is enough for
-32 000 merges, and cached by the corpus' fingerprint. The files' hashes are checked before they are
+``</s>``. It is trained on the corpus's first `TRAINING_CHARACTERS`, which for English is enough for
+32 000 merges, and cached by the corpus's fingerprint. The files' hashes are checked before they are
 used.
 """
 
@@ -47,7 +47,7 @@ def resolve_tokenizer(
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a cached tokenizer is there, as it was written; removes it where it is not."""
+    """Whether a cached tokenizer exists and is what was written; removes it if it is damaged."""
     if not folder.exists():
         return False
     try:
@@ -111,7 +111,7 @@ def load_tokenizer(spec: str) -> "PreTrainedTokenizerFast":
     try:
         if path.is_file():
             return PreTrainedTokenizerFast(tokenizer_file=str(path), **_special_tokens(path))
-        # one given by a path must be there; anything else is a hub's name
+        # a path must exist; anything else is a hub's name
         local = path.exists() or spec.startswith((".", "/", "~"))
         tokenizer = AutoTokenizer.from_pretrained(
             str(path) if local else spec, local_files_only=local
@@ -133,12 +133,12 @@ def tokenizer_sha256(tokenizer: "PreTrainedTokenizerFast") -> str:
 
 
 def end_of_document(tokenizer: "PreTrainedTokenizerFast") -> int:
-    """The token put after every document: the end token, or the beginning token for want of one."""
+    """The token put after every document: the end token, else the beginning token."""
     token = tokenizer.eos_token_id
     if token is None:
         token = tokenizer.bos_token_id
     if not isinstance(token, int):
-        raise InputError("the tokenizer has neither an end nor a beginning token to part documents")
+        raise InputError("the tokenizer has no end or beginning token to separate documents")
     return token
 
 

@@ -4,12 +4,12 @@
 uint32 for vocabularies over 65 536) and ``manifest.json``. The key is a hash of corpus, tokenizer
 and options, so a resumed run finds the very same tokens, and a changed corpus never passes for the
 old one. The files' hashes in the manifest, and its own, are checked once in every process that uses
-them (a billion tokens, 2 GB, take one to three seconds); what is damaged is made again.
+them (a billion tokens, 2 GB, take one to three seconds); damaged files are made again.
 
 Validation is held out by content: documents are cut at paragraphs into passages of at most
 `PASSAGE_CHARACTERS`, and a passage belongs to validation when the hash of its text says so. A text
-that occurs twice therefore lies on one side, and adding documents moves none of the old ones. A
-corpus too small for that to give a whole passage holds out its last tokens instead.
+that occurs twice is therefore on one side, and adding documents moves none of the old ones. If a
+corpus is too small for a single validation passage, its last tokens are held out instead.
 """
 
 import hashlib
@@ -60,10 +60,10 @@ class Manifest:
     train_tokens: int
     validation_tokens: int
     sha256: dict[str, str]
-    """Of the token files."""
+    """Hashes of the token files."""
     skipped: list[str] = field(default_factory=list)
     corpus: dict[str, Any] = field(default_factory=dict)
-    """The source's own manifest, where it has one."""
+    """The source's own manifest, if it has one."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +94,16 @@ def tokens_key(
     validation_fraction: float,
     limit: int | None,
 ) -> str:
-    """Name of the token files that these inputs give."""
-    how = [tokenizer_sha256(tokenizer), end_of_document(tokenizer)]
-    parts = [FORMAT, fingerprint, *how, validation_fraction, limit]
+    """Name of the token files made from these inputs."""
+    tokenization = [tokenizer_sha256(tokenizer), end_of_document(tokenizer)]
+    parts = [FORMAT, fingerprint, *tokenization, validation_fraction, limit]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def open_tokens(key: str) -> TokenFiles | None:
-    """The token files of that name, if they were made before and are as they were made.
+    """The token files of that name; None if they do not exist.
 
-    Those that are not are removed, and a line says so.
+    Damaged ones are removed, and a line says so.
     """
     folder = cache_folder("tokens", key)
     if not folder.exists():
@@ -118,13 +118,13 @@ def open_tokens(key: str) -> TokenFiles | None:
 
 
 _checked: set[tuple[Path, str, int, int]] = set()
-"""Token files whose hash was right in this process: path, hash, size, time of the last change."""
+"""Token files whose hash this process has checked: path, hash, size, time of the last change."""
 
 
 def _require_whole(folder: Path, key: str, manifest: Manifest) -> None:
-    """Raise a ValueError where the files are not those of the manifest, or it is another key's."""
+    """Raise a ValueError if the files differ from the manifest, or the manifest has another key."""
     if manifest.key != key:
-        raise ValueError(f"its manifest is of the tokens {manifest.key}")
+        raise ValueError(f"its manifest belongs to the tokens {manifest.key}")
     if manifest.dtype not in DTYPES:
         raise ValueError(f"tokens are not stored as {manifest.dtype}")
     counts = (manifest.train_tokens, manifest.validation_tokens)
@@ -132,7 +132,7 @@ def _require_whole(folder: Path, key: str, manifest: Manifest) -> None:
         file, sha256 = folder / f"{part}.bin", manifest.sha256[part]
         about = file.stat()
         if about.st_size != count * np.dtype(manifest.dtype).itemsize:
-            raise ValueError(f"{file.name} has not the length of {count:,} tokens")
+            raise ValueError(f"{file.name} does not have the length of {count:,} tokens")
         known = (file, sha256, about.st_size, about.st_mtime_ns)
         if known not in _checked and file_sha256(file) != sha256:
             raise ValueError(f"{file.name} is not what was written")
@@ -147,20 +147,20 @@ def prepare_tokens(
     limit: int | None = None,
     progress: Progress = lambda message: None,
 ) -> TokenFiles:
-    """Tokenise a corpus, or find it tokenised.
+    """Tokenise a corpus, or open its cached tokens.
 
     Parameters
     ----------
     source
         The corpus.
     tokenizer
-        What turns its documents into tokens; an end token is put after every document.
+        Tokenizer for its documents; an end token is put after every document.
     validation_fraction
         Share of the text held out for validation.
     limit
         Stop after this many tokens; None reads the whole corpus.
     progress
-        Told now and then, in a few words, how far it is.
+        Called now and then with a few words about the progress.
 
     Raises
     ------
@@ -177,7 +177,7 @@ def prepare_tokens(
         documents = writer.write(source.documents(skips), progress)
         train_tokens, validation_tokens = writer.close()
         if train_tokens + validation_tokens == 0:
-            raise InputError(f"the corpus {source.name} is empty: it gave no tokens")
+            raise InputError(f"the corpus {source.name} is empty: it has no tokens")
         manifest = Manifest(
             format=FORMAT,
             key=key,
@@ -200,12 +200,12 @@ def prepare_tokens(
 
 
 def default_limit(source: DocumentSource, tokens_needed: int) -> int | None:
-    """How much of a corpus to read when nobody says: all, but of a stream what is needed."""
+    """Default limit of tokens: none (None), but for a stream what is needed."""
     return tokens_needed if isinstance(source, HubSource) else None
 
 
 class Passage(NamedTuple):
-    """A stretch of a document that lies on one side of the split."""
+    """A stretch of a document that is on one side of the split."""
 
     split: str
     """``train`` or ``validation``."""
@@ -226,7 +226,7 @@ class _TokenWriter:
     ) -> None:
         self.folder = folder
         self.encoder = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self.encoder.no_truncation()  # what a tokenizer was saved with must not cut the corpus
+        self.encoder.no_truncation()  # a tokenizer's saved settings must not cut the corpus
         self.encoder.no_padding()
         self.end = end_of_document(tokenizer)
         self.dtype = np.dtype(DTYPES[len(tokenizer) > 1 << 16])
@@ -236,7 +236,7 @@ class _TokenWriter:
         self.files: dict[str, BinaryIO] = {p: (folder / f"{p}.bin").open("wb") for p in PARTS}
 
     def write(self, documents: Iterator[str], progress: Progress) -> int:
-        """Write every document up to the limit; returns how many there were."""
+        """Write every document up to the limit; returns their number."""
         seen = characters = 0
         batch: list[Passage] = []
         for document in documents:
@@ -254,11 +254,11 @@ class _TokenWriter:
         return seen
 
     def _remaining(self) -> float:
-        """Tokens up to the limit."""
+        """Tokens left before the limit."""
         return math.inf if self.limit is None else self.limit - sum(self.counts.values())
 
     def _characters_at_once(self) -> float:
-        """So many that the limit, at about four characters a token, is met rather than passed."""
+        """Characters of a batch: few enough, at four a token, to meet the limit, not pass it."""
         return min(CHARACTERS_AT_ONCE, 4 * self._remaining())
 
     def close(self) -> tuple[int, int]:

@@ -36,7 +36,7 @@ class Windows:
         return int(self.tokens.size) // self.length
 
     def read(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The windows of these numbers: (len(indices), length)."""
+        """The windows with these indices: (len(indices), length)."""
         offsets = indices[:, None] * self.length + np.arange(self.length)
         return np.asarray(self.tokens[offsets], np.int64)
 
@@ -55,9 +55,9 @@ def training_batch(
     step
         The optimizer step, from 0.
     size
-        Windows of this rank at a step; `size` x `world_size` are the global batch.
+        Windows of this rank per step; `size` x `world_size` are the global batch.
     rank, world_size
-        This process among all that train.
+        Number of this process, and number of all that train.
 
     Returns
     -------

@@ -1,11 +1,11 @@
-"""Checkpoints: what a killed run goes on from, bit for bit.
+"""Checkpoints, from which a killed run resumes bit for bit.
 
 ``checkpoints/step-000100/`` holds what a run writes of its model (pretraining all of it, in Hugging
-Face format; finetuning what is trained), with ``training.pt`` beside it (optimizer, step, random
-state; tensors and numbers only, loaded with weights_only), a copy of the run's own JSON files in
-``run/``, and ``hashes.json`` with the SHA-256 of every file. A folder gets its name after all of it
-is on disk. The hashes are checked before a run goes on: a damaged checkpoint is named and stays,
-and the run goes on from the one before it.
+Face format; finetuning what is trained), next to ``training.pt`` (optimizer, step, random state;
+tensors and numbers only, loaded with weights_only), a copy of the run's own JSON files in ``run/``,
+and ``hashes.json`` with the SHA-256 of every file. A folder gets its name after all of it is on
+disk. The hashes are checked before a run resumes: a damaged checkpoint is named and stays, and the
+run resumes from the one before it.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ _NAME = re.compile(r"step-(\d+)")
 
 
 class SaveError(RuntimeError):
-    """A checkpoint or model could not be written; earlier ones are whole."""
+    """A checkpoint or model could not be written; earlier ones are intact."""
 
 
 @dataclass(frozen=True)
@@ -49,35 +49,35 @@ class Checkpoints:
     keep: int = 2
 
     def latest(self) -> Path | None:
-        """The checkpoint of the latest step, whole or not; None where there is none."""
+        """The checkpoint of the latest step, intact or not; None if there are none."""
         return max(self._all(), key=step_of, default=None)
 
     def whole(self, say: Callable[[str], None]) -> Path | None:
-        """The latest checkpoint that is what was written; None where there is none at all.
+        """The latest intact checkpoint; None if there are no checkpoints.
 
         Parameters
         ----------
         say
-            Told of every checkpoint that is damaged, and of one that has no hashes.
+            Called with a line for every damaged checkpoint, and for one that has no hashes.
 
         Raises
         ------
         InputError
-            When there are checkpoints and none is whole.
+            When there are checkpoints, but none is intact.
         """
         damaged: list[str] = []
         for checkpoint in sorted(self._all(), key=step_of, reverse=True):
             fault = _fault(checkpoint)
             if fault is None:
                 for line in damaged:
-                    say(f"{line}: going on from {checkpoint.name}")
+                    say(f"{line}: resuming from {checkpoint.name}")
                 if not (checkpoint / HASHES).exists():
-                    say(f"{checkpoint} is of a version without hashes: it was not checked")
+                    say(f"{checkpoint} is from a version without hashes: it was not checked")
                 return checkpoint
             damaged.append(f"{checkpoint} is damaged ({fault})")
         if damaged:
             raise InputError(
-                f"{'; '.join(damaged)}: put a whole checkpoint back, or begin anew in another --out"
+                f"{'; '.join(damaged)}: restore an intact checkpoint, or start in another --out"
             )
         return None
 
@@ -89,8 +89,8 @@ class Checkpoints:
     ) -> Path:
         """Save the state after `step` optimizer steps, then remove all but the latest `keep`.
 
-        Checkpoints of later steps, which are damaged where a run went on before them, do not count
-        and stay.
+        Checkpoints of later steps, which are damaged if a run resumed before them, do not count and
+        stay.
 
         Raises
         ------
@@ -121,7 +121,7 @@ class Checkpoints:
 
 
 def _fault(checkpoint: Path) -> str | None:
-    """Why a checkpoint is not what was written; None where it is, or never had hashes."""
+    """Why a checkpoint is not what was written; None if it is, or if it never had hashes."""
     try:
         if not (checkpoint / HASHES).exists():
             old = read_state(checkpoint)["format"] == WITHOUT_HASHES
@@ -130,7 +130,7 @@ def _fault(checkpoint: Path) -> str | None:
         found = folder_sha256(checkpoint)
         del found[HASHES]
         if known["step"] != step_of(checkpoint):
-            return f"it is of step {known['step']}"
+            return f"it belongs to step {known['step']}"
         return difference(known["sha256"], found)
     except InputError as error:
         return str(error)
@@ -146,7 +146,7 @@ def step_of(checkpoint: Path) -> int:
     """Optimizer steps done in a checkpoint, from its name."""
     match = _NAME.fullmatch(checkpoint.name)
     if match is None:
-        raise InputError(f"{checkpoint} is no checkpoint: its name is not step-NUMBER")
+        raise InputError(f"{checkpoint} is not a checkpoint: its name is not step-NUMBER")
     return int(match[1])
 
 
@@ -166,7 +166,7 @@ def load_model(checkpoint: Path) -> "PreTrainedModel":
             checkpoint, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
         require_loaded(str(checkpoint), model, report)
-    except Exception as error:  # of the library or of safetensors, many kinds
+    except Exception as error:  # many kinds, from the library or safetensors
         reason = first_line(error)
         raise InputError(
             f"the model in {checkpoint} cannot be read ({reason}): remove it"
@@ -176,7 +176,7 @@ def load_model(checkpoint: Path) -> "PreTrainedModel":
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """What was saved beside the model.
+    """The state that was saved next to the model.
 
     Raises
     ------
@@ -186,16 +186,16 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     file = checkpoint / STATE
     try:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises whatever the bytes lead it to
+    except Exception as error:  # the unpickler can raise anything
         reason = first_line(error)
         raise InputError(f"{file} cannot be read ({reason})") from error
     if state["format"] not in (WITHOUT_HASHES, FORMAT):
-        raise InputError(f"{file} is of format {state['format']}; this version reads {FORMAT}")
+        raise InputError(f"{file} has format {state['format']}; this version reads {FORMAT}")
     return state
 
 
 def restore_random_state(state: dict[str, Any]) -> None:
-    """Give the process' random state what it was at the checkpoint."""
+    """Restore the process's random state from a checkpoint."""
     torch.set_rng_state(state["cpu_random_state"])
     if torch.cuda.is_available() and state["cuda_random_states"]:
         torch.cuda.set_rng_state_all(state["cuda_random_states"][: torch.cuda.device_count()])
@@ -203,7 +203,7 @@ def restore_random_state(state: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def appearing(target: Path) -> Iterator[Path]:
-    """Fill a folder that takes its name, and the place of an earlier one, when it is on disk."""
+    """Fill a folder that gets its name, and replaces an earlier one, once it is on disk."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with partial_folder(target) as partial:
@@ -212,7 +212,7 @@ def appearing(target: Path) -> Iterator[Path]:
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
             sync_folder(target.parent)
-    except Exception as error:  # of the disk; safetensors and torch wrap it in their own kinds
+    except Exception as error:  # from the disk; safetensors and torch wrap it in their own kinds
         raise SaveError(f"{target} could not be written: {error}") from error
 
 

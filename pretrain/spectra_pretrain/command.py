@@ -1,9 +1,9 @@
-"""Pretrain a LLaMA-type model, with its gradients and weights recorded while it learns.
+"""Pretrain a LLaMA-type model, and record its gradients and weights while it learns.
 
 Writes DIR/spectra.zarr (the recording), DIR/checkpoints/, DIR/model/ (Hugging Face format, at the
-end), DIR/pretrain.json (every option, to pass back by --config) and DIR/data.json (what the corpus
-was made of). Ctrl-C finishes the step, saves a checkpoint and exits; --resume goes on from there,
-bit for bit.
+end), DIR/pretrain.json (every option, as a file for --config) and DIR/data.json (what the corpus
+was made from). Ctrl-C finishes the step, saves a checkpoint and exits; --resume continues from
+there, bit for bit.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class Command(CommandOptions):
 
 
 def _job(options: PretrainOptions) -> Any:
-    from spectra_pretrain.run import Pretraining  # which takes seconds to import
+    from spectra_pretrain.run import Pretraining  # takes seconds to import
 
     return Pretraining(options)
 

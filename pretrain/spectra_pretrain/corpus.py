@@ -1,4 +1,4 @@
-"""The tokens of a run: those that it began with where it is resumed, else of its corpus."""
+"""The tokens of a run: those that it started with if it is resumed, else those of its corpus."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -22,13 +22,13 @@ MANIFEST = "data.json"
 
 @dataclass(frozen=True)
 class Text:
-    """What is read of a corpus."""
+    """The part of a corpus to read."""
 
     data: str
     field: str
     validation_fraction: float
     max_tokens: int | None
-    """All by default, of a hub's stream what is needed."""
+    """Limit of tokens; by default all, of a hub's stream what is needed."""
     needed: int
     """Tokens that the run trains on."""
     seq_len: int
@@ -36,7 +36,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A tokenizer and the tokens that it made of a corpus."""
+    """A tokenizer and its tokens of a corpus."""
 
     tokenizer: "PreTrainedTokenizerFast"
     tokens: TokenFiles
@@ -81,22 +81,22 @@ def open_corpus(
     Parameters
     ----------
     text
-        What is read.
+        The part of the corpus to read.
     tokenizer
         Makes or loads the tokenizer for a corpus.
     out
         Folder of the run, for messages.
     console
-        Where progress and what is left out are shown.
+        Console that shows progress and what is left out.
     recorded
-        The token files that the run began with, where it is resumed.
+        The token files that the run started with, if it is resumed.
     of_run
-        The tokenizer that the run began with.
+        Loads the tokenizer that the run started with.
 
     Raises
     ------
     InputError
-        When the corpus cannot be read, or is no longer what the run began with.
+        When the corpus cannot be read, or is no longer what the run started with.
     """
     if recorded and (tokens := open_tokens(recorded.key)):
         recorded.require(tokens, text, out)
@@ -123,29 +123,29 @@ def open_corpus(
 
 @dataclass(frozen=True)
 class Recorded:
-    """The token files that a run began with."""
+    """The token files that a run started with."""
 
     key: str
-    """Their name."""
+    """Name of the token files."""
     sha256: Mapping[str, str] | None
-    """Of both; a task has none."""
+    """Hashes of both files; None for a task."""
 
     def require(self, tokens: TokenFiles, text: Text, out: Path) -> None:
-        """Require that tokens are these."""
+        """Require that `tokens` are these."""
         if (tokens.manifest.key, tokens.manifest.sha256) != (self.key, self.sha256):
             raise InputError(
                 f"the corpus {text.data} is no longer the one that {out} was trained on, and its "
-                "tokens are not in the cache: start anew in another --out"
+                "tokens are not in the cache: start a new run in another --out"
             )
 
 
 def recorded_tokens(out: Path) -> Recorded:
-    """The token files that a run began with.
+    """The token files that a run started with.
 
     Raises
     ------
     InputError
-        When the run does not say.
+        When the run's manifest does not name them.
     """
     manifest = read_json(out / MANIFEST) or {}
     key = manifest.get("key")

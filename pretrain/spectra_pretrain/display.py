@@ -1,4 +1,4 @@
-"""What a user sees while a run goes on: a bar on a terminal, now and then a line elsewhere."""
+"""Progress of a run: a bar on a terminal, now and then a line elsewhere."""
 
 import time
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ SECONDS_BETWEEN_LINES = 10.0
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run is."""
+    """State of a run after a step."""
 
     step: int
     loss: float
     tokens_per_second: float
     recorder_share: float
     seconds: float
-    """Of the loop in this process."""
+    """Seconds of the loop in this process."""
 
 
 class Display(Protocol):
-    """Shows how a run goes on."""
+    """Shows the progress of a run."""
 
     def __enter__(self) -> Self: ...
 
@@ -114,7 +114,7 @@ class LineDisplay:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 45 s, 3 min 20 s, 2 h 5 min."""
+    """Seconds as a person writes them: 45 s, 3 min 20 s, 2 h 5 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

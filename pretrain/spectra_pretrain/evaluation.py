@@ -21,7 +21,7 @@ def validation_loss(
     validation
         The batches.
     autocast
-        The precision to compute in.
+        Context that sets the precision to compute in.
     """
     device = next(model.parameters()).device
     was_training = model.training

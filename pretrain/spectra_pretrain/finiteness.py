@@ -1,4 +1,4 @@
-"""Where a loss or a gradient stopped being finite."""
+"""Finds where a loss or a gradient stopped being finite."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,10 +21,10 @@ def first_non_finite(
             return f"the weight {name} is not finite"
     if not loss_is_finite:
         found = (_first_output(model, micro_batch) for micro_batch in micro_batches)
-        place = next(filter(None, found), None)
-        if place is None:
-            return "every layer's output is finite, the loss alone is not"
-        return f"the output of {place} is not finite"
+        module_name = next(filter(None, found), None)
+        if module_name is None:
+            return "every layer's output is finite, only the loss is not"
+        return f"the output of {module_name} is not finite"
     bad = [
         name
         for name, parameter in model.named_parameters()
@@ -33,9 +33,7 @@ def first_non_finite(
     if not bad:
         return "every gradient is finite, but their norm is not"
     # the backward pass runs from the last layer to the first: it went wrong in the last one named
-    return (
-        f"the gradient of {bad[-1]} is not finite (of {len(bad)} such, the first in backward order)"
-    )
+    return f"the gradient of {bad[-1]} is not finite (the first of {len(bad)} in backward order)"
 
 
 @torch.no_grad()

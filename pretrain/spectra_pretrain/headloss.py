@@ -1,9 +1,9 @@
-"""Cross-entropy behind an output head that is not trained: logits are never kept.
+"""Cross-entropy behind an output head that is not trained, without keeping the logits.
 
-Of a frozen head only the gradient of its input is wanted, and that is known as soon as the logits
-are. So a few hundred tokens at a time are predicted, compared and forgotten, in the forward pass,
-without the memory for all logits and their gradients. It trades away what a model may do with its
-logits beyond the head's product, and is used only where both losses are seen to be the same.
+A frozen head needs only the gradient of its input, which is known as soon as the logits are. So the
+forward pass predicts and compares a few hundred tokens at a time, without memory for all logits and
+their gradients. It trades away anything that a model does with its logits beyond the head's
+product, and is used only if both losses agree on a sample.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,11 @@ from spectra_pretrain.loop import Objective, own_loss
 TOKENS_AT_ONCE = 512
 IGNORED = -100
 CLOSE = 0.005
-"""Relative; bfloat16 rounds to 0.4 % at most."""
+"""Relative tolerance; bfloat16 rounds by 0.4 % at most."""
 
 
 def objective_of(model: Any, sample: Batch, autocast: AbstractContextManager[Any]) -> Objective:
-    """The model's own loss, or the same computed behind the head where it is frozen.
+    """The model's own loss, or the same loss computed behind a frozen head.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ class HeadLoss:
         self._body, self._weight = body, weight
 
     def __call__(self, forward: Callable[..., Any], batch: Batch) -> torch.Tensor:
-        """Of a batch whose labels count where they are not -100."""
+        """Loss of a batch; labels of -100 do not count."""
         hidden = self._hidden(batch)
         targets = batch["labels"][:, 1:].flatten()
         rows = hidden[:, :-1].flatten(0, 1)  # (tokens, hidden)
@@ -71,7 +71,7 @@ class HeadLoss:
         return loss if labels_of(batch) else hidden.sum() * 0
 
     def logits(self, batch: Batch) -> torch.Tensor:
-        """What the head's product predicts."""
+        """Logits from the head's product."""
         return self._hidden(batch).to(self._weight.dtype) @ self._weight.mT
 
     def _hidden(self, batch: Batch) -> torch.Tensor:

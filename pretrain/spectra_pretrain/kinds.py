@@ -1,4 +1,4 @@
-"""What the parameters of a model are: low-rank components and other matrices, norms, embeddings."""
+"""Kinds of a model's parameters: low-rank components and other matrices, norms, embeddings."""
 
 from collections.abc import Collection, Mapping
 
@@ -16,14 +16,14 @@ IN_BLOCKS = (LRC, NLRC, MATRICES)
 
 
 def kinds_of(model: torch.nn.Module, rank_map: RankMap | None) -> dict[int, str]:
-    """What every parameter of a model is, by its identity.
+    """The kind of every parameter of a model, by identity.
 
     Parameters
     ----------
     model
-        As its checkpoint gives it.
+        A model as loaded from its checkpoint.
     rank_map
-        Which matrices are LRCs; without one they are just matrices.
+        Says which matrices are LRCs; without one they are just matrices.
     """
     found: dict[int, str] = {}
     lrc = {module.name for module in rank_map.lrc} if rank_map is not None else set()
@@ -50,11 +50,11 @@ def kinds_of(model: torch.nn.Module, rank_map: RankMap | None) -> dict[int, str]
 
 
 def kind_of(parameter: torch.nn.Parameter, kinds: Mapping[int, str]) -> str:
-    """What a parameter is; one that was not there before is an adapter's."""
+    """The kind of a parameter; one that `kinds` lacks belongs to an adapter."""
     return kinds.get(id(parameter), ADAPTERS)
 
 
 def matrices_of(model: torch.nn.Module, kinds: Mapping[int, str]) -> Collection[int]:
-    """The identities of matrices in blocks, and of what adapters hold."""
+    """The identities of matrices in blocks, and of adapters' parameters."""
     wanted = (*IN_BLOCKS, ADAPTERS)
     return {id(p) for p in model.parameters() if kind_of(p, kinds) in wanted}

@@ -1,4 +1,4 @@
-"""What the commands that train have in common: where options come from, and how a run ends."""
+"""The common part of commands that train: where options come from, and how a run ends."""
 
 import json
 import sys
@@ -19,15 +19,15 @@ Run = TypeVar("Run", bound=RunOptions)
 
 @dataclass(frozen=True)
 class CommandOptions:
-    """Options of a command that trains, beside those that decide the run."""
+    """Options of a command that trains, besides those of the run."""
 
     out: Path = Path("runs")
     """Folder of the run."""
     resume: bool = False
-    """Go on with the run in --out, or start it if there is none. Options are taken from the run's
-    own file there; those given, as in the command that started it, must agree with it."""
+    """Resume the run in --out, or start it if there is none.
+    Options come from the run's own file; those given again must agree with it."""
     config: Path | None = None
-    """File of options to start from, as a run leaves it; options given override it."""
+    """File of options to start from, as a run writes it; options given override it."""
     dry_run: bool = False
     """Print options, what is trained, and the time of two measured steps; write nothing."""
     json: bool = False
@@ -35,7 +35,7 @@ class CommandOptions:
 
 
 class Given(Protocol):
-    """What a command line says: a `CommandOptions`, and the options of a run."""
+    """A parsed command line: a `CommandOptions` with the options of a run."""
 
     out: Path
     resume: bool
@@ -46,7 +46,7 @@ class Given(Protocol):
 
 @dataclass(frozen=True)
 class Start:
-    """The options that say where the defaults of the others come from."""
+    """The options that decide the defaults of the others."""
 
     out: Path
     resume: bool = False
@@ -65,16 +65,16 @@ class TrainingCommand(Generic[Run]):
     given: type[Any]
     """Dataclass of its command line, a `Given`."""
     kind: type[Run]
-    """Of its run's options."""
+    """Class of its run's options."""
     recipe: Callable[[Start], Run]
-    """The defaults."""
+    """Makes the default options."""
     places: Mapping[str, str]
-    """What is in the folder of a run, in words."""
+    """Files and folders of a run, with a description each."""
     job: Callable[[Run], Any]
-    """From options to a `Job`."""
+    """Makes a `Job` from options."""
 
     def main(self, arguments: Sequence[str]) -> int:
-        """Run it; returns the exit status."""
+        """Run the command; return the exit status."""
         given = self.parse(arguments)
         from spectra_pretrain.rehearsal import dry_run
         from spectra_pretrain.session import run
@@ -92,12 +92,12 @@ class TrainingCommand(Generic[Run]):
         return report(self.name, summary, given.out, self.places, as_json=given.json)
 
     def parse(self, arguments: Sequence[str]) -> Given:
-        """Read the options: those given, over those of --config or of the run, over the recipe.
+        """Read the options: given ones override --config or the run's, which override the recipe.
 
         Raises
         ------
         InputError
-            When they do not fit, or are not those that the run began with.
+            When they are invalid, or not those that the run started with.
         """
         default = self.given()
         start = starting_point(arguments, default.out, self.name)
@@ -120,13 +120,13 @@ class TrainingCommand(Generic[Run]):
 
 
 def starting_point(arguments: Sequence[str], out: Path, command: str) -> Start:
-    """Read them before all others."""
+    """Read the options that decide the defaults, before all others."""
     own = [argument for argument in arguments if argument not in ("-h", "--help")]
     return parse(Start, own, command=command, description=None, others=True, default=Start(out))
 
 
 def choice_of(arguments: Sequence[str], reason: str) -> str | None:
-    """With what choice an option goes that was given, and that `reason` says is unknown."""
+    """A message if an option that `reason` calls unknown belongs to another choice, else None."""
     for option in unknown_options(arguments, reason):
         if (owner := owner_of(option.removeprefix("--").replace("-", "_"))) is not None:
             return f"{option} goes with {owner}: leave it out"
@@ -134,12 +134,12 @@ def choice_of(arguments: Sequence[str], reason: str) -> str | None:
 
 
 def chosen(options: Run, start: Start) -> Run:
-    """Options with the ways of training that are given, so that these' own options are known.
+    """Options with the optimizer and parametrization that are given, so that their own are known.
 
     Raises
     ------
     InputError
-        When there is no such way, or two that exclude each other.
+        When a choice does not exist, or two exclude each other.
     """
     if start.train in SHORT_FORMS and start.optimizer not in (None, SHORT_FORMS[start.train][1]):
         raise InputError(
@@ -159,7 +159,7 @@ def chosen(options: Run, start: Start) -> Run:
 
 
 def recorded_options(start: Start, command: str, kind: type[Run]) -> Run | None:
-    """The options of the run that is resumed; None where there is none yet.
+    """The options of the run that is resumed; None if there is no run yet.
 
     Raises
     ------
@@ -173,12 +173,12 @@ def recorded_options(start: Start, command: str, kind: type[Run]) -> Run | None:
         return read_options(saved, kind)
     except InputError as error:
         copies = sorted(start.out.glob(f"checkpoints/*/run/{command}.json"))
-        way_out = f"; put back its copy, {copies[-1]}" if copies else ""
+        way_out = f"; restore it from {copies[-1]}" if copies else ""
         raise InputError(f"{error}{way_out}") from error
 
 
 def default_options(start: Start, recorded: Run | None, recipe: Run) -> Run:
-    """The options that those given are put over: of --config, of the run, or the recipe's.
+    """The options that given ones override: those of --config, of the run, or of the recipe.
 
     Raises
     ------
@@ -191,12 +191,12 @@ def default_options(start: Start, recorded: Run | None, recipe: Run) -> Run:
 
 
 def require_same(given: Given, recorded: RunOptions | None) -> Given:
-    """Require that the options of a resumed run are those that it began with.
+    """Require that the options of a resumed run are those that it started with.
 
     Raises
     ------
     InputError
-        With those that are not.
+        When options differ; the message lists them.
     """
     if recorded is not None and (changed := differences(recorded, given.options)):
         raise InputError(
@@ -209,7 +209,7 @@ def require_same(given: Given, recorded: RunOptions | None) -> Given:
 def launched(
     command: str, train: Callable[[], dict[str, Any]], *, precision: str
 ) -> tuple[dict[str, Any] | None, int]:
-    """Train, and turn what stops a run into a line and an exit status."""
+    """Train, and turn an error that stops the run into a line and an exit status."""
     from spectra_pretrain.checkpoint import SaveError
     from spectra_pretrain.finiteness import NonFiniteError
     from spectra_pretrain.session import RunInterruptedError
@@ -224,19 +224,19 @@ def launched(
         print(
             f"{name}: {error}. That step was not made; try a lower --learning-rate"
             + (" or --precision float32" if precision == "bfloat16" else "")
-            + ", in another run",
+            + ", in a new run",
             file=sys.stderr,
         )
         return None, 1
     except SaveError as error:
-        print(f"{name}: {error}. What was saved before is whole", file=sys.stderr)
+        print(f"{name}: {error}. What was saved before is intact", file=sys.stderr)
         return None, 1
 
 
 def report(
     command: str, summary: dict[str, Any], out: Path, places: Mapping[str, str], *, as_json: bool
 ) -> int:
-    """Print what a run reached and left; returns the exit status."""
+    """Print a run's figures and files; return the exit status."""
     if as_json:
         print(json.dumps(summary))
     else:
@@ -245,7 +245,7 @@ def report(
         print(f"spectra {command}: {line}", file=sys.stderr)
     if summary["recorder_stopped"]:
         stopped = summary["recorder_stopped"]
-        print(f"spectra {command}: {stopped}; the model is whole", file=sys.stderr)
+        print(f"spectra {command}: {stopped}; the model is complete", file=sys.stderr)
         return 1
     return 0
 
@@ -259,7 +259,7 @@ def _print_summary(out: Path, summary: dict[str, Any], places: Mapping[str, str]
             f"{summary['correct']} of {summary['total']}; {summary['unparsed']} answers could not "
             "be read and count as wrong"
         )
-        if summary.get("cut"):  # runs that ended before it was counted have none
+        if summary.get("cut"):  # earlier versions did not count it
             print(
                 f"{summary['cut']} prompts were longer than the model's window: their end was kept"
             )
@@ -267,9 +267,9 @@ def _print_summary(out: Path, summary: dict[str, Any], places: Mapping[str, str]
         perplexity = summary["validation_perplexity"]
         print(f"validation perplexity {perplexity:.2f} after {summary['steps']:,} steps")
     print()
-    for name, what in places.items():
+    for name, description in places.items():
         if (out / name).exists():
-            print(f"  {out / name}  {what}")
+            print(f"  {out / name}  {description}")
     if summary["store"]:
         print()
         print("next:")

@@ -2,8 +2,8 @@
 
 One optimizer step is: read the batch of (seed, step), accumulate gradients over micro-batches, stop
 if anything is not finite, clip, update. Evaluation and checkpoints come after the step that
-they belong to. The recorder hangs on the optimizer and needs nothing but the numbers that hooks
-cannot see.
+they belong to. The recorder hangs on the optimizer's hooks; the loop only logs the numbers that
+hooks cannot see.
 """
 
 import math
@@ -29,39 +29,39 @@ from spectra_pretrain.schedule import scheduled
 from spectra_pretrain.signals import StopRequest
 
 Objective = Callable[[Callable[..., Any], Batch], torch.Tensor]
-"""From a model's forward function and a batch to the loss: a mean over the labels that count."""
+"""Loss of a model's forward function on a batch: a mean over the labels that count."""
 
 
 def own_loss(forward: Callable[..., Any], batch: Batch) -> torch.Tensor:
-    """The model's own: cross-entropy of the next token, and what else it adds."""
+    """The model's own loss: cross-entropy of the next token, and any terms that it adds."""
     loss: torch.Tensor = forward(**batch, use_cache=False).loss
     return loss
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Where a run stood at an evaluation."""
+    """State of a run at an evaluation."""
 
     step: int
     tokens: int
     train_loss: float | None
-    """Mean over the steps since the evaluation before; None before the first step."""
+    """Mean over the steps since the previous evaluation; None before the first step."""
     validation_loss: float
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How far a run came."""
+    """State of a run at the end of its loop."""
 
     step: int
     train_loss: float
-    """Of the last step; NaN before the first."""
+    """Loss of the last step; NaN before the first."""
     validation_loss: float
-    """After the last step; NaN where it was not evaluated."""
+    """Loss after the last step; NaN if it was not evaluated."""
     tokens_per_second: float
-    """Of this process, all its work included."""
+    """Speed of this process, all its work included."""
     step_tokens_per_second: float
-    """Without evaluations and checkpoints."""
+    """Speed without evaluations and checkpoints."""
 
 
 class Training:
@@ -89,25 +89,25 @@ class Training:
         self.loss = math.nan
         """Training loss of the last step."""
         self.seconds = 0.0
-        """That steps of this process took, recording included."""
+        """Seconds that steps of this process took, recording included."""
         self.evaluations: list[Evaluated] = []
         self._losses: list[float] = []
         self._train, self._validation = train, validation
         self.from_checkpoint = from_checkpoint
-        """Whether the first weights are worth an evaluation."""
+        """Whether the initial weights are trained, and so worth an evaluation."""
         self._objective = objective
         self._layers = layers or DenseLayers(model)
         self._peaks = [group["lr"] for group in optimizer.param_groups]
         self._schedule = scheduled(optimizer, options, self.step)
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._device = next(model.parameters()).device
-        # compiled beside the model, whose names and parameters stay as they are
+        # compiled as a wrapper, so that the model's names and parameters do not change
         self._forward: Callable[..., Any] = (
             torch.compile(model) if options.machine.compile else model
         )
 
     def train_step(self, recorder: Recorder | NullRecorder) -> float:
-        """Make one optimizer step; returns the training loss before it.
+        """Make one optimizer step; return the training loss before it.
 
         Raises
         ------
@@ -122,7 +122,7 @@ class Training:
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         total_norm = torch.nn.utils.get_total_norm(gradients)
         norm = total_norm.item()
-        # looked at before clipping, which would spread a NaN to every gradient
+        # checked before clipping, which would spread a NaN to every gradient
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._stop_non_finite(batch, loss)
         clip = options.optimizer.clip or math.inf
@@ -154,7 +154,7 @@ class Training:
         return found
 
     def state(self) -> dict[str, Any]:
-        """All but model and random state that the next step depends on, and what was seen."""
+        """All that the next step depends on except model and random state, and the history."""
         return {
             "step": self.step,
             "tokens": self.tokens,
@@ -166,7 +166,7 @@ class Training:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Restore what `state` returned."""
         self.step, self.tokens = int(state["step"]), int(state["tokens"])
         self.loss = float(state["train_loss"])
         self._losses = list(state["losses"])
@@ -198,8 +198,8 @@ class Training:
     def _stop_non_finite(self, batch: Batch, loss: float) -> None:
         micro_batches = split(moved(batch, self._device), self.options.micro_batch_size)
         with self.autocast():
-            place = first_non_finite(self.model, micro_batches, math.isfinite(loss))
-        raise NonFiniteError(f"step {self.step + 1}: the loss is {loss:.4g}; {place}")
+            cause = first_non_finite(self.model, micro_batches, math.isfinite(loss))
+        raise NonFiniteError(f"step {self.step + 1}: the loss is {loss:.4g}; {cause}")
 
 
 def run_loop(
@@ -210,7 +210,7 @@ def run_loop(
     display: Display,
     stop: StopRequest,
 ) -> Outcome:
-    """Train to the last step, or to the end of the step in which a stop was asked for."""
+    """Train to the last step, or to the end of the step in which a signal requests a stop."""
     options = training.options
     if training.step == 0 and training.from_checkpoint:
         display.say("evaluating before the first step")
@@ -240,7 +240,7 @@ def run_loop(
     if training.step == options.steps and math.isnan(evaluated):
         # resumed after the last step, before its figures were saved
         evaluated = training.evaluations[-1].validation_loss
-    if saved != training.step:  # a stop was asked for between two checkpoints
+    if saved != training.step:  # stopped between two checkpoints
         save()
     elapsed = time.perf_counter() - started
     tokens = training.tokens - seen

@@ -1,4 +1,4 @@
-"""What is fast on a device."""
+"""Settings that are fast on a device."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,16 +12,16 @@ from spectra_pretrain.options import RunOptions
 SHORT = 512
 """Tokens up to which attention in bfloat16 is faster on a CPU without the fused kernel."""
 BFLOAT16 = ("amx_bf16", "avx512_bf16")
-"""Instructions of x86 that multiply such numbers."""
+"""x86 instructions that multiply bfloat16 numbers."""
 
 
 def set_attention(model: Any, options: RunOptions, device: torch.device) -> None:
-    """Have a model of transformers compute attention in the way that the options name.
+    """Set a model's implementation of attention to the one that the options name.
 
     Raises
     ------
     InputError
-        When the model does not know it.
+        When the model does not have it.
     """
     way = options.machine.attention
     if way == "auto":
@@ -36,25 +36,25 @@ def set_attention(model: Any, options: RunOptions, device: torch.device) -> None
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """On a CPU, let freed memory stay with the process: the next step wants it again."""
+    """On a CPU, let freed memory stay with the process: the next step needs it again."""
     if device.type == "cpu":
         libc.keep_freed_memory()
 
 
 def checkpoint_activations(model: Any) -> None:
     """Recompute activations in the backward pass."""
-    # its name in later versions of 5
+    # the name in later versions 5 of transformers
     renamed = getattr(model, "activation_checkpointing_enable", None)
     (renamed or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def slowness(options: RunOptions, device: torch.device) -> Iterator[str]:
-    """A line where the run's precision is slow on this device."""
-    asked = getattr(torch.cpu, "get_capabilities", dict)  # of recent versions of torch
-    told: dict[str, Any] = asked()
-    known = device.type == "cpu" and told.get("architecture") == "x86_64"
-    if known and options.precision == "bfloat16" and not any(told.get(n) for n in BFLOAT16):
+    """A warning if the run's precision is slow on this device."""
+    get_capabilities = getattr(torch.cpu, "get_capabilities", dict)  # in recent versions of torch
+    found: dict[str, Any] = get_capabilities()
+    known = device.type == "cpu" and found.get("architecture") == "x86_64"
+    if known and options.precision == "bfloat16" and not any(found.get(n) for n in BFLOAT16):
         yield (
-            "this CPU has no instructions for bfloat16: --precision float32 takes more memory, and "
+            "this CPU has no instructions for bfloat16: --precision float32 needs more memory, but "
             "is faster here"
         )

@@ -1,4 +1,4 @@
-"""What a run trains, what it leaves alone, and the memory that each takes: counted beforehand."""
+"""Trained and frozen parameters of a run, and the memory of each: counted beforehand."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -36,9 +36,9 @@ def groups_of(
     model
         The model to be trained; its parameters say whether they are.
     kinds
-        By identity; parameters that it lacks are adapters.
+        Kinds by identity; parameters that it lacks are adapters.
     state_bytes
-        What the optimizer holds of a parameter.
+        Bytes that the optimizer holds for a parameter.
     """
     members: dict[tuple[bool, str], list[torch.nn.Parameter]] = {}
     for parameter in model.parameters():
@@ -87,7 +87,7 @@ def table_of(groups: list[Group]) -> Table:
         for group in of_kind:
             table.add_row(*_cells(group, f"{'trained' if trained else 'frozen'} {group.name}"))
         if len(of_kind) > 1:
-            table.add_row(*_cells(total(of_kind, trained=trained), "together"), style="bold")
+            table.add_row(*_cells(total(of_kind, trained=trained), "total"), style="bold")
         table.add_section()
     return table
 

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 GROUPS_THAT_MAY_CHANGE = {"machine", "checkpoints"}
 """Groups whose options may differ when a run is resumed: they do not decide what it computes."""
 MAY_CHANGE = {"record_background", "record_queue", "record_strict"}
-"""Options of other groups that may."""
+"""Options of other groups that may differ, too."""
 
 Options = TypeVar("Options", bound="DataclassInstance")
 Run = TypeVar("Run", bound=RunOptions)
 
 
 def to_dict(options: RunOptions) -> dict[str, Any]:
-    """Options as one flat dictionary, by the names they have on the command line."""
+    """Options as one flat dictionary, by their names on the command line."""
     flat: dict[str, Any] = {}
     for f in dataclasses.fields(options):
         flat |= _fields(f.name, getattr(options, f.name))
@@ -35,12 +35,12 @@ def to_dict(options: RunOptions) -> dict[str, Any]:
 
 
 def from_dict(flat: dict[str, Any], source: str, kind: type[Run]) -> Run:
-    """Options of a kind from `to_dict`'s dictionary; those that it lacks keep their defaults.
+    """Options of a kind from the dictionary of `to_dict`; missing ones keep their defaults.
 
     Raises
     ------
     InputError
-        Naming `source`, when a name is unknown or a value is not of its option's type.
+        When a name is unknown or a value has the wrong type; the message names `source`.
     """
     remaining = _renamed(flat)
     built = _build(kind, remaining, source)
@@ -57,12 +57,12 @@ def read_options(path: Path, kind: type[Run]) -> Run:
     """Options from a file that a run wrote (e.g. pretrain.json in its folder)."""
     flat = read_json(path)
     if not isinstance(flat, dict):
-        raise InputError(f"{path} is no file of options: it holds no JSON object")
+        raise InputError(f"{path} is not a file of options: it holds no JSON object")
     return from_dict(flat, str(path), kind)
 
 
 def differences(one: RunOptions, other: RunOptions) -> list[str]:
-    """Options that must not change on resuming and do, as ``--steps 300 (was 200)``."""
+    """Options that must not change on resuming but did, e.g. ``--steps 300 (was 200)``."""
     changed = []
     for f in dataclasses.fields(one):
         if f.name in GROUPS_THAT_MAY_CHANGE:
@@ -77,7 +77,7 @@ def differences(one: RunOptions, other: RunOptions) -> list[str]:
 
 
 def _renamed(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Options by today's names, of a file that an earlier version may have written."""
+    """Options by their current names, from a file that an earlier version may have written."""
     found = dict(flat)
     if (steps := found.pop("record_at", None)) is not None:
         found["record_every"] = steps
@@ -85,7 +85,7 @@ def _renamed(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fields(name: str, value: Any) -> dict[str, Any]:
-    """The options of a group, or the one option that is none; lists as they are typed."""
+    """The options of a group, or a single option; lists as on the command line."""
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return {name: value}
     held = {name: getattr(value, field) for field, name in names_of(type(value)).items()}
@@ -93,7 +93,7 @@ def _fields(name: str, value: Any) -> dict[str, Any]:
 
 
 def _build(kind: type[Options], remaining: dict[str, Any], source: str) -> Options:
-    """Options of a kind; what is not given is as its default has it, groups of options included."""
+    """Options of a kind; those that are not given keep their defaults, in groups, too."""
     values: dict[str, Any] = {}
     own = settings_of(remaining.get("optimizer"), remaining.get("train"))
     for f in dataclasses.fields(kind):
@@ -108,7 +108,7 @@ def _build(kind: type[Options], remaining: dict[str, Any], source: str) -> Optio
 
 
 def _given(kind: type[Any], remaining: dict[str, Any], source: str) -> dict[str, Any]:
-    """The options of a dataclass, without its groups, that are there."""
+    """The given options of a dataclass, without its groups."""
     names = names_of(kind)
     return {
         f.name: _typed(names[f.name], remaining.pop(names[f.name]), f.type, source)

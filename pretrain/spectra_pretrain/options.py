@@ -1,4 +1,4 @@
-"""The options of training: the command's help, and what a run is repeated from."""
+"""The options of training: they are the command's help, and a run is repeated from them."""
 
 import dataclasses
 import math
@@ -15,61 +15,60 @@ from spectra_pretrain.ways import SHORT_FORMS, OptimizerOptions, TrainedOptions,
 
 @dataclass(frozen=True)
 class CorpusOptions:
-    """What the model is trained on."""
+    """Corpus to train on, and its tokenizer."""
 
     data: str = "pydocs"
-    """`pydocs` (documentation strings of the installed Python packages), a text / jsonl / json.gz /
-    parquet file or a folder of them, `c4`, or `hf:NAME`."""
+    """Corpus: `pydocs` (documentation strings of the installed Python packages),
+    `c4`, `hf:NAME`, or a text / jsonl / json.gz / parquet file or a folder of these."""
     text_field: str = "text"
     """Field or column that holds the text."""
     tokenizer: str = "train"
-    """`train` trains a byte-level BPE on the corpus; else the path or hub name of a tokenizer."""
+    """Tokenizer: a path, a hub name, or `train` to train a byte-level BPE on the corpus."""
     vocab_size: int | None = None
-    """Size of a trained tokenizer; the model's own vocabulary by default (32 000 for the
-    presets)."""
+    """Vocabulary of a trained tokenizer; by default the model's own (32 000 for the presets)."""
     validation_fraction: float = 0.02
-    """Share of the text held out for validation."""
+    """Share of the text that is held out for validation."""
     max_tokens: int | None = None
-    """Tokens of the corpus to use; all by default, and of a hub's stream what the run needs."""
+    """Tokens of the corpus to use; by default all, or of a hub's stream as many as are needed."""
 
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """What one optimizer step sees."""
+    """Batch of an optimizer step."""
 
     seq_len: int = 256
-    """Tokens of a window."""
+    """Tokens per window."""
     batch_size: int = 8
-    """Windows of an optimizer step."""
+    """Windows per optimizer step."""
     micro_batch_size: int | None = None
-    """Windows of one forward and backward pass; gradients accumulate over the rest of the batch.
-    All of the batch by default."""
+    """Windows per forward and backward pass; gradients accumulate over the batch.
+    By default, the whole batch in one pass."""
 
 
 @dataclass(frozen=True)
 class RecorderOptions:
-    """The probe batch, and where the recording lies."""
+    """Probe batch, and address of the recording."""
 
     probe_size: int = 4
     """Validation windows in the probe batch, on which gradients are taken at every snapshot."""
     store: str | None = None
-    """Place of the recording: a path, or an address such as s3://bucket/run.zarr; spectra.zarr in
-    --out by default."""
+    """Address of the recording: a path, or a URL such as s3://bucket/run.zarr.
+    By default, spectra.zarr in --out."""
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """Loss on the validation part."""
+    """Evaluations of the loss on the validation part."""
 
     eval_every: int = 100
     """Steps between evaluations; the last step is always evaluated."""
     eval_tokens: int = 65_536
-    """Tokens of an evaluation, or all of the validation part where that is less."""
+    """Tokens per evaluation, at most all of the validation part."""
 
 
 @dataclass(frozen=True)
 class CheckpointOptions:
-    """What a killed run goes on from."""
+    """Checkpoints, from which a run resumes."""
 
     checkpoint_every: int = 100
     """Steps between checkpoints; the last step always gets one."""
@@ -79,36 +78,36 @@ class CheckpointOptions:
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """How it is computed."""
+    """Device and implementation."""
 
     device: str = "auto"
-    """`auto` takes CUDA where there is one, else the CPU; or a torch device."""
+    """Device to train on: a torch device, or `auto` for CUDA if available, else the CPU."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     compile: bool = False
-    """Compile the model by torch.compile."""
+    """Compile the model with torch.compile."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = "auto"
-    """Implementation of attention; auto: as the model chooses, but eager in bfloat16 on a CPU up to
-    512 tokens, where it is faster."""
+    """Implementation of attention; auto is the model's own choice,
+    but eager in bfloat16 on a CPU up to 512 tokens, where that is faster."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What every training run has; the same options, data and seed give the same run."""
+    """Options of every training run; the same options, data and seed yield the same run."""
 
     steps: int = 1000
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     seed: int = 0
-    """Seed of everything that is drawn: initial weights, the order of the data, the sketches."""
+    """Seed of everything random: initial weights, the order of the data, the sketches."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """bfloat16 is autocast with float32 weights, gradients and optimizer state."""
+    """Precision: bfloat16 is autocast with float32 weights, gradients and optimizer state."""
     batch: BatchOptions = field(default_factory=BatchOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     optimizer_settings: Settings = field(default_factory=Settings)
-    """Of the optimizer alone; its defaults where none are given."""
+    """Options of the chosen optimizer alone; its defaults unless given."""
     trained: TrainedOptions = field(default_factory=lambda: TrainedOptions(train="full"))
     layer_settings: Settings = field(default_factory=Settings)
-    """Of the parametrization alone; its defaults where none are given."""
+    """Options of the chosen parametrization alone; its defaults unless given."""
     recording: Recording = field(default_factory=lambda: Recording(every=50))
     recorder: RecorderOptions = field(default_factory=RecorderOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
@@ -128,7 +127,7 @@ class RunOptions:
             raise InputError("; ".join(problems))
 
     def _complete(self) -> None:
-        """Write short forms out, and take the settings of what is chosen where none are given."""
+        """Expand short forms, and fill in the default settings of the choices."""
         if self.trained.train in SHORT_FORMS:
             train, optimizer = SHORT_FORMS[self.trained.train]
             own = dataclasses.replace(self.optimizer, optimizer=optimizer)
@@ -153,7 +152,7 @@ class RunOptions:
 
     @property
     def reading(self) -> str:
-        """What steps read, in words."""
+        """Batch, steps and tokens, in words."""
         batch = self.batch
         return (
             f"batch {batch.batch_size} windows{self.passes} x {batch.seq_len} tokens = "
@@ -162,12 +161,12 @@ class RunOptions:
 
     @property
     def passes(self) -> str:
-        """In how many a step is made, in words; empty for one."""
+        """Number of passes per step, in words; empty for one."""
         count = self.batch.batch_size // self.micro_batch_size
         return f" in {count} passes" if count > 1 else ""
 
     def own_checks(self) -> list[Check]:
-        """What further options must hold."""
+        """Checks of further options."""
         return []
 
     def _checks(self) -> list[Check]:
@@ -226,7 +225,7 @@ class RunOptions:
         ]
 
     def _checks_of_training(self) -> list[Check]:
-        """What the choices of what is trained, and how, must hold together."""
+        """Checks of what is trained together with the optimizer and the precision."""
         masters, name = self.trained.masters, self.optimizer.optimizer
         own = settings_of(name, self.trained.train)
         known = name in OPTIMIZERS
@@ -237,8 +236,8 @@ class RunOptions:
             *(
                 (
                     not isinstance(getattr(self, field), kind),
-                    f"{type(getattr(self, field)).__name__} are options of another choice than "
-                    f"{name} and {self.trained.train}",
+                    f"{type(getattr(self, field)).__name__} are not options of {name} or "
+                    f"{self.trained.train}",
                 )
                 for field, kind in own.items()
             ),
@@ -248,21 +247,21 @@ class RunOptions:
                 masters == "bfloat16" and self.precision == "float32",
                 "--masters bfloat16 goes with --precision bfloat16",
             ),
-            (not plain, f"{name} has float32 masters: leave out --masters {masters}"),
+            (not plain, f"{name} updates only float32 masters: leave out --masters {masters}"),
         ]
 
 
 @dataclass(frozen=True)
 class PretrainOptions(RunOptions):
-    """A pretraining run."""
+    """Options of a pretraining run."""
 
     model: str = "llama_9m"
-    """Model to train: a preset (llama_9m, _20m, _35m, _60m, _71m, _100m, _130m, _250m, _350m, _1b,
-    _3b, _7b) or a Hugging Face config.json."""
+    """Model to train: a Hugging Face config.json, or one of the presets
+    llama_9m, _20m, _35m, _60m, _71m, _100m, _130m, _250m, _350m, _1b, _3b, _7b."""
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
 
     def own_checks(self) -> list[Check]:
-        """What corpus and tokenizer must hold."""
+        """Checks of corpus and tokenizer."""
         size, trained = self.corpus.vocab_size, self.corpus.tokenizer == TRAIN
         return [
             *text_checks(self.corpus.validation_fraction, self.corpus.max_tokens),
@@ -272,13 +271,13 @@ class PretrainOptions(RunOptions):
             ),
             (
                 size is not None and not trained,
-                "--vocab-size goes with --tokenizer train: one that is loaded has its own",
+                "--vocab-size goes with --tokenizer train: a loaded tokenizer has its own",
             ),
         ]
 
 
 def text_checks(validation_fraction: float, max_tokens: int | None) -> list[Check]:
-    """What options of a text must hold."""
+    """Checks of the options of a text."""
     return [
         (
             not 0 < validation_fraction < 1,

@@ -1,4 +1,4 @@
-"""What a run will do, in numbers, before it does it."""
+"""The numbers of a run before it starts: parameters, snapshots, bytes and time."""
 
 import dataclasses
 import time
@@ -32,12 +32,12 @@ class Plan:
     block_parameters: int
     matrices: int
     left_out: tuple[str, ...]
-    """Weights inside of blocks that are not recorded, with the reason."""
+    """Weights inside blocks that are not recorded, with the reason."""
     snapshots: int
     store_bytes: dict[str, int]
-    """What all snapshots take at most, by what is recorded."""
+    """Largest size of all snapshots, by what is recorded."""
     shared_memory: int
-    """Of the snapshots that may wait for the background process."""
+    """Bytes of the snapshots that may wait for the background process."""
 
     def lines(self, options: RunOptions, model: str, vocabulary: str) -> list[str]:
         """The arithmetic in words."""
@@ -66,7 +66,7 @@ class Plan:
 
 
 def _rhythm(options: RunOptions) -> str:
-    """When there are snapshots, in words."""
+    """Schedule of the snapshots, in words."""
     schedule = options.recording.schedule(options.steps)
     if schedule.at is not None:
         return "at listed steps"
@@ -75,7 +75,7 @@ def _rhythm(options: RunOptions) -> str:
 
 
 def make_plan(options: RunOptions, model: torch.nn.Module) -> Plan:
-    """Count what a run has."""
+    """Count the parameters, snapshots and bytes of a run."""
     matrices, skipped = find_matrices(model)
     snapshots, store_bytes, shared_memory = 0, {}, 0
     if options.recording.wanted:
@@ -107,15 +107,15 @@ def make_plan(options: RunOptions, model: torch.nn.Module) -> Plan:
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run will take, from a few steps that were made."""
+    """Time that a run will take, from a few measured steps."""
 
     step_seconds: float
     tokens_per_second: float
-    """Of the measured steps."""
+    """Speed of the measured steps."""
     snapshot_seconds: float
-    """0 where nothing is recorded."""
+    """Seconds of a snapshot; 0 if nothing is recorded."""
     expected_seconds: float
-    """Without evaluations and checkpoints."""
+    """Seconds of the run without evaluations and checkpoints."""
 
     def lines(self, options: RunOptions) -> list[str]:
         """The forecast in words."""
@@ -131,8 +131,8 @@ class Forecast:
 
 
 def measure(options: RunOptions, training: Training, probe: Probe | None) -> Forecast:
-    """Make two steps and one snapshot, and say how long the run would take."""
-    for _ in range(WARM_UP_STEPS):  # they allocate, and compile where asked
+    """Time a few steps and one snapshot, and forecast the time of the run."""
+    for _ in range(WARM_UP_STEPS):  # they allocate memory, and compile with --compile
         training.train_step(NullRecorder())
     started, before = time.perf_counter(), training.tokens
     for _ in range(MEASURED_STEPS):
@@ -148,14 +148,14 @@ def measure(options: RunOptions, training: Training, probe: Probe | None) -> For
 
 
 def random_windows(options: RunOptions, vocab_size: int) -> Windows:
-    """Tokens to measure the speed on, for as many steps as are measured."""
+    """Random tokens to measure the speed on, enough for all measured steps."""
     count = options.tokens_per_step * (WARM_UP_STEPS + MEASURED_STEPS)
     tokens = np.random.default_rng(options.seed).integers(vocab_size, size=count, dtype=np.uint32)
     return Windows(tokens, options.batch.seq_len)
 
 
 def _snapshot_seconds(options: RunOptions, training: Training, probe: Probe) -> float:
-    """Seconds of one snapshot, measured and written before the loop goes on, to memory."""
+    """Seconds of one snapshot that is taken in the loop and written to memory."""
     once = dataclasses.replace(
         options.recording, every=[1], early=False, overhead=None, background="off", strict=True
     )

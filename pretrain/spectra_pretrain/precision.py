@@ -1,4 +1,4 @@
-"""The numbers that parameters are held in."""
+"""The precision of parameters."""
 
 from typing import TYPE_CHECKING
 
@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 
 
 def set_precision(model: torch.nn.Module, options: "RunOptions") -> None:
-    """Trained parameters as masters, frozen ones in the precision of the run; buffers stay.
+    """Turn trained parameters into masters, frozen ones into the run's precision; buffers stay.
 
-    Frozen vectors, of norms say, are float32: they are small, and meet float32.
+    Frozen vectors, e.g. of norms, are float32: they are small, and are combined with float32.
     """
     frozen = torch.bfloat16 if options.precision == "bfloat16" else torch.float32
     masters = torch.bfloat16 if options.trained.masters == "bfloat16" else torch.float32

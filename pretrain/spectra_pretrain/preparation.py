@@ -1,4 +1,4 @@
-"""From a model and data to a training before its first step: the same for every kind of run."""
+"""Prepares a training from a model and data: the same for every kind of run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,25 +21,25 @@ from spectra_pretrain.options import RunOptions
 from spectra_pretrain.trainee import Trainee, held_state, load_held_state, make_trainee
 
 HELD = "trained.safetensors"
-"""What a checkpoint holds of the model, where that is not all of it."""
+"""File of a checkpoint with the tensors that training changes, if it does not hold the model."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a run is trained and validated on."""
+    """Data that a run is trained and validated on."""
 
     train: Batches
     validation: Validation
     probe: torch.Tensor | Batch
     about: str
-    """In words."""
+    """Description of the data, in words."""
     manifest: dict[str, Any]
-    asked: Sequence[Example] = ()
-    """A task's test questions."""
+    test_questions: Sequence[Example] = ()
+    """Test questions of a task."""
 
     @property
     def sample(self) -> Batch:
-        """The probe as a batch, on which ways to compute the loss are compared."""
+        """The probe as a batch, on which two computations of the loss are compared."""
         if isinstance(self.probe, torch.Tensor):
             return {"input_ids": self.probe, "labels": self.probe}
         return self.probe
@@ -48,12 +48,12 @@ class Data:
 def prepare_trainee(
     options: RunOptions, model: Any, rank_map: RankMap | None, device: torch.device
 ) -> Trainee:
-    """A model, ready to be trained on a device.
+    """Prepare a model to be trained on a device.
 
     Raises
     ------
     InputError
-        When the model does not fit what is asked.
+        When the model does not fit the options.
     """
     if options.trained.map is not None:
         rank_map = RankMap.load(options.trained.map)
@@ -63,12 +63,12 @@ def prepare_trainee(
     set_attention(model, options, device)
     embeddings = model.get_input_embeddings()
     if options.precision == "bfloat16" and embeddings.weight.dtype != torch.float32:
-        # the stream of residuals is float32, as it is where embeddings are masters
+        # the residual stream is float32, as it is with embeddings that are masters
         embeddings.register_forward_hook(lambda module, inputs, out: out.float())
     if options.machine.activation_checkpointing:
         model.enable_input_require_grads()
         checkpoint_activations(model)
-    torch.manual_seed(options.seed)  # for what steps draw: dropout, rounding, projections
+    torch.manual_seed(options.seed)  # steps draw for dropout, rounding and projections
     return trainee
 
 
@@ -81,16 +81,16 @@ def training_of(
     objective: Objective | None = None,
     from_checkpoint: bool = False,
 ) -> Training:
-    """A model before its first step.
+    """A training before its first step.
 
     Parameters
     ----------
     options, trainee, data, device
-        The run's.
+        Those of the run.
     objective
-        The loss; by default the model's own, computed behind a frozen head where that is the same.
+        Loss; by default the model's own, computed behind a frozen head if that is the same.
     from_checkpoint
-        Whether the first weights are worth an evaluation.
+        Whether the initial weights are trained, and so worth an evaluation.
     """
     if objective is None and options.machine.compile:
         objective = own_loss
@@ -111,22 +111,22 @@ def training_of(
 
 
 def write_held(trainee: Trainee, folder: Path) -> None:
-    """Write what training has changed of a model into a checkpoint's folder."""
+    """Write the tensors of a model that training changes into a checkpoint's folder."""
     state = held_state(trainee)
     save_file({n: v.detach().cpu().contiguous() for n, v in state.items()}, folder / HELD)
 
 
 def read_held(trainee: Trainee, folder: Path) -> None:
-    """Put back what `write_held` wrote.
+    """Restore what `write_held` wrote.
 
     Raises
     ------
     InputError
-        When it cannot be read, or is of another model.
+        When it cannot be read, or belongs to another model.
     """
     file = folder / HELD
     try:
         held = load_file(file)
-    except Exception as error:  # of the disk or of safetensors
+    except Exception as error:  # from the disk or safetensors
         raise InputError(f"{file} cannot be read ({error}): remove {folder}") from error
     load_held_state(trainee, held)

@@ -1,7 +1,7 @@
 """The LLaMA family that the low-rank literature pretrains, from 9M to 7B parameters.
 
 The sizes are those of ReLoRA's and GaLore's published configurations. All have a vocabulary of 32
-000, untied embeddings and RMSNorm eps 1e-6; a name says the parameters with that vocabulary.
+000, untied embeddings and RMSNorm eps 1e-6; a name states the parameters with that vocabulary.
 """
 
 from dataclasses import dataclass
@@ -50,8 +50,7 @@ def model_config(spec: str) -> "PreTrainedConfig":
     Raises
     ------
     InputError
-        When there is neither under that name, or the file is no configuration of a causal language
-        model.
+        When `spec` names neither, or the file is not the configuration of a causal language model.
     """
     from transformers import LlamaConfig
 
@@ -83,9 +82,9 @@ def _read_config(path: Path) -> "PreTrainedConfig":
     try:
         model_type = fields.pop("model_type")
     except (KeyError, AttributeError, TypeError) as error:
-        raise InputError(f"{path} is no Hugging Face config.json (no model_type in it)") from error
+        raise InputError(f"{path} is no Hugging Face config.json: it has no model_type") from error
     # the LLaMA family's old files use a key that transformers ignores, and a pad id of -1, which it
-    # takes for the last row of the embedding
+    # reads as the last row of the embedding
     if "max_sequence_length" in fields:
         fields.setdefault("max_position_embeddings", fields.pop("max_sequence_length"))
     if fields.get("pad_token_id") == -1:
@@ -94,11 +93,11 @@ def _read_config(path: Path) -> "PreTrainedConfig":
         return AutoConfig.for_model(model_type, **fields)
     except Exception as error:  # the library's validators raise exceptions of their own
         reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"{path} is no usable configuration: {reason}") from error
+        raise InputError(f"{path} is not a usable configuration: {reason}") from error
 
 
 def default_vocabulary(spec: str) -> int:
-    """Vocabulary of the model before a tokenizer is chosen."""
+    """Vocabulary size of the model before a tokenizer is chosen."""
     size = getattr(model_config(spec), "vocab_size", None)
     if size is None:
         raise InputError(f"no causal language model of {spec}: its configuration has no vocab_size")

@@ -1,4 +1,4 @@
-"""`--dry-run`: what a run would be, from two steps that are measured; nothing is written."""
+"""`--dry-run`: a forecast of a run from two measured steps; nothing is written."""
 
 import json
 from collections.abc import Mapping
@@ -25,18 +25,18 @@ class Draft:
     """A run that is ready to be measured."""
 
     title: str
-    """What is trained, in words."""
+    """Model that is trained, in words."""
     about: str
-    """What it learns from, in words."""
+    """Data that it is trained on, in words."""
     trainee: Trainee
     training: Training
     probe: Probe
     figures: Mapping[str, Any] = field(default_factory=dict)
-    """Further ones, for --json."""
+    """Further figures for --json."""
 
 
 class Drafted(Protocol):
-    """A kind of run."""
+    """A kind of run that can be rehearsed."""
 
     @property
     def options(self) -> RunOptions:
@@ -44,17 +44,17 @@ class Drafted(Protocol):
         ...
 
     def draft(self, device: torch.device) -> Draft:
-        """The run on tokens that need no corpus to be tokenised."""
+        """The run on tokens that need no tokenised corpus."""
         ...
 
 
 def dry_run(job: Drafted, *, as_json: bool = False) -> None:
-    """Print what a run would be, in words or as one JSON object, and write nothing.
+    """Print the forecast of a run, in words or as one JSON object, and write nothing.
 
     Raises
     ------
     InputError
-        When the run could not be made.
+        When the run cannot be made.
     """
     silence_library_bars()
     options, console = job.options, Console()

@@ -1,4 +1,4 @@
-"""A pretraining run from its options: corpus, model, optimizer, and what it leaves."""
+"""A pretraining run from its options: corpus, model, optimizer, and results."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 def pretrain(options: PretrainOptions, out: Path, *, resume: bool = False) -> Summary:
-    """Pretrain, record, and leave a run in `out`; see `spectra_pretrain.session.run`.
+    """Pretrain and record a run in `out`; see `spectra_pretrain.session.run`.
 
     The folder gets spectra.zarr, checkpoints/, model/, pretrain.json, data.json, summary.json.
     """
@@ -41,7 +41,7 @@ def pretrain(options: PretrainOptions, out: Path, *, resume: bool = False) -> Su
 
 
 class Pretraining:
-    """A model from its first weights on."""
+    """The training of a new model."""
 
     command = "pretrain"
 
@@ -127,7 +127,7 @@ class Pretraining:
 def _data(
     options: PretrainOptions, train: Windows, validation: Windows, manifest: dict[str, Any]
 ) -> Data:
-    """Windows of a corpus, cut into batches.
+    """Windows of a corpus, in batches.
 
     The probe is the first windows of the validation part, which training never sees.
     """
@@ -165,12 +165,12 @@ def _open_corpus(
 def new_model(
     options: PretrainOptions, vocab_size: int, tokenizer: "PreTrainedTokenizerFast | None"
 ) -> "PreTrainedModel":
-    """A model with its first weights, of the seed.
+    """A model with initial weights that are drawn from the seed.
 
     Raises
     ------
     InputError
-        When there is no causal language model of that configuration.
+        When no causal language model has that configuration.
     """
     from transformers import AutoModelForCausalLM
 
@@ -181,12 +181,12 @@ def new_model(
     if tokenizer is not None:
         config.bos_token_id = tokenizer.bos_token_id
         config.eos_token_id = tokenizer.eos_token_id
-    if (config.pad_token_id or 0) >= vocab_size:  # it belonged to another tokenizer
+    if (config.pad_token_id or 0) >= vocab_size:  # it belongs to another tokenizer
         config.pad_token_id = None
     torch.manual_seed(options.seed)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except Exception as error:  # whatever a model's own checks raise
+    except Exception as error:  # any error of the model's own checks
         reason = first_line(error)
         raise InputError(f"no causal language model of {options.model}: {reason}") from error
     _require_causal(options.model, model)
@@ -196,7 +196,7 @@ def new_model(
 
 @torch.no_grad()
 def _require_causal(name: str, model: "PreTrainedModel") -> None:
-    """A token's prediction must not see what comes after it."""
+    """Require that the predictions at a token do not depend on later tokens."""
     model.eval()
     tokens = torch.zeros(2, 4, dtype=torch.long)
     tokens[1, -1] = 1
@@ -207,9 +207,9 @@ def _require_causal(name: str, model: "PreTrainedModel") -> None:
 
 def _title(options: PretrainOptions) -> str:
     train, optimizer = options.trained.train, options.optimizer.optimizer
-    what = "" if train == "full" else f", {train} alone"
-    how = "" if optimizer == "adamw" else f", by {optimizer}"
-    return f"model {options.model}{what}{how}"
+    selection = "" if train == "full" else f", {train} alone"
+    update = "" if optimizer == "adamw" else f", by {optimizer}"
+    return f"model {options.model}{selection}{update}"
 
 
 def _trained_vocabulary(options: PretrainOptions) -> int:
@@ -220,4 +220,4 @@ def _vocabulary_line(options: PretrainOptions, vocab_size: int) -> str:
     preset = default_vocabulary(options.model)
     if vocab_size == preset:
         return f"vocabulary {vocab_size:,}"
-    return f"vocabulary {vocab_size:,} of the tokenizer in place of {preset:,}"
+    return f"vocabulary {vocab_size:,} of the tokenizer instead of {preset:,}"

@@ -10,10 +10,10 @@ from spectra_pretrain.ways import OptimizerOptions
 
 
 def factor(step: int, steps: int, options: OptimizerOptions) -> float:
-    """Share of its peak that the learning rate has in optimizer step `step`, from 0.
+    """Learning rate in optimizer step `step`, from 0, as a share of its peak.
 
-    Own, since the one of transformers begins at 0, so that its first step does nothing, and does
-    not reach its end in the last.
+    It replaces the schedule of transformers, which begins at 0, so that its first step does
+    nothing, and does not reach its end in the last step.
     """
     warmup = math.ceil(options.warmup * steps)
     # 1) linear warm-up, above 0 from the first step on
@@ -31,9 +31,9 @@ def scheduled(optimizer: torch.optim.Optimizer, options: RunOptions, step: int) 
     Parameters
     ----------
     optimizer
-        Its groups' ``lr`` are the peaks; where it has made steps, their ``initial_lr``.
+        Its groups' ``lr`` are the peaks; after steps, their ``initial_lr``.
     options
-        Of the run.
+        Options of the run.
     step
         Optimizer steps done.
     """

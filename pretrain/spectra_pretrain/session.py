@@ -1,7 +1,7 @@
-"""A training run from its options to what it leaves: the same for pretraining and finetuning.
+"""A training run from its options to its results: the same for pretraining and finetuning.
 
-What differs is a `Job`: it prepares a model, an optimizer and data, and says what is written of the
-model. The session holds the folder, the recorder, the loop, resuming, and the summary.
+Only the `Job` differs: it prepares the model, the optimizer and the data, and writes the model. The
+session handles the folder, the recorder, the loop, resuming, and the summary.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ Summary = dict[str, Any]
 
 
 class RunInterruptedError(Exception):
-    """A stop was asked for, and everything is saved."""
+    """A signal stopped the run, and everything is saved."""
 
     def __init__(self, signal: signal.Signals, message: str) -> None:
         super().__init__(message)
@@ -55,20 +55,20 @@ class RunInterruptedError(Exception):
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run needs before its first step, or its next."""
+    """Everything that a run needs before its first step, or its next."""
 
     training: Training
     probe: Probe
     lines: list[RenderableType]
-    """Said before the run."""
+    """Lines to print before the run."""
     write_checkpoint: Callable[[Path], None]
-    """Write of the model, into a checkpoint's folder, what `Job.prepare` reads."""
+    """Writes the model, into a checkpoint's folder, for `Job.prepare` to read."""
     finish: Callable[[Path], Summary]
-    """After the last step: write what the run is for, and return further figures."""
+    """Writes the run's result after the last step, and returns further figures."""
     files: Mapping[str, Any] = field(default_factory=dict)
-    """JSON files of the folder, by name."""
+    """JSON files for the folder, by name."""
     attrs: Mapping[str, Any] = field(default_factory=dict)
-    """Of the store."""
+    """Attributes of the store."""
 
 
 class Job(Protocol):
@@ -85,36 +85,36 @@ class Job(Protocol):
     def prepare(
         self, latest: Path | None, out: Path, device: torch.device, console: Console
     ) -> Prepared:
-        """Everything for the first step, or for the one after the latest checkpoint."""
+        """Prepare the first step, or the one after the latest checkpoint."""
         ...
 
 
 def run(job: Job, out: Path, *, resume: bool = False) -> Summary:
-    """Train, record, and leave a run in `out`.
+    """Train and record a run in `out`.
 
     Parameters
     ----------
     job
-        What is trained.
+        Kind of run.
     out
         Folder of the run.
     resume
-        Go on from the last checkpoint in `out`; begin where there is none.
+        Whether to continue from the last checkpoint in `out`; without one, the run starts.
 
     Returns
     -------
     The run's figures: steps, tokens, train_loss, validation_loss, validation_perplexity,
-    tokens_per_second, recorder_share, store, evaluations, why the recorder stopped before the end,
-    if so, and what the job adds.
+    tokens_per_second, recorder_share, store, evaluations, the reason if the recorder stopped before
+    the end, and what the job adds.
 
     Raises
     ------
     InputError
-        When something asked for cannot be done.
+        When the run cannot be made as the options say.
     NonFiniteError
         When the loss or a gradient is not finite.
     RunInterruptedError
-        When SIGINT or SIGTERM came; the run can be resumed.
+        When SIGINT or SIGTERM arrived; the run can be resumed.
     """
     console = Console(stderr=True)
     silence_library_bars()
@@ -123,7 +123,7 @@ def run(job: Job, out: Path, *, resume: bool = False) -> Summary:
     checkpoints = Checkpoints(out / "checkpoints", options.checkpoints.keep_checkpoints)
     device = device_of(options.machine.device)
     keep_freed_memory(device)
-    _require_place(job, out, resume)
+    _require_folder(job, out, resume)
     with locked(out), _unless_refused(out):
         for folder in (out, checkpoints.folder):
             remove_leftovers(folder)
@@ -134,7 +134,7 @@ def run(job: Job, out: Path, *, resume: bool = False) -> Summary:
             return finished
         say = functools.partial(console.print, highlight=False, soft_wrap=True)
         if finished is None and (out / SUMMARY).exists():
-            say(f"{out / SUMMARY} is damaged: the run's end is made again")
+            say(f"{out / SUMMARY} is damaged: repeating the end of the run")
         latest = checkpoints.whole(say) if resume else None
         _require_parts(job, latest, out)
         if latest:
@@ -144,7 +144,7 @@ def run(job: Job, out: Path, *, resume: bool = False) -> Summary:
 
 @contextlib.contextmanager
 def _unless_refused(out: Path) -> Iterator[None]:
-    """A folder of a run, which is not left behind empty where the run cannot be made."""
+    """Remove the folder of a run that is refused, if it is empty."""
     try:
         yield
     except InputError:
@@ -188,7 +188,7 @@ def _train(
                 open_display(console, training.step, options.steps) as display,
             ):
                 if state:
-                    restore_random_state(state)  # last: what was opened may have drawn numbers
+                    restore_random_state(state)  # last: the recorder may have drawn numbers
                     display.say(f"resumed after step {training.step}")
                 outcome = run_loop(training, recorder, checkpoints, write_checkpoint, display, stop)
         finally:
@@ -198,29 +198,29 @@ def _train(
             raise RunInterruptedError(
                 stop.signal,
                 f"stopped after step {outcome.step} by {stop.signal.name}, {saved}; "
-                f"{_way_on(job, out)}",
+                f"{_how_to_resume(job, out)}",
             )
     further = _finished(job, prepared, out)
     summary = _summary(options, training, outcome, recorder, out)
-    # of a run that was resumed after its last step, the peak was another process's
+    # if the run was resumed after its last step, another process had the peak
     summary |= {"peak_memory_bytes": peak[0] if training.seconds else None, **further}
     write_file(out / SUMMARY, sealed(summary))
     return summary
 
 
 def _finished(job: Job, prepared: Prepared, out: Path) -> Summary:
-    """What comes after the last step, whose checkpoint is saved."""
+    """Finish the run after its last step, whose checkpoint is saved."""
     try:
         return prepared.finish(out)
     except KeyboardInterrupt:
         raise RunInterruptedError(
             signal.SIGINT,
-            f"stopped after the last step by SIGINT, checkpoint saved; {_way_on(job, out)}",
+            f"stopped after the last step by SIGINT, checkpoint saved; {_how_to_resume(job, out)}",
         ) from None
 
 
-def _way_on(job: Job, out: Path) -> str:
-    return f"go on by {program_name()} {job.command} --resume --out {out}"
+def _how_to_resume(job: Job, out: Path) -> str:
+    return f"resume with {program_name()} {job.command} --resume --out {out}"
 
 
 def _summary(
@@ -268,12 +268,12 @@ def _open_recorder(
 
 
 def store_of(options: RunOptions, out: Path) -> str:
-    """Where a run records to."""
+    """Address of a run's recording."""
     return options.recorder.store or str(out / "spectra.zarr")
 
 
 def read_json(file: Path) -> Summary | None:
-    """A JSON object in a file; None where there is none, or where it is damaged."""
+    """A JSON object from a file; None if it is missing or damaged."""
     try:
         return unsealed(file.read_bytes())
     except (OSError, ValueError):
@@ -285,11 +285,11 @@ def _require_one_process() -> None:
         raise InputError("training runs in one process so far: start it without torchrun")
 
 
-def _require_place(job: Job, out: Path, resume: bool) -> None:
+def _require_folder(job: Job, out: Path, resume: bool) -> None:
     present = [name for name in (*OPTION_FILES, *PARTS) if (out / name).exists()]
     if present and not resume:
         raise InputError(
-            f"{out} holds a run already: add --resume to go on with it, remove it, or choose "
+            f"{out} already holds a run: add --resume to continue it, remove it, or choose "
             "another --out"
         )
     others = [name for name in OPTION_FILES if name in present and name != f"{job.command}.json"]
@@ -302,30 +302,31 @@ OPTION_FILES = ("pretrain.json", "finetune.json")
 
 
 def _require_parts(job: Job, latest: Path | None, out: Path) -> None:
-    """A run is gone on with only if none of its parts was taken away."""
+    """Resume only if every part of the run is still there."""
     name = f"{job.command}.json"
     if latest and not (out / name).exists():
         copy = latest / RUN / name
-        way_out = f"put back its copy, {copy}" if copy.exists() else "begin anew"
-        raise InputError(f"{out} has lost its {name}, which says what run it is: {way_out}")
+        way_out = f"restore it from {copy}" if copy.exists() else "start a new run"
+        raise InputError(f"{out} has lost its {name}, which holds the options: {way_out}")
     store = store_of(job.options, out)
     if job.options.recording.wanted and latest and not exists(store):
         lost = "its spectra.zarr" if job.options.recorder.store is None else f"its store {store}"
-        raise InputError(f"{out} has lost {lost}: put it back, or begin anew elsewhere")
+        raise InputError(f"{out} has lost {lost}: restore it, or start a new run elsewhere")
 
 
 def _restore_files(job: Job, latest: Path, out: Path, say: Callable[[str], None]) -> None:
-    """Require the options that a checkpoint was made with, and put back its other files."""
+    """Require the options that a checkpoint was made with, and restore its other files."""
     for copy in sorted((latest / RUN).glob("*.json")):
         own = out / copy.name
         if copy.name == f"{job.command}.json":
-            began = read_options(copy, type(job.options))
-            if changed := differences(began, job.options):
+            original = read_options(copy, type(job.options))
+            if changed := differences(original, job.options):
                 raise InputError(
-                    f"{own} is not what the run began with: {', '.join(changed)}; put back {copy}"
+                    f"{own} is not what the run started with: {', '.join(changed)}; restore it "
+                    f"from {copy}"
                 )
         elif not own.exists() or own.read_bytes() != copy.read_bytes():
-            say(f"{own} is not what {latest.name} was made with: put back from there")
+            say(f"{own} is not what {latest.name} was made with: restored from there")
             write_file(own, copy.read_bytes())
 
 

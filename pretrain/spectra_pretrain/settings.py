@@ -1,15 +1,15 @@
-"""Options that one optimizer or one parametrization has alone."""
+"""Options that belong to one optimizer or one parametrization."""
 
 from dataclasses import dataclass
 
 Check = tuple[bool, str]
-"""Whether something is wrong, and what."""
+"""Whether something is wrong, and the message that says what."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """None; a way of training that has some derives a class. Names of fields begin with its own."""
+    """No options; a choice that has some derives a class, whose fields begin with its name."""
 
     def checks(self) -> list[Check]:
-        """What they must hold."""
+        """Checks of these options."""
         return []

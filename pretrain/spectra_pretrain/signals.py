@@ -1,4 +1,4 @@
-"""A wish to stop that waits for the end of the step."""
+"""A request to stop that waits for the end of the step."""
 
 import signal
 import threading
@@ -7,7 +7,7 @@ from typing import Any, Self
 
 
 class StopRequest:
-    """Notes SIGINT and SIGTERM while it is entered; a second SIGINT interrupts at once.
+    """Notes SIGINT and SIGTERM within its `with` block; a second SIGINT interrupts at once.
 
     Outside the main thread, where no handler may be set, it notes nothing.
     """

@@ -1,4 +1,4 @@
-"""From a model to one of which the right parameters are trained, and back.
+"""A model whose right parameters are trained, and the state of it that a checkpoint holds.
 
 Trained parameters become float32 masters (or bfloat16, for stochastic rounding); all others stay
 in bfloat16, or float32 where that is the precision of the run, and get neither gradients nor
@@ -26,20 +26,20 @@ class Trainee:
 
     layers: Parametrized
     kinds: dict[int, str]
-    """What its parameters are, by identity; those of adapters are left out."""
+    """Kinds of its parameters, by identity; those of adapters are left out."""
 
     @property
     def model(self) -> Any:
-        """With the layers in it."""
+        """The model with its layers."""
         return self.layers.model
 
     def optimizer(self, options: RunOptions) -> torch.optim.Optimizer:
-        """The optimizer that the options name, over what is trained."""
+        """The optimizer that the options name, over the trained parameters."""
         trained = [p for p in self.model.parameters() if p.requires_grad]
         return choice.optimizer_of(options, trained, matrices_of(self.model, self.kinds))
 
     def groups(self, options: RunOptions) -> list[Group]:
-        """What is trained and what is not, with the memory that each takes."""
+        """Trained and frozen parameters by kind, with the memory of each."""
         matrices = matrices_of(self.model, self.kinds)
         return groups_of(
             self.model,
@@ -49,17 +49,17 @@ class Trainee:
 
 
 def make_trainee(options: RunOptions, model: Any, rank_map: RankMap | None) -> Trainee:
-    """Freeze, unfreeze and replace layers of a model as asked.
+    """Freeze, unfreeze and replace layers of a model as the options say.
 
     Raises
     ------
     InputError
-        When the model has nothing of what is to be trained.
+        When the model has nothing to train.
     """
     if options.trained.needs_map and rank_map is None:
         raise InputError(
             f"--train {options.trained.train} needs a rank map, which says which matrices are "
-            "LRCs: that of a checkpoint that `spectra compress` wrote, or --map MAP"
+            "LRCs: name a checkpoint of `spectra compress`, or add --map MAP"
         )
     kinds = kinds_of(model, rank_map)
     return Trainee(
@@ -68,24 +68,24 @@ def make_trainee(options: RunOptions, model: Any, rank_map: RankMap | None) -> T
 
 
 def held_state(trainee: Trainee) -> dict[str, torch.Tensor]:
-    """What a checkpoint of the run holds of the model, by name."""
+    """The tensors of the model that a checkpoint of the run holds, by name."""
     state: Mapping[str, torch.Tensor] = trainee.model.state_dict()
     return {name: state[name] for name in trainee.layers.kept}
 
 
 def load_held_state(trainee: Trainee, held: Mapping[str, torch.Tensor]) -> None:
-    """Put back what `held_state` gave.
+    """Restore what `held_state` returned.
 
     Raises
     ------
     InputError
-        When it is of another model.
+        When it belongs to another model.
     """
     state: Mapping[str, torch.Tensor] = trainee.model.state_dict()
     if set(held) != set(trainee.layers.kept) or any(
         state[n].shape != v.shape for n, v in held.items()
     ):
-        raise InputError("the run's checkpoint is of another model than its base: begin anew")
+        raise InputError("the run's checkpoint does not fit its base model: start a new run")
     with torch.no_grad():
         for name, value in held.items():
             state[name].copy_(value)

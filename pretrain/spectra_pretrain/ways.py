@@ -12,18 +12,18 @@ from spectra_pretrain.settings import Check, Settings
 
 SELECTIONS = {
     "full": "everything",
-    "lrc": "low-rank components alone, as the rank map has them",
+    "lrc": "low-rank components alone, by the rank map",
     "nlrc": "the other matrices alone",
 }
-"""What of a model's own layers `--train` names."""
+"""Selections of a model's own layers that `--train` names."""
 SHORT_FORMS = {"galore": ("full", "galore")}
-"""Of what is trained and how it is optimised, as the paper has it."""
+"""Names in the paper that stand for a `--train` and an `--optimizer`."""
 ADAPTERS = {
     name: entry.summary
     for name, entry in PARAMETRIZATIONS.entries.items()
     if name not in (DENSE, PEFT)
 }
-"""What layers become that `--train` names."""
+"""Parametrizations that `--train` names, each with a line."""
 USUAL = ("adamw", DENSE, PEFT)
 """Choices without options of their own."""
 
@@ -34,22 +34,22 @@ def _listed(named: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class OptimizerOptions:
-    """How parameters are updated, with warm-up and cosine decay of the learning rate."""
+    """Optimizer, with warm-up and cosine decay of the learning rate."""
 
     optimizer: Annotated[
         str,
         tyro.conf.arg(
             metavar=f"{{{','.join(OPTIMIZERS)}}}",
-            help=f"Name of the optimizer. {OPTIMIZERS.help()}. With --help, it lists its own "
-            "options.",
+            help=f"Name of the optimizer. {OPTIMIZERS.help()}. Its own options are in the help "
+            "once it is named.",
         ),
     ] = "adamw"
     learning_rate: float = 1e-3
-    """Learning rate at its peak."""
+    """Peak learning rate."""
     min_lr_ratio: float = 0.1
-    """Last learning rate over the peak."""
+    """Final learning rate as a fraction of the peak."""
     warmup: float = 0.1
-    """Share of the steps over which the learning rate rises."""
+    """Share of the steps in which the learning rate rises to its peak."""
     beta1: float = 0.9
     """Decay of the first moment."""
     beta2: float = 0.999
@@ -57,11 +57,11 @@ class OptimizerOptions:
     weight_decay: float = 0.0
     """Decoupled weight decay."""
     clip: float = 1.0
-    """Norm that gradients are scaled down to; 0 leaves them as they are."""
+    """Norm to which larger gradients are scaled down; 0 turns clipping off."""
 
     @property
     def adamw(self) -> dict[str, Any]:
-        """As arguments of AdamW."""
+        """Arguments of AdamW."""
         return {
             "lr": self.learning_rate,
             "betas": (self.beta1, self.beta2),
@@ -71,29 +71,29 @@ class OptimizerOptions:
 
 @dataclass(frozen=True)
 class TrainedOptions:
-    """What is trained, and in which numbers."""
+    """Parameters to train, and their precision."""
 
     train: Annotated[
         str,
         tyro.conf.arg(
             metavar=f"{{{','.join((*SELECTIONS, *ADAPTERS))},FILE.json}}",
-            help=f"What is trained. {_listed(SELECTIONS)}; {_listed(ADAPTERS)}. Or a configuration "
-            "of peft, as JSON with its peft_type (AdaLoRA, PiSSA, OLoRA, RandLoRA, MiSS, OSF and "
-            "others). galore is short for full with --optimizer galore.",
+            help=f"Parameters to train. {_listed(SELECTIONS)}; {_listed(ADAPTERS)}; FILE.json: "
+            "adapters of a peft configuration with its peft_type (AdaLoRA, PiSSA, OLoRA, RandLoRA, "
+            "MiSS, OSF and others). galore is short for full with --optimizer galore.",
         ),
     ] = "lrc"
     norms: Literal["auto", "train", "freeze"] = "auto"
-    """Norms' weights beside lrc and nlrc: trained, or frozen; auto trains them, as the paper's
-    code does. Adapters freeze them, full trains them."""
+    """Treatment of the norms with lrc and nlrc; auto trains them, as the paper's code does.
+    Adapters always freeze them, full always trains them."""
     masters: Literal["float32", "bfloat16"] = "float32"
-    """Precision of trained weights and their gradients: float32, or bfloat16 with stochastic
-    rounding of every update, which takes half of that memory. Moments are float32."""
+    """Precision of trained weights and their gradients; moments are float32.
+    bfloat16 needs half of that memory, and rounds every update stochastically."""
     map: str | None = None
-    """Rank map that says which matrices are LRCs, of a checkpoint that has none itself."""
+    """Rank map that says which matrices are LRCs; by default the checkpoint's own."""
 
     @property
     def parametrization(self) -> str:
-        """The name of what its layers become."""
+        """Name of the parametrization of its layers."""
         if self.train in SELECTIONS:
             return DENSE
         return PEFT if self.train.endswith(".json") else self.train
@@ -105,11 +105,11 @@ class TrainedOptions:
 
     @property
     def needs_map(self) -> bool:
-        """Whether it is chosen by LRCs."""
+        """Whether a rank map must say which matrices are LRCs."""
         return self.train in ("lrc", "nlrc")
 
     def checks(self) -> list[Check]:
-        """What they must hold."""
+        """Checks of these options."""
         names = (*SELECTIONS, *SHORT_FORMS, *ADAPTERS)
         return [
             (
@@ -133,9 +133,9 @@ class TrainedOptions:
 
 
 def settings_of(optimizer: Any, train: Any) -> dict[str, type[Settings]]:
-    """The classes of the options that two choices have alone, by the fields of a run's options.
+    """Option classes of an optimizer and a parametrization, by the fields of a run's options.
 
-    Those of names that do not exist are empty.
+    The class of an unknown name has no options.
     """
     if train in SHORT_FORMS:
         train, optimizer = SHORT_FORMS[train]
@@ -146,7 +146,7 @@ def settings_of(optimizer: Any, train: Any) -> dict[str, type[Settings]]:
 
 
 def owner_of(name: str) -> str | None:
-    """The choice that an option of that name goes with, as it is typed; None where there is none.
+    """The choice that an option belongs to, as on the command line; None if there is none.
 
     Examples
     --------

@@ -1,1 +1,1 @@
-"""Allocation: which rank each matrix gets, and what that costs and loses."""
+"""Allocation: the rank of each matrix, its cost and its truncation error."""

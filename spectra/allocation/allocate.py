@@ -27,16 +27,16 @@ def allocate(
     step: int | None = None,
     **keywords: Any,
 ) -> RankMap:
-    """Give every matrix a rank.
+    """Choose a rank for every matrix.
 
     Parameters
     ----------
     run
-        A scan or a run, opened or by its address.
+        A scan or a run, opened, or its address.
     allocation
-        Target and method; or its fields as keywords, the ones below.
+        Target and method; or pass its fields as keywords, listed below.
     outliers
-        For ``owl``: by block, the share of outliers (`spectra.calibration.outliers`).
+        Share of outliers by block, for ``owl`` (`spectra.calibration.outliers`).
     step
         Step of the snapshot; the last by default.
     **keywords
@@ -44,14 +44,14 @@ def allocate(
 
     Returns
     -------
-    A map that states target, threshold, ERR and budget. Factored are, by ``welore``, the LRCs; by
-    the others, all matrices; where factors have fewer parameters, which those of LRCs always have
-    unless the rule's factor is above a half.
+    A map that states target, threshold, ERR and budget. ``welore`` factors the LRCs, the other
+    methods all matrices, but only those whose factors have fewer parameters. Those of LRCs always
+    do unless the rule's factor exceeds a half.
 
     Raises
     ------
     InputError
-        When the target is impossible: the message says what is possible.
+        When the target is impossible: the message states the possible range.
     """
     allocation = completed(Allocation, allocation, keywords)
     candidates = run if isinstance(run, Candidates) else _candidates(run, step)
@@ -59,21 +59,21 @@ def allocate(
 
 
 class Maker:
-    """Rank maps by one method and its settings, for any targets.
+    """Makes rank maps for any targets by one method with its settings.
 
     Parameters
     ----------
     candidates
-        The matrices, with their spectra.
+        Matrices with their spectra.
     settings
-        Method, storage and the like.
+        Method, storage and so on.
     outliers
-        As `allocate` takes them.
+        See `allocate`.
 
     Raises
     ------
     InputError
-        When there is no such method, it needs what is not given, or a setting is impossible.
+        When the method is unknown or lacks an input that it needs, or a setting is invalid.
     """
 
     def __init__(
@@ -102,7 +102,8 @@ class Maker:
         Raises
         ------
         InputError
-            When the method does not take it, or it is impossible: the message says what is not.
+            When the method does not accept the target, or it is impossible: the message states the
+            possible range.
         """
         self.kind.require(self.method, target)
         return self._choose(target)
@@ -121,7 +122,7 @@ class Maker:
         Raises
         ------
         InputError
-            As `choose`.
+            See `choose`.
         """
         chosen, terms = self.choose(target), self.pricing
         ranks, dense, factor = chosen.ranks, terms.dense, terms.lrc_factor

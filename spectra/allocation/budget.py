@@ -3,11 +3,11 @@ r"""The least summed relative truncation error under a budget.
 Each matrix has a menu: every rank that saves parameters, and the whole matrix. Choosing one entry
 of each menu under one budget is the multiple-choice knapsack problem. Its linear relaxation is
 solved by walking down the lower convex hulls of all menus together, steepest step first (Sinha and
-Zoltners 1979): all matrices but one get an entry of their menu. Where that one is between factors
-and whole, both are tried, in the order of their bounds (branch and bound); where it is between two
-ranks, single better entries fill what is left. What the relaxation's prices leave possible is then
-solved exactly by dynamic programming, where it is little. The relaxation is a lower bound, so how
-far from the optimum an answer can be is always known.
+Zoltners 1979): all matrices but one get an entry of their menu. If that one is between factors and
+whole, both are tried in the order of their bounds (branch and bound); if it is between two ranks,
+single better entries use up the remaining parameters. If the relaxation's prices leave few other
+choices, dynamic programming then solves the rest exactly. The relaxation is a lower bound, so the
+largest possible distance of an answer from the optimum is always known.
 """
 
 import heapq
@@ -26,15 +26,15 @@ from spectra_data.errors import InputError
 
 Indices = npt.NDArray[np.int64]
 EXACT_WORK = 200_000_000
-"""Sums of the dynamic programme, at most: a second or so."""
+"""Largest number of sums in the dynamic programme: about a second."""
 OPTIMAL = 1e-12
 NODES = 400
-"""Branches that are tried, at most."""
+"""Largest number of branches to try."""
 
 
 @dataclass(frozen=True, eq=False)
 class Menu:
-    """What one matrix can be stored as, by falling error and rising cost; whole comes last."""
+    """The ways to store one matrix, by falling error and rising cost; the whole matrix is last."""
 
     ranks: Ranks
     costs: Indices
@@ -48,18 +48,18 @@ class Menu:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What was chosen."""
+    """The ranks chosen, with their error."""
 
     ranks: Ranks
-    """(matrix,); the full rank of those left whole."""
+    """(matrix,); the full rank if a matrix is left whole."""
     error: float
     """Summed relative truncation error."""
     lower_bound: float
-    """No choice within the budget has less."""
+    """Lower bound of the error of any choice within the budget."""
 
 
 class State(IntEnum):
-    """What is settled about a matrix."""
+    """The decision on a matrix so far."""
 
     OPEN = 0
     FACTORED = 1
@@ -68,24 +68,24 @@ class State(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class Walk:
-    """The relaxation's solution, with some matrices settled."""
+    """Solution of the relaxation, with some matrices settled."""
 
     chosen: Indices
-    """Entry of each menu, all steps taken that fit."""
+    """Entry of each menu after all steps that fit."""
     spent: int
     error: float
     bound: float
     price: float
-    """Error that a parameter more would save."""
+    """Error that one more parameter would save."""
     torn: int | None
-    """The matrix that is between factors and whole."""
+    """Number of the matrix that is between factors and whole; None if there is none."""
 
 
 class Menus:
     """The menus of all matrices, and the walk down their hulls.
 
-    Errors are relative ones; `squared`, they are squared and in proportion to each other, which
-    suits spectra that were weighted to one unit.
+    Errors are relative; if `squared`, they are squared and keep their proportions, which suits
+    spectra that are weighted to one unit.
     """
 
     def __init__(
@@ -114,17 +114,17 @@ class Menus:
         self._steps = self._all_steps()
 
     def choose(self, parameters: int) -> Choice:
-        """The best choice with at most so many parameters.
+        """The best choice with at most this number of parameters.
 
         Raises
         ------
         InputError
-            When even the smallest choice has more.
+            When even the smallest choice needs more.
         """
         if parameters < self.least:
             raise InputError(
                 f"a budget of {parameters / self.dense:g} cannot be reached: "
-                f"rank by rank there is {self.least / self.dense:.4f} to 1"
+                f"ranks allow {self.least / self.dense:.4f} to 1"
             )
         chosen, bound, price = self._searched(parameters)
         chosen, bound = self._improved(chosen, parameters, price, bound)
@@ -133,7 +133,7 @@ class Menus:
         return Choice(ranks, error, min(bound, error))
 
     def parameters_for(self, err: float) -> int:
-        """The parameters at which the walk comes nearest to an ERR.
+        """The number of parameters at which the walk is nearest to an ERR.
 
         Raises
         ------
@@ -149,20 +149,20 @@ class Menus:
         most = float(removed[0])
         if not 0 <= err <= most + 0.5 / full:
             raise InputError(
-                f"an ERR of {err:g} cannot be reached: the least error under a budget gives 0 to "
+                f"an ERR of {err:g} cannot be reached: the least error under a budget allows 0 to "
                 f"{most:.4f}"
             )
         nearest = int(np.abs(removed - err).argmin())
         return self.least + int(steps.costs[taken][:nearest].sum())
 
     def _searched(self, parameters: int) -> tuple[Indices, float, float]:
-        """Branch and bound on which matrices stay whole: the best found, a bound, and a price."""
+        """Branch and bound on the matrices that stay whole: best choice, bound, and price."""
         root = self._walk(np.zeros(len(self.each), np.int64), parameters)
         assert root is not None
         best = self._filled(root.chosen, parameters - root.spent)
         least = self._error(best)
         queue = [(root.bound, 0, root, np.zeros(len(self.each), np.int64))]
-        settled = np.inf  # the least bound among what was not split further
+        settled = np.inf  # the least bound among branches that were not split further
         count = 0
         while queue and count < NODES:
             bound, _, walk, state = heapq.heappop(queue)
@@ -186,7 +186,7 @@ class Menus:
         return best, float(min(settled, left, least)), root.price
 
     def _walk(self, state: Indices, parameters: int) -> Walk | None:
-        """Down the hulls until the budget is spent; None where what is settled has more."""
+        """Walk down the hulls until the budget is spent; None if the settled matrices exceed it."""
         whole = state == State.WHOLE
         chosen = np.where(whole, self._lasts, 0)
         spent = int(np.where(whole, self._whole_costs, self._least_costs).sum())
@@ -197,7 +197,7 @@ class Menus:
         total = spent + np.cumsum(steps.costs[active])
         count = int(np.searchsorted(total, parameters, side="right"))
         taken = active[:count]
-        chosen[steps.owners[taken]] = steps.places[taken]  # the last of each counts
+        chosen[steps.owners[taken]] = steps.entries[taken]  # the last one per owner remains
         error = float(np.where(whole, 0.0, self._first_errors).sum() - steps.gains[taken].sum())
         if count == len(active):
             spent = int(total[-1]) if count else spent
@@ -206,7 +206,7 @@ class Menus:
         torn = int(active[count])
         price = float(steps.gains[torn] / steps.costs[torn])
         owner = int(steps.owners[torn])
-        leap = bool(steps.places[torn] == self._lasts[owner])
+        leap = bool(steps.entries[torn] == self._lasts[owner])
         bound = error - price * (parameters - spent)
         return Walk(chosen, spent, error, bound, price, owner if leap else None)
 
@@ -222,16 +222,16 @@ class Menus:
             for state in (State.OPEN, State.FACTORED)
         ]
         columns = [np.concatenate(column) for column in zip(*found, strict=True)]
-        owners, places, _, costs, gains, _ = columns
-        # steepest first; ties by name, so that the order of matrices changes nothing
-        order = np.lexsort((places, self._rank_of_name[owners], -gains / costs))
+        owners, entries, _, costs, gains, _ = columns
+        # ties by name, so that the order of matrices does not matter
+        order = np.lexsort((entries, self._rank_of_name[owners], -gains / costs))
         return Steps(*(column[order] for column in columns))
 
     def _error(self, chosen: Indices) -> float:
         return float(sum(m.errors[i] for m, i in zip(self.each, chosen, strict=True)))
 
     def _filled(self, chosen: Indices, left: int) -> Indices:
-        """Spend what is left on the entries that save the most error, one at a time."""
+        """Spend the remaining parameters on the entries that save the most error, one at a time."""
         chosen = chosen.copy()
         while True:
             best, gain = None, 0.0
@@ -250,12 +250,12 @@ class Menus:
     def _improved(
         self, chosen: Indices, parameters: int, price: float, bound: float
     ) -> tuple[Indices, float]:
-        """The optimum, by dynamic programming over what it can hold, if that is little."""
+        """The optimum, by dynamic programming over the entries it can contain, if these are few."""
         best = self._error(chosen)
         gap = best - bound
         if gap <= OPTIMAL * max(best, 1.0):
             return chosen, bound
-        # at any price, an entry that costs more than the best by the gap is in no better choice
+        # at any price, an entry worse than the best one by the gap is in no better choice
         reduced = [menu.errors + price * menu.costs for menu in self.each]
         relaxed = sum(float(r.min()) for r in reduced) - price * parameters
         gap = best - relaxed
@@ -267,8 +267,8 @@ class Menus:
         if room < 0 or sum(map(len, kept)) * (room + 1) > EXACT_WORK:
             return chosen, bound
         errors = [m.errors[k] for m, k in zip(self.each, kept, strict=True)]
-        places = _knapsack([w // unit for w in weights], errors, room)
-        found = np.array([k[p] for k, p in zip(kept, places, strict=True)])
+        entries = _knapsack([w // unit for w in weights], errors, room)
+        found = np.array([k[i] for k, i in zip(kept, entries, strict=True)])
         better = found if self._error(found) < best - OPTIMAL else chosen
         return better, self._error(better)
 
@@ -277,17 +277,17 @@ class Steps(NamedTuple):
     """Steps down hulls: (step,) each."""
 
     owners: Indices
-    """Whose hull."""
-    places: Indices
-    """The entry that it leads to."""
+    """Number of the matrix whose hull it is."""
+    entries: Indices
+    """Entry of the menu to which the step leads."""
     state: Indices
-    """`State` of the matrix in which it is on the way."""
+    """`State` of the matrix in which the step is possible."""
     costs: Indices
-    """Parameters more."""
+    """Parameters added."""
     gains: Doubles
-    """Error less."""
+    """Error removed."""
     ranks: Indices
-    """Ranks more."""
+    """Ranks added."""
 
 
 def _menu(rows: int, cols: int, errors: Doubles, storage: str, align: int) -> Menu:
@@ -298,7 +298,7 @@ def _menu(rows: int, cols: int, errors: Doubles, storage: str, align: int) -> Me
     ranks = np.append(ranks[saving], full)
     costs = np.append(costs[saving], rows * cols)
     lost = np.append(errors[ranks[:-1]], 0.0)
-    worth = np.append(np.diff(lost) < 0, True)  # an entry whose successor loses as much is cheaper
+    worth = np.append(np.diff(lost) < 0, True)  # of equal errors, the cheapest
     first = np.concatenate([[True], worth[:-1]])
     ranks, costs, lost = ranks[first], costs[first], lost[first]
     return Menu(ranks, costs, lost)
@@ -319,7 +319,7 @@ def _lower_hull(x: Indices, y: Doubles) -> Indices:
 
 
 def _steps(number: int, menu: Menu, state: int) -> "Steps":
-    """The steps down one hull, that of an open or of a factored matrix."""
+    """The steps down the hull of an open or of a factored matrix."""
     hull = menu.hull(whole=state == State.OPEN)
     count = max(len(hull) - 1, 0)
     return Steps(
@@ -333,7 +333,7 @@ def _steps(number: int, menu: Menu, state: int) -> "Steps":
 
 
 def _knapsack(weights: Sequence[Indices], errors: Sequence[Doubles], room: int) -> list[int]:
-    """One entry of each menu, of least summed error within the room."""
+    """One entry of each menu: the least summed error within the room."""
     best = np.zeros(room + 1)
     tables = []
     for weight, error in zip(weights, errors, strict=True):

@@ -1,4 +1,4 @@
-"""What an allocation knows of a checkpoint: its matrices, their spectra, what each rank loses."""
+"""The inputs of an allocation: matrices, their spectra, and the error of each rank."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ Ranks = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A matrix that may be given less than its full rank."""
+    """A matrix that may get less than its full rank."""
 
     matrix: Matrix
     values: Doubles
@@ -30,7 +30,7 @@ class Candidate:
 
     @cached_property
     def relative_errors(self) -> Doubles:
-        r"""What truncation loses: :math:`\|W - W_r\|_F / \|W\|_F` for r from 0: (full_rank + 1,).
+        r"""Relative errors :math:`\|W - W_r\|_F / \|W\|_F` of ranks r from 0: (full_rank + 1,).
 
         The tail of the squared singular values (Eckart and Young 1936); 0 for a zero matrix.
         """
@@ -40,27 +40,27 @@ class Candidate:
         return found
 
     def squared_errors(self, unit: float) -> Doubles:
-        """What truncation loses, in the unit given and squared: (full_rank + 1,)."""
+        """Squared truncation errors in a given unit: (full_rank + 1,)."""
         energies = np.square(self.values / unit)
         return np.concatenate([np.cumsum(energies[::-1])[::-1], [0.0]])
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The matrices of one snapshot, and what is known of the checkpoint."""
+    """The matrices of one snapshot, and a description of the checkpoint."""
 
     each: tuple[Candidate, ...]
     model: dict[str, Any]
     """Name, revision and sha256 of the checkpoint, as far as known."""
     format: str = "BF16"
-    """How it is stored."""
+    """Format in which the checkpoint is stored."""
     approximate: bool = False
-    """Whether the spectra are."""
+    """Whether the spectra are approximate."""
     step: int = 0
     fused: dict[str, list[str]] = field(default_factory=dict)
-    """Layers of the model that hold several of the matrices."""
+    """Layers of the model that fuse several of the matrices, with the names of these."""
     weighted: bool = False
-    """Whether statistics of a text have weighted the spectra (`spectra.compression`)."""
+    """Whether the spectra are weighted by the statistics of a text (`spectra.compression`)."""
 
     @property
     def names(self) -> list[str]:
@@ -82,28 +82,28 @@ class Candidates:
         return np.array([candidate.matrix.cols for candidate in self.each], np.int64)
 
     def relative_errors(self, ranks: Ranks) -> Doubles:
-        """What truncation to these ranks loses of each matrix: (matrix,)."""
+        """Relative truncation error of each matrix at these ranks: (matrix,)."""
         return np.array([c.relative_errors[r] for c, r in zip(self.each, ranks, strict=True)])
 
 
 def candidates_of(run: xr.DataTree, step: int | None = None) -> Candidates:
-    """The weights of a snapshot, as candidates.
+    """The matrices of a snapshot, as candidates.
 
     Parameters
     ----------
     run
-        A run or a scan, as `spectra.open` gives it.
+        A run or a scan, as `spectra.open` returns it.
     step
-        Which snapshot; the last by default.
+        Step of the snapshot; the last by default.
 
     Raises
     ------
     InputError
-        When it has no such snapshot, or no weights, or a matrix without finite ones.
+        When there is no such snapshot, no spectrum of weights, or one that is not finite.
     """
     spectra = run["spectra"].to_dataset()
     if "weight" not in spectra:
-        raise InputError("the store holds no singular values of weights, which ranks come from")
+        raise InputError("the store holds no singular values of weights, which an allocation needs")
     steps = spectra["step"].to_numpy()
     if not len(steps):
         raise InputError("the store has no snapshot yet")

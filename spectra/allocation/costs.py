@@ -1,11 +1,11 @@
-"""What a rank costs: parameters and bytes of a matrix in a storage."""
+"""The cost of a rank: parameters and bytes of a matrix in a storage."""
 
 import numpy as np
 
 from spectra.storages.registry import DEFAULT_STORAGE, STORAGES, Integers, Storage
 
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
-"""Of a parameter, by the format that it is stored in."""
+"""Bytes of a parameter, by its stored format."""
 
 
 def factored_parameters(
@@ -26,7 +26,7 @@ def factored_bytes(
 
 
 def break_even(rows: int, cols: int, storage: str = DEFAULT_STORAGE) -> float:
-    """The rank above which storing a matrix in factors costs more than storing it whole.
+    """The rank above which storing a matrix as factors costs more than storing it whole.
 
     rows * cols / (rows + cols) for two factors.
     """
@@ -41,11 +41,11 @@ def require_storage(storage: str) -> Storage:
     Raises
     ------
     InputError
-        When there is none, with those that there are.
+        When there is no such storage; the message lists those that exist.
     """
     return STORAGES[storage]
 
 
 def bytes_per_parameter(stored: str) -> int:
-    """Bytes of a parameter in a format; 2, of bfloat16, for formats that pack several."""
+    """Bytes of a parameter in a format; 2, as for bfloat16, if the format packs several."""
     return BYTES.get(stored, 2)

@@ -1,4 +1,4 @@
-"""What an allocation is asked for: options of `allocate` and of the commands."""
+"""Options of an allocation, for `allocate` and for the commands."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -11,34 +11,34 @@ from spectra.allocation.target import TargetOptions
 from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
 
 GIVEN: tuple[Need, ...] = ("outliers",)
-"""What the command can give a method beside the spectra."""
+"""Inputs besides the spectra that the command can provide to a method."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AllocationSettings:
-    """The way from spectra to ranks, whatever the target.
+    """Settings of an allocation, for any target.
 
     Parameters
     ----------
     method
-        Method that gives the ranks, e.g. welore: the threshold that the target needs. One of
+        Method that chooses the ranks, e.g. welore: one threshold that meets the target. One of
         `METHODS`; docs/allocation.md describes them.
     normalisation
-        Normalisation of singular values, for welore: from the least to the largest, as the
-        reference has it, or by the largest.
+        Normalisation of singular values for welore: by least and largest value, as in the
+        reference (minmax), or by the largest (max).
     lrc_factor
-        Fraction of its full rank below which a matrix is an LRC.
+        Fraction of the full rank below which a matrix is an LRC.
     storage
         Storage of factored matrices: one of `STORAGES`.
     align
-        Number that ranks of factored matrices are multiples of, e.g. 8 or 16.
+        Multiple to which ranks of factored matrices are rounded down, e.g. 8 or 16.
     """
 
     method: Annotated[
         str,
         tyro.conf.arg(
             constructor_factory=lambda: Literal[offered(*GIVEN)],
-            help="Method that gives the ranks.",
+            help="Method that chooses the ranks.",
             help_behavior_hint=lambda default: (
                 f"{METHODS.help(offered(*GIVEN))}. (default: {default})"
             ),
@@ -58,4 +58,4 @@ class AllocationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Allocation(AllocationSettings, TargetOptions):
-    """A target, and the way to ranks that meet it."""
+    """A target, and the settings to reach it."""

@@ -1,6 +1,6 @@
-"""The compression path: what a method gives and costs at every target, for sliders and curves.
+"""The compression path: ranks and costs of a method at every target, for sliders and curves.
 
-WeLore's over ERR can be stored beside the spectra, in the group ``path`` of the store.
+The path of WeLore over ERR can be stored next to the spectra, in the group ``path`` of the store.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ from spectra_data.errors import InputError
 
 GROUP = "path"
 STEP = 0.005
-"""Between points of ERR, by default."""
+"""Default spacing of points of ERR."""
 
 
 @spelled_out(AllocationSettings)
@@ -36,34 +36,34 @@ def compression_path(
     spacing: float = STEP,
     **keywords: Any,
 ) -> xr.Dataset:
-    """Rank maps at a fine grid of targets, without their names.
+    """Rank maps on a fine grid of targets, as arrays.
 
     Parameters
     ----------
     candidates
-        The matrices of a snapshot.
+        Matrices of a snapshot.
     settings
-        Method, storage and the like; or its fields as keywords.
+        Method, storage and so on; or pass its fields as keywords.
     target
-        What the grid is of: ``err``, ``budget`` or ``threshold``.
+        Kind of the targets: ``err``, ``budget`` or ``threshold``.
     spacing
-        Of the grid, over [0, 1]; what cannot be reached is left out.
+        Spacing of the grid over [0, 1]; unreachable points are left out.
     **keywords
         Fields of `AllocationSettings`.
 
     Returns
     -------
-    Over ``target`` (what is asked): ``err`` reached, ``threshold`` (NaN for methods without one),
-    ``budget``, ``parameters``, ``bytes``, ``lrc``, and ``summed_error``; over (target, matrix)
-    ``rank``, ``factored`` and ``relative_error`` of what is stored.
+    Over ``target`` (the requested value): ``err`` reached, ``threshold`` (NaN if the method has
+    none), ``budget``, ``parameters``, ``bytes``, ``lrc``, and ``summed_error``; over (target,
+    matrix) ``rank``, ``factored`` and ``relative_error`` of what is stored.
 
     Raises
     ------
     InputError
-        When no point of the grid can be reached, or method and target do not go together.
+        When no point of the grid can be reached, or the method does not accept the target.
     """
     if not 0.0005 <= spacing <= 0.5:
-        raise InputError(f"points of ERR are 0.0005 to 0.5 apart, not {spacing:g}")
+        raise InputError(f"the spacing of targets is between 0.0005 and 0.5, not {spacing:g}")
     settings = completed(AllocationSettings, settings, keywords)
     maker = Maker(candidates, settings)
     full = candidates.full_ranks
@@ -113,7 +113,7 @@ def compression_path(
 def _reachable(
     maker: Maker, target: str, grid: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], list[Chosen]]:
-    """The targets that can be reached, with the ranks of each."""
+    """The reachable targets, with the ranks of each."""
     found, reached, reason = [], [], InputError("there is no target")
     for value in grid:
         try:
@@ -127,7 +127,7 @@ def _reachable(
 
 
 DESCRIBED = {
-    "target": ("what is asked for", "1"),
+    "target": ("requested value", "1"),
     "err": ("effective rank reduction reached", "1"),
     "threshold": ("cut on normalised singular values", "1"),
     "budget": ("fraction of block parameters stored", "1"),
@@ -142,7 +142,7 @@ DESCRIBED = {
 
 
 def write_path(store: str | Path, *, step: int | None = None, spacing: float = STEP) -> xr.Dataset:
-    """Compute the compression path of a store's snapshot, and store it beside the spectra.
+    """Compute the compression path of a snapshot, and store it next to the spectra.
 
     Raises
     ------

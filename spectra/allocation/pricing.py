@@ -1,4 +1,4 @@
-"""What ranks cost as they would be stored: some matrices as factors, the others whole."""
+"""The cost of ranks as stored: some matrices as factors, the others whole."""
 
 import operator
 from dataclasses import dataclass
@@ -18,23 +18,23 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Pricing:
-    """How the ranks of some matrices are stored, and what that costs.
+    """How matrices of given ranks are stored, and the cost.
 
     Raises
     ------
     InputError
-        When there is no such storage, or a number is beyond its range.
+        When there is no such storage, or a number is out of range.
     """
 
     candidates: Candidates
     storage: str = DEFAULT_STORAGE
-    """What a factored matrix is stored as."""
+    """Storage of factored matrices."""
     align: int = 1
-    """Ranks of factored matrices are multiples of this."""
+    """Multiple to which ranks of factored matrices are rounded down."""
     lrc_factor: float = LRC_FACTOR
-    """A matrix is an LRC when its rank is less than this times its full rank."""
+    """Fraction of the full rank below which a matrix is an LRC."""
     lrcs_alone: bool = False
-    """Whether an N-LRC stays whole, whatever its rank."""
+    """Whether an N-LRC stays whole at any rank."""
 
     def __post_init__(self) -> None:
         require_storage(self.storage)
@@ -45,7 +45,7 @@ class Pricing:
 
     @cached_property
     def dense(self) -> Ranks:
-        """Parameters of each matrix as it is: (matrix,)."""
+        """Parameters of each dense matrix: (matrix,)."""
         return self.candidates.rows * self.candidates.cols
 
     def factored(self, ranks: Ranks) -> Flags:
@@ -59,11 +59,11 @@ class Pricing:
         return np.where(self.factored(ranks), self._in_factors(ranks), self.dense)
 
     def share(self, ranks: Ranks) -> float:
-        """Fraction of the parameters that is stored."""
+        """Stored fraction of the dense parameters."""
         return float(self.parameters(ranks).sum() / self.dense.sum())
 
     def aligned(self, ranks: Ranks) -> Ranks:
-        """Ranks of factored matrices rounded down to multiples; the others as they are."""
+        """Ranks, of factored matrices rounded down to multiples of `align`; others unchanged."""
         if self.align == 1:
             return ranks
         least = np.minimum(self.align, self.candidates.full_ranks)

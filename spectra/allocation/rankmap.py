@@ -1,4 +1,4 @@
-"""The rank map: every matrix' rank, with LRC or N-LRC, as one versioned JSON file."""
+"""The rank map: rank and LRC or N-LRC of every matrix, as one versioned JSON file."""
 
 import dataclasses
 import functools
@@ -43,12 +43,12 @@ class Module:
     cols: Count
     full_rank: Count
     rank: Count
-    """What the allocation asks for."""
+    """Rank that the allocation chose."""
     kind: Kind
     factored: bool
-    """Whether it is stored as factors, or whole."""
+    """Whether it is stored as factors instead of whole."""
     relative_error: Annotated[float, msgspec.Meta(ge=0, le=1.000001)]
-    r"""What the stored form loses: :math:`\|W - W_r\|_F / \|W\|_F`; 0 where it is whole."""
+    r"""Relative error of the stored form: :math:`\|W - W_r\|_F / \|W\|_F`; 0 if it is whole."""
     params_dense: Count
     params: Count
     """Parameters as stored."""
@@ -60,19 +60,19 @@ class Model:
 
     name: str = ""
     revision: str | None = None
-    """Its commit on a hub."""
+    """Commit on a hub."""
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] | None = None
-    """Of its matrices' names and weights, as a scan computes it."""
+    """Hash of the names and weights of its matrices, as a scan computes it."""
 
 
 @dataclass(frozen=True)
 class RankMap:
-    """The rank of every matrix, and what that costs; validated when it is made.
+    """The rank of every matrix, and its cost; validated when it is made.
 
     Raises
     ------
     InputError
-        When ranks, kinds, costs and totals do not agree; all that is wrong in one message.
+        When ranks, kinds, costs and totals contradict each other; one message lists all faults.
     """
 
     model: Model
@@ -81,26 +81,26 @@ class RankMap:
     """WeLore's cut on normalised singular values; None for methods without one."""
     storage: str
     err: Share
-    """Removed ranks over all ranks, as the allocation asks for them."""
+    """Removed ranks over all ranks, by the ranks that the allocation chose."""
     budget: PositiveShare
-    """Fraction of block parameters that are stored."""
+    """Stored fraction of block parameters."""
     modules: tuple[Module, ...]
     asked: Mapping[str, float | None] = field(default_factory=lambda: dict.fromkeys(TARGETS))
-    """The target: one of err, budget and threshold is given."""
+    """Target of the allocation: one of err, budget and threshold is set."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """The method's settings."""
+    """Settings of the method."""
     format: str = "BF16"
-    """How a parameter is stored, as safetensors calls it."""
+    """Stored format of a parameter, by its name in safetensors."""
     approximate: bool = False
-    """Whether it was made from approximate spectra."""
+    """Whether the spectra were approximate."""
     fused: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Layers of the model that hold several of the matrices, with their names."""
+    """Layers of the model that fuse several of the matrices, with the names of these."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "modules", tuple(self.modules))
         if faults := _faults(self):
             more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
-            raise InputError(f"this is no valid rank map: {'; '.join(faults[:5])}{more}")
+            raise InputError(f"the rank map is invalid: {'; '.join(faults[:5])}{more}")
 
     @property
     def lrc(self) -> tuple[Module, ...]:
@@ -109,7 +109,7 @@ class RankMap:
 
     @property
     def nlrc(self) -> tuple[Module, ...]:
-        """The others."""
+        """The matrices that are not low-rank components."""
         return tuple(module for module in self.modules if module.kind == "N-LRC")
 
     @property
@@ -130,7 +130,7 @@ class RankMap:
 
     @property
     def err_stored(self) -> float:
-        """Removed ranks over all ranks, of what is stored: matrices left whole lose none."""
+        """Removed ranks over all ranks as stored: matrices left whole lose none."""
         removed = sum(m.full_rank - m.rank for m in self.modules if m.factored)
         return removed / sum(m.full_rank for m in self.modules)
 
@@ -143,7 +143,7 @@ class RankMap:
         return {module.name: module for module in self.modules}[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """As the JSON file has it."""
+        """Content of the JSON file."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         model, modules = fields.pop("model"), fields.pop("modules")
         return (
@@ -156,26 +156,26 @@ class RankMap:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "RankMap":
-        """From what `to_dict` gave.
+        """Make a map from the result of `to_dict`.
 
         Raises
         ------
         InputError
-            When it is none of this schema.
+            When it is not a valid map of this schema.
         """
         schema = fields.get("schema") if isinstance(fields, Mapping) else None
         if schema != SCHEMA:
-            raise InputError(f"this is no rank map: its schema is {schema!r}, not {SCHEMA!r}")
+            raise InputError(f"this is not a rank map: its schema is {schema!r}, not {SCHEMA!r}")
         given = {name: value for name, value in fields.items() if name != "schema"}
         try:
             model = Model(**given.pop("model"))
             modules = tuple(Module(**module) for module in given.pop("modules"))
             return cls(model=model, modules=modules, **given)
         except (TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"this is no rank map: {error}") from error
+            raise InputError(f"this is not a rank map: {error}") from error
 
     def to_json(self) -> str:
-        """As text; numbers are read back bit for bit."""
+        """The map as JSON text; reading it back returns the same numbers, bit for bit."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
     def save(self, path: str | Path) -> None:
@@ -195,7 +195,7 @@ class RankMap:
         Raises
         ------
         InputError
-            When it is not there, or no valid rank map.
+            When the file is missing, or not a valid rank map.
         """
         fields = read_json(path)
         try:
@@ -205,12 +205,12 @@ class RankMap:
 
 
 def kind_of(rank: int, full_rank: int, factor: float = LRC_FACTOR) -> Kind:
-    """LRC where the rank is less than the factor times the full rank, else N-LRC."""
+    """LRC if the rank is less than the factor times the full rank, else N-LRC."""
     return "LRC" if rank < factor * full_rank else "N-LRC"
 
 
 def _faults(given: RankMap) -> list[str]:
-    """What is wrong with a map, a phrase each."""
+    """The faults of a map, one phrase each."""
     if given.storage not in tuple(STORAGES):
         return [f"no storage {given.storage!r}; there are: {', '.join(STORAGES)}"]
     if not given.modules:
@@ -219,7 +219,7 @@ def _faults(given: RankMap) -> list[str]:
         return found
     names = [module.name for module in given.modules]
     if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-        found.append(f"{twice[0]} is in it twice")
+        found.append(f"it holds {twice[0]} twice")
     factor = float(given.options.get("lrc_factor", LRC_FACTOR))
     for module in given.modules:
         found += [f"{module.name}: {wrong}" for wrong in _module_faults(module, given, factor)]
@@ -234,12 +234,12 @@ def _faults(given: RankMap) -> list[str]:
     for name, value in reached.items():
         stated = getattr(given, name)
         if not math.isclose(stated, value, abs_tol=1e-9):
-            found.append(f"it states {name} {stated}, its modules make {value:.9f}")
+            found.append(f"it states {name} {stated}, but its modules have {value:.9f}")
     return found + _target_faults(given)
 
 
 def _target_faults(given: RankMap) -> list[str]:
-    """What its target and its threshold say against its method; another tool's may be any."""
+    """Contradictions of target and threshold with the method; other tools' methods are free."""
     if set(given.asked) != set(TARGETS):
         return [f"asked has {sorted(given.asked)}, not {sorted(TARGETS)}"]
     found = []
@@ -252,12 +252,12 @@ def _target_faults(given: RankMap) -> list[str]:
         found.append(f"asked has {dict(given.asked)}: {error}")
     known = METHODS[given.method].targets if given.method in METHODS else TARGETS
     if given.threshold is not None and "threshold" not in known:
-        found.append(f"it states a threshold, and {given.method} has none")
+        found.append(f"it states a threshold, but {given.method} has none")
     return found
 
 
 def _type_faults(given: RankMap) -> list[str]:
-    """Fields that are not of their type, as the published schema states them."""
+    """Fields that do not have their type in the published schema."""
     kinds = _types()
     checks = [(n, getattr(given, n), kind) for n, kind in kinds.items() if n != "modules"]
     checks += [(module.name, module, Module) for module in given.modules]

@@ -1,4 +1,4 @@
-"""What an allocation has to reach: one value, from the user to the map."""
+"""The target of an allocation: one value, from the user to the map."""
 
 import math
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from spectra_data.errors import InputError
 
 @dataclass(frozen=True)
 class TargetKind:
-    """One of the numbers that an allocation can aim at."""
+    """A kind of number that an allocation can aim at."""
 
     noun: str
-    """With its article."""
+    """Name of the kind, with its article."""
     meaning: str
-    """What it is, without a full stop."""
+    """Definition, without a full stop."""
 
     @property
     def label(self) -> str:
@@ -38,28 +38,28 @@ class Target:
     Raises
     ------
     InputError
-        When there is no such kind, or the value is no number from 0 to 1.
+        When there is no such kind, or the value is not a number from 0 to 1.
     """
 
     kind: str
     """One of `TARGETS`."""
     value: float
-    """From 0 to 1."""
+    """Value, from 0 to 1."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise InputError(f"no target {self.kind!r}; there are: {', '.join(TARGETS)}")
-        if not 0 <= self.value <= 1:  # a NaN is not, either
+        if not 0 <= self.value <= 1:  # also catches NaN
             raise _beyond(self.kind, f"{self.value:g}")
 
     @classmethod
     def of(cls, **given: float | None) -> Self:
-        """The one target among keywords, of which the others are None.
+        """The one target among keywords; the others are None.
 
         Raises
         ------
         InputError
-            When none or several are given, or the one is impossible.
+            When none or several are given, or the value is out of range.
         """
         named = [(kind, value) for kind, value in given.items() if value is not None]
         if len(named) != 1:
@@ -70,12 +70,12 @@ class Target:
 
     @classmethod
     def read(cls, kind: str, text: str) -> Self:
-        """A target whose value is a text.
+        """A target with its value parsed from text.
 
         Raises
         ------
         InputError
-            When the text is no number from 0 to 1.
+            When the text is not a number from 0 to 1.
         """
         try:
             value = float(text)
@@ -89,19 +89,19 @@ class Target:
         return f"{KINDS[self.kind].noun} of {self.value:g}"
 
     def asked(self) -> dict[str, float | None]:
-        """As a map states it: the value by its kind, and None by the others."""
+        """The target as in a map: the value under its kind, None under the others."""
         return dict.fromkeys(TARGETS) | {self.kind: self.value}
 
     def unreachable(self, what: str, least: float, most: float = 1.0) -> InputError:
-        """The error that says what is possible instead."""
+        """The error that states the possible range."""
         return InputError(
-            f"{self} cannot be reached: {what} gives {_short(least)} to {_short(most)}"
+            f"{self} cannot be reached: {what} allows {_short(least)} to {_short(most)}"
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetOptions:
-    """A field for every kind of target, of which one is given.
+    """One field per kind of target; exactly one of them is set.
 
     Parameters
     ----------
@@ -119,12 +119,12 @@ class TargetOptions:
 
     @property
     def target(self) -> Target:
-        """The one target that is given.
+        """The one target that is set.
 
         Raises
         ------
         InputError
-            When none or several are, or the one is impossible.
+            When none or several are set, or the value is out of range.
         """
         return Target.of(**{kind: getattr(self, kind) for kind in TARGETS})
 

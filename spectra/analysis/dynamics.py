@@ -26,24 +26,25 @@ def gradient_dynamics(
     method: Method = "auto",
     cosine: xr.DataArray | None = None,
 ) -> xr.Dataset:
-    r"""Everything about how a run's gradients change, as one dataset.
+    r"""All measures of how a run's gradients change, as one dataset.
 
     Parameters
     ----------
     run
-        An opened run; what was not recorded is left out and named in the attribute ``left_out``.
+        An opened run; measures that need something unrecorded are left out, and the attribute
+        ``left_out`` says why.
     level
         Cosine of consecutive gradients above which a matrix counts as saturated.
     method
-        How cosines are computed, as in `spectra.cosine_similarity`.
+        Method of `spectra.cosine_similarity`.
     cosine
-        Cosines computed before, in place of that; of these matrices and steps at least.
+        Cosines computed before, to use instead; they cover at least these matrices and steps.
 
     Returns
     -------
     Over (step, matrix): `consecutive_cosine`, `rank_one_residual`, `effective_rank`,
     `effective_rank_decay` and `update_to_weight`. Over (matrix): `saturation_step`, the first step
-    after which the consecutive cosine stays above `level` (NaN where it does not), `turning`, the
+    after which the consecutive cosine stays above `level` (NaN if it does not), `turning`, the
     mean of 1 - consecutive cosine weighted by steps, and `late_turning`, the same over the second
     half of the steps. Formulas are in docs/measures.md.
 
@@ -59,9 +60,11 @@ def gradient_dynamics(
     found: dict[str, Any] = {}
     left_out: dict[str, str] = {}
     if cosine is not None or {"sketches", "gradients"} & set(run.children):
-        given = cosine_similarity(run, method) if cosine is None else cosine
-        given = given.compute().sel(matrix=spectra["matrix"].to_numpy(), step=steps, step_=steps)
-        found |= _of_cosines(given, steps, level)
+        cosines = cosine_similarity(run, method) if cosine is None else cosine
+        cosines = cosines.compute().sel(
+            matrix=spectra["matrix"].to_numpy(), step=steps, step_=steps
+        )
+        found |= _of_cosines(cosines, steps, level)
     else:
         left_out["cosines"] = "neither sketches nor raw gradients were recorded"
     if "gradient" in spectra:
@@ -93,9 +96,9 @@ def gradient_dynamics(
 
 def _of_cosines(cosine: xr.DataArray, steps: Any, level: float) -> dict[str, Any]:
     values = cosine.transpose("matrix", "step", "step_").to_numpy()
-    place = dynamics.saturation(values, level)
-    saturated = np.isfinite(place)
-    step = np.where(saturated, steps[np.where(saturated, place, 0).astype(np.intp)], np.nan)
+    position = dynamics.saturation(values, level)
+    saturated = np.isfinite(position)
+    step = np.where(saturated, steps[np.where(saturated, position, 0).astype(np.intp)], np.nan)
     pairs = dynamics.consecutive(values)
     first = np.full((len(values), 1), np.nan)
     middle = (steps[0] + steps[-1]) / 2

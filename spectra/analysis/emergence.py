@@ -22,7 +22,7 @@ OUTCOMES = {
     "rank_loss": "1 - effective rank of the final weight over that of the first",
 }
 THRESHOLD = 0.175
-"""On normalised singular values, WeLore's for 50 % on LLaMA-2 7B."""
+"""WeLore's threshold on normalised singular values for 50 % on LLaMA-2 7B."""
 
 
 def emergence(
@@ -35,7 +35,7 @@ def emergence(
     seed: int = 0,
     cosine: xr.DataArray | None = None,
 ) -> xr.Dataset:
-    """Relate, over matrices, how gradients behaved to how low-rank the weights became.
+    """Relate, over matrices, how gradients behaved and how low-rank the weights became.
 
     WeLore's claim: matrices whose gradients keep turning become low-rank, those whose gradients
     settle early stay full-rank. If so, the correlations here are positive.
@@ -45,30 +45,30 @@ def emergence(
     run
         An opened run with spectra of gradient and weight, and sketches or raw gradients.
     threshold
-        On min-max normalised singular values, for `reduction`.
+        Threshold on min-max normalised singular values, for `reduction`.
     method, cosine
-        As in `spectra.analysis.dynamics.gradient_dynamics`.
+        As for `spectra.analysis.dynamics.gradient_dynamics`.
     replicas, confidence, seed
-        Of the bootstrap over matrices.
+        Replicas, level of the interval, and seed of the bootstrap over matrices.
 
     Returns
     -------
     Over (group, cause, outcome): Spearman's rank `correlation`, the bounds `low` and `high` of its
-    bootstrap interval, and how many `pairs` it is from. Groups are ``all``, ``within roles``
-    (values ranked inside their role first, so that differences between roles do not count) and each
-    role; NaN where a group has fewer than 5 matrices. The values themselves are over (matrix).
+    bootstrap interval, and the number of `pairs`. Groups are ``all``, ``within roles`` (values
+    ranked within their role first, so that differences between roles do not count) and each role;
+    NaN if a group has fewer than 5 matrices. The values themselves are over (matrix).
 
     Raises
     ------
     InputError
-        When something that it needs was not recorded.
+        When spectra of weight or gradient are missing, or both sketches and raw gradients.
 
     Notes
     -----
     Matrices of one layer or role are not independent, and a run is one draw: the interval says how
-    far the correlation hangs on single matrices, not how another run would turn out. `low_rank` of
-    matrices of different shapes is not on one scale even at the start (a square random matrix has
-    a lower effective rank than a long one); `rank_loss` is, since it compares each with itself.
+    much the correlation depends on single matrices, not how another run would turn out. `low_rank`
+    does not compare matrices of different shapes, even at the start (a square random matrix has a
+    lower effective rank than a long one); `rank_loss` does, since it compares each with itself.
     """
     spectra = run["spectra"].to_dataset()
     for kind in ("weight", "gradient"):
@@ -92,16 +92,16 @@ def emergence(
     groups = ["all", "within roles", *dict.fromkeys(roles.tolist())]
     shape = (len(groups), len(CAUSES), len(OUTCOMES))
     found = {name: np.full(shape, np.nan) for name in ("correlation", "low", "high", "pairs")}
-    for place in np.ndindex(shape):
-        group = groups[place[0]]
-        x, y = values[list(CAUSES)[place[1]]], values[list(OUTCOMES)[place[2]]]
+    for index in np.ndindex(shape):
+        group = groups[index[0]]
+        x, y = values[list(CAUSES)[index[1]]], values[list(OUTCOMES)[index[2]]]
         if group == "within roles":
             x, y = (ranked_within(v, roles) for v in (x, y))
         elif group != "all":
             x, y = x[roles == group], y[roles == group]
         result = rank_correlation(x, y, replicas=replicas, confidence=confidence, seed=seed)
         for name, value in zip(found, result, strict=True):
-            found[name][place] = value
+            found[name][index] = value
     described = CAUSES | OUTCOMES
     return xr.Dataset(
         {

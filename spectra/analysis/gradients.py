@@ -1,7 +1,7 @@
-"""Raw gradients as they lie in the store: read once, a few matrices over all snapshots at a time.
+"""Raw gradients from the store: read once, a few matrices over all snapshots at a time.
 
-Most of the time goes into decoding, and into memory that is touched for the first time: what is
-read goes into buffers that are used again, in portions that the allocator keeps.
+Most of the time goes into decoding, and into memory touched for the first time. So gradients are
+read into buffers that are used again, in portions that the allocator keeps.
 """
 
 import sys
@@ -25,22 +25,22 @@ from spectra.metrics.products import inner_products
 from spectra_data.errors import InputError
 
 MEMORY = 1 << 30
-"""Bytes that the gradients being worked on may take, on one machine."""
+"""Bytes that the gradients in work may use, on one machine."""
 BLOCK_BYTES = 1 << 27
-"""Of a block; larger ones gain nothing."""
+"""Bytes of a block; larger blocks gain nothing."""
 PORTION_BYTES = 1 << 24
-"""Read at a time; under what the C library's allocator gives back to the system."""
+"""Bytes read at a time; fewer than the C library's allocator returns to the system."""
 
 
 class Buffers:
-    """Arrays to use again, for as long as the work on them is there."""
+    """Arrays to use again, for as long as the work that reads into them exists."""
 
     def __init__(self) -> None:
         self._free: deque[npt.NDArray[Any]] = deque()
 
     @contextmanager
     def borrowed(self, shape: tuple[int, ...], dtype: Any) -> Iterator[npt.NDArray[Any]]:
-        """An array of a shape, with whatever is in it."""
+        """Lend an array of a shape, with undefined contents."""
         needed = int(np.prod(shape)) * np.dtype(dtype).itemsize
         try:
             memory = self._free.pop()
@@ -54,11 +54,11 @@ class Buffers:
             self._free.append(memory)
 
     def __reduce__(self) -> tuple[type["Buffers"], tuple[()]]:
-        return Buffers, ()  # another process has its own
+        return Buffers, ()  # another process makes its own
 
 
 def raw_gradients(run: xr.DataTree) -> Iterator[xr.DataArray]:
-    """The recorded gradients by shape, each (step, matrix, row, col), not yet read or chunked.
+    """Recorded gradients by shape, each (step, matrix, row, col), not yet read or chunked.
 
     Raises
     ------
@@ -74,21 +74,21 @@ def raw_gradients(run: xr.DataTree) -> Iterator[xr.DataArray]:
 
 
 def gradient_products(run: xr.DataTree, memory: int = MEMORY) -> xr.DataArray:
-    r"""Inner products of every matrix' gradients at all pairs of snapshots, lazily.
+    r"""Inner products of every matrix's gradients at all pairs of snapshots, lazily.
 
     Parameters
     ----------
     run
         An opened store with raw gradients.
     memory
-        Bytes that the gradients being worked on may take, on one machine: blocks are cut so that as
-        many as are worked on at a time fit.
+        Bytes that the gradients in work may use, on one machine. Blocks are cut so that all those
+        in work at a time fit.
 
     Returns
     -------
     (matrix, step, step\_) in float64, in the order of the run's matrices. Every stored gradient is
-    read once. Computed by dask: by the threads of this process, or by a `dask.distributed` cluster
-    if a client is there.
+    read once. Dask computes them: in the threads of this process, or on a `dask.distributed`
+    cluster if there is a client.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def gradient_products(run: xr.DataTree, memory: int = MEMORY) -> xr.DataArray:
 
 
 def in_order(parts: list[xr.DataArray], run: xr.DataTree) -> xr.DataArray:
-    """Put the shapes' results together, in the order of the run's matrices."""
+    """Join the results of all shapes, in the order of the run's matrices."""
     together = xr.concat(parts, dim="matrix", coords="minimal", compat="override")
     held = set(together["matrix"].to_numpy().tolist())
     names = np.atleast_1d(run["spectra"]["matrix"].to_numpy()).tolist()
@@ -108,7 +108,7 @@ def in_order(parts: list[xr.DataArray], run: xr.DataTree) -> xr.DataArray:
 
 
 def labelled(products: Any, gradients: xr.DataArray) -> xr.DataArray:
-    """(matrix, step, step_) with the coordinates of the gradients that it is of."""
+    """Products (matrix, step, step_) with the coordinates of their gradients."""
     coords = {name: c for name, c in gradients.coords.items() if c.dims == ("matrix",)}
     steps = gradients["step"].to_numpy()
     array = xr.DataArray(products, dims=("matrix", "step", "step_"), coords=coords)
@@ -118,35 +118,35 @@ def labelled(products: Any, gradients: xr.DataArray) -> xr.DataArray:
 def matrix_blocks(
     gradients: xr.DataArray, memory: int, *, whole: bool = False
 ) -> list[tuple[slice, list[slice]]]:
-    """Cut gradients into blocks of all steps: matrices, and for each the rows of its blocks.
+    """Cut gradients into blocks over all steps: slices of matrices, each with its slices of rows.
 
     Parameters
     ----------
     gradients
         (step, matrix, row, col).
     memory
-        Bytes for as many blocks as are worked on at a time.
+        Bytes for all blocks in work at a time.
     whole
-        Do not cut a matrix by its rows.
+        Whether to keep the rows of a matrix together.
 
     Raises
     ------
     InputError
-        When not even the smallest part that is stored in one piece fits.
+        When not even the smallest block fits: one stored chunk high, or a `whole` matrix.
     """
     steps, matrices, rows, cols = (gradients.sizes[d] for d in ("step", "matrix", "row", "col"))
     chunks = gradients.encoding.get("chunks")
-    piece = chunks[gradients.dims.index("row")] if chunks and not whole else rows
+    height = chunks[gradients.dims.index("row")] if chunks and not whole else rows
     row_bytes = steps * cols * gradients.dtype.itemsize
     each = memory // threads()
-    if row_bytes * piece > each:
+    if row_bytes * height > each:
         raise InputError(
-            f"the gradients of {steps} snapshots need {row_bytes * piece * threads() / 1e6:,.0f} "
+            f"the gradients of {steps} snapshots need {row_bytes * height * threads() / 1e6:,.0f} "
             f"MB at a time, more than the {memory / 1e6:,.0f} MB allowed: raise `memory`, or "
             "choose fewer snapshots"
         )
-    wanted = max(row_bytes * piece, min(each, BLOCK_BYTES))
-    tall = min(rows, wanted // row_bytes // piece * piece)
+    wanted = max(row_bytes * height, min(each, BLOCK_BYTES))
+    tall = min(rows, wanted // row_bytes // height * height)
     together = max(1, wanted // (row_bytes * rows)) if tall == rows else 1
     cuts = [slice(row, min(row + tall, rows)) for row in range(0, rows, tall)]
     return [
@@ -156,7 +156,7 @@ def matrix_blocks(
 
 
 def threads() -> int:
-    """Blocks that one machine works on at a time, under the scheduler that would compute now."""
+    """Blocks that one machine works on at a time, under the current scheduler."""
     if "distributed" in sys.modules:
         from distributed import get_client
 
@@ -188,7 +188,7 @@ def read_block(
 
 def _products(gradients: xr.DataArray, memory: int) -> xr.DataArray:
     steps, buffers = gradients.sizes["step"], Buffers()
-    # the array itself is no argument: dask would look into it
+    # the array is bound, not an argument: dask would look into it
     of_block = delayed(partial(_block_products, gradients, buffers), pure=False)
     groups = []
     for matrices, cuts in matrix_blocks(gradients, memory):
@@ -205,5 +205,5 @@ def _block_products(
 ) -> npt.NDArray[np.float64]:
     """Inner products (matrix, step, step) over some rows."""
     with read_block(gradients, matrices, rows, buffers) as block, one_blas_thread:
-        # a thread a block is enough
+        # one thread per block is enough
         return np.stack([inner_products(of_one.reshape(len(of_one), -1)) for of_one in block])

@@ -12,7 +12,7 @@ from spectra_data.errors import InputError
 
 Method = Literal["auto", "exact", "sketch"]
 SKETCH_BYTES = 1 << 24
-"""Of sketches that are worked on at a time."""
+"""Bytes of the sketches in work at a time."""
 
 
 def cosine_similarity(
@@ -26,21 +26,21 @@ def cosine_similarity(
         An opened store with ``sketches`` or raw ``gradients``.
     method
         ``exact`` reads the raw gradients, each byte once; ``sketch`` estimates from the sketches,
-        hundreds of times less to read; ``auto`` takes sketches where there are any.
+        hundreds of times less to read; ``auto`` uses sketches if there are any.
     memory
-        Bytes that the raw gradients being worked on may take, on one machine.
+        Bytes that the raw gradients in work may use, on one machine.
 
     Returns
     -------
-    (matrix, step, step\_), lazily, in [-1, 1]. The attribute ``approximate`` says which it is. Of
-    an estimate, ``standard_error`` is the largest standard error of an entry (that of a cosine of
-    0), and `cosine_standard_error` gives each entry's own. Exact cosines are right to about 1e-6.
-    NaN where a gradient is zero or was not recorded.
+    (matrix, step, step\_), lazily, in [-1, 1]. The attribute ``approximate`` says whether they are
+    estimates; ``standard_error`` is then the largest standard error of an entry (that of a cosine
+    of 0), and `cosine_standard_error` returns each entry's own. Exact cosines are right to about
+    1e-6. NaN where a gradient is zero or was not recorded.
 
     Raises
     ------
     InputError
-        When the store holds neither, or not what is asked for.
+        When the store holds neither sketches nor raw gradients, or not those of `method`.
 
     Examples
     --------
@@ -48,7 +48,7 @@ def cosine_similarity(
     >>> cosine.sel(matrix="model.layers.0.self_attn.q_proj").plot()  # doctest: +SKIP
     """
     if method not in ("auto", "exact", "sketch"):
-        raise InputError(f"cosines are computed by auto, exact or sketch, not {method!r}")
+        raise InputError(f"`method` must be auto, exact or sketch, not {method!r}")
     sketched, raw = "sketches" in run.children, "gradients" in run.children
     if method == "auto" and not (sketched or raw):
         raise InputError(

@@ -1,8 +1,8 @@
-"""A recorded array that is not cut into dask blocks yet, so that reading fits the work.
+"""A recorded array before it is cut into dask blocks, so that reading fits the work.
 
-An opened store has a block for every stored chunk, one of a snapshot. Work that needs one matrix
-over all snapshots would ask for thousands of blocks, each a task of its own; read in one piece they
-take a fifth of the time.
+An opened store has a dask block for every stored chunk, which holds one snapshot. Work on one
+matrix over all snapshots would need thousands of blocks, each a task of its own; one read of them
+all needs a fifth of the time.
 """
 
 import numpy as np
@@ -14,10 +14,10 @@ from spectra_data.errors import InputError
 def unread(run: xr.DataTree, path: str) -> xr.DataArray:
     """An array of a run by its path, e.g. ``subspaces/gradient_left``: not read, not chunked.
 
-    Opened anew from the store's address; a tree that does not know it, since it was put together by
-    hand, gives what it holds. Steps and matrices that were selected from the run stay selected;
-    other changes to an opened tree's arrays do not reach what is read here. Raw gradients come as
-    they are stored, in the bits of bfloat16.
+    Opened anew from the store's address. A tree that was built manually does not know the address
+    and returns its own array. Steps and matrices selected from the run stay selected; other changes
+    to an opened tree's arrays have no effect here. Raw gradients stay as stored, in the bits of
+    bfloat16.
 
     Raises
     ------
@@ -44,8 +44,8 @@ def unread(run: xr.DataTree, path: str) -> xr.DataArray:
     return chosen.assign_coords(step=opened["step"].to_numpy())
 
 
-def _as_slice(places: list[int]) -> slice | list[int]:
-    """Consecutive places as a slice, which zarr reads faster."""
-    if places and places == list(range(places[0], places[0] + len(places))):
-        return slice(places[0], places[0] + len(places))
-    return places
+def _as_slice(indices: list[int]) -> slice | list[int]:
+    """Consecutive indices as a slice, which zarr reads faster."""
+    if indices and indices == list(range(indices[0], indices[0] + len(indices))):
+        return slice(indices[0], indices[0] + len(indices))
+    return indices

@@ -29,7 +29,7 @@ _DIMS = {"left": ("row", "rows"), "right": ("col", "cols")}
 
 
 def subspace_overlap(run: xr.DataTree, side: Side = "left") -> xr.Dataset:
-    r"""Overlap of the gradients' leading subspaces at all pairs of snapshots, beside chance.
+    r"""Overlap of the gradients' leading subspaces at all pairs of snapshots, and by chance.
 
     Parameters
     ----------
@@ -41,8 +41,8 @@ def subspace_overlap(run: xr.DataTree, side: Side = "left") -> xr.Dataset:
     Returns
     -------
     `overlap` (matrix, step, step\_), :math:`\|U_s^TU_t\|_F^2/k` in [0, 1], and `chance` (matrix),
-    k/d: what unrelated subspaces have. k counts the directions that a gradient has: fewer than were
-    recorded where its rank is lower, and for `chance` the most of any snapshot.
+    k/d, the overlap of unrelated subspaces. k counts the directions that a gradient has: fewer than
+    were recorded if its rank is lower, and for `chance` the most of any snapshot.
 
     Raises
     ------
@@ -78,28 +78,28 @@ def principal_angles(run: xr.DataTree, side: Side = "left") -> xr.DataArray:
 
 
 def projector_staleness(run: xr.DataTree, *, memory: int = MEMORY) -> xr.Dataset:
-    r"""How much of a later gradient an earlier gradient's leading subspace still holds.
+    r"""Share of a later gradient that an earlier gradient's leading subspace still holds.
 
-    What a projector that is renewed only now and then keeps of the gradient: with the recorded left
-    singular vectors :math:`P_s` of step s, :math:`\|P_s^TG_t\|_F^2/\|G_t\|_F^2`. (GaLore projects
-    so where rows ≤ cols, and on the right otherwise.)
+    A projector that is renewed only now and then keeps this share of the gradient: with the
+    recorded left singular vectors :math:`P_s` of step s, :math:`\|P_s^TG_t\|_F^2/\|G_t\|_F^2`.
+    (GaLore projects this way if rows ≤ cols, and on the right otherwise.)
 
     Parameters
     ----------
     run
         An opened store with ``subspaces`` and raw ``gradients``.
     memory
-        Bytes that the raw gradients being worked on may take, on one machine.
+        Bytes that the raw gradients in work may use, on one machine.
 
     Returns
     -------
     `kept` (matrix, step, step\_): the share of the gradient at step\_ in the subspace of step, in
-    [0, 1]; on the diagonal the best there is. `chance` (matrix): k/rows.
+    [0, 1]; on the diagonal the best possible. `chance` (matrix): k/rows.
 
     Raises
     ------
     InputError
-        When either was not recorded.
+        When subspaces or raw gradients were not recorded.
     """
     bases, buffers = _bases(run, "left"), Buffers()
     parts = []
@@ -125,16 +125,16 @@ def _kept_shares(
     projectors = bases[:, matrices].to_numpy()
     with read_block(gradients, matrices, rows, buffers) as block, one_blas_thread:
         shares = np.empty((len(block), len(projectors), len(projectors)))
-        for place, of_one in enumerate(block):
+        for matrix, of_one in enumerate(block):
             for step, gradient in enumerate(of_one):
                 values = from_bfloat16_bits(gradient) if gradient.dtype == np.uint16 else gradient
-                shares[place, :, step] = subspaces.kept_energy(projectors[:, place], values[None])
+                shares[matrix, :, step] = subspaces.kept_energy(projectors[:, matrix], values[None])
     return shares
 
 
 def _bases(run: xr.DataTree, side: Side) -> xr.DataArray:
     if side not in _DIMS:
-        raise InputError(f"singular vectors are left or right, not {side!r}")
+        raise InputError(f"`side` must be left or right, not {side!r}")
     if "subspaces" not in run.children:
         raise InputError(
             "this store holds no subspaces: record with `subspaces=8`, say (--record-subspaces 8)"
@@ -143,7 +143,7 @@ def _bases(run: xr.DataTree, side: Side) -> xr.DataArray:
 
 
 def _chance(bases: xr.DataArray, side: Side) -> xr.DataArray:
-    """k/d for each matrix, k the most directions that any snapshot's gradient has."""
+    """k/d for each matrix; k is the most directions of any snapshot's gradient."""
     dim, sides = _DIMS[side]
     counts = xr.apply_ufunc(
         subspaces.directions,
@@ -169,7 +169,7 @@ def _pairwise(bases: xr.DataArray, function: Any, more: list[str]) -> xr.DataArr
     sizes = {"step_": bases.sizes["step"]}
 
     def of_all_pairs(block: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        # (matrix, step, side, component); a step at a time, so that memory grows with the steps
+        # (matrix, step, side, component); one step at a time, so that memory grows with the steps
         rows = [function(block[:, i : i + 1], block) for i in range(block.shape[1])]
         return np.stack(rows, axis=1)
 

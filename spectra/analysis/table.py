@@ -44,29 +44,29 @@ def metrics_table(
     run
         An opened store.
     kinds
-        Of those recorded (weight, gradient, update, training_gradient); all by default.
+        Kinds of recorded spectra (weight, gradient, update, training_gradient); all by default.
     replicas
-        Of the bootstrap test of every power law; 0 leaves out `alpha_error`, `p_value` and
+        Replicas of the bootstrap test of every power law; 0 leaves out `alpha_error`, `p_value` and
         `verdict`. 100 take 0.03 s for a spectrum of 576 values.
     seed
-        Of the bootstrap and of the random matrices compared with.
+        Seed of the bootstrap and of the random matrices for comparison.
     level
         Share of pure-noise matrices that may show a spike.
     compat
-        ``weightwatcher`` gives the columns of WeightWatcher 0.7.7 instead, of the weights, as it
-        computes them.
+        ``weightwatcher`` returns the columns of WeightWatcher 0.7.7 instead, for the weights, as
+        WeightWatcher computes them.
     progress
-        Called with the spectra done and all of them, as it goes.
+        Called with the number of spectra done and the number of all.
 
     Returns
     -------
     (step, matrix, kind): a variable for each of `spectra.metrics.measures.MEASURES`, explained in
-    docs/measures.md. NaN where a spectrum was not recorded; ``status/code`` in the store says why.
+    docs/measures.md. NaN if a spectrum was not recorded; ``status/code`` in the store says why.
 
     Raises
     ------
     InputError
-        For a kind that the store does not hold.
+        When the store does not hold one of the kinds.
 
     Examples
     --------
@@ -76,16 +76,16 @@ def metrics_table(
     held = kinds_of(run)
     chosen = held if kinds is None else list(dict.fromkeys(kinds))
     if not chosen:
-        raise InputError("there is nothing to measure: no spectra were recorded, or none is chosen")
+        raise InputError("nothing to measure: no spectra were recorded, or no kind is chosen")
     if unknown := [kind for kind in chosen if kind not in held]:
         raise InputError(f"this store holds no spectra of {unknown[0]!r}; it has {', '.join(held)}")
     if compat not in (None, "weightwatcher"):
-        raise InputError(f"tables are compatible with weightwatcher, not with {compat!r}")
+        raise InputError(f"`compat` must be weightwatcher, not {compat!r}")
     if compat:
         if replicas:
-            raise InputError("weightwatcher tests no fits: leave out the bootstrap's replicas")
+            raise InputError("weightwatcher does not test fits: leave out the bootstrap's replicas")
         if "weight" not in chosen:
-            raise InputError("weightwatcher measures weights, and those are not among the kinds")
+            raise InputError("weightwatcher measures weights: add weight to the kinds")
         return weightwatcher_table(stacked(run, ["weight"]))
     spectra = stacked(run, chosen)
     rows, cols = _sides(spectra, chosen)
@@ -109,18 +109,18 @@ def metrics_table(
         "false_spike_level": level,
     }
     if "weight_error" in run["spectra"].data_vars:
-        table.attrs["approximate"] = "the spectra are, from random probes"
+        table.attrs["approximate"] = "the spectra are approximate, from random probes"
     return table
 
 
 def recorded(table: xr.Dataset) -> xr.DataArray:
-    """Which entries of a table were recorded (step, matrix, kind)."""
+    """Whether each entry of a table was recorded (step, matrix, kind)."""
     name = "spectral_norm" if "spectral_norm" in table else next(iter(table.data_vars))
     return table[name].notnull()
 
 
 def unrecorded_reasons(run: xr.DataTree, table: xr.Dataset) -> dict[str, int]:
-    """Why spectra are not in a table, with how many: in the words of the store's status."""
+    """Number of spectra missing from a table, by reason, in the words of the store's status."""
     missing = ~recorded(table)
     if not missing.any():
         return {}
@@ -140,7 +140,7 @@ def unrecorded_reasons(run: xr.DataTree, table: xr.Dataset) -> dict[str, int]:
 
 
 def columns(table: xr.Dataset) -> dict[str, Any]:
-    """A table as columns of equal length, a row for each recorded spectrum."""
+    """A table as columns of equal length, one row per recorded spectrum."""
     rows = recorded(table)
     flat = rows.to_numpy().reshape(-1)
     found = {}
@@ -153,7 +153,7 @@ def columns(table: xr.Dataset) -> dict[str, Any]:
 
 
 def _sides(spectra: xr.DataArray, kinds: Sequence[str]) -> tuple[npt.NDArray[np.int64], ...]:
-    """Rows and columns of what each spectrum is of: (matrix, kind) each."""
+    """Rows and columns of the array behind each spectrum: (matrix, kind) each."""
     weights = np.stack([spectra["rows"].to_numpy(), spectra["cols"].to_numpy()], axis=1).tolist()
     sides = [[QUANTITIES[kind].sides(*weight) for kind in kinds] for weight in weights]
     rows, cols = np.moveaxis(np.array(sides, np.int64), -1, 0)
@@ -161,23 +161,22 @@ def _sides(spectra: xr.DataArray, kinds: Sequence[str]) -> tuple[npt.NDArray[np.
 
 
 def to_pandas(table: xr.Dataset) -> "pd.DataFrame":
-    """A table as a pandas frame, a row for each recorded spectrum."""
+    """A table as a pandas frame, one row per recorded spectrum."""
     import pandas as pd
 
     return pd.DataFrame(columns(table))
 
 
 def write_table(table: xr.Dataset, out: Path) -> int:
-    """Write a table as .csv, .parquet or .json (a list of objects); returns the rows written.
+    """Write a table as .csv, .parquet or .json (a list of objects); return the rows written.
 
-    To a device or a pipe without an ending, e.g. ``/dev/stdout``, it is written as CSV.
-
-    What is missing or undefined is an empty field in CSV and null in the others.
+    A device or a pipe without an ending, e.g. ``/dev/stdout``, receives CSV. Missing and undefined
+    values are empty fields in CSV, and null in the other formats.
 
     Raises
     ------
     InputError
-        For another ending, or a file that cannot be written.
+        When the name ends in something else, or the file cannot be written.
     """
     require_format(out)
     arrow = pa.table({name: _arrow(values) for name, values in columns(table).items()})
@@ -194,9 +193,9 @@ def write_table(table: xr.Dataset, out: Path) -> int:
 
 
 def require_format(out: Path) -> None:
-    """Require the name of a file that a table can be written to."""
+    """Require a file name with the ending of a table format."""
     if out.suffix not in FORMATS and not is_stream(out):
-        raise InputError(f"a table ends in {', '.join(FORMATS)}, not in {out.suffix!r}")
+        raise InputError(f"a table's file name ends in {', '.join(FORMATS)}, not in {out.suffix!r}")
 
 
 def _arrow(values: Any) -> pa.Array:

@@ -25,25 +25,25 @@ def heavy_tail(
         Singular values with a dimension ``index``, as in ``run["spectra"].weight``; with the
         coordinates rows and cols.
     replicas
-        Of the bootstrap, which is most of the work: 100 take 0.03 s for a spectrum of 576 values.
-        0 leaves `alpha_error`, `p_value` and `verdict` out.
+        Replicas of the bootstrap, which is most of the work: 100 take 0.03 s for a spectrum of 576
+        values. 0 leaves out `alpha_error`, `p_value` and `verdict`.
     seed
-        Of the bootstrap.
+        Seed of the bootstrap.
     ks, min_tail
-        As in `spectra.metrics.tails.power_law`.
+        As for `spectra.metrics.tails.power_law`.
 
     Returns
     -------
     In the dimensions of `spectra` without ``index``: `alpha`, `alpha_sigma`, `x_min` (an
     eigenvalue), `ks_distance`, `tail_size`; `alpha_error`, `p_value` and `verdict`; and for the
     exponential, the lognormal and the truncated power law the likelihood ratio
-    (`lognormal_ratio`; positive favours the power law) and its p-value (`lognormal_p`). Sources
-    are with the functions of `spectra.metrics.tails` and `spectra.metrics.goodness`.
+    (`lognormal_ratio`; positive favours the power law) and its p-value (`lognormal_p`). The
+    functions of `spectra.metrics.tails` and `spectra.metrics.goodness` cite the sources.
 
     Raises
     ------
     InputError
-        When `spectra` has no dimension ``index`` or no sides.
+        When `spectra` has no dimension ``index``, or no coordinates rows and cols.
 
     Examples
     --------
@@ -76,17 +76,17 @@ def attributes(name: str) -> dict[str, str]:
 
 
 def require_spectra(spectra: xr.DataArray) -> None:
-    """Require singular values that know the sides of their matrices."""
+    """Require singular values with the sides of their matrices."""
     missing = [name for name in ("rows", "cols") if name not in spectra.coords]
     if "index" not in spectra.dims or missing:
         raise InputError(
-            "spectra have a dimension `index` and the coordinates `rows` and `cols`, as in "
+            "spectra need a dimension `index` and the coordinates `rows` and `cols`, as in "
             'run["spectra"].weight'
         )
 
 
 def kinds_of(run: xr.DataTree) -> list[str]:
-    """The kinds of spectra that a run holds, in the store's order."""
+    """Kinds of spectra that a run holds, in the store's order."""
     held = run["spectra"].to_dataset().data_vars
     return [kind for kind in QUANTITIES if kind in held]
 

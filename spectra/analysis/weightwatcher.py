@@ -18,17 +18,17 @@ def weightwatcher_table(spectra: xr.DataArray) -> xr.Dataset:
 
     Returns
     -------
-    (step, matrix, kind), a variable for each of `spectra.metrics.weightwatcher.COLUMNS`; NaN where
-    a spectrum is missing or has fewer than 8 values.
+    (step, matrix, kind), a variable for each of `spectra.metrics.weightwatcher.COLUMNS`; NaN if a
+    spectrum is missing or has fewer than 8 values.
     """
     values = spectra.to_numpy()
     dims, shape = spectra.dims[:-1], values.shape[:-1]
     sides = [spectra[side].broadcast_like(spectra[..., 0]).to_numpy() for side in ("rows", "cols")]
     table = {name: np.full(shape, np.nan) for name in COLUMNS}
-    for place in np.ndindex(shape):
-        rows, cols = (int(side[place]) for side in sides)
-        for name, value in weightwatcher.columns(values[place], rows, cols).items():
-            table[name][place] = value
+    for index in np.ndindex(shape):
+        rows, cols = (int(side[index]) for side in sides)
+        for name, value in weightwatcher.columns(values[index], rows, cols).items():
+            table[name][index] = value
     described = weightwatcher.COLUMNS
     return xr.Dataset(
         {n: (dims, v, {"long_name": described[n], "units": "1"}) for n, v in table.items()},

@@ -1,9 +1,9 @@
 "use strict";
-// Ranks of all matrices along a path of targets: what a slider shows of them, as numbers and texts.
+// Ranks of all matrices along a path of targets: the numbers and texts that a slider shows.
 // The report holds this file, the dashboard serves it; it knows no page and no figure.
 //
-// A path has of every target err, budget, bytes, lrc and threshold (null where the method has none),
-// and of every matrix its full rank: path.full. `rank` is of all matrices at one target.
+// A path has err, budget, bytes, lrc and threshold of every target (threshold is null if the method
+// has none), and the full rank of every matrix: path.full. `rank` holds all matrices at one target.
 (() => {
   const nearest = (targets, value) => targets.reduce(
     (best, target, i) => (Math.abs(target - value) < Math.abs(targets[best] - value) ? i : best), 0);
@@ -15,11 +15,11 @@
 
   const isLrc = (rank, full, factor) => rank < factor * full;
 
-  // figure 6: of each trace's matrices the share of the ranks that is removed
+  // figure 6: share of the ranks removed, of the matrices of each trace
   const removed = (rank, full, traces) => traces.map((of) => of.map((m) => 1 - rank[m] / full[m]));
 
-  // the map: of each cell the share of the ranks that is kept, and its text; places says of every
-  // matrix its row and column, of layers and roles
+  // the map: share of the ranks kept, and the text, of each cell; places has the row and the column
+  // of every matrix, among layers and roles
   function cells(rank, full, factor, places) {
     const members = places.layers.map(() => places.roles.map(() => []));
     for (let m = 0; m < full.length; m++) members[places.row[m]][places.column[m]].push(m);
@@ -36,7 +36,7 @@
     };
   }
 
-  // what is kept and stored at one target: fields by name, and as one sentence
+  // numbers at one target: as fields by name, and as one sentence
   function numbers(path, at) {
     const cut = path.threshold[at];
     return {
@@ -53,7 +53,7 @@
       `${(100 * path.budget[at]).toFixed(1)} % of the block parameters stay, ${size(path.bytes[at])} as ${path.format}`;
   }
 
-  // figure 4: what moves of its layout, that has a line of the threshold in each of `count` panels
+  // figure 4: the moving part of its layout, a threshold line in each of `count` panels
   function thresholdLines(cut, count) {
     const moved = {};
     for (let s = 0; s < count; s++) {

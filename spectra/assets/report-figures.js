@@ -1,14 +1,14 @@
 "use strict";
-// What the report draws from, and a figure of one matrix.
+// Data of the report, and a figure of one matrix.
 const data = JSON.parse(document.getElementById("payload").textContent);
-const hovers = window.matchMedia("(hover: hover)").matches; // elsewhere the bar would hide the titles
+const hovers = window.matchMedia("(hover: hover)").matches; // on touch screens the bar would hide the titles
 const config = { displaylogo: false, displayModeBar: hovers ? "hover" : false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
 const index = new Map(data.matrices.map((matrix, i) => [matrix.name, i]));
 const view = { chosen: new Set(data.chosen), scale: "linear", norm: "raw" };
 const squares = new Set(["cosine", "overlap"]); // in [-1, 1], over pairs of snapshots
 
 function plot(target, { data: traces, layout }) {
-  target.style.minHeight = `${layout.height}px`; // a figure that is resized does not hold its place
+  target.style.minHeight = `${layout.height}px`; // a figure loses its height while it is resized
   Plotly.newPlot(target, traces, { ...layout, template: data.template }, config);
 }
 

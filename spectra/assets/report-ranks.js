@@ -1,5 +1,5 @@
 "use strict";
-// The report's slider over ERR: figures 4 and 6 and the path at one of its targets.
+// The report's slider over ERR: figures 4 and 6, and the path, at one target.
 function drawTarget(path, at) {
   const { removed, thresholdLines, sentence } = spectra.ranks;
   Plotly.restyle("figure6", { y: removed(path.ranks[at], path.full, path.members) });

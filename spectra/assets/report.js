@@ -1,6 +1,6 @@
 "use strict";
-// The page: panels of the chosen matrices, measures, and which sections there are.
-// only what is on the screen is drawn: 224 matrices would be 672 figures
+// The page: panels of the chosen matrices, measures, and the sections that have data.
+// draws only what is on the screen: 224 matrices would be 672 figures
 const onScreen = new IntersectionObserver((entries) => {
   for (const { target, isIntersecting } of entries) {
     if (!isIntersecting || target.dataset.drawn) continue;
@@ -78,11 +78,11 @@ function drawChooser() {
 // the chosen measure: over training, and over the model
 function drawMeasure() {
   const drawn = data.measures[kinds.value][measure.value];
-  for (const place of ["lines", "map"]) {
-    const target = document.getElementById(`measure-${place}`);
+  for (const part of ["lines", "map"]) {
+    const target = document.getElementById(`measure-${part}`);
     Plotly.purge(target);
-    target.hidden = !drawn[place];
-    if (drawn[place]) plot(target, drawn[place]);
+    target.hidden = !drawn[part];
+    if (drawn[part]) plot(target, drawn[part]);
   }
 }
 

@@ -1,1 +1,1 @@
-"""What a model does on text: its blocks run one after the other, and statistics on the way."""
+"""Calibration: a model's blocks run on text one after the other, and statistics are taken."""

@@ -1,10 +1,10 @@
 """A causal language model whose blocks are in memory one at a time.
 
 Everything outside the blocks (embedding, last norm, head) stays in memory. A block's weights are
-read when it is run and given back after, so that a model of any size runs in the memory of one
-block; all windows pass one block before the next is read. Where a checkpoint's tensors are not
-named like the model's parameters (GGUF, families that transformers stores otherwise), the model is
-loaded whole, and the same passes run on it.
+read when it runs and freed afterwards, so that a model of any size runs in the memory of one block;
+all windows pass one block before the next is read. If a checkpoint's tensors are not named like the
+model's parameters (GGUF, some families of transformers), the model is loaded whole, and the same
+passes run on it.
 """
 
 import contextlib
@@ -26,24 +26,24 @@ class Passage:
     tokens: torch.Tensor
     """(windows, length)."""
     hidden: torch.Tensor
-    """(windows, length, features): what the next block is given."""
+    """Input of the next block, (windows, length, features)."""
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]]
-    """What each block is given beside it: positions, masks."""
+    """Further arguments of each block, such as positions and masks."""
 
 
 class _Reached(Exception):  # noqa: N818
-    """The last block was reached."""
+    """Raised when the last block is reached."""
 
 
 class Blocks:
-    """The blocks of a model, by their position.
+    """The blocks of a model, by position.
 
     Parameters
     ----------
     loaded
-        The model, with weights in its blocks or without.
+        Model, with or without weights in its blocks.
     device
-        Where blocks run.
+        Device on which blocks run.
     """
 
     def __init__(self, loaded: Loaded, device: str | torch.device = "cpu") -> None:
@@ -71,7 +71,7 @@ class Blocks:
 
     @contextlib.contextmanager
     def block(self, i: int) -> Iterator[torch.nn.Module]:
-        """A block with its weights, in float32, on the device; given back after."""
+        """A block with its weights, in float32, on the device; freed afterwards."""
         block = self._blocks[i]
         if not self._loaded.streams:
             yield block
@@ -84,24 +84,24 @@ class Blocks:
 
     @torch.no_grad()
     def start(self, windows: torch.Tensor, batch_size: int = 4) -> list[Passage]:
-        """Embed windows of tokens, (windows, length), and learn what every block is called with."""
+        """Embed windows of tokens, (windows, length), and record the arguments of every block."""
         return [self._embedded(batch) for batch in torch.split(windows, batch_size)]
 
     def run(self, i: int, block: torch.nn.Module, passage: Passage) -> torch.Tensor:
-        """What a block makes of a passage's hidden states: (windows, length, features)."""
+        """The output of a block for a passage: (windows, length, features)."""
         return self.call(i, block, passage.hidden, passage)
 
     def call(
         self, i: int, block: torch.nn.Module, hidden: torch.Tensor, passage: Passage
     ) -> torch.Tensor:
-        """The same of other hidden states."""
+        """The output of a block for other hidden states, with the arguments of a passage."""
         args, kwargs = passage.calls[i]
         out: torch.Tensor | tuple[torch.Tensor, ...] = block(hidden, *args, **kwargs)
         self._tuples[i] = isinstance(out, tuple)
         return out[0] if isinstance(out, tuple) else out
 
     def logits(self, hidden: torch.Tensor, passage: Passage) -> torch.Tensor:
-        """What the model makes of the last block's output: (windows, length, vocabulary)."""
+        """Logits for an output of the last block: (windows, length, vocabulary)."""
         last = len(self._blocks) - 1
 
         def passed(i: int) -> Any:
@@ -141,7 +141,7 @@ class Blocks:
 
     @contextlib.contextmanager
     def _replaced(self, forwards: Sequence[Any]) -> Iterator[None]:
-        """Blocks that do something else for a while."""
+        """Replace the forward functions of the blocks for a while."""
         for block, forward in zip(self._blocks, forwards, strict=True):
             block.forward = forward
         try:
@@ -158,7 +158,7 @@ class Blocks:
 
 
 def emptied(block: torch.nn.Module) -> None:
-    """Give the memory of a block's parameters back; its buffers are in no checkpoint."""
+    """Free the memory of a block's parameters; its buffers stay, as no checkpoint holds them."""
     for module in block.modules():
         for name, parameter in module.named_parameters(recurse=False):
             empty = torch.empty_like(parameter, device="meta")
@@ -166,19 +166,19 @@ def emptied(block: torch.nn.Module) -> None:
 
 
 def open_blocks(source: Source, device: str = "cpu") -> Blocks:
-    """The blocks of a checkpoint: read one at a time where its tensors are named like the model's.
+    """The blocks of a checkpoint, read one at a time if its tensors are named like the model's.
 
     Raises
     ------
     InputError
-        When transformers cannot make its model.
+        When transformers cannot load its model.
     """
     skeleton = load_skeleton(source)
     return Blocks(skeleton if skeleton is not None else load_whole(source), device)
 
 
 def _blocks_of(model: torch.nn.Module) -> tuple[str, Sequence[torch.nn.Module]]:
-    """The list of blocks: the longest list of modules that are alike."""
+    """The list of blocks: the longest of the outermost lists of modules, with its path."""
     lists = [
         (name, module)
         for name, module in model.named_modules()

@@ -1,6 +1,4 @@
-"""What statistics of activations and gradients are taken on: options of the library and
-commands.
-"""
+"""Options of calibration text, for the library and the commands."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -9,33 +7,33 @@ from spectra.keywords import named
 from spectra_data.errors import InputError
 
 SELF = "self"
-"""Calibration on text that the model itself writes."""
+"""Data source for calibration on text that the model itself writes."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """The text that statistics are taken on.
+    """The text on which statistics are taken.
 
     Parameters
     ----------
     data
-        Text to calibrate on: a data source (a file or folder, pydocs, c4, hf:NAME), or self: what
-        the model itself writes, which needs no data.
+        Text to calibrate on: a data source (a file or folder, pydocs, c4, hf:NAME), or self: text
+        that the model itself writes, which needs no data.
     windows
-        Windows of calibration text.
+        Number of windows of calibration text.
     length
-        Tokens of a window.
+        Tokens per window.
     seed
-        Seed of the model's own text, and of the tokens that fisher's gradients are drawn for.
+        Seed of the model's own text, and of the tokens that are drawn for the gradients of fisher.
     tokenizer
         Tokenizer of the calibration text; the checkpoint's own by default.
     batch_size
-        Calibration windows at a time.
+        Number of calibration windows at a time.
 
     Raises
     ------
     InputError
-        When there would be no token of it.
+        When a count is below 1.
     """
 
     data: Annotated[str, named("calibration")] = SELF

@@ -1,4 +1,4 @@
-"""Outliers of a block, which OWL allocates by: they take the model and some text."""
+"""Shares of outliers by block, which OWL needs: they are measured by the model on text."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -22,19 +22,19 @@ def outlier_shares(
 ) -> dict[str, float]:
     r"""Share of outliers in every block, by the block's path.
 
-    An entry is an outlier where :math:`|W_{ij}| \|x_j\|_2` is more than `multiple` times the mean
-    of that over the block's matrices; :math:`\|x_j\|` runs over all tokens of the batches. Source:
-    Yin et al. 2023, "Outlier Weighed Layerwise Sparsity". Stacked experts, which are no layers of
-    their own, are left out.
+    An entry is an outlier if :math:`|W_{ij}| \|x_j\|_2` exceeds `multiple` times the mean of this
+    over the block's matrices; :math:`\|x_j\|` runs over all tokens of the batches. Source:
+    Yin et al. 2023, "Outlier Weighed Layerwise Sparsity". Stacked experts, which are not layers
+    of their own, are left out.
 
     Parameters
     ----------
     model
-        A causal language model; in evaluation mode while this runs.
+        Causal language model; put into evaluation mode while this runs.
     batches
-        (sequences, length) token ids each.
+        Token ids, (sequences, length) each.
     multiple
-        How far above the mean an outlier is.
+        Factor over the mean above which an entry is an outlier.
     """
     inner = unwrapped(model)
     modules = {
@@ -63,7 +63,7 @@ def outlier_shares(
 
 
 def outliers_on_text(checkpoint: str, data: str, *, windows: int, length: int) -> dict[str, float]:
-    """As `outlier_shares`, of a Hugging Face checkpoint on the first windows of a corpus.
+    """As `outlier_shares`, for a Hugging Face checkpoint on the first windows of a corpus.
 
     Raises
     ------
@@ -79,7 +79,7 @@ def outliers_on_text(checkpoint: str, data: str, *, windows: int, length: int) -
 
 
 def _module(model: torch.nn.Module, matrix: Matrix, weight: Weight) -> torch.nn.Module | None:
-    """The layer that a matrix is applied by; None of one in a stack."""
+    """The layer that applies a matrix; None if the matrix is part of a stack."""
     if isinstance(weight.parameter, Composite):
         return weight.parameter.module
     try:

@@ -1,4 +1,4 @@
-"""Passes of calibration windows through the blocks, forwards and back, with statistics."""
+"""Forward and backward passes of calibration windows through the blocks, with statistics."""
 
 import tempfile
 from collections.abc import Iterator
@@ -20,15 +20,15 @@ from spectra.machine.progress import Progress
 from spectra_data.errors import InputError
 
 IN_MEMORY = 4e9
-"""Bytes of hidden states between blocks that are kept in memory; more go to a temporary file."""
+"""Bytes of hidden states between blocks up to which they stay in memory; more go to files."""
 
 STRIDE = 1_000_003
-"""Between the random streams of two seeds."""
+"""Distance between the random streams of two seeds."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One block's statistics."""
+    """Statistics of one block."""
 
     index: int
     name: str
@@ -44,13 +44,13 @@ def forward_pass(
     Parameters
     ----------
     blocks
-        The model.
+        Blocks of the model.
     windows
-        (windows, length) token ids.
+        Token ids, (windows, length).
     batch_size
-        Windows at a time.
+        Number of windows at a time.
     progress
-        Called with what is done, how many blocks of it are, and of how many.
+        Called with the stage, the number of blocks done, and their total.
     """
     passages = blocks.start(windows, batch_size)
     for i, name in enumerate(blocks.names):
@@ -70,19 +70,19 @@ def backward_pass(
     seed: int = 0,
     progress: Progress,
 ) -> Iterator[Seen]:
-    """Statistics of inputs, and of the loss's gradients at outputs, from the last block on.
+    """Statistics of inputs, and of the loss's gradients at outputs, starting at the last block.
 
-    The loss is the cross-entropy, summed over all positions, against tokens that are drawn from
-    what the model predicts: the expectation of its gradient's second moments is the Fisher
-    information itself, which the text's own tokens give only where the model is right (Kunstner,
-    Hennig and Balles 2019, "Limitations of the empirical Fisher approximation").
+    The loss is the cross-entropy, summed over all positions, against tokens that are drawn from the
+    model's predictions: the expectation of its gradient's second moments is the Fisher information
+    itself. The text's own tokens yield it only where the model is right (Kunstner, Hennig and
+    Balles 2019, "Limitations of the empirical Fisher approximation").
 
     Parameters
     ----------
     blocks, windows, batch_size, progress
         See `forward_pass`.
     seed
-        Of the drawn tokens.
+        Seed of the drawn tokens.
     """
     count = len(blocks)
     passages = blocks.start(windows, batch_size)
@@ -118,10 +118,10 @@ def backward_pass(
 def _loss_gradient(blocks: Blocks, passage: Passage, seed: int, first: int) -> torch.Tensor:
     """Gradient of the summed loss with respect to the last block's output.
 
-    What is drawn for a window depends on the seed and the window's number alone.
+    The tokens drawn for a window depend only on the seed and the window's number.
     """
     gradients = []
-    for row in range(len(passage.tokens)):  # a window at a time: logits are large
+    for row in range(len(passage.tokens)):  # one window at a time: logits are large
         one = Passage(passage.tokens[row : row + 1], passage.hidden[row : row + 1], passage.calls)
         hidden = one.hidden.detach().requires_grad_()
         with torch.enable_grad():
@@ -138,7 +138,7 @@ def _loss_gradient(blocks: Blocks, passage: Passage, seed: int, first: int) -> t
 
 
 class _Hidden:
-    """What every block is given, of every passage: in memory, or in a file where it is much."""
+    """The inputs of every block, by passage: in memory or, if they are large, in files."""
 
     def __init__(self, blocks: int, passages: list[Passage], folder: Path) -> None:
         shapes = [tuple(passage.hidden.shape) for passage in passages]
@@ -154,7 +154,7 @@ class _Hidden:
             np.save(self._folder / f"{block}-{passage}.npy", value.numpy())
 
     def of(self, block: int, passage: int) -> torch.Tensor:
-        """Once: it is forgotten after."""
+        """The input of a block; it can be read only once."""
         if self._folder is None:
             return self._kept.pop((block, passage))
         path = self._folder / f"{block}-{passage}.npy"

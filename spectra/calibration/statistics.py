@@ -1,8 +1,8 @@
-r"""Second moments of what goes into linear layers, and of the loss's gradient at what comes out.
+r"""Second moments of the inputs of linear layers, and of the loss's gradients at their outputs.
 
 With inputs x and output gradients g over all tokens, :math:`C = E[xx^T]` weighs the columns of a
 weight and :math:`G = E[gg^T]` its rows: :math:`\|G^{1/2}(W - W')C^{1/2}\|_F^2` is the second-order
-loss of replacing W by W', where inputs and gradients are taken to be independent (Martens and
+loss of replacing W by W', if inputs and gradients are assumed to be independent (Martens and
 Grosse 2015, "Optimizing Neural Networks with Kronecker-factored Approximate Curvature"). Layers
 that read the same input (q, k and v; gate and up) share one C.
 """
@@ -17,25 +17,25 @@ import torch
 
 @dataclass(eq=False)
 class Moments:
-    """Sums over the tokens that a group of layers with the same input has seen."""
+    """Sums over the tokens seen by a group of layers with the same input."""
 
     second: torch.Tensor
-    """(features, features), float64: the sum of x xᵀ."""
+    """Sum of x xᵀ: (features, features), float64."""
     absolute: torch.Tensor
-    """(features,), float64: the sum of |x|."""
+    """Sum of |x|: (features,), float64."""
     count: int = 0
-    """Tokens."""
+    """Number of tokens."""
 
     @classmethod
     def empty(cls, features: int) -> "Moments":
-        """Of no token."""
+        """Moments of no token."""
         double = torch.float64
         return cls(
             torch.zeros(features, features, dtype=double), torch.zeros(features, dtype=double)
         )
 
     def add(self, x: torch.Tensor) -> None:
-        """Add tokens, (..., features); products in float32, a batch at a time, sums in float64."""
+        """Add tokens, (..., features): products per batch in float32, sums in float64."""
         rows = x.detach().reshape(-1, x.shape[-1]).float()
         self.second += (rows.mT @ rows).double().cpu()
         self.absolute += rows.abs().sum(dim=0).double().cpu()
@@ -43,25 +43,25 @@ class Moments:
 
     @property
     def covariance(self) -> torch.Tensor:
-        """(features, features): the mean of x xᵀ."""
+        """The mean of x xᵀ: (features, features)."""
         return self.second / max(self.count, 1)
 
     @property
     def magnitude(self) -> torch.Tensor:
-        """(features,): the mean of |x|."""
+        """The mean of |x|: (features,)."""
         return self.absolute / max(self.count, 1)
 
 
 @dataclass(eq=False)
 class BlockStatistics:
-    """What was seen in one block, by the name of a layer within it."""
+    """Statistics of one block, by the name of a layer within it."""
 
     groups: dict[str, int] = field(default_factory=dict)
-    """Layers with the same number read the same input."""
+    """Group of every layer; layers of one group read the same input."""
     inputs: dict[int, Moments] = field(default_factory=dict)
-    """By group."""
+    """Moments of inputs, by group."""
     gradients: dict[str, Moments] = field(default_factory=dict)
-    """By layer, of the loss with respect to its output; empty where none was asked for."""
+    """Moments of the loss's gradients at outputs, by layer; empty without a backward pass."""
 
     def of(self, name: str) -> Moments:
         """The moments of a layer's input."""
@@ -81,7 +81,7 @@ def linear_layers(block: torch.nn.Module) -> dict[str, torch.nn.Linear]:
 def watching_inputs(
     layers: Mapping[str, torch.nn.Module], statistics: BlockStatistics
 ) -> Iterator[None]:
-    """Add what goes into layers while they run."""
+    """Add the inputs of layers to statistics while the layers run."""
     last: dict[str, torch.Tensor] = {}
 
     def watcher(name: str):  # type: ignore[no-untyped-def]
@@ -111,7 +111,7 @@ def watching_inputs(
 def watching_gradients(
     layers: Mapping[str, torch.nn.Module], statistics: BlockStatistics
 ) -> Iterator[None]:
-    """Add the gradients at what comes out of layers, as the backward pass reaches them."""
+    """Add the gradients at the outputs of layers when the backward pass reaches them."""
 
     def watcher(name: str):  # type: ignore[no-untyped-def]
         def add(gradient: torch.Tensor) -> None:
@@ -120,7 +120,7 @@ def watching_gradients(
             statistics.gradients[name].add(gradient)
 
         def watch(_: torch.nn.Module, __: tuple[torch.Tensor, ...], out: Any) -> None:
-            if isinstance(out, torch.Tensor):  # a router, say, gives several
+            if isinstance(out, torch.Tensor):  # e.g. a router returns several
                 out.register_hook(add)  # type: ignore[no-untyped-call]
 
         return watch

@@ -1,7 +1,7 @@
-"""What calibration took minutes for, on disk: statistics, a file a block, and the model's own text.
+"""The cache of calibration, which takes minutes: statistics, a file per block, and own text.
 
-Files are known by everything that they depend on, and hold a hash of their content, which is
-checked whenever they are read.
+Files are identified by everything that they depend on, and hold a hash of their content, which is
+checked on every read.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ About = dict[str, str]
 
 
 def save_tensors(path: Path, tensors: Tensors, about: Mapping[str, str]) -> None:
-    """Keep tensors in the cache with what is known about them; a killed process leaves no half."""
+    """Write tensors and metadata to the cache; a killed process leaves no partial file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
     with replacing(path) as partial:
@@ -36,9 +36,9 @@ def save_tensors(path: Path, tensors: Tensors, about: Mapping[str, str]) -> None
 
 
 def load_tensors(path: Path) -> tuple[Tensors, About] | None:
-    """Tensors of the cache; None where there are none.
+    """Tensors and metadata from the cache; None if there are none.
 
-    Those that are not what was saved are removed, and a line says so.
+    A damaged file is removed, and a line on stderr says so.
     """
     if not path.exists():
         return None
@@ -55,7 +55,7 @@ def load_tensors(path: Path) -> tuple[Tensors, About] | None:
 
 
 def _sha256(path: Path, tensors: Tensors, about: Mapping[str, str]) -> str:
-    """Of the content, and of the name that says what it is a function of."""
+    """Hash of the content, and of the file's name, which identifies its inputs."""
     digests = {name: digest(value) for name, value in tensors.items()}
     text = json.dumps([path.parts[-2:], combined_sha256(digests), dict(about)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -67,7 +67,7 @@ class StatisticsFolder:
     Parameters
     ----------
     described
-        Checkpoint, tokens, settings: all that the statistics are a function of.
+        Checkpoint, tokens and settings: everything that the statistics depend on.
     """
 
     def __init__(self, described: Mapping[str, Any]) -> None:
@@ -76,7 +76,7 @@ class StatisticsFolder:
         self.path = cache_folder("calibration", self.key)
 
     def save(self, block: str, statistics: BlockStatistics) -> None:
-        """Keep a block's statistics."""
+        """Write the statistics of a block."""
         tensors: Tensors = {}
         moments = {f"input.{group}": m for group, m in statistics.inputs.items()}
         moments |= {f"gradient.{name}": m for name, m in statistics.gradients.items()}
@@ -89,7 +89,7 @@ class StatisticsFolder:
         save_tensors(self._file(block), tensors, about)
 
     def find(self, block: str) -> BlockStatistics | None:
-        """A block's statistics, as they were saved; None where they are not there."""
+        """The statistics of a block; None if they are missing or damaged."""
         kept = load_tensors(self._file(block))
         if kept is None:
             return None
@@ -106,26 +106,26 @@ class StatisticsFolder:
         return found
 
     def intact(self, block: str) -> bool:
-        """Whether a block's statistics are there, as they were saved."""
+        """Whether the statistics of a block are present and undamaged."""
         found = self.find(block)
         return found is not None and bool(found.groups)
 
     def load(self, block: str) -> BlockStatistics:
-        """A block's statistics.
+        """The statistics of a block.
 
         Raises
         ------
         InputError
-            When they are no longer there.
+            When they are missing or damaged.
         """
         found = self.find(block)
         if found is None:
-            raise InputError(f"{self._file(block)} was lost: run the same command again")
+            raise InputError(f"{self._file(block)} was lost: repeat the command")
         return found
 
     @property
     def bytes(self) -> int:
-        """On disk."""
+        """Bytes on disk."""
         return sum(file.stat().st_size for file in self.path.glob("*.safetensors"))
 
     def _file(self, block: str) -> Path:

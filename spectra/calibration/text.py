@@ -1,4 +1,4 @@
-"""Windows of tokens to calibrate on: of a corpus, or of text that the model itself writes."""
+"""Windows of tokens to calibrate on: from a corpus, or from text that the model itself writes."""
 
 import hashlib
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 WRITTEN_TOGETHER = 16
-"""Windows that a model writes at a time."""
+"""Number of windows that a model writes at a time."""
 
 
 def corpus_windows(
@@ -27,13 +27,13 @@ def corpus_windows(
     Raises
     ------
     InputError
-        When the corpus cannot be opened, or has fewer windows than that.
+        When the corpus cannot be opened, or has too few windows.
     """
     found = calibration_windows(open_source(data), tokenizer, windows=windows, length=length)
     if len(found) < windows:
         raise InputError(
             f"{data} has {len(found)} windows of {length} tokens, not {windows}: name more text, "
-            "or ask for fewer"
+            "or fewer windows"
         )
     return torch.from_numpy(found)
 
@@ -41,7 +41,7 @@ def corpus_windows(
 def about_text(
     data: str, tokenizer: "PreTrainedTokenizerFast", windows: torch.Tensor
 ) -> dict[str, Any]:
-    """What identifies calibration text: the source, its hash, the tokenizer's, the tokens'."""
+    """Identity of calibration text: its source, and the hashes of text, tokenizer and tokens."""
     return {
         "data": open_source(data).name,
         "fingerprint": open_source(data).fingerprint(),
@@ -58,7 +58,7 @@ def tokens_sha256(windows: torch.Tensor) -> str:
 
 
 def tokenizer_of(source: Source, named: str | None) -> "PreTrainedTokenizerFast":
-    """A tokenizer by its name, or a checkpoint's own."""
+    """The tokenizer of a given name, or the checkpoint's own."""
     return load_tokenizer(named) if named is not None else source.tokenizer
 
 
@@ -67,8 +67,8 @@ def own_windows(
 ) -> torch.Tensor:
     """Text that the model itself writes: (windows, length) token ids.
 
-    Drawn token by token from what it predicts, from its beginning token on (from any token where it
-    has none), so that statistics on it need no data.
+    Each token is drawn from the model's predictions, starting with its beginning token (with a
+    random token if it has none), so that statistics need no data.
 
     Raises
     ------
@@ -96,13 +96,13 @@ def own_windows(
 
 @torch.no_grad()
 def _written(model: Any, tokens: torch.Tensor, length: int) -> torch.Tensor:
-    """Continue every row to a length; an end token ends nothing, as in pretraining text."""
+    """Continue every row to a length; an end token does not stop a row, as in pretraining text."""
     cache = None
     last = tokens
     while tokens.shape[1] < length:
         kept: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
         out = model(input_ids=last if kept else tokens, use_cache=True, logits_to_keep=1, **kept)
-        cache = getattr(out, "past_key_values", None)  # none of models that keep other states
+        cache = getattr(out, "past_key_values", None)  # missing in models that keep other states
         probabilities = out.logits[:, -1].float().softmax(dim=-1)
         if not torch.isfinite(probabilities).all():
             raise InputError("the model's predictions are not finite: `spectra scan` finds why")

@@ -1,1 +1,1 @@
-"""Checkpoints, wherever they lie: their matrices one at a time, without holding the rest."""
+"""Checkpoints at any address: their matrices, read one at a time without holding the rest."""

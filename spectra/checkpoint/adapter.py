@@ -1,4 +1,4 @@
-"""What an adapter's folder says of itself, in ``adapter.json``: which checkpoint it changes."""
+"""The description in an adapter's folder, ``adapter.json``: which checkpoint it changes."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,29 +16,29 @@ Kind = Literal["changed", "peft"]
 
 @dataclass(frozen=True)
 class Adapter:
-    """What an adapter's folder says of itself."""
+    """Description of an adapter, stored in its folder."""
 
     base: str
-    """Address of the checkpoint that it changes."""
+    """Address of the checkpoint that the adapter changes."""
     identity: str
-    """Of the base: see `Checkpoint.identity`."""
+    """Identity of the base: see `Checkpoint.identity`."""
     kind: Kind
     sha256: str = ""
-    """Of the changed tensors, or of the files of `peft`."""
+    """Hash of the changed tensors, or of the files that `peft` wrote."""
     content: str = ""
-    """Of a local base's files and configuration, which copies of it share."""
+    """Hash of a local base's files and configuration; copies of the base share it."""
     beside: str = ""
-    """The way to a local base from the adapter's folder, so that both can be moved together."""
+    """Path from the adapter's folder to a local base, so that both can be moved together."""
     schema: str = SCHEMA
 
 
 def adapter_of(address: str) -> Adapter | None:
-    """The adapter in a folder; None where there is none.
+    """The adapter in a folder; None if the folder holds no adapter.
 
     Raises
     ------
     InputError
-        When it is damaged.
+        When the description is damaged.
     """
     file = Path(address) / FILE
     if not file.is_file():
@@ -51,5 +51,5 @@ def adapter_of(address: str) -> Adapter | None:
     if found.beside and not Path(found.base).exists() and near.exists():
         found = replace(found, base=str(near.resolve()))
     if found.schema != SCHEMA or found.kind not in ("changed", "peft"):
-        raise InputError(f"{file} is of another version: {found.schema}, not {SCHEMA}")
+        raise InputError(f"{file} has another version of the format: {found.schema}, not {SCHEMA}")
     return found

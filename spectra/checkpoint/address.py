@@ -1,4 +1,4 @@
-"""Where checkpoints lie: what a user may type for one, or for a series of them."""
+"""Addresses of checkpoints: what a user may type for one, or for a series of them."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Address:
-    """One checkpoint."""
+    """Address of one checkpoint."""
 
     place: str
     """A folder, a file, a URL, or a hub name."""
@@ -34,7 +34,7 @@ class Address:
 
     @property
     def name(self) -> str:
-        """What a model is called by it: a hub name, or the last part of a path."""
+        """Name of the model at this address: a hub name, or the last part of a path."""
         if self.is_hub_name or "://" in self.place:
             return self.place.rstrip("/")
         return Path(self.place).resolve().name
@@ -45,7 +45,7 @@ class Address:
         return "://" not in self.place and not Path(self.place).exists()
 
     def resolved(self) -> "Address":
-        """The same with the whole path, for processes that run in other folders."""
+        """The same address with an absolute path, for processes that run in other folders."""
         return Address(str(Path(self.place).resolve()), self.revision)
 
     @property
@@ -60,23 +60,23 @@ class Address:
 
     @property
     def says_step(self) -> bool:
-        """Whether the number is called a step."""
+        """Whether the name marks its number as a step."""
         return _STEP.search(self.revision or Path(self.place).name) is not None
 
 
 def addresses(places: Sequence[str]) -> list[Address]:
-    """The checkpoints that a user named, a series taken apart.
+    """The checkpoints that a user named; a series becomes its checkpoints.
 
     Parameters
     ----------
     places
-        Paths, URLs and hub names; ``NAME@rev1,rev2,…`` is one checkpoint for each revision, a
-        folder of folders with a number in their names one for each of these, by number.
+        Paths, URLs and hub names. ``NAME@rev1,rev2,…`` stands for one checkpoint per revision; a
+        folder of numbered folders stands for one checkpoint per folder, sorted by number.
 
     Raises
     ------
     InputError
-        When a path does not exist and is no hub name.
+        When a path does not exist and is not a hub name.
     """
     found = [address for place in places for address in _of_one(place)]
     if not found:
@@ -85,12 +85,12 @@ def addresses(places: Sequence[str]) -> list[Address]:
 
 
 def one_address(place: str) -> Address:
-    """The checkpoint that a user named, where only one is wanted.
+    """The checkpoint that a user named, where a command accepts only one.
 
     Raises
     ------
     InputError
-        When there is none, or a series.
+        When there is no checkpoint, or a series of them.
     """
     found = addresses([place])
     if len(found) > 1:
@@ -99,7 +99,7 @@ def one_address(place: str) -> Address:
 
 
 def steps_of(series: Sequence[Address]) -> list[int]:
-    """The step of every checkpoint in a series: its number, or its position where they have none.
+    """The step of every checkpoint in a series: its number, or its position if one has no number.
 
     Raises
     ------
@@ -115,17 +115,17 @@ def steps_of(series: Sequence[Address]) -> list[int]:
     for number, step in enumerate(known):
         if step in known[:number]:
             first = series[known.index(step)]
-            raise InputError(f"{first} and {series[number]} both are step {step}")
+            raise InputError(f"{first} and {series[number]} are both step {step}")
     return known
 
 
 def open_folder(address: Address) -> tuple[Folder, str | None]:
-    """The files at an address, and the commit that a hub's revision stands for now.
+    """The files at an address, and the commit that a hub revision points to now.
 
     Raises
     ------
     InputError
-        When it cannot be reached.
+        When the address cannot be reached.
     """
     if address.is_hub_name:
         return _hub(address)
@@ -134,7 +134,7 @@ def open_folder(address: Address) -> tuple[Folder, str | None]:
         path = str(Path(path).absolute())  # a hub's cache links to files without a suffix
     with reading(address.place):
         system, root = fsspec.core.url_to_fs(path)
-        # elsewhere, asking whether it is a folder may fetch all of it
+        # on a remote system, isdir may fetch the whole file
         single = suffix_of(root) is not None and not ("://" not in path and system.isdir(root))
     if single:
         parent, _, name = root.rpartition("/")
@@ -150,7 +150,7 @@ def _of_one(place: str) -> Iterator[Address]:
     elif Path(place).exists():
         if suffix_of(place) is None:
             raise InputError(
-                f"{place} is no checkpoint: expected a folder, or a file ending in "
+                f"{place} is not a checkpoint: expected a folder, or a file ending in "
                 f"{', '.join(FORMATS)}"
             )
         yield Address(place)
@@ -167,7 +167,7 @@ def _of_folder(folder: Path) -> Iterator[Address]:
     if _holds_weights(folder):
         steps = [p.name for p in inner if Address(str(p)).says_step]
         if steps:
-            note(f"{folder} is read itself, not {', '.join(steps)} in it: name these for a series")
+            note(f"reading {folder} itself, not {', '.join(steps)} in it: name those for a series")
         yield Address(str(folder))
         return
     if (folder / "snapshots").is_dir():
@@ -176,13 +176,13 @@ def _of_folder(folder: Path) -> Iterator[Address]:
     numbered = [p for p in inner if Address(str(p)).step is not None]
     if not numbered and (folder / "adapter_config.json").is_file():
         raise InputError(
-            f"{folder} is an adapter of peft, not a checkpoint: merge it into its base "
-            "(merge_and_unload), and save that"
+            f"{folder} is a peft adapter, not a checkpoint: merge it into its base "
+            "(merge_and_unload), and save the result"
         )
     if not numbered:
         raise InputError(
             f"{folder} holds no checkpoint: no {', '.join(FORMATS)} files, and no folders of "
-            "such with a step in their names"
+            "such files with a step in their names"
         )
     if others := [p.name for p in inner if p not in numbered]:
         note(f"{', '.join(others)} in {folder} {_are(others)} left out: no step in the name")
@@ -195,7 +195,7 @@ def _are(names: Sequence[str]) -> str:
 
 
 def _of_cache(folder: Path) -> Iterator[Address]:
-    """The snapshot in a folder of a hub's cache that its main branch stood for last."""
+    """The snapshot in a folder of a hub's cache that its main branch last pointed to."""
     snapshots = [p for p in (folder / "snapshots").iterdir() if p.is_dir() and _holds_weights(p)]
     main = folder / "refs" / "main"
     if main.is_file():
@@ -204,7 +204,7 @@ def _of_cache(folder: Path) -> Iterator[Address]:
     if len(snapshots) != 1:
         raise InputError(
             f"{folder} is a hub's cache of {len(snapshots)} snapshots with weights: name one of "
-            "the folders in its snapshots"
+            "the folders in its folder snapshots"
         )
     yield Address(str(snapshots[0]))
 
@@ -226,17 +226,17 @@ def _hub(address: Address) -> tuple[Folder, str]:
     try:
         commit = HfApi().model_info(name, revision=address.revision).sha
     except GatedRepoError as error:
-        raise InputError(f"{name} asks for a licence: accept it, then `hf auth login`") from error
+        raise InputError(f"{name} needs a licence: accept it, then `hf auth login`") from error
     except RevisionNotFoundError as error:
         raise InputError(f"{name} has no revision {address.revision!r} on the hub") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise InputError(
             f"no checkpoint at {name}: neither a path nor a name on the hub"
         ) from error
-    except Exception as error:  # of the network, or the HTTP library beneath
+    except Exception as error:  # from the network, or the HTTP library
         first = str(error).strip().splitlines()[:1]
         raise InputError(
-            f"{name} is no path here, and the hub cannot be reached: "
+            f"{name} is not a local path, and the hub cannot be reached: "
             f"{first[0] if first else type(error).__name__}"
         ) from error
     assert commit is not None

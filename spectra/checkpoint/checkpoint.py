@@ -27,7 +27,7 @@ from spectra_data.errors import InputError
 from spectra_data.reading import parse_json
 
 ADAPTER = "adapter_config.json"
-"""By which transformers takes a folder for an adapter of `peft`."""
+"""File by which transformers recognises an adapter of `peft`."""
 IN_TOWER = "in another tower than the language model"
 
 
@@ -36,7 +36,7 @@ class Tensors(Protocol):
 
     @property
     def tensors(self) -> Mapping[str, StoredTensor]:
-        """By name, read or not."""
+        """Tensors by name, readable or not."""
         ...
 
     def read(self, name: str, first: int | None = None) -> torch.Tensor:
@@ -46,52 +46,52 @@ class Tensors(Protocol):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds; nothing of it is in memory until it is read."""
+    """Contents of a checkpoint; no tensor is in memory until it is read."""
 
     name: str
     revision: str | None
-    """The commit, of a checkpoint on a hub."""
+    """Commit, if the checkpoint is on a hub."""
     config: Mapping[str, Any]
     matrices: Mapping[Matrix, TensorSlice]
     skipped: tuple[Skipped, ...]
-    """Everything else that it holds, with the reason why it is left out."""
+    """All other tensors, each with the reason why it is left out."""
     problems: tuple[str, ...]
-    """What cannot be read, a line each, naming file and tensor."""
+    """Parts that cannot be read, one line each, naming file and tensor."""
     source: Tensors
-    """Tensors by the names of the model's parameters, of all that are one."""
+    """Tensors by the names of the model's parameters; only those that are a parameter."""
     stored: Tensors
-    """The same by the names that they are stored by."""
+    """The same tensors by the names in the files."""
     complete: bool = True
-    """Whether all matrices are known: not where a shard without an index is missing."""
+    """Whether all matrices are known; False if a shard is missing and there is no index."""
     files: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    """Of every file that is whole, what tells it from one that took its place."""
+    """Fingerprint of every whole file, which tells it from one that replaced it."""
     match: Match | None = None
-    """How its tensors match its model's parameters; None where nobody knows the model."""
+    """Match of its tensors with its model's parameters; None if transformers lacks the model."""
     usual: bool = True
-    """Whether transformers, given the folder, takes these files and their names."""
+    """Whether transformers, given the folder, loads these files under the same names."""
     towers: Mapping[Matrix, TensorSlice] = field(default_factory=dict)
-    """Matrices of other towers than the language model's, which are left out of `matrices`."""
+    """Matrices of towers other than the language model, left out of `matrices`."""
 
     def read(self, matrix: Matrix) -> torch.Tensor:
-        """The weight: (rows, cols), in the dtype that it is stored in; float8 as float32.
+        """The weight: (rows, cols), in the stored dtype; float8 as float32.
 
         Raises
         ------
         InputError
-            When its file is missing, truncated, or cannot be reached.
+            When its file is missing, truncated, or out of reach.
         """
         where = self._slice_of(matrix)
         return self._cut(where, self.source.read(where.tensor, where.entry))
 
     def read_together(self, group: Sequence[Matrix]) -> Iterator[tuple[Matrix, torch.Tensor]]:
-        """The weights of matrices that lie in one tensor, which is read once."""
+        """The weights of matrices that share one tensor, which is read once."""
         first = self._slice_of(group[0])
         tensor = self.source.read(first.tensor, first.entry)
         for matrix in group:
             yield matrix, self._cut(self._slice_of(matrix), tensor)
 
     def groups(self) -> list[list[Matrix]]:
-        """The matrices, those that lie in one tensor (or entry of a stack) together."""
+        """The matrices, grouped by the tensor (or entry of a stack) that holds them."""
         together: dict[tuple[str, int | None], list[Matrix]] = {}
         for matrix, where in self.matrices.items():
             together.setdefault((where.tensor, where.entry), []).append(matrix)
@@ -99,7 +99,7 @@ class Checkpoint:
 
     @property
     def format(self) -> str:
-        """How most matrices are stored: ``BF16``, ``F32``, …; BF16 for GGUF, which packs them."""
+        """Format of most matrices: ``BF16``, ``F32``, …; BF16 for GGUF, which packs them."""
         if "gguf_formats" in self.config:
             return "BF16"
         stored = Counter(
@@ -109,7 +109,7 @@ class Checkpoint:
 
     @property
     def fused(self) -> dict[str, list[str]]:
-        """Layers that hold several matrices, with these; stacks of experts are not among them."""
+        """Layers that fuse several matrices, with the names of these; no stacks of experts."""
         together: dict[str, list[str]] = {}
         for matrix, where in self.matrices.items():
             if where.entry is None and where.rows:
@@ -117,30 +117,30 @@ class Checkpoint:
         return together
 
     def sha256(self) -> str:
-        """One hash of all matrices, which are read for it; see `combined_sha256`."""
+        """One hash of all matrices, which reads all of them; see `combined_sha256`."""
         return combined_sha256({m.name: digest(self.read(m)) for m in self.matrices})
 
     def with_towers(self) -> "Checkpoint":
-        """The same, with the matrices of all towers; those of the language model come last."""
+        """The same checkpoint with the matrices of all towers, the language model's last."""
         skipped = tuple(s for s in self.skipped if s.reason != IN_TOWER)
         both = {**self.towers, **self.matrices}
         return dataclasses.replace(self, matrices=both, towers={}, skipped=skipped)
 
     def spanning(self, names: Collection[str]) -> "Checkpoint":
-        """The same, with all towers if one of some matrices lies in another than the language
-        model's.
+        """The same checkpoint, with all towers if one of these matrices is outside the language
+        model.
         """
         return self.with_towers() if any(m.name in names for m in self.towers) else self
 
     @property
     def identity(self) -> str:
-        """Hash of what tells this checkpoint's files and configuration from any others."""
+        """Hash that identifies this checkpoint: name, revision, files and configuration."""
         known = [self.name, self.revision, dict(self.files), dict(self.config)]
         text = json.dumps(known, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def place(self, matrix: Matrix) -> str:
-        """File and tensor of a matrix, for messages."""
+        """File and tensor that hold a matrix, for messages."""
         tensor = self.source.tensors[self._slice_of(matrix).tensor]
         return f"{tensor.file}: {tensor.name}" if tensor.file else tensor.name
 
@@ -167,14 +167,14 @@ def open_checkpoint(checkpoint: "str | Address | torch.nn.Module | Checkpoint") 
     Parameters
     ----------
     checkpoint
-        A Hugging Face folder, one that `spectra compress` wrote included, whose matrices are read
-        as products; a ``.safetensors``, ``.bin`` or ``.gguf`` file; a URL that fsspec reads; a hub
-        name with ``@revision`` or without; or a model in memory.
+        A Hugging Face folder, also one that `spectra compress` wrote, whose matrices are read as
+        products; a ``.safetensors``, ``.bin`` or ``.gguf`` file; a URL that fsspec reads; a hub
+        name, with or without ``@revision``; or a model in memory.
 
     Raises
     ------
     InputError
-        When there is no checkpoint, or it has no matrices.
+        When there is no checkpoint, or it holds no matrices.
     """
     if isinstance(checkpoint, Checkpoint):
         return checkpoint
@@ -203,7 +203,7 @@ def open_checkpoint(checkpoint: "str | Address | torch.nn.Module | Checkpoint") 
     paths: Mapping[str, str] = {}
     problems = source.problems
     if match is not None:
-        if problems:  # what can be read is read
+        if problems:  # read what can be read
             problems += tuple(match.in_blocks().lines())
         else:
             _require_match(address, match)
@@ -241,41 +241,41 @@ def parted(
     Parameters
     ----------
     found
-        Matrices with their places.
+        Matrices with their slices.
     language
-        What the names of the language model's begin with; empty where there is no other tower.
+        Prefix of the language model's names; empty if there is no other tower.
     """
     matrices = {m: where for m, where in found.items() if m.name.startswith(language)}
     return matrices, {m: where for m, where in found.items() if m not in matrices}
 
 
 def _config(folder: Folder) -> dict[str, Any]:
-    """The configuration in a folder; {} where there is none."""
+    """The configuration in a folder; {} if there is none."""
     if "config.json" not in folder.names:
         return {}
     config = parse_json(folder.text("config.json"), "config.json")
     if not isinstance(config, dict):
-        raise InputError("config.json is damaged: it holds no JSON object")
+        raise InputError("config.json is damaged: it is not a JSON object")
     return config
 
 
 def _require_blocks(address: Address, tensors: Collection[str], count: int | None) -> None:
-    """Require that a GGUF file holds as many blocks as it says."""
+    """Require that a GGUF file holds as many blocks as it declares."""
     held = len({layer_of(name) for name in tensors} - {None})
     if count is not None and held != count:
-        raise InputError(f"{address} says {count} blocks, and holds tensors of {held}")
+        raise InputError(f"{address} declares {count} blocks, but holds tensors of {held}")
 
 
 def _require_match(address: Address, match: Match) -> None:
-    """Require that a checkpoint holds the matrices that its configuration speaks of.
+    """Require that a checkpoint holds the matrices that its configuration describes.
 
-    What else differs is said: it changes no matrix.
+    Other differences change no matrix, so they are only noted.
     """
     wrong = match.in_blocks().lines()
     if wrong:
-        raise InputError(f"{address} does not hold what its config.json says: {'; '.join(wrong)}")
+        raise InputError(f"{address} does not fit its config.json: {'; '.join(wrong)}")
     if match.dropped:
-        note(f"{address}: names are read without {match.dropped}")
+        note(f"{address}: reading names without {match.dropped}")
     for line in match.lines():
         note(f"{address}: {line}")
 

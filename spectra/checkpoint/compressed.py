@@ -1,4 +1,4 @@
-"""A compressed checkpoint, read as the dense one that it stands for."""
+"""A compressed checkpoint, read as the dense one that it represents."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,19 +13,19 @@ from spectra_data.errors import InputError
 
 
 class VerifiedTensors:
-    """Tensors whose hashes are compared when they are read."""
+    """Tensors whose hashes are verified when they are read."""
 
     def __init__(self, source: Any, sha256: Mapping[str, str]) -> None:
         self._source, self._sha256 = source, sha256
         self.tensors: Mapping[str, StoredTensor] = source.tensors
 
     def read(self, name: str, first: int | None = None) -> torch.Tensor:
-        """A tensor; one entry of a stack is not compared.
+        """A tensor; a single entry of a stack is not verified.
 
         Raises
         ------
         InputError
-            When it is not what was written.
+            When the tensor is not what was written.
         """
         tensor: torch.Tensor = self._source.read(name, first)
         known = self._sha256.get(name)
@@ -37,7 +37,7 @@ class VerifiedTensors:
 
 
 class MergedTensors:
-    """The tensors of a compressed checkpoint, with products in the place of factors."""
+    """The tensors of a compressed checkpoint, with products in place of factors."""
 
     def __init__(self, source: Any, config: Mapping[str, Any]) -> None:
         described = SpectraConfig.of(config)
@@ -60,12 +60,12 @@ class MergedTensors:
                 )
 
     def read(self, name: str, first: int | None = None) -> torch.Tensor:
-        """A tensor; a product is formed in float32 and rounded to what its factors are stored as.
+        """A tensor; a product is formed in float32 and rounded to the dtype of its factors.
 
         Raises
         ------
         InputError
-            When a part of it cannot be read.
+            When one of its stored tensors cannot be read.
         """
         path = name.removesuffix(".weight")
         module = self._modules.get(path) if name.endswith(".weight") else None
@@ -78,15 +78,15 @@ class MergedTensors:
         for part, shape in module.shapes.items():
             if tuple(parts[part].shape) != shape:
                 raise InputError(
-                    f"{path}.{part} is {tuple(parts[part].shape)}, its rank map says {shape}: the "
-                    "checkpoint is damaged"
+                    f"the checkpoint is damaged: {path}.{part} is {tuple(parts[part].shape)}, "
+                    f"but its rank map says {shape}"
                 )
         stored = STORAGES[module.storage].stored().decode(parts, module.rows, module.cols)
         product = stored.float().product().to(next(iter(parts.values())).dtype)
         return product if first is None else product[first]
 
     def _format(self, owner: str) -> str:
-        """How the first part that is there is stored."""
+        """Format of the first of its stored tensors that is present."""
         for part in self._modules[owner].tensors:
             if part in self.source.tensors:
                 return str(self.source.tensors[part].format)
@@ -103,6 +103,6 @@ class MergedTensors:
 
 
 def is_compressed(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration is one of `spectra compress`."""
+    """Whether `spectra compress` wrote a configuration."""
     described = config.get("quantization_config")
     return isinstance(described, Mapping) and described.get("quant_method") == METHOD

@@ -1,4 +1,4 @@
-"""What tells a checkpoint from another wherever it lies: the hash of what is in its files."""
+"""Identity of a local checkpoint at any path: the hash of the contents of its files."""
 
 import hashlib
 import json
@@ -9,15 +9,15 @@ from spectra.checkpoint.checkpoint import Checkpoint
 
 
 def content_of(address: Address, checkpoint: Checkpoint) -> str | None:
-    """Hash of a local checkpoint's weights and configuration, which copies of it share.
+    """Hash of a local checkpoint's weights and configuration; copies of it share the hash.
 
-    Its files are read for it. None of a checkpoint elsewhere, whose identity names a commit or a
+    Reads all of its files. None for a remote checkpoint, whose identity names a commit or a
     version.
 
     Parameters
     ----------
     address, checkpoint
-        Where it lies, and what was opened there.
+        Address of the checkpoint, and the checkpoint opened there.
     """
     place = Path(address.place)
     if not place.exists():

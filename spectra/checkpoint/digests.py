@@ -18,7 +18,7 @@ def digest(weight: torch.Tensor) -> bytes:
 def combined_sha256(digests: Mapping[str, bytes]) -> str:
     """One hash for a checkpoint, from its matrices' names and hashes: hexadecimal.
 
-    It does not depend on how the checkpoint is cut into files, nor on what is no matrix in it.
+    It does not depend on how the checkpoint is cut into files, nor on tensors that are no matrix.
     """
     known = hashlib.sha256()
     for name in sorted(digests):

@@ -1,7 +1,7 @@
-"""The parameters that a configuration's model has in transformers, by name and shape, unmade.
+"""The parameters of a configuration's model in transformers, by name and shape.
 
-A model is built on torch's meta device, where it takes no memory; what is kept of it are names,
-shapes, and how transformers renames and merges what files hold.
+The model is built on torch's meta device, where it takes no memory. Kept are its names, its shapes,
+and how transformers renames and merges the tensors of files.
 """
 
 import json
@@ -21,27 +21,27 @@ _GATE_UP = ("gate_proj", "up_proj")
 
 @dataclass(frozen=True)
 class Destination:
-    """Where transformers puts a stored tensor."""
+    """The parameters into which transformers puts a stored tensor."""
 
     parameters: tuple[str, ...]
-    """What it is, or becomes a part of; several where it is cut."""
+    """Names of the parameters that it fills, whole or in part; several if it is cut."""
     whole: bool
-    """Whether it is one parameter, as it is."""
+    """Whether it is exactly one parameter, unchanged."""
     matrix: str | None = None
-    """The path of the matrix that it is in a stack of experts."""
+    """Path of the expert's matrix that it is, if it goes into a stack of experts."""
 
 
 @dataclass(frozen=True, eq=False)
 class Expected:
-    """One class of transformers' for a configuration."""
+    """A model class of transformers for a configuration."""
 
     kind: str
     """Name of the class."""
     shapes: dict[str, tuple[int, ...]]
     tied: Mapping[str, str]
-    """Parameters that share another's numbers, and may be left out of a file."""
+    """Parameters that share another's values, and may be left out of a file."""
     language: str
-    """Path of the language model in a model that has other towers, with a dot; else empty."""
+    """Path of the language model in a model with other towers, ending in a dot; else empty."""
     _prefix: str
     _renamings: list[Any]
     _converters: list[Any]
@@ -49,7 +49,7 @@ class Expected:
     _may_hold: re.Pattern[str] | None
 
     def place(self, name: str) -> Destination:
-        """Where a stored tensor of this name goes, by transformers' own conversion."""
+        """The destination of a stored tensor, by transformers' own conversion."""
         from transformers.core_model_loading import apply_renamings, rename_source_key
 
         into = self._prefix, self.shapes
@@ -72,21 +72,21 @@ class Expected:
         return self._may_miss is not None and self._may_miss.search(name) is not None
 
     def may_hold(self, name: str) -> bool:
-        """Whether a checkpoint may hold a tensor that the class leaves out."""
+        """Whether a checkpoint may hold a tensor that this class leaves out."""
         return self._may_hold is not None and self._may_hold.search(name) is not None
 
 
 def expected_of(config: Mapping[str, Any]) -> list[Expected]:
-    """The classes that a configuration can stand for: for causal language models, then its own.
+    """The model classes for a configuration: causal language models, then those that it names.
 
     Parameters
     ----------
     config
-        As ``config.json`` has it.
+        Content of ``config.json``.
 
     Returns
     -------
-    Empty where transformers knows no such model: one of remote code, or of a newer release.
+    Empty if transformers does not know the model: one of remote code, or of a newer release.
     """
     known = {name: value for name, value in config.items() if name != "quantization_config"}
     return _expected(json.dumps(known, sort_keys=True, default=str))
@@ -102,9 +102,9 @@ def _expected(config: str) -> list[Expected]:
         return []
     try:
         made: Any = CONFIG_MAPPING[family].from_dict(known)
-    except Exception as error:  # configurations check themselves in many ways
+    except Exception as error:  # each configuration class checks itself in its own way
         first = first_line(error)
-        raise InputError(f"config.json is not one of {family}: {first}") from error
+        raise InputError(f"config.json does not fit {family}: {first}") from error
     found: dict[str, Expected] = {}
     for build in _builders(made):
         model = _on_meta(build)
@@ -128,7 +128,7 @@ def _builders(config: Any) -> Iterator[Any]:
 
 
 def _on_meta(build: Any) -> Any:
-    """The model; None where there is no such class, or it cannot be made without memory."""
+    """The model; None if there is no such class, or it cannot be built on the meta device."""
     try:
         with torch.device("meta"):
             return build()
@@ -141,7 +141,7 @@ def _described(model: Any) -> Expected:
     from transformers.core_model_loading import WeightConverter, WeightRenaming
 
     conversions = get_model_conversion_mapping(model)
-    # as transformers has it: buffers that moved are still in old checkpoints
+    # as in transformers: old checkpoints still hold buffers that have moved
     moved = {
         r"rotary_emb\.inv_freq": "rotary_emb.inv_freq",
         r"(^|\.)position_ids$": "position_ids",
@@ -162,7 +162,7 @@ def _described(model: Any) -> Expected:
 
 
 def language_path(model: Any) -> str:
-    """Where the language model lies in a model that has other towers, with a dot; else empty."""
+    """Path of the language model in a model with other towers, ending in a dot; else empty."""
     config = getattr(model, "config", None)
     if "text_config" not in getattr(type(config), "sub_configs", {}):
         return ""
@@ -176,7 +176,7 @@ def _any_of(patterns: Any) -> re.Pattern[str] | None:
 
 
 def _expert(name: str, stack: str, part: int) -> str | None:
-    """The path of an expert's matrix: ``….experts.gate_up_proj`` of expert 3 has two."""
+    """The path of an expert's matrix; ``….experts.gate_up_proj`` holds two for each expert."""
     folder, _, last = stack.rpartition(".")
     number = _EXPERT.search(name, len(folder))
     if number is None:

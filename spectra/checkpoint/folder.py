@@ -1,7 +1,7 @@
 """The files of a checkpoint: on this machine, on a hub, or at any address that fsspec reads.
 
-Files are read in ranges and never stored: of a checkpoint elsewhere, only what is asked for crosses
-the network.
+Files are read in ranges and never stored: of a remote checkpoint, only the ranges that are read
+cross the network.
 """
 
 import threading
@@ -18,16 +18,16 @@ from spectra_data.reading import reading
 
 
 class Folder:
-    """A folder of files, of which one may have been named.
+    """A folder of files, one of which the user may have named.
 
     Parameters
     ----------
     system
-        The file system.
+        File system that holds the folder.
     root
-        The folder's path on it.
+        Path of the folder on it.
     named
-        The file that was asked for; where it lies elsewhere, the only one that is known.
+        File that the user named; on a remote system, the only file that is known.
     """
 
     def __init__(self, system: fsspec.AbstractFileSystem, root: str, named: str | None = None):
@@ -38,7 +38,7 @@ class Folder:
 
     @property
     def local(self) -> Path | None:
-        """Its place on this machine; None elsewhere."""
+        """Its path on this machine; None if it is remote."""
         return Path(self._root) if isinstance(self._system, LocalFileSystem) else None
 
     @property
@@ -51,18 +51,18 @@ class Folder:
         return self._sizes[name]
 
     def fingerprint(self, name: str) -> list[int]:
-        """What tells a file from one that took its place: its size and, here, its time."""
+        """Size of a file and, if it is local, its modification time: they change with the file."""
         if self.local is None:
             return [self.size(name)]
         return [self.size(name), (self.local / name).stat().st_mtime_ns]
 
     def open(self, name: str) -> "RangedFile":
-        """A file to read ranges of.
+        """Open a file, to read ranges of it.
 
         Raises
         ------
         InputError
-            When it cannot be read, or stands for a file that was not fetched.
+            When it cannot be read, or is a pointer to a file that was not fetched.
         """
         file = RangedFile(self._system, f"{self._root}/{name}", name, self.size(name))
         if file.size <= LARGEST_POINTER:
@@ -74,13 +74,13 @@ class Folder:
         return file
 
     def text(self, name: str) -> str:
-        """A small file as text."""
+        """The text of a small file."""
         with self.open(name) as file:
             return bytes(file.read(0, file.size).numpy()).decode("utf-8", errors="replace")
 
     def _list(self, named: str | None) -> dict[str, int]:
         with reading(named or self._root):
-            if self.local is not None:  # a hub's cache is links
+            if self.local is not None:  # a hub's cache holds links
                 paths = self.local.iterdir()
                 return {path.name: path.stat().st_size for path in paths if path.is_file()}
             if named is not None:
@@ -94,13 +94,13 @@ class Folder:
 
 
 class RangedFile:
-    """A file that is read in ranges, by several threads if they like."""
+    """A file that is read in ranges; several threads may share it."""
 
     def __init__(self, system: fsspec.AbstractFileSystem, path: str, name: str, size: int) -> None:
         self.name = name
         self.size = size
         self.local = Path(path) if isinstance(system, LocalFileSystem) else None
-        """Where it lies on this machine, if it does."""
+        """Its path on this machine; None if it is remote."""
         # ranges are large, and none is read twice
         options: dict[str, Any] = {} if self.local is not None else {"cache_type": "none"}
         with reading(name):
@@ -114,12 +114,12 @@ class RangedFile:
         self.stream.close()
 
     def read(self, offset: int, count: int) -> torch.Tensor:
-        """Bytes, as a uint8 tensor.
+        """Read bytes, as a uint8 tensor.
 
         Raises
         ------
         InputError
-            When the file ends before, or the network fails.
+            When the file ends too early, or the network fails.
         """
         buffer = torch.empty(count, dtype=torch.uint8)
         view = buffer.numpy().data

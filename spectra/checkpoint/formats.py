@@ -1,4 +1,4 @@
-"""The formats that weights are read from, by the ends of their files' names, the safest first."""
+"""The formats of weight files, by the suffix of the file's name, the safest first."""
 
 from collections.abc import Callable
 
@@ -20,5 +20,5 @@ FORMATS: Registry[Callable[[RangedFile], TensorFile]] = Registry(
 
 
 def suffix_of(name: str) -> str | None:
-    """The end of a name by which its format is known; None where it is of none."""
+    """The suffix of a name that marks its format; None if it has no known suffix."""
     return next((suffix for suffix in FORMATS if name.endswith(suffix)), None)

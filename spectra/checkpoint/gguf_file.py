@@ -34,7 +34,7 @@ BLOCK_NAMES = {
 }
 """llama.cpp's name of a block's layer: transformers' name.
 
-Own, since gguf's map leads from many names to one, and which comes first differs by family.
+Not gguf's own map: it has many names for one, and their order differs by family.
 """
 STACKED = "_exps"
 CONFIG = {
@@ -51,10 +51,10 @@ class GgufFile:
     """The tensors of one file, as float32."""
 
     def __init__(self, file: RangedFile) -> None:
-        file.stream.close()  # its own library opens it
+        file.stream.close()  # the gguf library opens it itself
         path = file.local
         if path is None:
-            raise InputError(f"{file.name} is not on this machine: download it, and name the file")
+            raise InputError(f"{file.name} is not on this machine: download it, and name that file")
         gguf = _gguf()
         with reading(path.name):
             reader = gguf.GGUFReader(path)
@@ -71,7 +71,7 @@ class GgufFile:
             if end > size:
                 problem = f"{path.name} is truncated: {entry.name} ends at byte {end}"
             self._entries[name] = entry
-            # whatever the file calls it, it is read as float32
+            # read as float32, in any format of the file
             self.tensors[name] = StoredTensor(name, shape, "F32", path.name, problem)
         self.formats = sorted({entry.tensor_type.name for entry in reader.tensors})
         self._file = RangedFile(_local(), str(path), path.name, size)
@@ -90,25 +90,25 @@ class GgufFile:
 
 
 def described(files: Sequence[GgufFile]) -> dict[str, Any]:
-    """The configuration of a model in one file or several, of which the first describes it."""
+    """The configuration of a model in one file or several, the first of which describes it."""
     formats = sorted({name for file in files for name in file.formats})
     return {**files[0].config, "gguf_formats": formats}
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which part of a model a file holds."""
+    """The part of a model that a file holds."""
 
     number: int
-    """From 0."""
+    """Number of the part, from 0."""
     count: int
-    """Parts in all; 1 for a whole model."""
+    """Number of parts; 1 for a whole model."""
     tensors: int
-    """Of the whole model; 0 where the file does not say."""
+    """Number of tensors in the whole model; 0 if the file does not say."""
 
 
 def split_of(path: Path) -> Split:
-    """Which part of a model a file says it is, whatever its name.
+    """The part of a model that a file declares itself to be, regardless of its name.
 
     Raises
     ------
@@ -123,47 +123,47 @@ def split_of(path: Path) -> Split:
 
 
 def gguf_parts(folder: Folder, named: str | None = None) -> list[str]:
-    """The files of a model: one, or all parts of one that was split, in their order.
+    """The files of a model: one file, or all parts of a split model in order.
 
     Parameters
     ----------
     folder
-        Where it lies.
+        Folder of the model.
     named
-        One of its files; None where all GGUF files of the folder must be of one model.
+        One of its files; None if all GGUF files of the folder must belong to one model.
 
     Raises
     ------
     InputError
-        When a part is missing, or files are of several models.
+        When a part is missing, or the files belong to several models.
     """
     files = [n for n in folder.names if n.endswith(".gguf") and not n.startswith("mmproj")]
     if folder.local is None:
         return [named] if named is not None else files
     if named is not None:
-        folder.open(named).stream.close()  # a pointer is no model
-        asked = split_of(folder.local / named)
-        if asked.count == 1:
+        folder.open(named).stream.close()  # raises if it is a pointer
+        chosen = split_of(folder.local / named)
+        if chosen.count == 1:
             return [named]
     splits = {name: split_of(folder.local / name) for name in files if name != named}
     if named is not None:
-        alike = (asked.count, asked.tensors)
+        alike = (chosen.count, chosen.tensors)
         splits = {n: s for n, s in splits.items() if (s.count, s.tensors) == alike}
-        splits[named] = asked
+        splits[named] = chosen
     if named is None and len({(s.count, s.tensors) for s in splits.values()}) > 1:
-        raise InputError(f"several .gguf files, name one: {', '.join(splits)}")
+        raise InputError(f"there are several .gguf files: name one of {', '.join(splits)}")
     count = next(iter(splits.values())).count
     numbers = Counter(split.number for split in splits.values())
     if count == 1 or max(numbers.values()) > 1:
-        raise InputError(f"several .gguf files, name one: {', '.join(sorted(splits))}")
+        raise InputError(f"there are several .gguf files: name one of {', '.join(sorted(splits))}")
     if absent := sorted(set(range(count)) - numbers.keys()):
         held = ", ".join(f"{name} is part {split.number + 1}" for name, split in splits.items())
-        raise InputError(f"part {absent[0] + 1} of {count} is not beside the others: {held}")
+        raise InputError(f"part {absent[0] + 1} of {count} is missing next to the others: {held}")
     return sorted(splits, key=lambda name: splits[name].number)
 
 
 def transformers_name(name: str) -> str:
-    """The name that transformers gives a tensor of llama.cpp's: ``model.layers.0.mlp.up_proj``."""
+    """Transformers' name of a tensor of llama.cpp: ``model.layers.0.mlp.up_proj``."""
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
     if match is None:
         return name
@@ -173,7 +173,7 @@ def transformers_name(name: str) -> str:
 
 
 def _config(reader: Any) -> dict[str, Any]:
-    """What the file says of the model, in the words of transformers' configurations."""
+    """The model's configuration according to the file, with transformers' keys."""
     values = {name: _value(field) for name, field in reader.fields.items()}
     architecture = values.get("general.architecture", "")
     config = {
@@ -181,7 +181,7 @@ def _config(reader: Any) -> dict[str, Any]:
         for name, key in CONFIG.items()
         if isinstance(values.get(f"{architecture}.{key}"), int)
     }
-    # its layers are laid out by the converter, not as the family of that name has them
+    # the converter lays out its layers, unlike the transformers family of that name
     return {
         "model_type": f"gguf:{architecture}",
         "_name_or_path": values.get("general.name"),
@@ -191,7 +191,7 @@ def _config(reader: Any) -> dict[str, Any]:
 def _value(field: Any) -> Any:
     try:
         value = field.contents()
-    except Exception:  # of a type that this version of the package does not know
+    except Exception:  # a type that this version of the package does not know
         return None
     return value if isinstance(value, int | float | str) else None
 

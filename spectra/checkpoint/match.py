@@ -1,8 +1,8 @@
-"""How a checkpoint's tensors match the parameters of its model: names once, and what is amiss.
+"""How a checkpoint's tensors match the parameters of its model: names, and all differences.
 
-transformers fills what it does not find with random numbers and goes on. Here, stored names are
-mapped to the model's by transformers' own conversion, names that a wrapper put a prefix before
-are mapped, too, and every difference is known before anything is computed.
+transformers fills weights that it does not find with random numbers and continues. Here, stored
+names are mapped to the model's by transformers' own conversion, also where a wrapper added a
+prefix, and every difference is known before anything is computed.
 """
 
 import re
@@ -17,46 +17,46 @@ from spectra_data.errors import InputError
 
 SHOWN = 4
 DEEPEST = 3
-"""Parts of a name that wrappers may have put before it: ``base_model.model.``, ``module.``."""
+"""Components that wrappers may have put before a name: ``base_model.model.``, ``module.``."""
 NORMS = re.compile(r"norm|ln_?\d|layernorm", re.IGNORECASE)
 LAYERS = re.compile(r"^(n|num|encoder|decoder)_(\w+_)?layers?$|^depths?$")
-"""What configurations call their number of layers."""
+"""Keys of configurations that count layers."""
 OWN = "spectra"
-"""The quant_method of checkpoints that are read as dense ones."""
+"""The quant_method of checkpoints that are read as dense."""
 
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """What transformers makes of a checkpoint's tensors."""
+    """Where transformers puts a checkpoint's tensors."""
 
     kind: str
-    """The class that they fill."""
+    """Name of the model class that they fill."""
     plain: Mapping[str, str]
-    """Stored names without what wrappers put into them."""
+    """Names without the components that wrappers added, by stored names."""
     names: Mapping[str, str]
-    """Names of parameters, by stored names of tensors that are one, as they are."""
+    """Names of parameters, by stored names of tensors that are exactly one parameter."""
     matrices: Mapping[str, str]
-    """Paths of matrices that transformers puts into stacks, by the stored path."""
+    """Paths of matrices that transformers puts into stacks, by stored path."""
     missing: tuple[str, ...] = ()
     """Parameters that no tensor fills."""
     unexpected: tuple[str, ...] = ()
-    """Tensors, by stored names, that no parameter takes."""
+    """Stored names of tensors that fill no parameter."""
     mismatched: tuple[str, ...] = ()
-    """Tensors of another shape than their parameter's, with both."""
+    """Parameters whose tensor has another shape, with both shapes."""
     ignored: tuple[str, ...] = ()
-    """Tensors that the class leaves out by its own rule, e.g. another tower's."""
+    """Tensors that the class itself ignores, e.g. another tower's."""
     language: str = ""
     """See `Expected.language`."""
     dropped: str = ""
-    """What was left out of names, as a user reads it."""
+    """Components dropped from stored names, for messages."""
 
     @property
     def faults(self) -> int:
-        """How many differences there are."""
+        """Number of differences."""
         return len(self.missing) + len(self.unexpected) + len(self.mismatched)
 
     def in_blocks(self) -> "Match":
-        """The same with the differences of matrices in blocks only, which a scan is about."""
+        """The same match, with only the differences that concern matrices in blocks."""
         return replace(
             self,
             missing=tuple(n for n in self.missing if _in_block(n)),
@@ -65,7 +65,7 @@ class Match:
         )
 
     def lines(self) -> list[str]:
-        """What is amiss, in words: a line a kind, with the first names."""
+        """The differences in words: one line per kind, with the first names."""
         return amiss(
             {
                 f"missing, which {self.kind} has": self.missing,
@@ -76,7 +76,7 @@ class Match:
 
 
 def amiss(found: Mapping[str, Collection[str]]) -> list[str]:
-    """Lines on weights, by what is amiss with them: how many, and the first names."""
+    """One line per kind of difference: how many weights, and the first names."""
     return [
         f"{len(names)} {'weight is' if len(names) == 1 else 'weights are'} {what}: {_some(names)}"
         for what, names in found.items()
@@ -85,33 +85,33 @@ def amiss(found: Mapping[str, Collection[str]]) -> list[str]:
 
 
 def _some(names: Collection[str]) -> str:
-    """The first of some names, and how many more there are."""
+    """The first few names, and the number of others."""
     first = sorted(names, key=_by_number)[:SHOWN]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(first) + more
 
 
 def _by_number(name: str) -> list[tuple[int, str]]:
-    """A key that sorts layer 10 behind layer 9."""
+    """A key that sorts layer 10 after layer 9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split(".")]
 
 
 def match_of(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> Match | None:
     """Match tensors with the parameters of a configuration's model.
 
-    Of several classes (causal language model, the configuration's own) and ways to drop a
-    wrapper's prefix, the first with the fewest differences.
+    Tries several classes (causal language model, the configuration's own) and ways to drop a
+    wrapper's prefix, and keeps the first with the fewest differences.
 
     Parameters
     ----------
     tensors
-        By stored name.
+        Tensors by stored name.
     config
-        As ``config.json`` has it.
+        Content of ``config.json``.
 
     Returns
     -------
-    None where transformers knows no model of this configuration.
+    The match; None if transformers does not know the model.
 
     Raises
     ------
@@ -138,25 +138,26 @@ def _match(
     plain: Mapping[str, str],
     dropped: str,
 ) -> Match:
-    places = {stored: expected.place(plain[stored]) for stored in tensors}
+    destinations = {stored: expected.place(plain[stored]) for stored in tensors}
     names: dict[str, str] = {}
     matrices: dict[str, str] = {}
     unexpected: list[str] = []
     mismatched: list[str] = []
     ignored: list[str] = []
     filled: set[str] = set()
-    for stored, place in places.items():
-        held = [parameter for parameter in place.parameters if parameter in expected.shapes]
+    for stored, destination in destinations.items():
+        held = [parameter for parameter in destination.parameters if parameter in expected.shapes]
         filled.update(held)
         if not held:
-            leave_out = any(expected.may_hold(p) for p in (*place.parameters, plain[stored]))
+            candidates = (*destination.parameters, plain[stored])
+            leave_out = any(expected.may_hold(parameter) for parameter in candidates)
             (ignored if leave_out else unexpected).append(stored)
-        elif place.whole:
+        elif destination.whole:
             names[stored] = held[0]
             if wrong := _other_shape(tensors[stored], held[0], expected.shapes[held[0]]):
                 mismatched.append(wrong)
-        elif place.matrix is not None:
-            matrices[plain[stored].removesuffix(".weight")] = place.matrix
+        elif destination.matrix is not None:
+            matrices[plain[stored].removesuffix(".weight")] = destination.matrix
     missing = [
         parameter
         for parameter in expected.shapes
@@ -179,7 +180,7 @@ def _match(
 
 
 def _plain_names(stored: list[str]) -> Iterator[tuple[dict[str, str], str]]:
-    """Ways to drop what wrappers put into names, the least first, and what was dropped."""
+    """Ways to drop wrappers' components from names, the fewest first, with what was dropped."""
     now = {name: name for name in stored}
     yield dict(now), ""
     inner = {part for name in stored for part in name.split(".") if part in WRAPPERS}
@@ -209,15 +210,15 @@ def _sides(shape: tuple[int, ...]) -> str:
 
 
 def _has_twin(parameter: str, tied: Mapping[str, str], filled: set[str]) -> bool:
-    """Whether another parameter that shares its numbers is there."""
+    """Whether another parameter that shares its values is filled."""
     source = tied.get(parameter, parameter)
     return any(other in filled for other in (source, *(t for t, s in tied.items() if s == source)))
 
 
 def _is_comparable(config: Mapping[str, Any]) -> bool:
-    """Whether a configuration says what tensors there should be.
+    """Whether a configuration determines which tensors a checkpoint must hold.
 
-    One without a number of layers does not, nor one of weights that others quantised.
+    It does not if it has no number of layers, or if other tools quantised the weights.
     """
     described = config.get("quantization_config")
     packed = isinstance(described, Mapping) and described.get("quant_method") != OWN
@@ -229,18 +230,18 @@ def _require_few_layers(config: Mapping[str, Any], tensors: int) -> None:
     for name, count in _layer_counts(config):
         if isinstance(count, int) and count > tensors:
             raise InputError(
-                f"config.json says {name} = {count}, and the checkpoint holds {tensors} tensors"
+                f"config.json says {name} = {count}, but the checkpoint holds {tensors} tensors"
             )
 
 
 def _layer_counts(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What a configuration calls its numbers of layers, with them; of its parts, too."""
+    """Keys and values of a configuration's numbers of layers, also of its nested configurations."""
     for part in (config, *(part for part in config.values() if isinstance(part, Mapping))):
         yield from ((name, count) for name, count in part.items() if LAYERS.search(name))
 
 
 def _in_block(name: str) -> bool:
-    """Whether a name, or a line that begins with one, is of a matrix or a stack in a block."""
+    """Whether a name, or a line that begins with one, denotes a matrix or a stack in a block."""
     path = name.partition(" ")[0]
     stem = path.removesuffix(".weight")
     stacked = "experts" in path and not path.endswith("bias")

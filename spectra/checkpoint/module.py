@@ -11,7 +11,7 @@ from spectra.matrices import Matrix, Skipped, find_matrices, full_tensor, unwrap
 
 
 class ModuleTensors:
-    """The parameters of a model; layers are known by their class instead of by their names."""
+    """The parameters of a model; layers are recognised by class instead of by name."""
 
     def __init__(self, model: torch.nn.Module) -> None:
         self.model = unwrapped(model)
@@ -36,12 +36,12 @@ class ModuleTensors:
     def slices(self) -> tuple[dict[Matrix, TensorSlice], list[Skipped]]:
         """The matrices, with fused layers split as in a checkpoint on disk."""
         config = self.config.to_dict() if hasattr(self.config, "to_dict") else {}
-        # what find_matrices gives is (rows, cols) already
+        # find_matrices already returns (rows, cols)
         found, skipped = find_slices(self.tensors, config, upright=True)
         return found, skipped + self._skipped
 
     def read(self, name: str, first: int | None = None) -> torch.Tensor:
-        """The weight of a layer; of a sharded model, every process must ask for it."""
+        """The weight of a layer; if the model is sharded, every process must call this."""
         weight = self._by_name[name.removesuffix(".weight")]
         whole = weight.of(full_tensor(weight.parameter.detach()))
         return whole if first is None else whole[first]

@@ -10,14 +10,14 @@ from spectra.checkpoint.tensors import StoredTensor
 
 
 class NamedTensors:
-    """Tensors under other names than those that they are stored by.
+    """Tensors under names other than the stored ones.
 
     Parameters
     ----------
     source
-        The tensors as they are stored.
+        Tensors under their stored names.
     names
-        The new name of every tensor.
+        New name of every tensor, by stored name.
     """
 
     def __init__(self, source: Any, names: Mapping[str, str]) -> None:

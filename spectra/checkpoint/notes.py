@@ -1,12 +1,12 @@
-"""What a user should know of a checkpoint that is read nevertheless."""
+"""Notes for the user on a checkpoint that is read nevertheless."""
 
 import warnings
 
 
 class CheckpointNote(UserWarning):
-    """A line on how a checkpoint was read; the command prints it, a library warns with it."""
+    """A line on how a checkpoint was read: printed by commands, a warning in library use."""
 
 
 def note(line: str) -> None:
-    """Say a line; the same one is said once."""
+    """Issue a note; a repeated line is shown once."""
     warnings.warn(line, CheckpointNote, stacklevel=2)

@@ -1,4 +1,4 @@
-"""A safetensors file, read by ranges: its own library maps whole files, and local ones only."""
+"""A safetensors file, read in ranges: the library of the format maps whole, local files only."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from spectra_data.errors import InputError
 from spectra_data.reading import parse_json
 
 LARGEST_HEADER = 100_000_000
-"""Bytes, as the format's own library has it."""
+"""Largest header in bytes, the limit of the format's own library."""
 
 
 class SafetensorsFile:
-    """The tensors of one file; those beyond a truncated file's end say so."""
+    """The tensors of one file; those beyond the end of a truncated file have a problem."""
 
     def __init__(self, file: RangedFile) -> None:
         self._file = file
@@ -40,15 +40,15 @@ class SafetensorsFile:
     def _header(self) -> dict[str, Any]:
         name, size = self._file.name, self._file.size
         if size < 8:
-            raise InputError(f"{name} is truncated: it has {size} bytes, and not even a header")
+            raise InputError(f"{name} is truncated: it has {size} bytes, too few for a header")
         length = int.from_bytes(bytes(self._file.read(0, 8).numpy()), "little")
         if length > LARGEST_HEADER:
-            raise InputError(f"{name} is no safetensors file: it announces a header of {length} B")
+            raise InputError(f"{name} is not a safetensors file: its header has {length} bytes")
         if 8 + length > size:
-            raise InputError(f"{name} is truncated: it ends inside of its header")
+            raise InputError(f"{name} is truncated: it ends inside its header")
         header = parse_json(bytes(self._file.read(8, length).numpy()), f"the header of {name}")
         if not isinstance(header, dict):
-            raise InputError(f"{name} is no safetensors file: its header is no JSON object")
+            raise InputError(f"{name} is not a safetensors file: its header is not a JSON object")
         self._data = 8 + length
         return header
 
@@ -59,13 +59,13 @@ class SafetensorsFile:
             start, end = (self._data + int(offset) for offset in entry["data_offsets"])
             stored = str(entry["dtype"])
             if min(shape, default=0) < 0 or not self._data <= start <= end:
-                raise ValueError("sides or offsets below zero")
+                raise ValueError("negative sides or offsets")
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"{file.name}: the header's entry of {name} is malformed") from error
         problem = None
         dtype = FLOATS.get(stored) or INTEGERS.get(stored)
         if dtype is not None and end - start != torch.Size(shape).numel() * dtype.itemsize:
-            problem = f"{file.name}: {name} has {end - start} bytes, not what {shape} takes"
+            problem = f"{file.name}: {name} has {end - start} bytes, not those of {shape}"
         elif end > file.size:
             problem = (
                 f"{file.name} is truncated: {name} ends at byte {end}, the file at {file.size}"

@@ -1,7 +1,7 @@
-"""All tensors of a checkpoint, in one file or in shards with an index, and what is wrong with it.
+"""All tensors of a checkpoint, in one file or in shards with an index, and its problems.
 
-What can be read is read: a shard that is missing or truncated costs its own tensors. Each problem
-is a line that names the file and, where there is one, the tensor.
+Everything readable is read: a missing or truncated shard costs only its own tensors. Each problem
+is one line that names the file and, if it concerns one, the tensor.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from spectra_data.reading import parse_json
 
 INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 USUAL = ("model.safetensors", INDICES[0], "pytorch_model.bin", INDICES[1])
-"""What transformers looks for, in this order."""
+"""Files that transformers looks for, in this order."""
 _OTHER_STATE = re.compile(
     r"training|optimizer|scheduler|scaler|rng_state|random_states|adapter_model|mmproj"
 )
@@ -33,7 +33,7 @@ _PARALLEL = (
     re.compile(r"mp_rank_(\d+)(?:_\d+)?(?:_model_states)?\.pt"),
     re.compile(r".*[-_.](?:rank|shard|part|tp)[-_]?(\d+)\.(?:pt|pth|bin|safetensors)"),
 )
-"""Files of which each holds a part of every matrix (Meta, Megatron, DeepSpeed)."""
+"""Names of files that each hold a part of every matrix (Meta, Megatron, DeepSpeed)."""
 
 
 @dataclass
@@ -48,12 +48,12 @@ class Shards:
 
     @property
     def wrapped(self) -> bool:
-        """Whether a file holds its tensors inside of something else, a trainer's state say."""
+        """Whether a file nests its tensors in something else, e.g. a trainer's state."""
         return any(getattr(file, "wrapped", False) for file in self.files.values())
 
     @property
     def whole_files(self) -> list[str]:
-        """Files all of whose tensors can be read."""
+        """Files whose tensors can all be read."""
         broken = {tensor.file for tensor in self.tensors.values() if tensor.problem}
         return [name for name in self.files if name not in broken]
 
@@ -63,7 +63,7 @@ class Shards:
         Raises
         ------
         InputError
-            When it cannot be read.
+            When the tensor cannot be read.
         """
         tensor = self.tensors[name]
         require_readable(tensor, first)
@@ -71,19 +71,19 @@ class Shards:
 
 
 def is_weights(name: str) -> bool:
-    """Whether a file's name is one of weights, not of a trainer's other states."""
+    """Whether a file's name is that of weights, not of a trainer's other states."""
     return suffix_of(name) is not None and not _OTHER_STATE.match(name)
 
 
 def usual_files(folder: Folder, explicit: str | None = None) -> list[str]:
-    """The files that transformers loads of a folder; none where it would find nothing.
+    """The files that transformers loads from a folder; empty if it would find none.
 
     Parameters
     ----------
     folder
-        The folder.
+        Folder of the checkpoint.
     explicit
-        What the configuration names as ``transformers_weights``.
+        Weight file that the configuration names as ``transformers_weights``.
     """
     first = _first(folder, explicit)
     if first is None:
@@ -92,23 +92,23 @@ def usual_files(folder: Folder, explicit: str | None = None) -> list[str]:
 
 
 def open_shards(folder: Folder, explicit: str | None = None) -> Shards:
-    """Find and open the files of a checkpoint: the one that was named, or those that are meant.
+    """Find and open the files of a checkpoint: the one that was named, or those of the folder.
 
-    Of several that could be meant, those that transformers takes: ``model.safetensors``, then its
-    index, then ``pytorch_model.bin``, then its index; where there are none of these, numbered
+    In a folder with several candidates, the choice is that of transformers: ``model.safetensors``,
+    then its index, then ``pytorch_model.bin``, then its index; if there are none of these, numbered
     shards, or the only file of its format.
 
     Parameters
     ----------
     folder
-        The folder.
+        Folder of the checkpoint.
     explicit
         See `usual_files`.
 
     Raises
     ------
     InputError
-        When it holds no weights in a format that is read here, or nobody knows which are meant.
+        When the folder holds no weights in a known format, or the choice is ambiguous.
     """
     if folder.named is not None:
         return _of_named(folder, folder.named, explicit)
@@ -121,7 +121,7 @@ def open_shards(folder: Folder, explicit: str | None = None) -> Shards:
 
 
 def _of_named(folder: Folder, name: str, explicit: str | None) -> Shards:
-    """The file that was named, with the other parts of a model in several GGUF files."""
+    """The file that was named; of a model in several GGUF files, all of them."""
     if name.endswith(".gguf"):
         return _unindexed(folder, gguf_parts(folder, name))
     usual = usual_files(folder, explicit)
@@ -141,19 +141,19 @@ def _require_whole_matrices(folder: Folder, name: str) -> None:
     siblings = [other for other in folder.names if re.fullmatch(_sibling_pattern(part), other)]
     if len(siblings) > 1:
         raise InputError(
-            f"{', '.join(siblings)} hold a part of every matrix each: convert them to one "
-            "checkpoint, e.g. by transformers' script for these weights"
+            f"{', '.join(siblings)} each hold a part of every matrix: convert them to one "
+            "checkpoint, e.g. with transformers' script for these weights"
         )
 
 
 def _first(folder: Folder, explicit: str | None) -> str | None:
-    """The file or index that transformers takes; None where it finds none."""
+    """The file or index that transformers loads; None if it finds none."""
     order = [explicit] if explicit else USUAL
     return next((name for name in order if name in folder.names), None)
 
 
 def _loose(folder: Folder) -> list[str]:
-    """Files that no index and no usual name tells of: of one format, the safest."""
+    """Files without an index or a usual name: those of one format, the safest."""
     found = [name for name in folder.names if is_weights(name)]
     for suffix in FORMATS:
         names = [name for name in found if name.endswith(suffix)]
@@ -164,7 +164,7 @@ def _loose(folder: Folder) -> list[str]:
             return [name for name in names if _set_of(name) in sets]
         if len(names) > 1:
             _require_whole_matrices(folder, names[0])
-            raise InputError(f"several {suffix} files, name one: {', '.join(names)}")
+            raise InputError(f"there are several {suffix} files: name one of {', '.join(names)}")
         if names:
             return names
     raise InputError(
@@ -174,19 +174,19 @@ def _loose(folder: Folder) -> list[str]:
 
 
 def _set_of(name: str) -> tuple[str, str] | None:
-    """What shards of one checkpoint have in common: the name before the number, and the count."""
+    """Key shared by the shards of one checkpoint: the name before the number, and the count."""
     match = _SHARD.fullmatch(name)
     return (match[1], match[3]) if match else None
 
 
 def _sibling_pattern(part: re.Match[str]) -> str:
-    """The names of files like one, with any number in its place."""
+    """A pattern for a file and its siblings, whose names differ in the number."""
     start, end = part.span(1)
     return re.escape(part.string[:start]) + r"\d+" + re.escape(part.string[end:])
 
 
 def _unindexed(folder: Folder, names: list[str]) -> Shards:
-    """Files without an index; numbered shards tell how many there should be."""
+    """Open files without an index; the names of numbered shards tell their count."""
     shards = Shards({})
     problems = list(_missing_numbers(names))
     for name in names:
@@ -197,7 +197,7 @@ def _unindexed(folder: Folder, names: list[str]) -> Shards:
         for tensor in file.tensors.values():
             if tensor.name in shards.tensors:
                 other = shards.tensors[tensor.name].file
-                problems.append(f"{name}: {tensor.name} is in {other} as well")
+                problems.append(f"{name}: {tensor.name} is also in {other}")
             shards.tensors[tensor.name] = tensor
     if not shards.files:
         raise InputError("; ".join(problems))
@@ -214,7 +214,7 @@ def _indexed(folder: Folder, index: str) -> Shards:
         if name not in folder.names:
             lost = [tensor for tensor, file in weight_map.items() if file == name]
             more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-            problems.append(f"{name} is missing: {index} has {lost[0]}{more} in it")
+            problems.append(f"{name} is missing: {index} places {lost[0]}{more} in it")
         elif file := _open(folder, name, problems):
             files[name] = file
     held = {tensor.name: tensor for file in files.values() for tensor in file.tensors.values()}
@@ -225,7 +225,7 @@ def _indexed(folder: Folder, index: str) -> Shards:
     for name, file_name in weight_map.items():
         found = files[file_name].tensors.get(name) if file_name in files else None
         if found is None:
-            reason = f"{file_name}: {name} is not in it, though {index} says so"
+            reason = f"{file_name} lacks {name}, which {index} places in it"
             if file_name in files:
                 problems.append(reason)
             else:
@@ -257,9 +257,9 @@ def _open(folder: Folder, name: str, problems: list[str]) -> TensorFile | None:
 
 
 def _missing_numbers(names: list[str]) -> Iterator[str]:
-    """Of shards that are numbered like ``…-00002-of-00003…``, those that are not there."""
+    """The missing files of shards that are numbered like ``…-00002-of-00003…``."""
     found = [match for name in names if (match := re.search(r"-(\d+)-of-(\d+)", name))]
-    if not found or names[0].endswith(".gguf"):  # these say in themselves what they are parts of
+    if not found or names[0].endswith(".gguf"):  # these declare their part inside the file
         return
     count = max(int(match[2]) for match in found)
     there = {int(match[1]) for match in found}
@@ -272,7 +272,7 @@ def _missing_numbers(names: list[str]) -> Iterator[str]:
 def _sibling_shapes(
     tensors: dict[str, StoredTensor],
 ) -> dict[str, tuple[tuple[int, ...], str]]:
-    """The shape and format that tensors of a name have in most layers."""
+    """The shape and format of a name's tensors in most layers; ``*`` stands for the layer."""
     found: dict[str, Counter[tuple[tuple[int, ...], str]]] = {}
     for tensor in tensors.values():
         key = _NUMBER.sub(".*", tensor.name)

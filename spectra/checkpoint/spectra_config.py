@@ -1,4 +1,4 @@
-"""What a compressed checkpoint's configuration says of it: its rank map, and how it was made."""
+"""The description in a compressed checkpoint's configuration: rank map, method, hashes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from spectra_data.errors import InputError
 METHOD = "spectra"
 """The quant_method by which transformers finds our loader."""
 VERSION = 3
-"""Of the format. In the first, whose files are still read, nothing had a matrix' own name:
+"""Version of the format. In the first, which is still read, no tensor had a matrix's own name, and
 transformers without spectra drew random weights there. Now it finds an empty weight, and refuses.
 """
 READ = (1, VERSION)
@@ -20,7 +20,7 @@ READ = (1, VERSION)
 
 @dataclass(frozen=True)
 class StoredModule:
-    """One factored matrix, as it lies in the file."""
+    """One factored matrix, as stored in the file."""
 
     name: str
     rows: int
@@ -31,17 +31,17 @@ class StoredModule:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """What its layer holds in the weight's place, with shapes."""
+        """Shapes of the tensors that its layer holds in place of the weight, by name."""
         return STORAGES[self.storage].stored().shapes(self.rows, self.cols, self.rank)
 
     @property
     def guard(self) -> dict[str, tuple[int, ...]]:
-        """The empty weight that keeps others from loading the file; none in the first format."""
+        """The empty weight that keeps other tools from loading the file; none in version 1."""
         return {f"{self.name}.weight": (0,)} if self.version > 1 else {}
 
     @property
     def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of what is in the file for it: its tensors, and the guard."""
+        """Shapes of all its tensors in the file by name, the guard included."""
         parts = {f"{self.name}.{part}": shape for part, shape in self.shapes.items()}
         return parts | self.guard
 
@@ -51,25 +51,25 @@ class SpectraConfig:
     """The content of a compressed checkpoint's ``quantization_config``."""
 
     rank_map: RankMap
-    """Of what is stored: its modules' errors are those of the stored product."""
+    """Rank map of what is stored: the errors of its modules are those of the stored product."""
     compression: Mapping[str, Any] = field(default_factory=dict)
     """Method, calibration data with its hashes, and settings."""
     sha256: Mapping[str, str] = field(default_factory=dict)
-    """Of every tensor, by name: what loading compares."""
+    """Hash of every tensor by name, verified on loading."""
     version: int = VERSION
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "SpectraConfig":
-        """From a model's configuration.
+        """Parse a model's configuration.
 
         Raises
         ------
         InputError
-            When it has none of this version, or a damaged one.
+            When it has no description of a known version, or a damaged one.
         """
         described = config.get("quantization_config")
         if not isinstance(described, Mapping) or described.get("quant_method") != METHOD:
-            raise InputError("this is no checkpoint of `spectra compress`")
+            raise InputError("this checkpoint was not written by `spectra compress`")
         version = described.get("version")
         if version not in READ:
             raise InputError(
@@ -84,7 +84,7 @@ class SpectraConfig:
         return cls(rank_map, dict(made), dict(hashes), version)
 
     def to_dict(self) -> dict[str, Any]:
-        """As config.json has it."""
+        """Content of ``quantization_config`` in ``config.json``."""
         return {
             "quant_method": METHOD,
             "version": self.version,

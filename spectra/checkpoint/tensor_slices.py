@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint are matrices, and where in a tensor a matrix lies.
+"""Which tensors of a checkpoint are matrices, and which slice of a tensor a matrix is.
 
 A tensor can hold several: fused projections (``qkv_proj``, ``gate_up_proj``, ``query_key_value``,
 ``c_attn``) and experts that are stacked along the first dimension.
@@ -25,12 +25,12 @@ TRANSPOSING = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 """Families whose layers hold their weights as (inputs, outputs)."""
 TRANSPOSED_EXPERTS = ("gpt_oss", "llama4", "llama4_text")
 TURNS = ("gpt_oss",)
-"""Families whose stacked gate and up take turns instead of following each other."""
+"""Families whose stacked gate and up alternate row by row instead of following each other."""
 TOGETHER = {
     ("query_key_value", family)
     for family in ("gpt_neox", "gpt_neox_japanese", "bloom", "falcon", "persimmon")
 } | {("wqkv", "internlm2")}
-"""Layers that keep a group's queries, their k and their v together."""
+"""Layers that keep the queries, k and v of a group together."""
 IN_TURN = {
     ("c_attn", "gpt2"), ("c_attn", "imagegpt"), ("c_attn", "decision_transformer"),
     ("c_attn", "qwen"), ("Wqkv", "mpt"), ("Wqkv", "dbrx"), ("W_pack", "baichuan"),
@@ -38,9 +38,9 @@ IN_TURN = {
 """Layers that hold all of q, then all of k, then all of v."""
 MULTI_QUERY = {("c_attn", "gpt_bigcode"): "multi_query",
                ("query_key_value", "chatglm"): "multi_query_attention"}  # fmt: skip
-"""Layers that do so where the configuration sets this, and keep heads together elsewhere."""
+"""Layers that hold q, k and v so if this key is set in the configuration; else heads together."""
 OTHERWISE = ("codegen", "openelm")
-"""Families whose ``qkv_proj`` is laid out in other ways; elsewhere it holds q, k and v in turn."""
+"""Families whose ``qkv_proj`` has other layouts; in all others it holds q, then k, then v."""
 GRANITE_NAMES = {"input_linear": "gate_up_proj", "output_linear": "down_proj"}
 GRANITE = ("granitemoe", "granitemoeshared", "granitemoehybrid")
 EMBEDDINGS = re.compile(r"relative_attention_bias|embed|position")
@@ -51,13 +51,13 @@ GATE_UP_PARTS = ("gate_proj", "up_proj")
 
 @dataclass(frozen=True)
 class TensorSlice:
-    """Where a matrix lies: a tensor, or some of its rows, transposed or not."""
+    """Location of a matrix: a tensor, or some of its rows, transposed or not."""
 
     tensor: str
     entry: int | None = None
     """Index along the first dimension of a stack."""
     rows: Rows = ()
-    """The outputs that belong to it, by runs; all of them where empty."""
+    """Runs of the outputs that belong to it; all of them if empty."""
     transposed: bool = False
     """Whether the tensor holds (inputs, outputs)."""
     scale: str | None = None
@@ -84,17 +84,17 @@ def find_slices(
     Parameters
     ----------
     tensors
-        By name.
+        Tensors by name.
     config
-        The model's configuration, as ``config.json`` has it; {} where there is none.
+        The model's configuration, the content of ``config.json``; {} if there is none.
     upright
-        Whether all tensors are (outputs, inputs), whatever the family's custom.
+        Whether all tensors are (outputs, inputs), regardless of the family's convention.
     paths
-        What a model calls matrices whose tensors are named otherwise, by the tensors' paths.
+        The model's names of matrices whose tensors have other names, by the tensors' paths.
 
     Returns
     -------
-    Matrices with their places, and every other tensor with the reason why it is left out.
+    Matrices with their slices, and every other tensor with the reason why it is left out.
     """
     inner = config.get("text_config")
     config = inner if isinstance(inner, Mapping) else config
@@ -127,7 +127,7 @@ def _place(matrix: Matrix) -> tuple[Any, ...]:
 
 
 def _left_out(tensor: StoredTensor) -> str | None:
-    """Why a tensor is no matrix; None where it is one or holds some."""
+    """Why a tensor is not a matrix; None if it is one or holds some."""
     name, sides = tensor.name, len(tensor.shape)
     path = name.removesuffix(".weight")
     if SCALES.search(name):
@@ -155,7 +155,7 @@ def _left_out(tensor: StoredTensor) -> str | None:
 def _slices(
     path: str, tensor: StoredTensor, config: Config, scale: str | None, upright: bool
 ) -> Iterator[tuple[str, int, int, TensorSlice]]:
-    """Path, rows, cols and place of every matrix in a tensor."""
+    """Path, rows, cols and slice of every matrix in a tensor."""
     folder, last = path.rsplit(".", 1)
     if last in ("input_linear", "output_linear") and config.get("model_type") in GRANITE:
         folder, last = f"{folder}.experts", GRANITE_NAMES[last]
@@ -184,7 +184,7 @@ def _is_transposed(tensor: StoredTensor, last: str, config: Config) -> bool:
         return family in TRANSPOSING
     if family in TRANSPOSED_EXPERTS:
         return True
-    # (experts, outputs, inputs) is the custom; the model's width tells where it is not kept
+    # (experts, outputs, inputs) is the convention; the model's width shows exceptions
     width = config.get("hidden_size")
     one, other = tensor.shape[1:]
     outputs = {"down_proj": other, "gate_proj": one, "up_proj": one, "gate_up_proj": one}
@@ -192,7 +192,7 @@ def _is_transposed(tensor: StoredTensor, last: str, config: Config) -> bool:
 
 
 def _split(last: str, outputs: int, config: Config) -> Iterator[tuple[str, Rows]]:
-    """The outputs of each matrix in a fused layer; nothing where it is not fused."""
+    """The outputs of each matrix in a fused layer; nothing if it is not fused."""
     if last == "gate_up_proj" and outputs % 2 == 0:
         half = outputs // 2
         if config.get("model_type") in TURNS:
@@ -204,7 +204,7 @@ def _split(last: str, outputs: int, config: Config) -> Iterator[tuple[str, Rows]
 
 
 def _qkv_rows(last: str, outputs: int, config: Config) -> tuple[Rows, Rows, Rows] | None:
-    """Rows of q, k and v; None where the layer is none, or nobody knows how it is laid out."""
+    """Rows of q, k and v; None if the layer does not fuse them, or its layout is unknown."""
     family = str(config.get("model_type"))
     together, in_turn = (last, family) in TOGETHER, (last, family) in IN_TURN
     if switch := MULTI_QUERY.get((last, family)):
@@ -226,7 +226,7 @@ def _qkv_rows(last: str, outputs: int, config: Config) -> tuple[Rows, Rows, Rows
 
 
 def _shared_heads(heads: int, config: Config) -> int:
-    """Heads of k and of v."""
+    """Number of heads of k and of v."""
     if config.get("model_type") == "falcon" and not config.get("new_decoder_architecture"):
         return 1 if config.get("multi_query", True) else heads
     if config.get("multi_query") and config.get("model_type") == "gpt_bigcode":
@@ -237,7 +237,7 @@ def _shared_heads(heads: int, config: Config) -> int:
 
 
 def _grouped_rows(groups: int, queries: int, size: int) -> tuple[Rows, Rows, Rows]:
-    """Each group has its queries' rows, then those of its k, then of its v."""
+    """Rows of q, k and v where each group holds its queries, then its k, then its v."""
     step = (queries + 2) * size
     starts = [group * step for group in range(groups)]
     q = tuple((start, start + queries * size, 1) for start in starts)

@@ -1,4 +1,4 @@
-"""What every kind of file has in common: named tensors that are read one at a time."""
+"""The common interface of weight files: named tensors, read one at a time."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,7 +16,7 @@ FLOATS = {
     "F8_E5M2": torch.float8_e5m2,
     "F8_E8M0": torch.float8_e8m0fnu,
 }
-"""Stored formats that hold one number an entry."""
+"""Stored formats with one number per entry."""
 INTEGERS = {
     "I64": torch.int64,
     "I32": torch.int32,
@@ -25,7 +25,7 @@ INTEGERS = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""Formats that are read as they are: what they stand for, only their owner knows."""
+"""Formats that are read unchanged: only the quantiser that wrote them knows what they mean."""
 NAMES = {dtype: name for name, dtype in (FLOATS | INTEGERS).items()}
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
@@ -37,28 +37,28 @@ class StoredTensor:
     name: str
     shape: tuple[int, ...]
     format: str
-    """As the file calls it: BF16, F8_E4M3, Q4_1, I32, …"""
+    """Format in the words of the file: BF16, F8_E4M3, Q4_1, I32, …"""
     file: str
     problem: str | None = None
-    """Why it cannot be read."""
+    """Reason why it cannot be read."""
 
     @property
     def readable_as(self) -> torch.dtype | None:
-        """The floating dtype that it is read in; None where an entry is not a number by itself."""
+        """Floating dtype in which it is read; None if an entry is not a number by itself."""
         return FLOATS.get(self.format)
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """What it is read as; None for formats that are not read here."""
+        """Dtype in which it is read; None for unknown formats."""
         return FLOATS.get(self.format) or INTEGERS.get(self.format)
 
 
 class TensorFile(Protocol):
-    """A file of a checkpoint."""
+    """A weight file of a checkpoint."""
 
     @property
     def tensors(self) -> dict[str, StoredTensor]:
-        """Everything in it by name, read or not."""
+        """All tensors of the file by name, readable or not."""
         ...
 
     def read(self, name: str, first: int | None = None) -> torch.Tensor:
@@ -84,7 +84,7 @@ def require_readable(tensor: StoredTensor, first: int | None = None) -> None:
         raise InputError(tensor.problem)
     if tensor.dtype is None:
         raise InputError(
-            f"{tensor.file}: {tensor.name} is stored as {tensor.format}, which is not read here"
+            f"{tensor.file}: {tensor.name} is stored as {tensor.format}, which cannot be read"
         )
     if first is not None and not 0 <= first < tensor.shape[0]:
         raise InputError(f"{tensor.file}: {tensor.name} has no entry {first}")

@@ -1,7 +1,7 @@
-"""A file of torch's own format, tensors only, read by ranges.
+"""A file of torch's own format, tensors only, read in ranges.
 
-Nothing of it is ever executed (``weights_only``). The file's table of contents is read without the
-tensors, with where each lies; files from before torch 1.6 do not say that, and are read whole.
+Nothing in it is ever executed (``weights_only``). The file's table of contents, with the offset of
+each tensor, is read without the tensors; files from before torch 1.6 lack it and are read whole.
 """
 
 import pickle
@@ -36,7 +36,7 @@ class TorchFile:
         self._whole: dict[str, torch.Tensor] | None = None
         self.tensors: dict[str, StoredTensor] = {}
         self.wrapped = False
-        """Whether the tensors lie inside of something else, a trainer's state say."""
+        """Whether the tensors are nested in something else, e.g. a trainer's state."""
         with FakeTensorMode():
             found = self._load()
         for name, tensor in found.items():
@@ -52,22 +52,22 @@ class TorchFile:
 
     def read(self, name: str, first: int | None = None) -> torch.Tensor:
         """See `TensorFile`."""
-        place, shape = self._places.get(name), self.tensors[name].shape
-        if place is None:
+        located, shape = self._places.get(name), self.tensors[name].shape
+        if located is None:
             if self._whole is None:
                 self._whole = self._load()
             whole = self._whole[name]
             return whole if first is None else whole[first]
-        offset, stride = place.offset, place.stride
+        offset, stride = located.offset, located.stride
         if first is not None:
-            offset += first * stride[0] * place.dtype.itemsize
+            offset += first * stride[0] * located.dtype.itemsize
             shape, stride = shape[1:], stride[1:]
         count = _extent(shape, stride)
-        values = self._file.read(offset, count * place.dtype.itemsize).view(place.dtype)
+        values = self._file.read(offset, count * located.dtype.itemsize).view(located.dtype)
         return values.as_strided(shape, stride)
 
-    def _beyond(self, name: str, place: _Place, shape: tuple[int, ...]) -> str | None:
-        end = place.offset + _extent(shape, place.stride) * place.dtype.itemsize
+    def _beyond(self, name: str, located: _Place, shape: tuple[int, ...]) -> str | None:
+        end = located.offset + _extent(shape, located.stride) * located.dtype.itemsize
         if end <= self._file.size:
             return None
         return f"{self._file.name} is truncated: {name} ends at byte {end}"
@@ -84,11 +84,11 @@ class TorchFile:
                     f"{name} holds more than tensors and is not unpickled: "
                     "save its weights as safetensors"
                 ) from error
-            # a file that ends early fails in as many ways as it has places to end
+            # a truncated file fails in many ways, by the place where it ends
             if self._file.local and isinstance(
                 error.__cause__, OSError | EOFError | RuntimeError | ValueError
             ):
-                raise InputError(f"{name} is truncated, or no file of torch's") from error
+                raise InputError(f"{name} is truncated, or not a file of torch") from error
             raise
         while isinstance(loaded, Mapping):
             inner = [key for key in WRAPPERS if isinstance(loaded.get(key), Mapping)]

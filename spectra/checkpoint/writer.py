@@ -1,9 +1,9 @@
-"""Write a checkpoint in Hugging Face's layout, shard by shard, tensors made one by one.
+"""Write a checkpoint in Hugging Face's layout, shard by shard, making tensors one by one.
 
-Memory is bounded by a shard. A killed process goes on where it was: a shard is renamed to its name
-once it is on disk, with what is known of it in a journal, and config.json, without which the folder
-is no checkpoint, comes last. What it wrote is used only if it is whole. One process at a time
-writes to a folder (`writing`).
+Memory is bounded by one shard. A killed process can resume: a shard gets its final name once it is
+on disk, with its hashes in a journal, and config.json, without which the folder is not a
+checkpoint, comes last. Shards of the killed process are reused only if they are whole. Only one
+process at a time writes to a folder (`writing`).
 """
 
 import contextlib
@@ -35,34 +35,34 @@ INDEX = "model.safetensors.index.json"
 
 Notes = dict[str, Any]
 Make = Callable[[str], tuple[dict[str, torch.Tensor], Notes]]
-"""From the name of a source tensor to the tensors that are stored for it, and notes to keep."""
+"""Maps the name of a source tensor to the tensors that are stored for it, and notes to keep."""
 
 
 @dataclass
 class Written:
-    """What a folder holds now."""
+    """Contents of a folder after writing."""
 
     sha256: dict[str, str] = field(default_factory=dict)
-    """Of every tensor, by name."""
+    """Hash of every tensor, by name."""
     notes: dict[str, Notes] = field(default_factory=dict)
-    """By the name of the source tensor."""
+    """Notes by the name of the source tensor."""
     bytes: int = 0
-    """Of tensors."""
+    """Bytes of the tensors."""
     parameters: int = 0
-    """Floats among them."""
+    """Number of floating-point entries."""
     reused: int = 0
-    """Source tensors that an interrupted process had written."""
+    """Number of source tensors that an interrupted process had already written."""
 
 
 def shards_of(sizes: Mapping[str, int], limit: int = SHARD_BYTES) -> list[list[str]]:
-    """Cut tensors into shards of at most so many bytes each, in their order.
+    """Group tensors into shards of limited size, in their order.
 
     Parameters
     ----------
     sizes
         Bytes of every source tensor, by name.
     limit
-        A single tensor that is larger has a shard of its own.
+        Largest shard in bytes; a single tensor that is larger gets its own shard.
     """
     shards: list[list[str]] = []
     filled = 0
@@ -83,26 +83,26 @@ def write_shards(
     key: str,
     progress: Callable[[int, int], None] = lambda done, count: None,
 ) -> Written:
-    """Make and write every shard that is not there yet.
+    """Make and write every shard that is not written yet.
 
     Parameters
     ----------
     out
-        The folder, which is held (`writing`): empty, or left by an interrupted call with the same
+        Folder of the result, held by `writing`: empty, or left by an interrupted call with the same
         key.
     shards
         Names of source tensors, by shard.
     make
-        Makes what is stored.
+        Function that makes the stored tensors.
     key
-        Of everything that the result depends on.
+        Identifier of everything that the result depends on.
     progress
-        Called with the number of source tensors done, and of all.
+        Called with the number of source tensors done, and their total.
 
     Raises
     ------
     InputError
-        When the folder holds something else.
+        When the folder holds another result.
     """
     plan = hashlib.sha256(json.dumps([key, list(map(list, shards))]).encode()).hexdigest()
     journal = begin(out, plan)
@@ -136,13 +136,13 @@ def write_shards(
 def writing(out: Path) -> Iterator[None]:
     """Hold the folder of a result while it is made.
 
-    It is new, empty, or the beginning of a result. What a killed process left unfinished in it is
-    removed, and so is a new folder to which nothing was written.
+    The folder is new, empty, or holds a partial result. Unfinished files of a killed process are
+    removed, and so is a new folder that stays empty.
 
     Raises
     ------
     InputError
-        When it holds something else, cannot be written, or another process writes to it.
+        When it holds something else, is not writable, or another process writes to it.
     """
     new = not out.exists()
     make_folder(out)
@@ -162,16 +162,16 @@ def _require_free(out: Path) -> None:
     if held and JOURNAL not in held:
         raise InputError(f"{out} is not empty: name another folder, or remove it")
     if not os.access(out, os.W_OK):
-        raise InputError(f"cannot write {out}: it cannot be written to")
+        raise InputError(f"cannot write {out}: no write permission")
 
 
 def begin(out: Path, key: str) -> dict[str, Any]:
-    """Mark a folder as the beginning of a result; what is known of the shards that it has already.
+    """Mark a folder as a partial result; return the journal's entries of the shards that it holds.
 
     Raises
     ------
     InputError
-        When it holds the beginning of another result, or cannot be written.
+        When it holds another partial result, or cannot be written.
     """
     if (out / JOURNAL).exists():
         try:
@@ -180,9 +180,7 @@ def begin(out: Path, key: str) -> dict[str, Any]:
                 return dict(journal["shards"])
         except (OSError, ValueError, KeyError, TypeError):
             pass
-        raise InputError(
-            f"{out} holds the beginning of another result: name another folder, or remove it"
-        )
+        raise InputError(f"{out} holds another partial result: name another folder, or remove it")
     try:
         _save(out, key, {})
     except OSError as error:
@@ -191,7 +189,7 @@ def begin(out: Path, key: str) -> dict[str, Any]:
 
 
 def finish(out: Path, config: Mapping[str, Any]) -> None:
-    """Make the folder a checkpoint: everything on disk, then its configuration."""
+    """Make the folder a checkpoint: sync all files to disk, then write its configuration."""
     sync_tree(out)
     write_file(out / "config.json", (json.dumps(config, indent=2) + "\n").encode())
     (out / JOURNAL).unlink(missing_ok=True)
@@ -207,7 +205,7 @@ def _save(out: Path, key: str, journal: Mapping[str, Any]) -> None:
 
 
 def _is_whole(shard: Path, entry: Mapping[str, Any]) -> bool:
-    """Whether a shard is what an interrupted process wrote."""
+    """Whether a shard is exactly what an interrupted process wrote."""
     try:
         tensors = load_file(shard)
     except (OSError, SafetensorError):

@@ -1,1 +1,1 @@
-"""One module a command, and what commands share: reading options, and talking to the user."""
+"""One module per command, and what commands share: reading options and talking to the user."""

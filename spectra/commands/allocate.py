@@ -1,7 +1,7 @@
-"""Give every matrix of a scanned checkpoint, or of a run's last state, a rank.
+"""Choose a rank for every matrix of a scanned checkpoint, or of a run's last state.
 
-Name one target: --err, --budget, or --threshold. The map that is written to --out states all three,
-asked and reached; `spectra export` turns it into what other tools read.
+Name one target: --err, --budget, or --threshold. The map written to --out states all three, as
+requested and as reached; `spectra export` converts it to the formats of other tools.
 """
 
 import json
@@ -31,15 +31,14 @@ class Options:
     store: tyro.conf.Positional[str]
     """Store of a scan or a run, e.g. scan.zarr."""
     out: Path | None = None
-    """File of the map to write; none by default, which only prints it."""
+    """File to write the map to; by default the map is only printed."""
     allocation: Allocation = field(default_factory=Allocation)
     outliers: Path | None = None
-    """JSON file {block: share of outliers}, for owl; or name the next two instead."""
+    """JSON file {block: share of outliers}, for owl; or name --checkpoint and --calibration."""
     checkpoint: str | None = None
-    """Model whose outliers are counted, for owl: a Hugging Face folder, GGUF file or hub name."""
+    """Checkpoint whose outliers owl counts: a Hugging Face folder, .gguf file or hub name."""
     calibration: str | None = None
-    """Text that outliers are counted on, for owl, e.g. pydocs or a file; 16 windows of 512
-    tokens."""
+    """Text that owl counts outliers on, e.g. pydocs or a file: 16 windows of 512 tokens."""
     step: int | None = None
     """Step of the snapshot; the last by default."""
     json: bool = False
@@ -88,8 +87,8 @@ def _print_totals(rank_map: RankMap) -> None:
     dense = sum(module.params_dense for module in rank_map.modules)
     print(
         f"{rank_map.parameters:,} of {dense:,} block parameters, {rank_map.bytes / 1e9:.3g} GB as "
-        f"{rank_map.format}; of the ranks, {rank_map.err:.2%} are removed by the map, "
-        f"{rank_map.err_stored:.2%} in what is stored, where N-LRCs stay whole"
+        f"{rank_map.format}; the map removes {rank_map.err:.2%} of the ranks, "
+        f"{rank_map.err_stored:.2%} as stored, where N-LRCs stay whole"
         if METHODS[rank_map.method].lrcs_alone
         else f"{rank_map.parameters:,} of {dense:,} block parameters, "
         f"{rank_map.bytes / 1e9:.3g} GB as {rank_map.format}"
@@ -103,7 +102,7 @@ def _outliers(options: Options) -> dict[str, float] | None:
         try:
             return {str(block): float(share) for block, share in read.items()}
         except (ValueError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is no JSON object of blocks and shares: {error}") from error
+            raise InputError(f"{path} is not a JSON object of shares by block: {error}") from error
     if "outliers" not in METHODS[options.allocation.method].needs:
         return None
     if options.checkpoint is None or options.calibration is None:

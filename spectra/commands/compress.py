@@ -1,11 +1,11 @@
-"""Make a smaller checkpoint of one, by a rank map or to a budget.
+"""Make a smaller version of a checkpoint, by a rank map or to a budget.
 
-With --map the paper's data-free SVD is the default, and any --method takes the same map. With
---budget, ranks are allocated on the way by what truncation is expected to cost the loss, and
-method, allocation and storage are those that measured best: one command for the best model of a
-size. It needs no data: without --calibration it is calibrated on text that it writes itself. The
-result is a Hugging Face folder: after `import spectra`, AutoModelForCausalLM.from_pretrained(DIR)
-loads it, and `spectra merge` makes a dense checkpoint of it.
+With --map, the default is the paper's data-free SVD, and every --method accepts the same map.
+With --budget, ranks are allocated on the way by the expected loss from truncation, and method,
+allocation and storage are those that measured best: one command for the best model of a size. It
+needs no data: without --calibration it calibrates on text that the model itself writes. The result
+is a Hugging Face folder: after `import spectra`, AutoModelForCausalLM.from_pretrained(DIR) loads
+it, and `spectra merge` turns it into a dense checkpoint.
 """
 
 import json
@@ -35,17 +35,16 @@ class Options:
     """Options of `spectra compress`."""
 
     checkpoint: tyro.conf.Positional[str]
-    """Checkpoint: a Hugging Face folder, a .gguf file, or a hub name."""
+    """Checkpoint to compress: a Hugging Face folder, a .gguf file, or a hub name."""
     out: Path
-    """Folder to write; the same command goes on with what an interrupted one left there."""
+    """Folder to write; after an interruption, the same command resumes there."""
     map: Path | None = None
-    """Rank map of `spectra allocate`."""
+    """Rank map, as `spectra allocate` writes it; or name --budget instead."""
     compression: Compression = field(default_factory=Compression)
     device: str | None = None
-    """Device of calibration and decompositions, cpu or cuda; cuda where there is one, by
-    default."""
+    """Device of calibration and decompositions, cpu or cuda; by default cuda if available."""
     skip_hash: bool = False
-    """Hashes are not compared: the map may be of other weights with the same names and shapes."""
+    """Skip comparing hashes: the map may be of other weights with the same names and shapes."""
     json: bool = False
     """Print one JSON object on stdout instead of text."""
 
@@ -55,9 +54,9 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, arguments, command="compress", description=__doc__)
     wanted = options.compression
     if (options.map is None) == (wanted.budget is None):
-        raise InputError("name --map or --budget, one of them (see `spectra compress --help`)")
+        raise InputError("name either --map or --budget (see `spectra compress --help`)")
     if not wanted.settings.calibrated and wanted.calibration.data != SELF:
-        raise InputError("svd is data-free: name a --method that --calibration is for")
+        raise InputError("svd is data-free: name another --method, or leave out --calibration")
     if options.map is not None and wanted.align is not None:
         raise InputError("--align is for --budget: a map has its ranks already")
     started = time.perf_counter()
@@ -80,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def left_lines(left: Mapping[str, str]) -> Iterator[str]:
-    """A line for every reason why matrices were left whole."""
+    """Lines that say which matrices were left whole, one for every reason."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in left.items():
         by_reason.setdefault(reason, []).append(name)
@@ -119,7 +118,7 @@ def _print(made: Compressed, seconds: float) -> None:
     for line in left_lines(made.left_dense):
         print(line, file=sys.stderr)
     if made.reused:
-        print(f"{made.reused} tensors were there from an interrupted call")
+        print(f"reused {made.reused} tensors of an interrupted call")
     dense = sum(m.params_dense for m in rank_map.modules)
     count = sum(m.factored for m in rank_map.modules)
     print(

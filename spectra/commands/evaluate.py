@@ -1,9 +1,10 @@
 """Measure a model: perplexity on text, accuracy on a task, memory and speed.
 
-CHECKPOINT is a Hugging Face folder, a .gguf file, a compressed checkpoint, or a hub name. With
---data, perplexity over full windows; --protocol reference is the paper's (the first 1100 documents
-joined by spaces, at most 256 windows). With --task, one of the six downstream tasks: answers are
-generated, and what cannot be read is wrong. No window and no question is ever passed over.
+CHECKPOINT is a Hugging Face folder, a .gguf file, a compressed checkpoint, or a hub name.
+With --data, it measures perplexity over full windows; --protocol reference is the paper's (the
+first 1100 documents joined by spaces, at most 256 windows). With --task, it generates answers to
+one of the six downstream tasks, and those that cannot be parsed count as wrong. No window and no
+question is skipped.
 """
 
 import dataclasses
@@ -55,37 +56,37 @@ class Options:
     data: str | None = None
     """Text for perplexity: a file or folder, pydocs, c4, hf:NAME."""
     task: Literal["commonsenseqa", "svamp", "boolq", "coinflip", "date", "strategyqa"] | None = None
-    """Downstream task, in place of text."""
+    """Downstream task, instead of --data."""
     task_data: Path = Path("data/tasks")
-    """Folder of the tasks' folders, with the files that are published."""
+    """Folder that holds a folder of published files for every task."""
     protocol: Literal["plain", "reference"] = "plain"
-    """Protocol of reading text: documents joined by blank lines, or the paper's reference's."""
+    """Protocol of reading text. plain: documents joined by blank lines; reference: the paper's."""
     seq_len: int | None = None
-    """Tokens of a window; the model's longest up to 4096 by default."""
+    """Tokens in a window; by default as many as the model accepts, up to 4096."""
     windows: int | None = None
-    """Largest number of windows, or of a task's questions; 256 for the reference's protocol."""
+    """Largest number of windows or questions; by default all, 256 with --protocol reference."""
     stride: int | None = None
-    """From window to window; the window by default. Tokens seen before are context only."""
+    """Tokens from window to window; the window by default. Tokens seen before are only context."""
     bos: Literal["tokenizer", "start", "windows", "none"] = "tokenizer"
-    """Place of the beginning token: where the tokenizer puts it, once at the start, at the start of
-    all windows, or nowhere."""
+    """Place of the beginning token. tokenizer: where the tokenizer puts it; start: once, at the
+    start; windows: at the start of all windows; none: nowhere."""
     tokenizer: str | None = None
     """Tokenizer to use; the checkpoint's own by default."""
     batch_size: int = 4
-    """Windows or questions at a time."""
+    """Windows or questions in a batch."""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None
-    """Precision to compute in; float32 on the CPU, what is stored on CUDA."""
+    """Precision to compute in; by default float32 on the CPU, the stored one on CUDA."""
     device: str | None = None
-    """Device to compute on, cpu or cuda; cuda where there is one, by default."""
+    """Device to compute on, cpu or cuda; by default cuda if available."""
     contexts: tuple[int, ...] = ()
-    """Measure peak memory at these context lengths, too, e.g. 512 2048."""
+    """Context lengths at which to measure peak memory, too, e.g. 512 2048; none by default."""
     speed: bool = False
-    """Measure prefill and decoding speed, too."""
+    """Measure the speed of prefill and decoding, too."""
     seed: int = 0
-    """Seed that is written with a task's result; answers are greedy, so nothing is drawn."""
+    """Seed to write with a task's result; decoding is greedy, so nothing is drawn."""
     store: str | None = None
-    """Store of a scan to add the perplexity to, for the dashboard's page Path; the checkpoint must
-    be a compressed one."""
+    """Store of a scan to add the perplexity to, for the dashboard's page Path; for compressed
+    checkpoints only."""
     json: bool = False
     """Print one JSON object on stdout instead of text."""
 
@@ -95,7 +96,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, arguments, command="evaluate", description=__doc__)
     _require(options)
     source = Source(options.checkpoint)
-    # spread over all devices, in the words of accelerate
+    # accelerate's word for all devices together
     device = AUTO if options.device == AUTO else str(device_of(options.device))
     dtype = options.dtype or ("float32" if device == "cpu" else "auto")
     evaluation = None
@@ -136,7 +137,7 @@ def main(arguments: Sequence[str]) -> int:
         try:
             add_evaluation(options.store or "", measured)
             found["store"] = options.store
-        except InputError as error:  # what may have taken hours is printed all the same
+        except InputError as error:  # print first what may have taken hours
             failure = error
     if options.json:
         print(json.dumps(found))
@@ -148,9 +149,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _require(options: Options) -> None:
-    """Refuse what cannot be done, before anything is loaded."""
+    """Refuse options that cannot work, before anything is loaded."""
     if (options.data is None) == (options.task is None):
-        raise InputError("name --data or --task, one of them (see `spectra evaluate --help`)")
+        raise InputError("name either --data or --task (see `spectra evaluate --help`)")
     numbers = {"--windows": options.windows, "--seq-len": options.seq_len}
     numbers |= {"--batch-size": options.batch_size, "--stride": options.stride}
     for name, value in numbers.items():
@@ -205,9 +206,9 @@ def _task(model: Any, checkpoint: Source, options: Options, shown: Shown) -> Acc
 
 
 def _compressed(source: Source, options: Options) -> Evaluation:
-    """What is known of a compressed checkpoint, before its perplexity is."""
+    """The evaluation of a compressed checkpoint, complete but for its perplexity."""
     if options.task is not None or not source.is_compressed:
-        raise InputError("--store takes the perplexity of a compressed checkpoint")
+        raise InputError("--store is for the perplexity of a compressed checkpoint")
     described = source.compressed
     rank_map = described.rank_map
     return Evaluation(

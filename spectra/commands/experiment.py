@@ -1,8 +1,8 @@
 """Reproduce a result of the paper on a checkpoint of any size: table, CSV and figure.
 
-`spectra experiment NAME --help` lists the options that an experiment has. Experiments that finetune
-say where what was measured is unlike the paper. What is measured is kept, in --out or in --lab, so
-the same command goes on after a kill.
+`spectra experiment NAME --help` lists the options of an experiment. Experiments that finetune say
+where their measurement differs from the paper's. Measurements are kept in --out or in --lab, so
+that the same command resumes after a kill.
 """
 
 import json
@@ -34,13 +34,13 @@ class Options:
         tyro.conf.arg(metavar=f"{{{','.join(EXPERIMENTS)}}}", help=f"{EXPERIMENTS.help()}."),
     ] = tyro.MISSING
     checkpoint: tyro.conf.Positional[str] = "HuggingFaceTB/SmolLM2-135M"
-    """Checkpoint: a folder, a .gguf file, or a hub name; by default one that two cores can do."""
+    """Checkpoint: a folder, a .gguf file, or a hub name; by default one that suits two cores."""
     out: Path | None = None
-    """Folder of results; runs/experiments/NAME by default."""
+    """Folder for results; runs/experiments/NAME by default."""
     settings: Settings = field(default_factory=Settings)
-    """Settings of the experiment that is named."""
+    """Settings of the named experiment."""
     device: str | None = None
-    """Device to compute on, cpu or cuda; cuda where there is one, by default."""
+    """Device to compute on, cpu or cuda; by default cuda if available."""
     json: bool = False
     """Print one JSON object on stdout instead of text."""
 
@@ -69,12 +69,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> Options:
-    """Read the options: of every experiment, and of the one that is named.
+    """Read the options: those of every experiment, and those of the named one.
 
     Raises
     ------
     InputError
-        When they do not fit; an option of other experiments is told with these.
+        When they do not fit; for an option of other experiments, the message names these.
     """
     name = _named(arguments)
     default = Options()
@@ -99,7 +99,7 @@ def _parse(arguments: Sequence[str]) -> Options:
 
 
 def _named(arguments: Sequence[str]) -> str | None:
-    """The experiment that is named, before its options are known."""
+    """Name of the experiment, before its options are known."""
     for before, word in zip(("", *arguments), arguments, strict=False):
         value = before.startswith("--") and "=" not in before and before != "--json"
         if word in EXPERIMENTS and not value:
@@ -125,7 +125,7 @@ def _shown(column: str, value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return value.replace(" ± ", "±")  # which a narrow column would part
+        return value.replace(" ± ", "±")  # which a narrow column would split
     if column.startswith("peak") or column.endswith("_bytes"):
         return f"{value / 1e6:,.0f} MB" if value > 1e7 else f"{value / 1e3:,.0f} kB"
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"

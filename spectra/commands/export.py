@@ -1,7 +1,7 @@
 """Write a rank map in the format of another tool.
 
-json, csv and parquet have every matrix; peft is a LoRA adapter_config.json for the LRCs with their
-ranks; llm-compressor is the ignore list of a recipe that works on what stays whole; asvd holds
+json, csv and parquet hold every matrix; peft is a LoRA adapter_config.json for the LRCs with their
+ranks; llm-compressor is the ignore list of a recipe for the matrices that stay whole; asvd holds
 truncation_ranks; ranks and ratios are {name: number}; table is for reading.
 """
 

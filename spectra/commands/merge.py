@@ -1,6 +1,6 @@
 """Write a compressed checkpoint as a dense one that any tool loads.
 
-Products take the place of factors; names, shapes and configuration are those of the original, so
+Products replace factors; names, shapes and configuration are those of the original, so
 llama.cpp's converter, vLLM and others read it without spectra. An adapter is merged into its base.
 """
 
@@ -26,11 +26,11 @@ class Options:
     checkpoint: tyro.conf.Positional[str]
     """Checkpoint of `spectra compress`, or an adapter's folder of `spectra finetune`."""
     out: Path
-    """Folder to write; the same command goes on with what an interrupted one left there."""
+    """Folder to write; after an interruption, the same command resumes there."""
     dtype: Literal["bfloat16", "float16", "float32"] | None = None
     """Precision of stored weights; that of the factors by default."""
     compressed: bool = False
-    """Low-rank layers stay low-rank: an adapter's base is compressed again."""
+    """Keep low-rank layers low-rank: an adapter's base is compressed again."""
     json: bool = False
     """Print one JSON object on stdout instead of text."""
 

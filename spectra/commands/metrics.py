@@ -45,17 +45,17 @@ class Options:
     out: Path | None = None
     """File to write, .csv, .parquet or .json; none by default."""
     kinds: str | None = None
-    """Quantities to measure, commas between: weight, gradient, update, training_gradient; all that
-    were recorded by default."""
+    """Quantities to measure, separated by commas: weight, gradient, update, training_gradient; by
+    default all that were recorded."""
     last: bool = False
-    """Snapshots before the last are left out."""
+    """Leave out all snapshots but the last."""
     bootstrap: Annotated[int, tyro.conf.arg(metavar="REPLICAS")] = 0
-    """Replicas of the test of every power law, for alpha_error, p_value and verdict; 100 take
-    0.03 s for a spectrum of 576 values. 0 leaves them out."""
+    """Replicas for testing every power law, which fill alpha_error, p_value and verdict; 100 take
+    0.03 s for a spectrum of 576 values. 0 leaves these columns out."""
     seed: int = 0
-    """Seed of the bootstrap and of the random matrices compared with."""
+    """Seed of the bootstrap and of the random matrices to compare with."""
     compat: Literal["weightwatcher"] | None = None
-    """Columns of WeightWatcher 0.7.7 instead, of the weights, as it computes them."""
+    """Tool whose columns to compute instead, of the weights, as WeightWatcher 0.7.7 does."""
     json: bool = False
     """Print one JSON object with the rows on stdout instead of text."""
 
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="metrics", description=__doc__)
     if options.bootstrap < 0:
-        raise InputError(f"--bootstrap takes a number of replicas, not {options.bootstrap}")
+        raise InputError(f"--bootstrap is a number of replicas from 0 up, not {options.bootstrap}")
     if options.out is not None:
         require_format(options.out)
     with unless_damaged(options.store):
@@ -106,13 +106,13 @@ def _print(options: Options, table: xr.Dataset, reasons: dict[str, int]) -> None
     _print_medians(table)
     rows, missing = int(recorded(table).sum()), sum(reasons.values())
     if "approximate" in table.attrs:
-        print("measured on approximate spectra: of tails and single values, rough numbers only")
+        print("measured on approximate spectra: numbers about tails and single values are rough")
     for reason, count in reasons.items():
         print(f"left out: {count} spectra, {reason}")
     if options.out is not None:
         print(f"wrote {options.out} ({rows} rows of {len(columns(table))} columns)")
     elif not missing:
-        print(f"{rows} spectra measured; --out FILE.csv writes all of it")
+        print(f"{rows} spectra measured; --out FILE.csv writes them all")
 
 
 def _report(options: Options, table: xr.Dataset, reasons: dict[str, int]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From a dataclass to a command line."""
+"""Reading a command line into a dataclass."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ _BOX = re.compile(r"[╭╮╰╯│─]+")
 
 
 def program_name() -> str:
-    """What to type to run `spectra`: its name where that finds this one, else its path."""
+    """The command to type for this `spectra`: its name if that finds it, else its path."""
     path = Path(sys.executable).with_name("spectra")
     found = shutil.which("spectra")
     if found is None and path.exists():
@@ -43,19 +43,19 @@ def parse(
     Parameters
     ----------
     options
-        A dataclass; nested dataclasses give groups in the help, and no prefixes.
+        A dataclass; nested dataclasses become groups in the help, without prefixes.
     arguments
-        What follows the command.
+        Arguments after the command.
     command
         The command's name.
     description
-        Its help.
+        The text of its help.
     default
-        Values of the options that are not given; the dataclass' own where this is None.
+        Values of the options that are not given; the dataclass's own if this is None.
     others
-        Pass over arguments that the dataclass does not have.
+        Ignore arguments that the dataclass does not have.
     pairs
-        Take every switch as ``--switch`` and as ``--no-switch``; else only the one that changes the
+        Accept any switch as ``--switch`` and as ``--no-switch``; else only the one that changes the
         default.
 
     Raises
@@ -88,7 +88,7 @@ def parse(
 
 
 def unknown_options(arguments: Sequence[str], reason: str) -> list[str]:
-    """The options among arguments that `reason`, what `parse` says of them, does not know."""
+    """The options among `arguments` that `reason`, the message of `parse`, calls unrecognized."""
     if "nrecognized" not in reason:
         return []
     given = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}

@@ -1,7 +1,7 @@
-"""Compute what WeLore gives and costs at every ERR, and store it beside the spectra.
+"""Compute WeLore's ranks and costs at every ERR, and store them next to the spectra.
 
-The group `path` of the store then has threshold, ranks, LRCs, parameters, bytes and predicted error
-of every matrix over a fine grid of ERR: for the dashboard's slider and the report's figures.
+The store's group `path` then holds threshold, ranks, LRCs, parameters, bytes and predicted error of
+every matrix over a fine grid of ERR, for the dashboard's slider and the report's figures.
 """
 
 import json
@@ -26,7 +26,7 @@ class Options:
     store: tyro.conf.Positional[str]
     """Store of a scan or a run, e.g. scan.zarr."""
     spacing: float = STEP
-    """Between points of ERR."""
+    """Spacing of the grid of ERR."""
     step: int | None = None
     """Step of the snapshot; the last by default."""
     json: bool = False

@@ -1,8 +1,8 @@
-"""Put zeros into a checkpoint's matrices, or into those that stayed dense.
+"""Set entries of a checkpoint's matrices, or of those that stayed dense, to zero.
 
-Of a compressed checkpoint only what is stored whole is pruned; --only nlrc takes the N-LRCs of its
-map (or of --map) alone: the paper's figure 7. The result is in the format of what was pruned, with
-pruning.json beside it.
+In a compressed checkpoint, only matrices that are stored whole are pruned; --only nlrc prunes just
+the N-LRCs of its map (or of --map), as in the paper's figure 7. The result has the format of the
+checkpoint, with pruning.json next to it.
 """
 
 import json
@@ -30,23 +30,23 @@ class Options:
     """Options of `spectra prune`."""
 
     checkpoint: tyro.conf.Positional[str]
-    """Checkpoint: a folder, compressed or not, a .gguf file, or a hub name."""
+    """Checkpoint to prune: a folder, compressed or not, a .gguf file, or a hub name."""
     out: Path
     """Folder to write."""
     sparsity: float | None = None
-    """Share of entries that become zero, e.g. 0.5."""
+    """Share of entries to set to zero, e.g. 0.5; or name --pattern."""
     pattern: str | None = None
-    """n:m, e.g. 2:4: that many kept of every so many neighbours, as hardware wants it."""
+    """Pattern n:m, e.g. 2:4: n of every m neighbours are kept, as hardware requires."""
     method: Literal["magnitude", "wanda", "sparsegpt"] = "wanda"
-    """magnitude: the smallest entries; wanda: the smallest times their inputs' size; sparsegpt: the
-    others make up for what is removed."""
+    """Method of pruning. magnitude: the smallest entries; wanda: the smallest times their inputs'
+    size; sparsegpt: the others make up for what is removed."""
     only: Literal["nlrc"] | None = None
-    """Prune N-LRCs only."""
+    """Matrices to prune: nlrc for the N-LRCs only; by default all that are stored whole."""
     map: Path | None = None
-    """Rank map that says which matrices are N-LRCs, for --only nlrc of a dense checkpoint."""
+    """Rank map that says which matrices are N-LRCs, for --only nlrc on a dense checkpoint."""
     calibration: Calibration = field(default_factory=Calibration)
     device: str | None = None
-    """Device to compute on, cpu or cuda; cuda where there is one, by default."""
+    """Device to compute on, cpu or cuda; by default cuda if available."""
     json: bool = False
     """Print one JSON object on stdout instead of text."""
 
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     print(
         f"{made.sparsity:.2%} zeros in {len(made.matrices)} matrices by {options.method}; "
-        f"{made.kept} left as they are"
+        f"{made.kept} left unchanged"
     )
     print(f"wrote {made.path}")
     return 0

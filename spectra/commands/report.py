@@ -18,7 +18,7 @@ class Options:
     store: tyro.conf.Positional[str]
     """Store to draw, e.g. runs/demo/spectra.zarr."""
     out: Path | None = None
-    """File to write; report.html beside the store by default (here, if the store is a URL)."""
+    """File to write; by default report.html next to the store (here, if the store is a URL)."""
 
 
 def main(arguments: Sequence[str]) -> int:

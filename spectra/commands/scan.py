@@ -2,7 +2,7 @@
 
 A CHECKPOINT is a Hugging Face folder, a .safetensors, .bin or .gguf file, a URL, or a hub name, of
 which only the matrices are read, by ranges. NAME@rev1,rev2 and a folder of folders like step-1000
-become the snapshots of one store. Run again, the same command goes on where it was interrupted.
+become the snapshots of one store. After an interruption, the same command resumes.
 """
 
 import json
@@ -34,18 +34,18 @@ class Options:
     out: str
     """Store to write, e.g. scan.zarr."""
     approximate: bool = False
-    """Leading values and the spectral density, with error bars, in a fraction of the time."""
+    """Compute leading values and spectral density, with error bars, in a fraction of the time."""
     workers: int | None = None
-    """Processes that decompose, instead of the threads of this one."""
+    """Number of processes that decompose; by default the threads of this one do."""
     scheduler: str | None = None
-    """Address of a dask.distributed scheduler, e.g. tcp://host:8786, whose workers decompose; the
-    checkpoint must be at the same place for them."""
+    """Address of a dask.distributed scheduler, e.g. tcp://host:8786, whose workers decompose; they
+    must find the checkpoint at the same path."""
     device: str | None = None
-    """Device to compute on, cpu or cuda; cuda where there is one, by default."""
+    """Device to compute on, cpu or cuda; by default cuda if available."""
     seed: int = 0
     """Seed of the probes of an approximate scan."""
     towers: bool = False
-    """Matrices of other towers than the language model's, e.g. for images, are scanned, too."""
+    """Scan the matrices of towers other than the language model's, e.g. for images, too."""
     json: bool = False
     """Print one JSON object on stdout instead of text."""
 
@@ -54,8 +54,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="scan", description=__doc__)
     console = Console(stderr=True)
-    if (place := local_path(options.out)) is not None:
-        require_no_broken_link(place)
+    if (path := local_path(options.out)) is not None:
+        require_no_broken_link(path)
     started = time.perf_counter()
     with Shown(console, "matrices") as shown:
         summary = run_scan(

@@ -1,6 +1,6 @@
 """Check that a store is whole: every file as it was written, every committed snapshot complete.
 
-Exits 0 when it is, 1 with a line for every fault when it is not, 2 when there is no store to check.
+Exits 0 if it is, 1 with a line for every fault if it is not, 2 if there is no store to check.
 A store that holds no snapshot is not whole.
 """
 
@@ -21,7 +21,7 @@ class Options:
     store: tyro.conf.Positional[str]
     """Store to check, e.g. runs/demo/spectra.zarr."""
     json: bool = False
-    """Print one JSON object instead of text."""
+    """Print one JSON object on stdout instead of text."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,1 +1,1 @@
-"""From a rank map to a smaller checkpoint: truncation, storage, the files and how they load."""
+"""From a rank map to a smaller checkpoint: calibration, truncation, and the files written."""

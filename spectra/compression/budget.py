@@ -1,7 +1,7 @@
-r"""Ranks for a budget of parameters, by the loss that truncation is expected to cost.
+r"""Ranks for a budget of parameters, by the expected increase of the loss.
 
-With inputs and gradients whitened, the squared singular values that are cut off add up to twice
-the expected increase of the loss in nats a token, to second order and layer by layer, in the same
+With inputs and gradients whitened, the squared singular values that are cut off sum to twice the
+expected increase of the loss in nats per token, to second order and layer by layer, in the same
 unit for every matrix. So ranks are chosen for all matrices together: the least sum under the
 budget.
 """
@@ -39,25 +39,25 @@ def allocate_by_loss(
     Parameters
     ----------
     checkpoint
-        Whose matrices these are.
+        Checkpoint of the matrices.
     source
-        Where they are read.
+        Tensors from which the matrices are read.
     weightings
-        How errors are weighted: with ``fisher``'s the sum is the loss itself, with others the
+        Weightings of errors: with those of ``fisher`` the sum is the loss itself, with others the
         weighted error.
     budget
-        Fraction of block parameters.
+        Fraction of block parameters to stay within.
     storage, align
-        How factors are stored, and what ranks are multiples of.
+        Storage of factors, and the multiple to which ranks are rounded down.
     whole
-        Matrices that stay whole, at the cost of the others.
+        Names of matrices that stay whole, at the expense of the others.
     progress
         Called with the number of matrices done.
 
     Raises
     ------
     InputError
-        When the budget cannot be reached, or a matrix' spectrum is not finite.
+        When the budget cannot be reached, or a matrix's spectrum is not finite.
     """
     free = [m for m in checkpoint.matrices if m.name not in whole]
     total = sum(m.rows * m.cols for m in checkpoint.matrices)
@@ -66,7 +66,7 @@ def allocate_by_loss(
     if share <= 0:
         raise InputError(
             f"a budget of {budget:g} cannot be reached: {1 - room / total:.1%} of the block "
-            "parameters lie in layers that are not factored (fused ones, experts)"
+            "parameters are in layers that cannot be factored (fused ones, experts)"
         )
     found = loss_candidates(checkpoint, free, source, weightings, progress)
     rank_map = map_of_least_loss(found, share, storage, align)
@@ -95,6 +95,6 @@ def loss_candidates(
 
 
 def map_of_least_loss(candidates: Candidates, budget: float, storage: str, align: int) -> RankMap:
-    """The map for candidates whose spectra are weighted."""
+    """The map of least expected loss for candidates with weighted spectra."""
     settings = AllocationSettings(method=LOSS, storage=storage, align=align)
     return Maker(candidates, settings).map(Target("budget", budget))

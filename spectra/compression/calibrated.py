@@ -1,4 +1,4 @@
-"""Statistics of a checkpoint on text, and the weightings that methods make of them."""
+"""Statistics of a checkpoint on text, and the weightings that methods derive from them."""
 
 import functools
 import hashlib
@@ -34,14 +34,14 @@ from spectra_data.errors import InputError
 from spectra_data.sources import open_source
 
 KEPT_BYTES = 8e9
-"""Statistics that take more are removed once they were used."""
+"""Size of statistics in bytes above which they are removed after use."""
 
 
 def calibrate(source: Source, settings: Settings, device: str, progress: Progress) -> Weightings:
-    """Take statistics of a checkpoint, unless they are kept from before.
+    """Take statistics of a checkpoint, or load them from the cache.
 
-    They are known by the weights' hash, the tokens' and the settings, so that no other model's,
-    text's or tokenizer's are ever taken for them.
+    They are identified by the hashes of weights and tokens and by the settings, so that they are
+    never confused with those of another model, text or tokenizer.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def calibrate(source: Source, settings: Settings, device: str, progress: Progres
     needed = list(dict.fromkeys(blocks.values()))
     folder = both
     if not all(both.intact(block) for block in needed):
-        # statistics of inputs are in both, and alone they need no backward pass
+        # both include statistics of inputs, which alone need no backward pass
         folder = both if gradients else StatisticsFolder({**known, "gradients": False})
         if not all(folder.intact(block) for block in needed):
             _take(source, folder, windows, gradients, settings, device, progress)
@@ -72,7 +72,7 @@ def calibrate(source: Source, settings: Settings, device: str, progress: Progres
 
 
 def _finite_sha256(checkpoint: Checkpoint) -> str:
-    """The weights' hash; names the first that is not finite."""
+    """The hash of the weights; raises on the first that is not finite."""
     digests = {}
     for matrix in checkpoint.matrices:
         weight = checkpoint.read(matrix)
@@ -84,7 +84,7 @@ def _finite_sha256(checkpoint: Checkpoint) -> str:
 def calibration_text(
     source: Source, calibration: Calibration, device: str
 ) -> tuple[torch.Tensor, dict[str, Any]]:
-    """Windows to calibrate on, (windows, length), and what identifies them.
+    """Windows to calibrate on, (windows, length), and their identity.
 
     Raises
     ------
@@ -109,13 +109,13 @@ def calibration_text(
     if int(windows.max()) >= config.vocab_size:
         raise InputError(
             f"the tokenizer has more tokens than the model's {config.vocab_size}: name the model's "
-            "own by --tokenizer"
+            "own with --tokenizer"
         )
     return windows, about_text(calibration.data, tokenizer, windows)
 
 
 def _written(source: Source, calibration: Calibration, device: str) -> torch.Tensor:
-    """The model's own text, which takes minutes, written once."""
+    """The model's own text, written once and cached, as writing takes minutes."""
     size = {"windows": calibration.windows, "length": calibration.length}
     known = [source.checkpoint.identity, size, calibration.seed]
     key = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
@@ -162,7 +162,7 @@ def _unknown(name: str) -> Weighting:
 
 
 class _Weighing:
-    """Weightings from statistics; those of the last block asked for stay in memory."""
+    """Weightings from statistics; those of the block used last stay in memory."""
 
     def __init__(
         self, folder: StatisticsFolder, blocks: Mapping[str, str], settings: Settings
@@ -183,18 +183,18 @@ class _Weighing:
 def weighting_of(
     layer: str, statistics: BlockStatistics, settings: Settings, roots: dict[int, Root]
 ) -> Weighting:
-    """A layer's weighting by a method, from its block's statistics.
+    """The weighting of a layer by a method, from its block's statistics.
 
     Parameters
     ----------
     layer
-        Name within the block.
+        Name of the layer within the block.
     statistics
-        Of the block.
+        Statistics of the block.
     settings
-        The method and its shrinkage.
+        Method and shrinkage.
     roots
-        Of groups that were seen before, which layers that read the same input share; added to.
+        Roots by group, shared by layers that read the same input; new ones are added.
 
     Raises
     ------
@@ -202,7 +202,7 @@ def weighting_of(
         When the layer was never reached, or its statistics are not finite.
     """
     if layer not in statistics.groups:
-        raise InputError("calibration never reached its layer, which is no linear layer of its own")
+        raise InputError("calibration never reached its layer: it is not a separate linear layer")
     group = statistics.groups[layer]
     if group not in roots:
         moments = statistics.inputs[group]

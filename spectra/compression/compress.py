@@ -1,4 +1,4 @@
-"""`compress`: a checkpoint and a rank map become a smaller checkpoint."""
+"""`compress`: make a smaller checkpoint from a checkpoint and a rank map."""
 
 import hashlib
 import json
@@ -38,20 +38,20 @@ from spectra_data.errors import InputError
 
 @dataclass(frozen=True)
 class Compressed:
-    """What was written."""
+    """Result of `compress`."""
 
     path: Path
     rank_map: RankMap
-    """Of what is stored, with the errors that were measured."""
+    """Rank map of what is stored, with measured errors."""
     compression: Mapping[str, Any]
     left_dense: Mapping[str, str]
-    """Matrices that the map factors and that stay whole, with the reasons."""
+    """Matrices that the map factors but that stay whole, with the reasons."""
     parameters: int
-    """Of the whole model, as stored."""
+    """Parameters of the whole model, as stored."""
     bytes: int
-    """Of all tensors."""
+    """Bytes of all tensors."""
     reused: int
-    """Tensors that an interrupted call had written."""
+    """Number of tensors that an interrupted call had already written."""
 
 
 @spelled_out(Compression)
@@ -74,27 +74,27 @@ def compress(
     checkpoint
         A Hugging Face folder, a GGUF file, or a hub name.
     rank_map
-        The ranks; None with a `budget`.
+        Ranks; None with a `budget`.
     out
-        The folder to write. What an interrupted call with the same arguments left there is used.
+        Folder to write; resumes an interrupted call with the same arguments.
     compression
-        Method, storage, calibration and the like; or its fields as keywords, the ones below.
+        Method, storage, calibration and so on; or pass its fields as keywords, listed below.
     device
-        Where calibration and decompositions run.
+        Device on which calibration and decompositions run.
     check_weights
-        Compare the weights' hash with the map's.
+        Whether to compare the hash of the weights with the map's.
     shard_bytes
-        Largest shard.
+        Size of the largest shard in bytes.
     progress
-        Called with a stage, what is done of it, and of how many.
+        Called with a stage, the number of its steps done, and their total.
     **keywords
         Fields of `Compression`.
 
     Raises
     ------
     InputError
-        When the map does not fit the checkpoint, a decomposition fails (naming the matrix), the
-        folder holds something else, or another process writes to it.
+        When the map does not fit the checkpoint, a decomposition fails (with the matrix's name),
+        the folder holds something else, or another process writes to it.
     """
     compression = completed(Compression, compression, keywords)
     out = Path(out)
@@ -107,7 +107,7 @@ def compress(
 
 
 def _made(request: Request, out: Path, shard_bytes: int, progress: Progress) -> Compressed:
-    """What `compress` writes to a folder that it holds."""
+    """Write the compressed checkpoint to a folder that is held."""
     plan, dtype = make_plan(request, progress), request.options.dtype
     maker = _Maker(plan, dtype, request.device)
     sizes = {name: tensor_bytes(plan.source, name) for name in plan.source.tensors}
@@ -139,7 +139,7 @@ def _made(request: Request, out: Path, shard_bytes: int, progress: Progress) -> 
 
 
 class _Maker:
-    """Makes what is stored of each of a model's tensors."""
+    """Makes the stored form of each tensor of a model."""
 
     def __init__(self, plan: Plan, dtype: str | None, device: str) -> None:
         self._name = plan.opened.name
@@ -177,7 +177,7 @@ class _Maker:
 def factorised(
     weight: torch.Tensor, module: Module, weighting: Weighting, storage: str, dtype: torch.dtype
 ) -> tuple[dict[str, torch.Tensor], float]:
-    """The tensors that stand for a weight, and the relative error of their product.
+    """The tensors that replace a weight, and the relative error of their product.
 
     Raises
     ------
@@ -199,9 +199,9 @@ def factorised(
 
 
 def relative_error(weight: torch.Tensor, stored: StoredMatrix) -> float:
-    r""":math:`\|W - W'\|_F / \|W\|_F` for the product that is stored; 0 for a zero matrix.
+    r""":math:`\|W - W'\|_F / \|W\|_F` for the stored product W'; 0 for a zero matrix.
 
-    Both are brought to the weight's largest entry first: at the ends of a dtype, squares would
+    Both are scaled by the weight's largest entry first: near the limits of a dtype, squares would
     overflow or vanish.
     """
     dense, exponent = scaled(weight)
@@ -212,12 +212,12 @@ def relative_error(weight: torch.Tensor, stored: StoredMatrix) -> float:
 
 
 def rounded(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
-    """A tensor in another dtype, or as it is.
+    """A tensor in another dtype; unchanged if there is none.
 
     Raises
     ------
     InputError
-        When it is finite, and no more so there; or is not zero, and would be there.
+        When a finite tensor would not stay finite, or one that is not zero would become zero.
     """
     if dtype is None or tensor.dtype == dtype:
         return tensor
@@ -230,7 +230,7 @@ def rounded(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch
 
 
 def with_dtype(config: Mapping[str, Any], dtype: str | None) -> dict[str, Any]:
-    """A model's configuration, saying what its weights are stored as."""
+    """A model's configuration with the stored dtype of its weights."""
     if dtype is None:
         return dict(config)
     inner = config.get("text_config")
@@ -243,7 +243,7 @@ def _require_hash(plan: Plan, written: Written) -> None:
     digests = {n["name"]: bytes.fromhex(n["sha256"]) for n in written.notes.values()}
     known = plan.rank_map.model.sha256
     held = {matrix.name for matrix in plan.opened.matrices}
-    if known is None or held != digests.keys():  # then they were compared before
+    if known is None or held != digests.keys():  # then the hash was compared before
         return
     found = combined_sha256(digests)
     if found != known:

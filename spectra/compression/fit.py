@@ -1,4 +1,4 @@
-"""Does a rank map fit a checkpoint? Names, shapes, and on request the weights themselves."""
+"""Whether a rank map fits a checkpoint: names, shapes, and optionally the weights themselves."""
 
 from collections.abc import Iterator
 
@@ -15,16 +15,16 @@ def require_fit(rank_map: RankMap, checkpoint: Checkpoint, *, weights: bool = Tr
     Parameters
     ----------
     rank_map
-        The map.
+        Rank map.
     checkpoint
-        The checkpoint.
+        Checkpoint to compress.
     weights
-        Compare the hash of all weights, too, which reads them.
+        Whether to compare the hash of all weights as well, which reads them.
 
     Raises
     ------
     InputError
-        With the list of differences.
+        With a list of the differences.
     """
     found = list(_differences(rank_map, checkpoint))
     known = rank_map.model.sha256
@@ -42,13 +42,13 @@ def _differences(rank_map: RankMap, checkpoint: Checkpoint) -> Iterator[str]:
     held = {matrix.name: matrix for matrix in checkpoint.matrices}
     named = {module.name: module for module in rank_map.modules}
     for name in sorted(named.keys() - held.keys()):
-        yield f"{name} is in the map, and not in the checkpoint"
+        yield f"{name} is in the map, but not in the checkpoint"
     for name in sorted(held.keys() - named.keys()):
-        yield f"{name} is in the checkpoint, and not in the map"
+        yield f"{name} is in the checkpoint, but not in the map"
     for name in sorted(named.keys() & held.keys()):
         module, matrix = named[name], held[name]
         if (module.rows, module.cols) != (matrix.rows, matrix.cols):
             yield (
-                f"{name} is {matrix.rows} x {matrix.cols} in the checkpoint, and "
+                f"{name} is {matrix.rows} x {matrix.cols} in the checkpoint, but "
                 f"{module.rows} x {module.cols} in the map"
             )

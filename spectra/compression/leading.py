@@ -1,11 +1,10 @@
 r"""The leading singular triplets of a large matrix, without decomposing all of it.
 
-Eigenvectors of the smaller Gram matrix, only as many as the rank: what is asked for is a
-truncation, and what the rounding of squares loses of it, of float32's too, lies far below what is
-cut off. For low ranks, subspace iteration (Halko, Martinsson and Tropp 2011): a random start with
-some columns more than the rank, multiplied by :math:`XX^T` until what it captures of
-:math:`\|X\|_F^2` grows no more. On 4096 x 4096 they take a third and a sixth of torch's
-decomposition.
+Eigenvectors of the smaller Gram matrix, only as many as the rank: the result is a truncation, and
+the error from rounding squares, even in float32, is far below the part that is cut off. For low
+ranks, subspace iteration (Halko, Martinsson and Tropp 2011): a random start with a few more columns
+than the rank is multiplied by :math:`XX^T` until the share of :math:`\|X\|_F^2` that it captures
+stops growing. On 4096 x 4096 they take a third and a sixth of the time of torch's decomposition.
 """
 
 import torch
@@ -14,13 +13,13 @@ from scipy.linalg import eigh
 from spectra.storages.stored import Factors
 
 SMALL_SIDE = 1024
-"""Below, a full decomposition in float64 is as fast."""
+"""Smaller side below which a full decomposition in float64 is as fast."""
 LOW = 0.1
 """Share of the smaller side up to which a rank is low enough for iteration."""
 OVERSAMPLING = 0.1
 LEAST_OVERSAMPLING = 32
 TOLERANCE = 1e-3
-"""Of the truncation's squared error: stop when a step gains less than this share of it."""
+"""Share of the truncation's squared error: iteration stops when a step gains less."""
 STEPS = 12
 
 
@@ -30,12 +29,11 @@ def leading_factors(matrix: torch.Tensor, rank: int) -> Factors:
     Parameters
     ----------
     matrix
-        (rows, cols), finite, on any device; decomposed in float64 where a side is small or it is
-        float64 itself, else in float32. The
-        squared error of the others is at most `TOLERANCE` above the least, nearly (the tests
-        measure it).
+        Matrix, (rows, cols), finite, on any device. It is decomposed in float64 if a side is small
+        or it is float64 itself, else in float32, where the squared error is at most about
+        `TOLERANCE` above the least (the tests measure it).
     rank
-        From 1 to the smaller side.
+        Rank, from 1 to the smaller side.
 
     Raises
     ------
@@ -75,7 +73,7 @@ def _of_gram(x: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _iterated(x: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same, by subspace iteration."""
+    """As `_of_gram`, by subspace iteration."""
     total = float(torch.linalg.vector_norm(x, dtype=torch.float64)) ** 2
     width = rank + max(LEAST_OVERSAMPLING, int(OVERSAMPLING * rank))
     generator = torch.Generator(x.device).manual_seed(0)
@@ -94,7 +92,7 @@ def _iterated(x: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _orthonormal(y: torch.Tensor) -> torch.Tensor:
-    """An orthonormal basis of the columns' span, by Cholesky twice, which is all products."""
+    """An orthonormal basis of the columns' span, by Cholesky twice, which uses only products."""
     for _ in range(2):
         y = y / torch.linalg.vector_norm(y, dim=0).clamp(min=torch.finfo(y.dtype).tiny)
         factor, failed = torch.linalg.cholesky_ex((y.mT @ y).double())

@@ -1,4 +1,4 @@
-"""A rank map, changed to what a compressed checkpoint holds."""
+"""Rank maps, adapted to the contents of a compressed checkpoint."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -17,25 +17,25 @@ def stored_map(
     errors: Mapping[str, float] | None = None,
     stored_as: str | None = None,
 ) -> RankMap:
-    """The same ranks, stored otherwise.
+    """The map of the same ranks, stored in another way.
 
     Parameters
     ----------
     rank_map
-        The map.
+        Rank map.
     storage
-        How factors are stored; as the map says by default.
+        Storage of factors; that of the map by default.
     whole
         Matrices that stay whole, with the reasons.
     errors
-        Relative errors that were measured, by name.
+        Measured relative errors, by name.
     stored_as
-        The format of parameters, as safetensors calls it.
+        Format of parameters, by its name in safetensors.
 
     Returns
     -------
-    A map whose parameters and budget are those of what is stored; factors that would cost more
-    than the matrix are left out.
+    A map with the stored parameters and budget; a matrix stays whole if its factors would cost
+    more.
     """
     storage = storage or rank_map.storage
     modules = []
@@ -62,16 +62,16 @@ def stored_map(
 
 
 def with_whole(rank_map: RankMap, matrices: Sequence[Matrix], target: Target) -> RankMap:
-    """The same map over more matrices, which it leaves whole.
+    """The map extended to more matrices, which stay whole.
 
     Parameters
     ----------
     rank_map
-        Of some of them.
+        Rank map of some of the matrices.
     matrices
-        All of them, in their order.
+        All matrices, in their order.
     target
-        What was to be reached, over all.
+        Target over all matrices.
     """
     known = {module.name: module for module in rank_map.modules}
     modules = tuple(known.get(matrix.name) or _whole(matrix) for matrix in matrices)

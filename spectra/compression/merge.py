@@ -1,4 +1,4 @@
-"""`merge`: a compressed checkpoint as a dense one that any tool loads."""
+"""`merge`: write a compressed checkpoint as a dense one that any tool loads."""
 
 import hashlib
 import json
@@ -24,11 +24,11 @@ from spectra_data.partial import partial_folder
 
 @dataclass(frozen=True)
 class Merged:
-    """What was written."""
+    """Result of `merge`."""
 
     path: Path
     merged: int
-    """Matrices that were products."""
+    """Number of factored matrices that were multiplied out."""
     parameters: int
     bytes: int
 
@@ -42,27 +42,28 @@ def merge(
     shard_bytes: int = SHARD_BYTES,
     progress: Progress = silent,
 ) -> Merged:
-    """Write the dense checkpoint that a compressed one stands for, or that an adapter makes.
+    """Write a compressed checkpoint, or an adapter with its base, as a dense checkpoint.
 
     Parameters
     ----------
     checkpoint
-        A folder, or a hub name, of `compress`; or an adapter's folder of `spectra finetune`.
+        Folder or hub name of a checkpoint that `compress` wrote, or an adapter's folder of `spectra
+        finetune`.
     out
-        The folder to write.
+        Folder to write.
     dtype
-        What weights are stored as; as the factors are by default.
+        Dtype of the stored weights; that of the factors by default.
     compressed
-        Of an adapter: leave low-rank layers low-rank.
+        Whether low-rank layers stay low-rank; only for an adapter.
     shard_bytes
-        Largest shard.
+        Size of the largest shard in bytes.
     progress
-        Called with a stage, what is done of it, and of how many.
+        Called with a stage, the number of its steps done, and their total.
 
     Raises
     ------
     InputError
-        When it is no compressed checkpoint, or damaged; when the folder holds something else, or
+        When the checkpoint is not compressed, or damaged; when the folder holds something else, or
         another process writes to it.
     """
     source = Source.of(checkpoint)
@@ -71,7 +72,7 @@ def merge(
             return _with_adapter(source, Path(out), dtype, compressed, shard_bytes)
         if compressed:
             raise InputError(
-                f"{checkpoint} is no adapter: nothing to merge that would stay compressed"
+                f"{checkpoint} is not an adapter: only an adapter's merge can stay compressed"
             )
         return _dense(source, Path(out), dtype, shard_bytes, progress)
 
@@ -83,10 +84,10 @@ def _dense(
     shard_bytes: int,
     progress: Progress,
 ) -> Merged:
-    """Products in the place of factors, shard by shard."""
+    """Write products in place of factors, shard by shard."""
     opened = source.checkpoint
     if not is_compressed(opened.config):
-        raise InputError(f"{source} is no compressed checkpoint: nothing to merge")
+        raise InputError(f"{source} is not a compressed checkpoint: there is nothing to merge")
     if opened.problems:
         raise InputError("; ".join(opened.problems))
     described = SpectraConfig.of(opened.config)
@@ -118,12 +119,12 @@ def _with_adapter(
     compressed: bool,
     shard_bytes: int,
 ) -> Merged:
-    """The base of an adapter with the adapter in it; the model is in memory."""
+    """Write the base of an adapter with the adapter applied; the model is in memory."""
     adapter = source.adapter
     assert adapter is not None
     stored = getattr(source.config, "dtype", None) or torch.float32
     target = stored if dtype is None else require_dtype(dtype)
-    model: Any = load_whole(source).model  # in float32, to be rounded once
+    model: Any = load_whole(source).model  # in float32, so that weights are rounded only once
     products = len(compressed_layers(model))
     if products and not compressed:
         model.dequantize()

@@ -1,4 +1,4 @@
-"""What a compression will do: ranks, and how errors are weighed, before anything is written."""
+"""The plan of a compression: ranks, and weightings of errors, before anything is written."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,17 +25,17 @@ from spectra.storages.registry import BUDGET_STORAGE
 from spectra_data.errors import InputError
 
 ALIGN = 16
-"""What ranks are multiples of by default: below, kernels waste part of their registers."""
+"""Default multiple of ranks: with smaller ones, kernels waste part of their registers."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a caller of `compress` wants; see there.
+    """Arguments of `compress`; see there.
 
     Raises
     ------
     InputError
-        When it contradicts itself.
+        When they contradict each other.
     """
 
     source: Source
@@ -47,12 +47,12 @@ class Request:
     def __post_init__(self) -> None:
         options = self.options
         if (self.rank_map is None) == (options.budget is None):
-            raise InputError("name a rank map or a budget, one of them")
+            raise InputError("name either a rank map or a budget")
         if options.budget is not None and not 0 < options.budget <= 1:
             raise InputError(f"a budget is a fraction of block parameters, not {options.budget:g}")
         if options.budget is not None and options.method == "sequential":
             raise InputError(
-                "sequential needs a map: it weighs errors by what the map makes of blocks"
+                "sequential needs a map: it weights errors by the outputs of compressed blocks"
             )
         if options.align is not None and options.align < 1:
             raise InputError(f"ranks are multiples of 1 or more, not of {options.align}")
@@ -62,23 +62,23 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be written."""
+    """Plan of a compression."""
 
     opened: Checkpoint
     source: Tensors
     """Tensors by the names of the model's parameters."""
     config: Mapping[str, Any]
     rank_map: RankMap
-    """Of what will be stored."""
+    """Rank map of what will be stored."""
     weightings: Weightings
     about: Mapping[str, Any]
     """Method, calibration and hashes, for the result's metadata."""
     left_dense: Mapping[str, str]
-    """Matrices that the map factors and that stay whole, with the reasons."""
+    """Matrices that the map factors but that stay whole, with the reasons."""
 
 
 def make_plan(request: Request, progress: Progress) -> Plan:
-    """Calibrate and allocate, as far as that is asked for.
+    """Calibrate and allocate, as far as the request needs it.
 
     Raises
     ------
@@ -130,17 +130,17 @@ def left_whole(source: Source) -> dict[str, str]:
     found = {}
     for matrix, where in source.checkpoint.matrices.items():
         if where.rows:
-            found[matrix.name] = "lies in a fused layer"
+            found[matrix.name] = "part of a fused layer"
         elif where.entry is not None or ".experts." in matrix.name:
-            found[matrix.name] = "lies in a stack of experts"
+            found[matrix.name] = "part of a stack of experts"
         elif where.transposed:
             found[matrix.name] = "its layer holds its weight transposed"
         elif matrix.name not in linear:
-            found[matrix.name] = "is no linear layer of the model"
+            found[matrix.name] = "not a linear layer of the model"
     return found
 
 
 def _in_parts(request: Request, checkpoint: Checkpoint) -> bool:
-    """Whether matrices are not whole tensors, whose hash is compared while they are read."""
+    """Whether some matrices are not whole tensors; hashes of those are compared on reading."""
     slices = checkpoint.matrices.values()
     return request.source.is_gguf or any(where.rows or where.entry is not None for where in slices)

@@ -1,7 +1,7 @@
-r"""Weightings on what compressed layers give: each block is calibrated after those before it.
+r"""Weightings on the outputs of compressed layers: each block is calibrated after those before it.
 
-With original inputs x and inputs x' that come from the compressed prefix, :math:`\|Wx - W'x'\|`
-is least, without a limit of rank, for :math:`W' = W\,E[xx'^T]\,E[x'x'^T]^{-1}`; under one, its
+With original inputs x and inputs x' from the compressed prefix, :math:`\|Wx - W'x'\|` is least,
+without a limit on the rank, for :math:`W' = W\,E[xx'^T]\,E[x'x'^T]^{-1}`; under a limit, for its
 truncation whitened by :math:`E[x'x'^T]`.
 """
 
@@ -22,7 +22,7 @@ from spectra.models.source import Source
 
 @dataclass(eq=False)
 class _Pair:
-    """Sums over tokens of one layer's compressed inputs, and of original with compressed ones."""
+    """Sums over tokens of y yᵀ and x yᵀ for a layer's original inputs x and compressed inputs y."""
 
     second: torch.Tensor | float = 0.0
     cross: torch.Tensor | float = 0.0
@@ -37,7 +37,7 @@ class _Pair:
 
 @dataclass(eq=False)
 class _Inputs:
-    """What went into every layer of a block during the last run."""
+    """Inputs of every layer of a block during its last run."""
 
     seen: dict[str, torch.Tensor] = field(default_factory=dict)
 
@@ -62,11 +62,11 @@ def sequential_weightings(
     device: str,
     progress: Progress,
 ) -> Weightings:
-    """Weightings of all factored matrices, which hold for this map alone.
+    """Weightings of all factored matrices, valid only for this map.
 
-    Two streams of hidden states run side by side: of the original blocks, and of the compressed
-    ones. A block's layers are weighed on the compressed prefix with the block's own weights, then
-    compressed, and the second stream goes on from there.
+    Two streams of hidden states run side by side: one through the original blocks, one through the
+    compressed ones. A block's layers are weighted on the compressed prefix with the block's own
+    weights, then compressed, and the second stream continues from there.
     """
     windows, about = calibration_text(source, settings.calibration, device)
     blocks = open_blocks(source, device)

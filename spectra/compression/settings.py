@@ -1,4 +1,4 @@
-"""How a checkpoint is compressed: the options of `compress`, and what they come to."""
+"""The options of `compress`, and the settings that follow from them."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -13,12 +13,12 @@ from spectra_data.errors import InputError
 Method = Literal["svd", "asvd", "whiten", "fisher", "sequential"]
 METHODS: tuple[str, ...] = get_args(Method)
 SHRINKAGE = {"fisher": 0.01}
-"""Of covariances towards the identity, by method; none elsewhere."""
+"""Default shrinkage of covariances towards the identity, by method; else 0."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How errors are weighed, with defaults resolved.
+    """Settings of the weighting of errors, with defaults resolved.
 
     Raises
     ------
@@ -29,14 +29,14 @@ class Settings:
     method: str = "svd"
     calibration: Calibration = field(default_factory=Calibration)
     shrinkage: float | None = None
-    """Of covariances towards the identity, from 0 to 1; the method's own where it is None."""
+    """Shrinkage of covariances towards the identity, from 0 to below 1; None for the default."""
     asvd_exponent: float = 0.5
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise InputError(f"no method {self.method!r}; there are: {', '.join(METHODS)}")
         if not 0 <= self.shrink < 1:
-            raise InputError(f"shrinkage is from 0 to below 1, not {self.shrinkage}")
+            raise InputError(f"shrinkage is at least 0 and below 1, not {self.shrinkage}")
 
     @property
     def calibrated(self) -> bool:
@@ -45,11 +45,11 @@ class Settings:
 
     @property
     def shrink(self) -> float:
-        """Shrinkage, resolved."""
+        """Shrinkage, with the default resolved."""
         return SHRINKAGE.get(self.method, 0.0) if self.shrinkage is None else self.shrinkage
 
     def described(self) -> dict[str, Any]:
-        """For metadata and keys."""
+        """The settings as JSON, for metadata and keys."""
         about: dict[str, Any] = {"method": self.method}
         if self.method == "asvd":
             about["exponent"] = self.asvd_exponent
@@ -60,25 +60,26 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Compression:
-    """How a checkpoint is compressed.
+    """Options of a compression.
 
     Parameters
     ----------
     budget
-        Fraction of block parameters to keep, e.g. 0.8, in place of a map: ranks are allocated on
-        the way by the least expected loss.
+        Fraction of block parameters to keep, e.g. 0.8, instead of a map: ranks are allocated by
+        the least expected loss.
     method
         Method of truncation. svd: the paper's, data-free; asvd: inputs scaled by their size;
         whiten: inputs whitened (SVD-LLM); fisher: inputs and the loss's gradients whitened;
-        sequential: each block on what the compressed ones before it give. By default svd with a
-        map, fisher with a budget.
+        sequential: each block on the outputs of the compressed ones before it. By default svd
+        with a map, fisher with a budget.
     storage
-        Storage of factored matrices: one of `STORAGES`; by default the map's own, and with a budget
-        pivoted.
+        Storage of factored matrices: one of `STORAGES`; by default the map's own, or pivoted with a
+        budget.
     shrinkage
-        Shrinkage of covariances towards the identity, 0 to 1; by default 0.01 for fisher, else 0.
+        Shrinkage of covariances towards the identity, from 0 to below 1; by default 0.01 for
+        fisher, else 0.
     align
-        Number that ranks are multiples of, with a budget; 16 by default, which kernels like.
+        Multiple to which ranks are rounded down, with a budget; 16 by default, which suits kernels.
     dtype
         Precision of stored weights; the checkpoint's own by default.
     calibration
@@ -91,7 +92,7 @@ class Compression:
         str | None,
         tyro.conf.arg(
             metavar=f"{{{','.join(STORAGES)}}}",
-            help=f"Storage of factored matrices. {STORAGES.help()}. By default as the map says; "
+            help=f"Storage of factored matrices. {STORAGES.help()}. By default the map's own; "
             f"{BUDGET_STORAGE} with --budget.",
         ),
     ] = None

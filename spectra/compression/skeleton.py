@@ -1,8 +1,8 @@
-"""A compressed model before there is one: built without weights, and run once.
+"""A trial of the compressed model before it is written: built without weights, and run once.
 
-Under torch's fake tensors a model of any size is built and run in seconds, and takes no memory. So
-it is known before anything is written which layers' weights its code reads by name, as some models
-do, and that what will be written runs.
+Under torch's fake tensors, a model of any size is built and run in seconds, without memory for its
+weights. So it is known before anything is written which weights the model's code reads by name, as
+some models do, and that the compressed model will run.
 """
 
 import contextlib
@@ -30,13 +30,13 @@ from spectra_data.errors import InputError, first_line
 
 READS_WEIGHT = "its model's code reads its weight itself"
 UNKNOWN = (DataDependentOutputException, DynamicOutputShapeException)
-"""What needs numbers, which fake tensors have not."""
+"""Errors of operations that need values, which fake tensors lack."""
 LENGTH = 4
-"""Tokens that the skeleton is run on."""
+"""Number of tokens on which the skeleton runs."""
 
 
 class _Watched(torch.nn.Module):
-    """A linear layer that says when its weight is asked for by name."""
+    """A linear layer that records when its weight is read by name."""
 
     def __init__(self, linear: torch.nn.Linear, name: str, seen: set[str]) -> None:
         super().__init__()
@@ -59,14 +59,14 @@ class _Watched(torch.nn.Module):
 
 
 def read_by_name(source: Source, names: Collection[str]) -> frozenset[str]:
-    """Layers whose weights the model's code reads, which no low-rank layer can stand for.
+    """Layers whose weights the model's code reads itself: no low-rank layer can replace them.
 
     Parameters
     ----------
     source
-        The checkpoint.
+        Checkpoint of the model.
     names
-        Of linear layers.
+        Names of linear layers to check.
 
     Raises
     ------
@@ -81,12 +81,12 @@ def read_by_name(source: Source, names: Collection[str]) -> frozenset[str]:
             linear = model.get_submodule(name)
             if isinstance(linear, torch.nn.Linear):
                 put(model, name, _Watched(linear, name, seen))
-                if _is_in_source(model, name):  # where only a kernel of other devices reads it
+                if _is_in_source(model, name):  # a kernel for other devices may read it
                     seen.add(name)
         try:
             _run(model)
-        except Exception as error:  # of torch or of the model, where fake tensors are not enough
-            note(f"{source} could not be tried before it is written: {first_line(error)}")
+        except Exception as error:  # from torch or the model, if fake tensors do not suffice
+            note(f"{source} could not be tried before writing: {first_line(error)}")
     return frozenset(seen)
 
 
@@ -96,14 +96,14 @@ def require_running(source: Source, rank_map: RankMap) -> None:
     Raises
     ------
     InputError
-        When it does not, with what its code says, or a layer is not as the map has it.
+        When it does not run, with the error of its code, or a layer does not fit the map.
     """
     model = empty_model(source)
     with _fake() as mode:
         _filled(model, mode)
         try:
             _run(model)
-        except Exception:  # then nothing is known of the compressed one, as was said before
+        except Exception:  # then the compressed one cannot be tried either; `read_by_name` noted it
             return
         put_layers(model, SpectraConfig(rank_map))
         try:
@@ -115,7 +115,7 @@ def require_running(source: Source, rank_map: RankMap) -> None:
 
 
 def _is_in_source(model: Any, name: str) -> bool:
-    """Whether the code of a layer's owner has ``.layer.weight`` in it."""
+    """Whether the code of a layer's owner contains ``.layer.weight``."""
     owner, _, last = name.rpartition(".")
     try:
         code = inspect.getsource(type(model.get_submodule(owner)))
@@ -125,7 +125,7 @@ def _is_in_source(model: Any, name: str) -> bool:
 
 
 def _filled(model: Any, mode: FakeTensorMode) -> None:
-    """Give a model that has no weights fake ones, in bfloat16, which experts' kernels are of."""
+    """Fill a model without weights with fake ones, in bfloat16, which experts' kernels need."""
     fakes: dict[int, torch.nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in module._parameters.items():
@@ -140,7 +140,7 @@ def _filled(model: Any, mode: FakeTensorMode) -> None:
 
 @torch.no_grad()
 def _run(model: Any) -> None:
-    """What loading does after it has filled a model, and a forward pass."""
+    """Run the initialisation that follows loading, and a forward pass."""
     for module in model.modules():
         module._is_hf_initialized = False
     with contextlib.suppress(*UNKNOWN):
@@ -150,7 +150,7 @@ def _run(model: Any) -> None:
 
 @contextlib.contextmanager
 def _fake() -> Iterator[FakeTensorMode]:
-    """Tensors without numbers; what torch logs of operations that it cannot fake is not shown."""
+    """Tensors without values; torch's log of operations that it cannot fake is hidden."""
     log = logging.getLogger("torch._subclasses.fake_tensor")
     level = log.level
     log.setLevel(logging.CRITICAL)

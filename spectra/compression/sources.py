@@ -1,4 +1,4 @@
-"""The tensors of a model under its parameters' names, to be written again."""
+"""The tensors of a model under the names of its parameters, to be written again."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,7 +32,7 @@ class ModelState:
 def model_tensors(source: Source) -> tuple[Tensors, dict[str, Any]]:
     """A checkpoint's tensors under the names of its model, and the model's configuration.
 
-    Those of a GGUF file are what transformers makes of it, in bfloat16.
+    For a GGUF file, they are those of the model that transformers loads, in bfloat16.
 
     Raises
     ------
@@ -51,10 +51,10 @@ def model_tensors(source: Source) -> tuple[Tensors, dict[str, Any]]:
         return ModelState(model), described | {"dtype": "bfloat16"}
     described = dict(checkpoint.config)
     if "model_type" not in described:
-        raise InputError(f"{source} has no config.json that says what model it is")
+        raise InputError(f"{source} has no config.json with a model_type")
     if described.get("quantization_config") is not None:
         raise InputError(
-            f"{source} is quantised or compressed already: take the checkpoint that it comes from"
+            f"{source} is already quantised or compressed: use the checkpoint that it was made from"
         )
     return checkpoint.source, described
 
@@ -72,7 +72,7 @@ def require_dtype(name: str) -> torch.dtype:
     Raises
     ------
     InputError
-        With those that there are.
+        When there is none; the message lists those that exist.
     """
     known: Mapping[str, torch.dtype] = {
         "bfloat16": torch.bfloat16,

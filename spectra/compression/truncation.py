@@ -1,7 +1,7 @@
-r"""The best matrix of a rank, for an error that is weighted on both sides.
+r"""The best matrix of a given rank, for an error that is weighted on both sides.
 
 :math:`\|L^T(W - W')S\|_F` with :math:`C = SS^T` of the inputs and :math:`G = LL^T` of the outputs
-is least where :math:`L^TW'S` is the truncated singular value decomposition of :math:`L^TWS` (Eckart
+is least if :math:`L^TW'S` is the truncated singular value decomposition of :math:`L^TWS` (Eckart
 and Young 1936). WeLore's data-free SVD has neither weight; ASVD's S is diagonal (Yuan et al. 2023);
 whitening's is a root of the inputs' covariance (Wang et al. 2024, "SVD-LLM").
 """
@@ -15,18 +15,18 @@ from spectra.storages.stored import Factors
 from spectra_data.errors import InputError, first_line
 
 FLOOR = 1e-8
-"""Of a covariance's eigenvalues, relative to the largest: those of small models are not positive
-definite numerically."""
+"""Least eigenvalue of a covariance, relative to the largest: covariances of small models are not
+numerically positive definite."""
 
 
 @dataclass(frozen=True, eq=False)
 class Root:
-    """S with :math:`SS^T = C`, and its inverse; or the vector of a diagonal one."""
+    """S with :math:`SS^T = C`, and its inverse; vectors if S is diagonal."""
 
     root: torch.Tensor
-    """(n, n) or (n,)."""
+    """S, (n, n) or (n,)."""
     inverse: torch.Tensor
-    """(n, n) or (n,)."""
+    """S⁻¹, (n, n) or (n,)."""
 
     def after(self, weight: torch.Tensor) -> torch.Tensor:
         """W S."""
@@ -45,16 +45,16 @@ def covariance_root(
     Parameters
     ----------
     covariance
-        (n, n), symmetric, positive semidefinite up to rounding.
+        Covariance, (n, n), symmetric, positive semidefinite up to rounding.
     floor
-        Eigenvalues are at least this times the largest.
+        Least eigenvalue, relative to the largest.
     shrinkage
-        From 0 to 1: how far towards the multiple of the identity with the same trace.
+        Shrinkage towards the multiple of the identity with the same trace, from 0 to below 1.
 
     Raises
     ------
     InputError
-        When it is not finite.
+        When the covariance is not finite.
     """
     c = covariance.double()
     c = (c + c.mT) / 2
@@ -72,12 +72,12 @@ def covariance_root(
 
 
 def scale_root(magnitude: torch.Tensor, exponent: float = 0.5) -> Root:
-    """ASVD's diagonal: mean absolute activations to a power; features that are never on count 1.
+    """ASVD's diagonal: mean absolute activations to a power; 1 for features that are never active.
 
     Parameters
     ----------
     magnitude
-        (n,): mean absolute activation of every feature.
+        Mean absolute activation of every feature, (n,).
     exponent
         ASVD's α.
     """
@@ -89,7 +89,7 @@ def scale_root(magnitude: torch.Tensor, exponent: float = 0.5) -> Root:
 def weighted(
     weight: torch.Tensor, inputs: Root | None = None, outputs: Root | None = None
 ) -> torch.Tensor:
-    """LᵀWS: (rows, cols), in float64; W itself without either."""
+    """LᵀWS: (rows, cols), in float64; W itself if both roots are None."""
     if inputs is None and outputs is None:
         return weight
     matrix = weight.double()
@@ -107,16 +107,16 @@ def truncate(
     inputs: Root | None = None,
     outputs: Root | None = None,
 ) -> Factors:
-    """The best product of a rank, as factors.
+    """The best product of a given rank, as factors.
 
     Parameters
     ----------
     weight
-        (rows, cols).
+        Weight, (rows, cols).
     rank
-        Of the product.
+        Rank of the product.
     inputs, outputs
-        Weights of the error; the plain Frobenius norm without.
+        Roots that weight the error; by default the plain Frobenius norm.
 
     Raises
     ------

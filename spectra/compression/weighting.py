@@ -1,4 +1,4 @@
-"""How a matrix' error is weighted by what a method knows of its inputs and outputs."""
+"""Weighting of a matrix's error by the statistics of its inputs and outputs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,21 +12,24 @@ from spectra.storages.stored import Factors
 
 @dataclass(frozen=True, eq=False)
 class Weighting:
-    """Of one matrix."""
+    """Weighting of the error of one matrix."""
 
     inputs: Root | None = None
     outputs: Root | None = None
     towards: torch.Tensor | None = None
-    """(cols, cols): the weight times this is approximated instead of the weight itself."""
+    """Matrix (cols, cols) by which the weight is multiplied before it is approximated."""
 
     def truncated(self, weight: torch.Tensor, rank: int) -> Factors:
-        """The best product of a rank; see `truncate`."""
+        """The best product of a given rank; see `truncate`."""
         if self.towards is not None:
             weight = weight.double() @ self.towards
         return truncate(weight, rank, inputs=self.inputs, outputs=self.outputs)
 
     def spectrum(self, weight: torch.Tensor) -> torch.Tensor:
-        """Singular values of the weighted matrix: their squares are what truncation loses."""
+        """Singular values of the weighted matrix.
+
+        The squares of those that are cut off sum to the squared error.
+        """
         from spectra.linalg import singular_values
 
         return singular_values(weighted(weight, self.inputs, self.outputs), method="gram")
@@ -34,14 +37,14 @@ class Weighting:
 
 @dataclass(frozen=True, eq=False)
 class Weightings:
-    """Of all matrices, made when they are asked for."""
+    """Weightings of all matrices, made on demand."""
 
     of: Callable[[str], Weighting]
-    """By the matrix' name."""
+    """Function from the name of a matrix to its weighting."""
     about: Mapping[str, Any] = field(default_factory=dict)
-    """What they were made from."""
+    """Identity of the text and weights that they come from."""
     close: Callable[[], None] = lambda: None
-    """Called when nobody needs them any more."""
+    """Called when they are no longer needed."""
 
 
 def plain_weightings() -> Weightings:

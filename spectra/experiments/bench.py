@@ -1,4 +1,4 @@
-"""One model, whose matrices are replaced for a measurement and put back."""
+"""One model, whose matrices are replaced for a measurement and then restored."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,7 @@ from spectra_data.errors import InputError
 from spectra_data.sources import open_source
 
 KEPT = 8e9
-"""Bytes of decompositions that are kept in memory between cells."""
+"""Most bytes of decompositions kept in memory between cells."""
 
 
 class Bench:
@@ -41,7 +41,7 @@ class Bench:
     Parameters
     ----------
     setup
-        The checkpoint, with the experiment's `PerplexitySettings`; the folder keeps the scan.
+        The checkpoint, the experiment's `PerplexitySettings`, and the folder that keeps the scan.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -60,7 +60,7 @@ class Bench:
         for matrix in self.opened.matrices:
             module = self.model.get_submodule(matrix.name)
             if not isinstance(module, torch.nn.Linear):
-                raise InputError(f"experiments need plain linear layers, {matrix.name} is none")
+                raise InputError(f"experiments need plain linear layers: {matrix.name} is not one")
             self.modules[matrix.name] = module
         self.originals: dict[str, torch.Tensor] = {
             name: module.weight.data for name, module in self.modules.items()
@@ -80,13 +80,13 @@ class Bench:
         return calibration_text(self.source, self.settings.calibrated(), self.device)[0]
 
     def allocated(self, method: str, *, storage: str = DEFAULT_STORAGE, **target: float) -> RankMap:
-        """A map of the scan's spectra, for one target."""
+        """Rank map from the scan's spectra, for one target."""
         outliers = self.outliers() if "outliers" in METHODS[method].needs else None
         settings = AllocationSettings(method=method, storage=storage)
         return Maker(self.candidates, settings, outliers).map(Target.of(**target))
 
     def least_loss(self, way: str, budget: float, storage: str, align: int) -> RankMap:
-        """The map of least expected loss, by a way of weighing."""
+        """Rank map of least expected loss, by a way to weigh errors."""
         if way not in self._spectra:
             self._spectra[way] = loss_candidates(
                 self.opened,
@@ -98,7 +98,7 @@ class Bench:
         return map_of_least_loss(self._spectra[way], budget, storage, align)
 
     def outliers(self) -> dict[str, float]:
-        """OWL's share of outliers, by block."""
+        """OWL's shares of outliers, by block."""
         if self._outliers is None:
             windows = self.calibration_windows()
             batches = torch.split(windows, self.settings.batch_size)
@@ -106,7 +106,7 @@ class Bench:
         return self._outliers
 
     def weightings(self, way: str) -> Weightings:
-        """How errors are weighed: a method, or ``method on data``."""
+        """Weightings of errors by a way: a method, or ``method on data``."""
         if way not in self._weightings:
             method, _, data = way.partition(" on ")
             if method == "svd":
@@ -117,9 +117,10 @@ class Bench:
         return self._weightings[way]
 
     def truncated(self, way: str, rank_map: RankMap, *, all_ranks: bool) -> dict[str, Factors]:
-        """The factors of every matrix that the map gives less than its full rank.
+        """Factors of the matrices that the map truncates and factors.
 
-        `all_ranks`: of those, too, that the map stores whole, as experiments at a given ERR want.
+        With `all_ranks`, also of truncated matrices that the map stores whole, as experiments at a
+        given ERR need.
         """
         wanted = [m for m in rank_map.modules if m.factored or (all_ranks and m.rank < m.full_rank)]
         found = {}
@@ -130,7 +131,7 @@ class Bench:
 
     @contextlib.contextmanager
     def replaced(self, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
-        """The model with other weights for a while."""
+        """Replace weights of the model for a while."""
         for name, weight in weights.items():
             original = self.originals[name]
             self.modules[name].weight.data = weight.to(original.device, original.dtype)
@@ -143,13 +144,13 @@ class Bench:
     def products(
         self, factors: Mapping[str, Factors], storage: str = DEFAULT_STORAGE
     ) -> dict[str, torch.Tensor]:
-        """What factors give once they are stored: rounded as in a file, then multiplied."""
+        """Products of stored factors: rounded as in a file, then multiplied."""
         dtype = require_dtype(self.settings.stored)
         stored = STORAGES[storage].stored()
         return {name: stored.encode(one, dtype).float().product() for name, one in factors.items()}
 
     def perplexity(self) -> float:
-        """Of the model as it is now."""
+        """Perplexity of the model with its current weights."""
         found = perplexity(
             self.model,
             self.text,
@@ -161,7 +162,7 @@ class Bench:
         if found.windows < self.settings.windows:
             raise InputError(
                 f"{self.settings.data} has {found.windows} windows of {self.settings.seq_len} "
-                f"tokens, not {self.settings.windows}: name more text, or fewer --windows"
+                f"tokens, not {self.settings.windows}: use more text, or fewer --windows"
             )
         return found.perplexity
 

@@ -1,4 +1,4 @@
-"""A command in a process of its own, which is never left behind."""
+"""A command in a child process that never outlives this one."""
 
 import contextlib
 import json
@@ -13,63 +13,63 @@ from spectra.machine.libc import with_parent
 from spectra_data.errors import InputError
 
 WRONG_INPUT = 2
-"""The exit status of our commands that says so."""
+"""Exit status of our commands for wrong input."""
 PROGRAM = re.compile(r"^spectra \w+: ")
-"""How our commands begin what they say."""
+"""Prefix of our commands' messages."""
 
 
 class FailedError(InputError):
-    """A command that failed by itself: its input was right."""
+    """A command failed although its input was right."""
 
 
 def finished(command: Sequence[str], what: str) -> dict[str, Any]:
-    """Run a command to its end; the JSON object that it prints last.
+    """Run a command to its end; return the JSON object on its last line.
 
-    Ctrl-C and SIGTERM are passed on as Ctrl-C, once each, and the command is waited for: it saves
-    what it has.
+    Ctrl-C and SIGTERM are passed on as Ctrl-C, once each. Then this process waits until the command
+    has saved its work.
 
     Raises
     ------
     FailedError
-        When it fails, with the last line that it wrote.
+        When the command fails, with the last line that it wrote.
     InputError
-        When it says that its input is wrong.
+        When the command reports wrong input.
     KeyboardInterrupt
-        When it was interrupted.
+        When the command was interrupted.
     """
-    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as told:
-        # in a session of its own, so that a terminal's Ctrl-C reaches it through this process alone
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        # in its own session, so that a terminal's Ctrl-C reaches it only through this process
         child = subprocess.Popen(
             command,
-            stdout=said,
-            stderr=told,
+            stdout=output,
+            stderr=errors,
             start_new_session=True,
-            preexec_fn=with_parent(),  # it calls one function of the system
+            preexec_fn=with_parent(),  # safe after a fork: it calls one function of the system
         )
         with _interruptible():
             interrupted = _wait(child)
         if interrupted:
             raise KeyboardInterrupt
         texts = []
-        for file in (said, told):
+        for file in (output, errors):
             file.seek(0)
             texts.append(file.read().strip().splitlines())
     if child.returncode:
         kind = InputError if child.returncode == WRONG_INPUT else FailedError
-        last = texts[1][-1] if texts[1] else _unsaid(child.returncode)
+        last = texts[1][-1] if texts[1] else _silent_end(child.returncode)
         raise kind(f"{what} failed: {PROGRAM.sub('', last)}")
     found: dict[str, Any] = json.loads(texts[0][-1])
     return found
 
 
-def _unsaid(status: int) -> str:
-    """Why a command ended that wrote nothing: where memory runs out, the system kills it."""
+def _silent_end(status: int) -> str:
+    """Reason why a command ended without a message: if memory runs out, the system kills it."""
     killed = f"it was killed by {signal.Signals(-status).name}" if status < 0 else ""
     return killed or f"it printed nothing, and exited with {status}"
 
 
 def _wait(child: subprocess.Popen[bytes]) -> bool:
-    """Wait for a child; whether it was interrupted."""
+    """Wait for a child; return whether it was interrupted."""
     interrupted = False
     while True:
         try:
@@ -82,7 +82,7 @@ def _wait(child: subprocess.Popen[bytes]) -> bool:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM as Ctrl-C; both where the main thread is, as signals are."""
+    """Treat SIGTERM as Ctrl-C; in the main thread only, where signals arrive."""
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt

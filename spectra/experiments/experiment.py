@@ -1,4 +1,4 @@
-"""An experiment: its options, how it is run, what it finds."""
+"""An experiment: its options, its run, and its outcome."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -12,45 +12,45 @@ from spectra.machine.progress import Progress, silent
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an experiment found, and where it lies."""
+    """Results of an experiment, and the files that hold them."""
 
     title: str
     rows: tuple[Row, ...]
     table: tuple[Row, ...]
-    """What is printed of them."""
+    """Rows to print."""
     columns: tuple[str, ...]
-    """Of the table."""
+    """Columns of the table."""
     files: tuple[Path, ...]
     claims: tuple[str, ...] = ()
-    """What the paper says, and what was measured."""
+    """Claims of the paper, and the measurements for or against them."""
     failed: tuple[str, ...] = ()
-    """What could not be measured, with the reason."""
+    """Cells that could not be measured, with the reason."""
 
 
 @dataclass(frozen=True)
 class Presentation:
-    """How what was measured is shown: a table and a figure."""
+    """Presentation of the results: a table and a figure."""
 
     title: str
     columns: tuple[str, ...]
-    """Of the table; ``peak`` stands for all columns that begin so."""
+    """Columns of the table; ``peak`` stands for all columns that begin with ``peak_``."""
     x: str
     y: str
-    """What the figure draws against what."""
+    """Columns on the axes of the figure."""
     x_title: str = "effective rank reduction"
     log: bool = True
     bounds: tuple[float, float] | None = None
-    """Of y, so that noise does not fill the figure."""
+    """Bounds of y, so that noise does not fill the figure."""
 
 
 @dataclass(frozen=True)
 class Experiment(ABC):
-    """One that the command runs by its name."""
+    """An experiment that the command runs by its name."""
 
     name: str
-    """Of its files; the registry has it under the same."""
+    """Name of its files, and its name in the registry."""
     settings: type[Settings]
-    """Its own options: those that it uses, and no others."""
+    """Its options: those that it uses, and no others."""
     presentation: Presentation
 
     @abstractmethod
@@ -63,24 +63,24 @@ class Experiment(ABC):
         device: str = "cpu",
         progress: Progress = silent,
     ) -> Outcome:
-        """Measure what is not there yet, and write what was found.
+        """Measure the missing cells, and write the results.
 
         Parameters
         ----------
         checkpoint
             A Hugging Face folder, a GGUF file, or a hub name.
         settings
-            An instance of ``self.settings``; written beside the results.
+            An instance of ``self.settings``; saved with the results.
         folder
-            Where results are kept.
+            Folder of the results.
         device
-            Where the model runs.
+            Device on which the model runs.
         progress
-            Called with a stage, what is done of it, and of how many.
+            Called with a stage, the number of its steps done, and the number of all.
 
         Raises
         ------
         InputError
-            When the folder cannot be written, another process writes to it, or something that is
-            needed is missing.
+            When the folder cannot be written, another process writes to it, or a requirement is
+            missing.
         """

@@ -22,17 +22,17 @@ class MemorySettings(StorageSettings, DataSettings):
     """Options of table 3."""
 
     memory_errs: tuple[float, ...] = (0.0, 0.3, 0.5, 0.7)
-    """Effective rank reductions; 0 is the dense model."""
+    """Effective rank reductions to measure; 0 is the dense model."""
     contexts: tuple[int, ...] = (512, 1024, 2048, 4096)
-    """Context lengths, in tokens."""
+    """Context lengths to measure, in tokens."""
 
 
 @dataclass(frozen=True)
 class MemoryExperiment(MeasuredExperiment):
-    """Its figure draws a line of every row: the peaks by context."""
+    """Table 3, whose figure draws one line per row: the peaks by context."""
 
     def points(self, rows: Sequence[Row]) -> Iterator[Point]:
-        """What the figure draws."""
+        """Points of the figure."""
         for row in rows:
             for key, value in row.items():
                 if key.startswith("peak_"):
@@ -42,8 +42,9 @@ class MemoryExperiment(MeasuredExperiment):
 def table3(setup: Setup, ledger: Ledger) -> Iterator[Row]:
     """Parameters, bytes of weights, and the peak at every context length.
 
-    Checkpoints are compressed by WeLore's SVD and removed after; the dense one is measured as it
-    is. Each is loaded by a process of its own, as its peak would hold what others left behind.
+    Checkpoints are compressed by WeLore's SVD and removed afterwards; the dense one is measured
+    unchanged. Each is loaded in its own process, since its peak would include what others left
+    behind.
     """
     for err in setup.settings.memory_errs:
         yield ledger.cell({"err": err}, partial(_measured, setup, err))

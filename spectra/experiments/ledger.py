@@ -1,4 +1,4 @@
-"""Results of experiments, cell by cell, so that a killed one goes on where it was."""
+"""Results of experiments, cell by cell, so that a killed experiment resumes where it was."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -15,20 +15,20 @@ FORMER = {
     "memory_errs", "contexts", "pruned_errs", "sparsities", "pruners", "stored", "batch_size",
     "seed",
 }  # fmt: skip
-"""Options that earlier versions wrote beside the results of every experiment, used or not."""
+"""Options that earlier versions wrote with the results of every experiment, used or not."""
 
 
 class Ledger:
-    """The cells that were measured, in a file.
+    """Measured cells, in a file.
 
     Parameters
     ----------
     path
-        The file; made with the first cell.
+        The file; the first cell creates it.
     settings
-        Everything that results depend on.
+        All settings that results depend on.
     remove
-        What to remove when the file is damaged, if not the file alone.
+        Path to remove if the file is damaged; by default the file alone.
 
     Raises
     ------
@@ -57,11 +57,11 @@ class Ledger:
             )
             raise InputError(
                 f"{path.parent} holds results of other settings ({', '.join(differing)}): name "
-                "another folder by --out"
+                "another folder with --out"
             )
 
     def cell(self, key: Mapping[str, Any], measure: Callable[[], Mapping[str, Any]]) -> Row:
-        """A cell's row: what was measured before, or measured now and kept."""
+        """Row of a cell: the one measured before, or one measured now and saved."""
         for row in self.rows:
             if all(row.get(name) == value for name, value in key.items()):
                 return row
@@ -74,13 +74,13 @@ class Ledger:
 def write_results(
     path: Path, settings: Mapping[str, Any], rows: Sequence[Row], **more: Any
 ) -> None:
-    """Write rows with what they depend on, and a hash of it all."""
+    """Write rows with the settings that they depend on, and a hash of everything."""
     write_file(path, sealed({"settings": settings, "rows": rows, **more}))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[Row]]:
     """Settings and rows of a file."""
     held = unsealed(path.read_bytes())
-    if "made_of" in held:  # a run's, of an earlier version
+    if "made_of" in held:  # a run's file from an earlier version
         return dict(held["made_of"]), [held["row"]]
     return dict(held["settings"]), list(held["rows"])

@@ -1,4 +1,4 @@
-"""Experiments that measure cells one after the other, each kept as soon as it is there."""
+"""Experiments that measure cells one after the other, and save each at once."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from spectra_data.partial import remove_leftovers
 
 @dataclass(frozen=True)
 class Setup:
-    """Where cells are measured: a checkpoint, with options, in a folder, on a device."""
+    """Setup of a measurement: a checkpoint, options, a folder and a device."""
 
     checkpoint: str
     settings: Any
@@ -29,12 +29,12 @@ class Setup:
 
 @dataclass(frozen=True)
 class MeasuredExperiment(Experiment):
-    """An experiment whose cells lie in ``results.json``."""
+    """An experiment whose cells are in ``results.json``."""
 
     rows: Callable[[Setup, Ledger], Iterator[Row]]
-    """Measures every cell that the ledger does not have."""
+    """Function that measures every cell missing from the ledger."""
     label: Callable[[Row], str] = lambda row: str(row["recipe"])
-    """Of a row's line in the figure."""
+    """Label of a row's line in the figure."""
 
     def run(
         self,
@@ -45,7 +45,7 @@ class MeasuredExperiment(Experiment):
         device: str = "cpu",
         progress: Progress = silent,
     ) -> Outcome:
-        """Measure every cell that is not there yet, and write what was found.
+        """Measure the missing cells, and write the results.
 
         Raises
         ------
@@ -68,7 +68,7 @@ class MeasuredExperiment(Experiment):
             return written(shape, rows, folder, subtitle, ledger.path)
 
     def points(self, rows: Sequence[Row]) -> Iterator[Point]:
-        """What the figure draws."""
+        """Points of the figure."""
         x, y = self.presentation.x, self.presentation.y
         for row in rows:
             if y in row:

@@ -22,14 +22,14 @@ class PruningSettings(PerplexitySettings):
     """Options of figure 7."""
 
     pruned_errs: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5)
-    """Effective rank reductions; at 0 everything is pruned."""
+    """Effective rank reductions to measure; at 0 every matrix is pruned."""
     sparsities: tuple[float, ...] = (0.2, 0.4, 0.5, 0.6)
-    """Shares of zeros."""
+    """Shares of zeros to prune to."""
     pruners: tuple[str, ...] = ("magnitude", "wanda", "sparsegpt")
     """Methods of pruning."""
 
     def checks(self) -> list[Check]:
-        """What they must hold."""
+        """Checks of the settings."""
         known = ", ".join(METHODS)
         return [
             *super().checks(),
@@ -38,7 +38,7 @@ class PruningSettings(PerplexitySettings):
 
 
 def figure7(setup: Setup, ledger: Ledger) -> Iterator[Row]:
-    """Increase of perplexity when what stayed dense is pruned, by sparsity."""
+    """Increase of perplexity when the matrices that stayed dense are pruned, by sparsity."""
     bench = Bench(setup)
     windows = bench.calibration_windows()
     for err in setup.settings.pruned_errs:
@@ -60,7 +60,7 @@ def figure7(setup: Setup, ledger: Ledger) -> Iterator[Row]:
 
 
 def _compressed(bench: Bench, err: float) -> tuple[dict[str, torch.Tensor], frozenset[str]]:
-    """Products of WeLore's LRCs, and the names of what stayed dense."""
+    """Products of WeLore's LRCs, and the names of the matrices that stayed dense."""
     if err == 0:
         return {}, frozenset(bench.modules)
     rank_map = bench.allocated("welore", err=err)

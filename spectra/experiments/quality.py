@@ -18,7 +18,7 @@ class QualitySettings(PerplexitySettings):
     """Options of `quality`."""
 
     budgets: tuple[float, ...] = (0.9, 0.8, 0.6)
-    """Fractions of block parameters."""
+    """Budgets to measure: fractions of block parameters."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Recipe:
 
     name: str
     way: str
-    """How matrices are truncated: a method, or ``method on data``."""
+    """Way to truncate matrices: a method, or ``method on data``."""
     allocation: str
     storage: str
     align: int = 1

@@ -1,6 +1,6 @@
 """The experiments that `spectra experiment` runs.
 
-A new one is a file, which has its settings and its description, and a line here.
+A new one is a file with its settings and its description, and a line here.
 """
 
 from dataclasses import fields
@@ -46,7 +46,7 @@ EXPERIMENTS: Registry[Experiment] = Registry(
 
 
 def owners_of(field: str) -> list[str]:
-    """The experiments that have an option of that name.
+    """Names of the experiments that have an option `field`.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Options that several experiments have; an experiment's own derive from those that it uses."""
+"""Options that several experiments share; an experiment's settings derive from those it uses."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from spectra_data.errors import InputError
 from spectra_data.sources import open_source
 
 Check = tuple[bool, str]
-"""Whether something is wrong, and what."""
+"""Whether something is wrong, and the message that says what."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What results depend on: every field is an option of the command, and is written down.
+    """Settings that results depend on: each field is a command option, and saved with the results.
 
     A derived class adds its checks and texts to those of `super`, so that classes combine.
 
     Raises
     ------
     InputError
-        With everything that is wrong.
+        With all problems.
     """
 
     def __post_init__(self) -> None:
@@ -31,19 +31,19 @@ class Settings:
             raise InputError("; ".join(problems))
 
     def checks(self) -> list[Check]:
-        """What they must hold."""
+        """Checks of the settings."""
         return []
 
     def texts(self) -> dict[str, str]:
-        """The data sources that are read, by option."""
+        """Data sources that the experiment reads, by option."""
         return {}
 
     def fingerprints(self) -> dict[str, str]:
-        """Hashes of the texts, so that results are known by what they were measured on."""
+        """Hashes of the texts, to identify the data that results were measured on."""
         return {k: open_source(v).fingerprint() for k, v in self.texts().items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """For the written configuration."""
+        """Settings for the written configuration."""
         return dataclasses.asdict(self)
 
     def at_least_one(self, *names: str) -> list[Check]:
@@ -54,52 +54,52 @@ class Settings:
 
 @dataclass(frozen=True)
 class WindowSettings(Settings):
-    """Windows of tokens."""
+    """Length of token windows."""
 
     seq_len: int = 512
-    """Tokens of a window."""
+    """Tokens per window."""
 
     def checks(self) -> list[Check]:
-        """What they must hold."""
+        """Checks of the settings."""
         return [*super().checks(), *self.at_least_one("seq_len")]
 
 
 @dataclass(frozen=True)
 class DataSettings(WindowSettings):
-    """Text."""
+    """Text to evaluate on."""
 
     data: str = "pydocs"
     """Text to evaluate on: a file or folder, pydocs, c4, hf:NAME. The paper's is c4."""
 
     def texts(self) -> dict[str, str]:
-        """The data sources that are read, by option."""
+        """Data sources that the experiment reads, by option."""
         return super().texts() | {"data": self.data}
 
 
 @dataclass(frozen=True)
 class CalibrationSettings(WindowSettings):
-    """What statistics of activations are taken on."""
+    """Text on which statistics of activations are measured."""
 
     calibration: str = SELF
-    """Text to calibrate on: a data source, or self: what the model itself writes."""
+    """Text to calibrate on: a data source, or self for text that the model itself writes."""
     calibration_windows: int = 64
-    """Windows to calibrate on."""
+    """Number of windows to calibrate on."""
     batch_size: int = 4
-    """Windows at a time."""
+    """Windows per batch."""
     seed: int = 0
-    """Seed of all that is drawn."""
+    """Seed of all random draws."""
 
     def checks(self) -> list[Check]:
-        """What they must hold."""
+        """Checks of the settings."""
         return [*super().checks(), *self.at_least_one("calibration_windows", "batch_size")]
 
     def texts(self) -> dict[str, str]:
-        """The data sources that are read, by option."""
+        """Data sources that the experiment reads, by option."""
         read = {} if self.calibration == SELF else {"calibration": self.calibration}
         return super().texts() | read
 
     def calibrated(self, data: str | None = None) -> Calibration:
-        """The calibration that they ask for, or the same on other text."""
+        """Calibration of these settings, on `data` if it is given."""
         return Calibration(
             self.calibration if data is None else data,
             windows=self.calibration_windows,
@@ -111,13 +111,13 @@ class CalibrationSettings(WindowSettings):
 
 @dataclass(frozen=True)
 class StorageSettings(Settings):
-    """How compressed weights are stored."""
+    """Storage of compressed weights."""
 
     stored: str = "bfloat16"
-    """Precision that compressed weights are rounded to."""
+    """Precision of the stored compressed weights."""
 
     def checks(self) -> list[Check]:
-        """What they must hold.
+        """Checks of the settings.
 
         Raises
         ------
@@ -130,16 +130,16 @@ class StorageSettings(Settings):
 
 @dataclass(frozen=True)
 class PerplexitySettings(StorageSettings, CalibrationSettings, DataSettings):
-    """Perplexity of a model whose matrices are replaced."""
+    """Evaluation of the perplexity of a model whose matrices are replaced."""
 
     windows: int = 32
-    """Windows to evaluate on."""
+    """Number of windows to evaluate on."""
 
     def checks(self) -> list[Check]:
-        """What they must hold."""
+        """Checks of the settings."""
         return [*super().checks(), *self.at_least_one("windows")]
 
 
 def option(field: str) -> str:
-    """A field as it is typed."""
+    """A field as typed on the command line."""
     return f"--{field.replace('_', '-')}"

@@ -17,14 +17,14 @@ class ErrSettings(PerplexitySettings):
     """Options of tables 1 and 2."""
 
     errs: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
-    """Effective rank reductions."""
+    """Effective rank reductions to measure."""
 
 
 def table1(setup: Setup, ledger: Ledger) -> Iterator[Row]:
     """Perplexity by ERR: uniform, OWL and WeLore, all by plain SVD.
 
     Uniform, OWL and WeLore truncate every matrix to its rank, so all three remove the same ranks;
-    ``welore, LRCs`` is what is stored: N-LRCs stay whole.
+    ``welore, LRCs`` is the stored model, in which N-LRCs stay whole.
     """
     bench = Bench(setup)
     yield dense(bench, ledger)
@@ -35,7 +35,7 @@ def table1(setup: Setup, ledger: Ledger) -> Iterator[Row]:
 
 
 def table2(setup: Setup, ledger: Ledger) -> Iterator[Row]:
-    """Perplexity by ERR of SVDs that know activations, with uniform and with WeLore's ranks."""
+    """Perplexity by ERR of activation-aware SVDs, with uniform and with WeLore's ranks."""
     bench = Bench(setup)
     yield dense(bench, ledger)
     for err in setup.settings.errs:
@@ -45,7 +45,7 @@ def table2(setup: Setup, ledger: Ledger) -> Iterator[Row]:
 
 
 def dense(bench: Bench, ledger: Ledger) -> Row:
-    """The model as it is."""
+    """Row of the original model."""
     return ledger.cell(
         {"recipe": "dense", "err_asked": 0.0, "budget_asked": 1.0},
         lambda: {"budget": 1.0, "err": 0.0, "perplexity": bench.perplexity()},
@@ -65,7 +65,7 @@ def _at_err(
 
 
 def truncated(bench: Bench, way: str, rank_map: RankMap, storage: str, *, all_ranks: bool) -> Row:
-    """A model whose matrices are truncated, as they come back from a storage."""
+    """Row of a model whose matrices are truncated and rounded by a storage."""
     factors = bench.truncated(way, rank_map, all_ranks=all_ranks)
     with bench.replaced(bench.products(factors, storage)):
         found = bench.perplexity()

@@ -1,4 +1,4 @@
-"""What was measured as files: CSV, figure, and what it says of the paper."""
+"""Measured rows as files: CSV, figure, and claims about the paper."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,22 +20,20 @@ Point = tuple[Any, Any, str]
 
 @dataclass(frozen=True)
 class Shape:
-    """What is made of measured rows."""
+    """How measured rows are shown."""
 
     name: str
     presentation: Presentation
     points: Sequence[Point]
     claims: tuple[str, ...] = ()
     table: tuple[Row, ...] | None = None
-    """The rows to print; all columns of all rows where it is None."""
+    """Rows to print; None prints all columns of all rows."""
 
 
 def written(
     shape: Shape, rows: Sequence[Row], folder: Path, subtitle: str, results: Path
 ) -> Outcome:
-    """Write rows, which are in a file of results already, as CSV and figure, and what they say as
-    text.
-    """
+    """Write rows, already in the file `results`, as CSV and figure, and their claims as text."""
     columns = tuple(c for c in _columns(shape.presentation, rows) if any(c in row for row in rows))
     csv, html = folder / f"{shape.name}.csv", folder / f"{shape.name}.html"
     table = pd.DataFrame([{c: row.get(c) for c in columns} for row in rows])

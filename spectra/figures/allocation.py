@@ -1,4 +1,4 @@
-"""Rank maps: what each matrix loses (the paper's figure 6), and the path of compression."""
+"""Rank maps: ranks that each matrix loses (the paper's figure 6), and the path of compression."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -33,18 +33,18 @@ def rank_map(
     title: str,
     subtitle: str = f"colour: share of the ranks kept; {LRC_MARK} LRC",
 ) -> go.Figure:
-    """Which rank every matrix gets: layers from top to bottom, roles from left to right.
+    """Rank of every matrix: layers from top to bottom, roles from left to right.
 
     Parameters
     ----------
     shares
-        (layer, role) of ranks kept, in [0, 1]; NaN leaves a gap.
+        (layer, role) shares of ranks kept, in [0, 1]; NaN leaves a gap.
     labels
-        (layer, role) what a cell says: its rank, with `LRC_MARK` if it is one.
+        (layer, role) texts of the cells: the rank, with `LRC_MARK` if the matrix is an LRC.
     layers, roles
-        Their names.
+        Names of the layers and the roles.
     title, subtitle
-        Above the figure.
+        Text above the figure.
     """
     figure = go.Figure(
         go.Heatmap(
@@ -78,13 +78,13 @@ def rank_reduction(
     Parameters
     ----------
     reductions
-        By role (matrix,).
+        (matrix,) shares of ranks removed, by role.
     layers
-        By role (matrix,); several matrices may share a layer.
+        (matrix,) layers, by role; several matrices may share a layer.
     lrc_factor
-        Of the LRC rule.
+        Share of the full rank below which a matrix is an LRC.
     title, subtitle
-        Above the figure.
+        Text above the figure.
     """
     figure = go.Figure()
     for number, (role, values) in enumerate(reductions.items()):
@@ -116,7 +116,7 @@ def path_curves(
     *,
     subtitle: str = "",
 ) -> go.Figure:
-    """What is stored and lost at every ERR: (target,) each, all in [0, 1].
+    """Parameters stored and error made at every ERR: (target,) each, all in [0, 1].
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def path_curves(
     lrc
         Share of matrices that are LRCs.
     subtitle
-        Below the title.
+        Text below the title.
     """
     figure = go.Figure()
     lines = {
@@ -156,7 +156,7 @@ def path_curves(
 def memory_curve(
     err: npt.NDArray[Any], stored: npt.NDArray[Any], *, dense: float, subtitle: str = ""
 ) -> go.Figure:
-    """Bytes of the block parameters at every ERR, beside those of the whole matrices.
+    """Bytes of the block parameters at every ERR, with those of the dense matrices.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def memory_curve(
     dense
         Bytes without compression.
     subtitle
-        Below the title.
+        Text below the title.
     """
     size, unit = (1e9, "GB") if dense >= 1e9 else (1e6, "MB")
     figure = go.Figure(
@@ -190,16 +190,16 @@ def perplexity_points(
     *,
     subtitle: str = "",
 ) -> go.Figure:
-    """Measured perplexity of compressed checkpoints, a line for each way to compress.
+    """Measured perplexity of compressed checkpoints, one line per method.
 
     Parameters
     ----------
     err, perplexity
-        (evaluation,).
+        (evaluation,) each.
     labels
-        (evaluation,) how each was compressed; equal ones are joined by a line.
+        (evaluation,) method of each compression; a line joins equal ones.
     subtitle
-        Below the title.
+        Text below the title.
     """
     figure = measured_lines(
         err,

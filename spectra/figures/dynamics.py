@@ -1,4 +1,4 @@
-"""The paper's figures 2 and 3: how gradients turn, and where spectra go, over training."""
+"""The paper's figures 2 and 3: how gradients turn and spectra change over training."""
 
 from typing import Any
 
@@ -28,9 +28,9 @@ def cosine_heatmap(
     steps
         (step,) training steps.
     title
-        The matrix.
+        Name of the matrix.
     standard_error
-        Of an approximate cosine; said in the subtitle.
+        Standard error of an approximate cosine, for the subtitle; None if it is exact.
     """
     label = (
         "cosine, exact" if standard_error is None else f"cosine, approximate ±{standard_error:.3f}"
@@ -65,9 +65,9 @@ def overlap_heatmap(
     steps
         (step,) training steps.
     title
-        The matrix.
+        Name of the matrix.
     chance
-        Overlap of unrelated subspaces; where the colours start.
+        Overlap of unrelated subspaces, at which the colours start.
     """
     figure = go.Figure(
         go.Heatmap(
@@ -96,7 +96,7 @@ def spectrum_heatmap(
     scale: str = "linear",
     norm: str = "raw",
 ) -> go.Figure:
-    """Leading singular values at every snapshot, a row each (figure 2, row 2, and figure 3).
+    """Leading singular values, one row per snapshot (figure 2, row 2, and figure 3).
 
     Parameters
     ----------
@@ -105,13 +105,13 @@ def spectrum_heatmap(
     steps
         (step,) training steps.
     title
-        The matrix.
+        Name of the matrix.
     values
-        How many of the leading values to show.
+        Number of leading values to show.
     scale
-        ``linear``, or ``log``: colours follow the logarithm.
+        Scale of the colours: ``linear``, or ``log`` for logarithms.
     norm
-        ``raw``, or ``first``: over the largest value of each snapshot.
+        ``raw`` values, or ``first``: values over the largest of each snapshot.
     """
     shown = coloured(spectra[:, :values], scale, norm)
     logarithmic = scale == "log"
@@ -135,7 +135,7 @@ def spectrum_heatmap(
 
 
 def coloured(spectra: npt.NDArray[Any], scale: str, norm: str) -> npt.NDArray[Any]:
-    """What colours of `spectrum_heatmap` stand for: (step, index)."""
+    """Values (step, index) that the colours of `spectrum_heatmap` stand for."""
     with np.errstate(divide="ignore", invalid="ignore"):
         if norm == "first":
             spectra = np.where(spectra[:, :1] > 0, spectra / spectra[:, :1], np.nan)

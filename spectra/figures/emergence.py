@@ -1,4 +1,4 @@
-"""The paper's claim, a point for each matrix."""
+"""The paper's claim, one point per matrix."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,13 +26,13 @@ def emergence_scatter(
     Parameters
     ----------
     cause, outcome
-        (matrix,).
+        (matrix,) each.
     roles, names
-        Of the matrices.
+        Roles and names of the matrices.
     title, subtitle
-        Above the figure; the subtitle has room for the correlation.
+        Text above the figure; the subtitle has room for the correlation.
     cause_label, outcome_label
-        Below, and beside it.
+        Titles of the axes.
     """
     figure = go.Figure()
     of = np.array(list(roles), dtype=object)
@@ -68,9 +68,9 @@ def correlation_forest(
     correlation, low, high
         (entry,), in [-1, 1]; NaN entries are left out.
     labels
-        Of the entries.
+        Names of the entries.
     title, subtitle
-        Above the figure.
+        Text above the figure.
     """
     there = np.isfinite(correlation)
     kept = [label for label, shown in zip(labels, there, strict=True) if shown]

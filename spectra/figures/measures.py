@@ -26,18 +26,18 @@ def measure_lines(
     title: str,
     subtitle: str = "median over matrices, with the range of the middle half",
 ) -> go.Figure:
-    """A measure over training, a line for each role.
+    """A measure over training, one line per role.
 
     Parameters
     ----------
     values
-        By role (step, matrix); NaN leaves a gap.
+        (step, matrix) by role; NaN leaves a gap.
     steps
         (step,) training steps.
     title
-        The measure.
+        Name of the measure.
     subtitle
-        Below it.
+        Text below the title.
     """
     figure = go.Figure()
     for number, (role, of_role) in enumerate(values.items()):
@@ -66,17 +66,16 @@ def layer_role_grid(
 ) -> tuple[npt.NDArray[np.float64], list[int | str], list[str]]:
     """(matrix,) values as (layer, role), with the names of both; see `block_labels` for layers.
 
-    Several matrices may share a place, as a layer's experts do: it gets their median. NaN where
-    there is none.
+    A cell that several matrices share, as a layer's experts do, gets their median; a cell without
+    a matrix gets NaN.
     """
     layers, roles = in_order(layer_of), list(dict.fromkeys(role_of))
-    places: dict[tuple[int | str, str], list[float]] = defaultdict(list)
+    cells: dict[tuple[int | str, str], list[float]] = defaultdict(list)
     for layer, role, value in zip(layer_of, role_of, values, strict=True):
         if np.isfinite(value):
-            places[layer, role].append(float(value))
+            cells[layer, role].append(float(value))
     grid = [
-        [float(np.median(places.get((layer, role), [np.nan]))) for role in roles]
-        for layer in layers
+        [float(np.median(cells.get((layer, role), [np.nan]))) for role in roles] for layer in layers
     ]
     return np.array(grid).reshape(len(layers), len(roles)), layers, roles
 
@@ -97,13 +96,13 @@ def layer_role_heatmap(
     values
         (layer, role); NaN leaves a gap.
     layers, roles
-        Their names.
+        Names of the layers and the roles.
     title
-        The measure.
+        Name of the measure.
     subtitle
-        Below it.
+        Text below the title.
     numbers
-        Whether the cells say their values.
+        Whether the cells show their values.
     """
     figure = go.Figure(
         go.Heatmap(
@@ -129,18 +128,18 @@ def difference_heatmap(
     title: str,
     subtitle: str = "",
 ) -> go.Figure:
-    """How a measure differs between two snapshots: colours are centred at no difference.
+    """Difference of a measure between two snapshots; colours are centred at 0.
 
     Parameters
     ----------
     differences
         (layer, role); NaN leaves a gap.
     layers, roles
-        Their names.
+        Names of the layers and the roles.
     title
-        The measure.
+        Name of the measure.
     subtitle
-        Below it.
+        Text below the title.
     """
     finite = np.abs(differences[np.isfinite(differences)])
     most = float(finite.max()) if finite.size and finite.max() > 0 else 1.0
@@ -163,7 +162,7 @@ def difference_heatmap(
 
 
 def map_height(layers: int, numbers: bool = False) -> int:
-    """Pixels of a figure with so many layers."""
+    """Height in pixels of a figure with this many layers."""
     return max(330, 92 + (19 if numbers else 14) * layers)
 
 
@@ -175,7 +174,7 @@ def on_layers_and_roles(
     subtitle: str = "",
     numbers: bool = False,
 ) -> go.Figure:
-    """The common look of figures with layers down and roles across."""
+    """Give a figure with layers down and roles across the common look."""
     styled(figure, title=title, subtitle=subtitle, height=map_height(len(layers), numbers))
     figure.update_traces(textfont={"size": 10})
     figure.update_xaxes(type="category", showgrid=False, ticks="")
@@ -189,7 +188,7 @@ def on_layers_and_roles(
 
 
 def _quartiles(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """(3, step), NaN where no layer has a value."""
+    """Quartiles (3, step); NaN where no matrix has a value."""
     found = np.full((3, len(values)), np.nan)
     there = np.isfinite(values).any(axis=1)
     found[:, there] = np.nanquantile(values[there], [0.25, 0.5, 0.75], axis=1)

@@ -1,4 +1,4 @@
-"""Less than was recorded: blocks shown by their largest value, so that spikes survive; float32."""
+"""Reduction of data for figures: each block by its largest value, so spikes survive; float32."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from spectra.store.schema import out_of_range
 
 
 def block_size(count: int, most: int) -> int:
-    """The least power of two that leaves at most so many blocks of so many rows."""
+    """Least power of two, in rows, that cuts `count` rows into at most `most` blocks."""
     size = 1
     while -(-count // size) > most:
         size *= 2
@@ -17,9 +17,9 @@ def block_size(count: int, most: int) -> int:
 
 
 def reduced(values: npt.NDArray[Any], size: int, axis: int = 0) -> npt.NDArray[Any]:
-    """Along an axis, every block of `size` by its value of the largest magnitude, with its sign.
+    """Reduce every block of `size` along an axis to its value of largest magnitude, with its sign.
 
-    NaN counts only where there is nothing else. The last block may be shorter.
+    A block is NaN only if all of its values are. The last block may be shorter.
     """
     if size == 1:
         return values
@@ -33,7 +33,7 @@ def reduced(values: npt.NDArray[Any], size: int, axis: int = 0) -> npt.NDArray[A
 
 
 def shortened(values: npt.NDArray[Any]) -> npt.NDArray[np.floating]:
-    """In float32, half the bytes of a figure, where that holds all of them; else in float64."""
+    """Values in float32 (half the bytes of a figure) if it holds all of them; else in float64."""
     sizes = np.abs(values[np.isfinite(values) & (values != 0)], dtype=np.float64)
     ends = (float(sizes.min()), float(sizes.max())) if sizes.size else ()
     extreme = any(out_of_range(end, np.float32) for end in ends)

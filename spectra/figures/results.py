@@ -1,4 +1,4 @@
-"""Measured results: a line for every way, over what was varied."""
+"""Measured results: one line per label, over the variable of the experiment."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from spectra.figures.theme import OTHER_ROLES, legend_at_right, role_color, styled
 
 DASHES = ("solid", "dash", "dot")
-"""For lines beyond the palette."""
+"""Dashes of lines beyond the palette."""
 
 
 def measured_lines(
@@ -25,22 +25,22 @@ def measured_lines(
     log: bool = True,
     bounds: tuple[float, float] | None = None,
 ) -> go.Figure:
-    """Points of equal label, joined in the order of x.
+    """Points with equal labels, joined in the order of x.
 
     Parameters
     ----------
     x, y
         (measurement,).
     labels
-        (measurement,) how each was made.
+        (measurement,) label of each measurement.
     title, subtitle
-        Above the figure.
+        Text above the figure.
     x_title, y_title
-        Of the axes.
+        Titles of the axes.
     log
         Whether y is logarithmic.
     bounds
-        Of y, where they are not those of the points.
+        Bounds of y; those of the points by default.
     """
     figure = go.Figure()
     of = np.array(list(labels), dtype=object)

@@ -1,4 +1,4 @@
-"""Spectra themselves: the paper's figure 4, and tails with what is fitted to them."""
+"""Spectra themselves: the paper's figure 4, and tails with their fits."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain, cycle
@@ -15,7 +15,7 @@ from spectra.figures.theme import ACCENT, INK, MUTED, SECOND, SEQUENTIAL, styled
 from spectra.matrices import in_order
 
 POINTS = 120
-"""On a line; more are not seen."""
+"""Points on a line; more would not show."""
 COLUMNS = 4
 
 
@@ -26,19 +26,19 @@ def normalised_spectra(
     threshold: float,
     title: str = "Normalised singular values by role",
 ) -> go.Figure:
-    """A panel for each role with a line for each layer, and the threshold (figure 4).
+    """One panel per role with one line per layer, and the threshold (figure 4).
 
     Parameters
     ----------
     spectra
-        By role (matrix, index): singular values, descending, NaN beyond a matrix' own.
+        Singular values (matrix, index) by role, descending, padded with NaN.
     layers
-        By role (matrix,): the layers, from dark to light.
+        Layers (matrix,) by role, drawn from dark to light.
     threshold
-        On values normalised to [0, 1] by (s - least)/(greatest - least); what is under it WeLore
-        removes.
+        Threshold on values normalised to [0, 1] by (s - least)/(greatest - least); WeLore removes
+        those under it.
     title
-        Above the figure.
+        Text above the figure.
     """
     rows = -(-len(spectra) // COLUMNS)
     figure = make_subplots(
@@ -48,8 +48,8 @@ def normalised_spectra(
     )  # fmt: skip
     rows_of = {label: n for n, label in enumerate(in_order(chain.from_iterable(layers.values())))}
     deepest = len(rows_of) - 1
-    for place, (role, values) in enumerate(spectra.items()):
-        where = {"row": place // COLUMNS + 1, "col": place % COLUMNS + 1}
+    for number, (role, values) in enumerate(spectra.items()):
+        where = {"row": number // COLUMNS + 1, "col": number % COLUMNS + 1}
         for spectrum, layer in zip(values, layers[role], strict=True):
             share, normalised = _normalised(spectrum)
             if not len(share):
@@ -79,18 +79,18 @@ def spectra_lines(
     logarithmic: bool = True,
     colors: Sequence[str] = (ACCENT, SECOND, MUTED),
 ) -> go.Figure:
-    """Some spectra of one matrix beside each other.
+    """Several spectra of one matrix in one figure.
 
     Parameters
     ----------
     spectra
-        By name (index,): singular values, descending, NaN beyond a matrix' own.
+        Singular values (index,) by name, descending, padded with NaN.
     title, subtitle
-        Above the figure.
+        Text above the figure.
     logarithmic
         Whether values are on a logarithmic axis.
     colors
-        Of the lines, in turn.
+        Colours that the lines cycle through.
     """
     figure = go.Figure()
     for color, (name, values) in zip(cycle(colors), spectra.items(), strict=False):
@@ -113,12 +113,12 @@ def spectra_lines(
 
 
 def line_places(count: int) -> npt.NDArray[np.int64]:
-    """Which of so many values a line shows: the first all, then fewer, as more are not seen."""
+    """Indices of the values on a line: all of the first, then fewer, as more would not show."""
     if count <= 2 * POINTS:
         return np.arange(count)
     evenly = np.linspace(0, count - 1, POINTS).round().astype(np.int64)
-    places: npt.NDArray[np.int64] = np.unique(np.concatenate([np.arange(POINTS), evenly]))
-    return places
+    indices: npt.NDArray[np.int64] = np.unique(np.concatenate([np.arange(POINTS), evenly]))
+    return indices
 
 
 def tail_fit(
@@ -132,20 +132,20 @@ def tail_fit(
     threshold: float,
     verdict: str = "",
 ) -> go.Figure:
-    r"""How many eigenvalues are at least so large, with the fitted power law and the bulk's edge.
+    r"""Number of eigenvalues of at least each size, with the fitted power law and the bulk's edge.
 
     Parameters
     ----------
     eigenvalues
         (index,) squared singular values, descending; NaN and zeros are left out.
     title
-        The matrix.
+        Name of the matrix.
     alpha, x_min, tail_size
-        Of the fitted power law; NaN draws none.
+        Parameters of the fitted power law; NaN draws none.
     edge, threshold
-        The Marchenko-Pastur edge, and what pure noise exceeds with small probability.
+        Marchenko-Pastur edge, and eigenvalue that pure noise exceeds with small probability.
     verdict
-        What the tail is, said in the subtitle.
+        Verdict on the tail, for the subtitle.
     """
     values = eigenvalues[np.isfinite(eigenvalues) & (eigenvalues > 0)]
     count = len(values)
@@ -177,10 +177,10 @@ def tail_fit(
     if verdict:
         said += f": {verdict}"
     styled(figure, title=title, subtitle=said, height=290)
-    for place, dash, name in ((edge, "solid", "bulk edge"), (threshold, "dot", "noise threshold")):
-        if np.isfinite(place) and place > 0:
+    for value, dash, name in ((edge, "solid", "bulk edge"), (threshold, "dot", "noise threshold")):
+        if np.isfinite(value) and value > 0:
             figure.add_scatter(
-                x=[place, place], y=[1, max(count, 1)], mode="lines", name=name,
+                x=[value, value], y=[1, max(count, 1)], mode="lines", name=name,
                 line={"color": MUTED, "width": 1.2, "dash": dash}, hoverinfo="skip",
             )  # fmt: skip
     figure.update_layout(
@@ -196,7 +196,7 @@ def tail_fit(
 
 
 def _normalised(spectrum: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Share of the ranks and min-max normalised values, thinned; ones where all are equal."""
+    """Shares of the ranks and min-max normalised values, thinned; ones if all are equal."""
     values = spectrum[np.isfinite(spectrum)]
     if len(values) < 2:
         return np.empty(0), np.empty(0)

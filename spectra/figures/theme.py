@@ -1,4 +1,4 @@
-"""How every figure looks: one type scale, one palette, colours that mean the same everywhere."""
+"""Look of every figure: one type scale, one palette, colours that mean the same everywhere."""
 
 from textwrap import wrap
 from typing import Any
@@ -42,7 +42,7 @@ def _axis() -> dict[str, Any]:
 
 
 TEMPLATE = go.layout.Template(layout={"xaxis": _axis(), "yaxis": _axis()})
-"""In place of plotly's own, which has 7 kB in every figure."""
+"""Template instead of plotly's own, which adds 7 kB to every figure."""
 
 
 def styled(figure: go.Figure, *, title: str, height: int, subtitle: str = "") -> go.Figure:
@@ -72,7 +72,7 @@ def styled(figure: go.Figure, *, title: str, height: int, subtitle: str = "") ->
 
 
 def empty(reason: str, *, height: int = 250) -> go.Figure:
-    """A figure without data that says why."""
+    """A figure without data that says why it is empty."""
     figure = styled(go.Figure(), title="", height=height)
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
@@ -84,12 +84,12 @@ def empty(reason: str, *, height: int = 250) -> go.Figure:
 
 
 def legend_at_right() -> dict[str, Any]:
-    """A legend of many entries, beside the figure."""
+    """A legend of many entries, to the right of the figure."""
     return {"orientation": "v", "x": 1.01, "xanchor": "left", "y": 1, "yanchor": "top"}
 
 
 def colorbar() -> dict[str, Any]:
-    """A slim colour scale; what it shows stands in the figure's subtitle."""
+    """A slim colour scale; the figure's subtitle says what it shows."""
     return {
         "thickness": 10,
         "outlinewidth": 0,
@@ -101,5 +101,5 @@ def colorbar() -> dict[str, Any]:
 
 
 def role_color(role: str, number: int = 0) -> str:
-    """A role's colour, the same in every figure; unknown roles take turns by their number."""
+    """A role's colour, the same in every figure; unknown roles cycle through others by `number`."""
     return ROLES.get(role, OTHER_ROLES[number % len(OTHER_ROLES)])

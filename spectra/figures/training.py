@@ -17,7 +17,7 @@ def loss_curve(
     *,
     title: str = "Loss",
 ) -> go.Figure:
-    """Training loss of every step, and validation loss where it was evaluated.
+    """Training loss of every step, and validation loss at the steps where it was evaluated.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def loss_curve(
     loss, validation_loss
         (train_step,) in nats; NaN where not evaluated.
     title
-        Above the figure.
+        Text above the figure.
     """
     figure = go.Figure(
         go.Scatter(
@@ -66,9 +66,9 @@ def loss_curves(
     Parameters
     ----------
     losses
-        By run (train_step,) numbers of the steps, and (train_step,) losses in nats.
+        (train_step,) numbers of the steps and (train_step,) losses in nats, by run.
     title, subtitle
-        Above the figure.
+        Text above the figure.
     """
     figure = go.Figure()
     for number, (name, (steps, loss)) in enumerate(losses.items()):

@@ -1,1 +1,1 @@
-"""The machine: devices, memory, cores, the C library, and what a user sees of long work."""
+"""The machine: devices, memory, cores, the C library, and the progress of long work."""

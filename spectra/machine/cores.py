@@ -1,4 +1,4 @@
-"""How many cores a decomposition uses: one matrix a core beats one matrix on all cores."""
+"""Cores for decompositions: one matrix per core beats one matrix on all cores."""
 
 import contextlib
 import functools
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class _OneThread:
-    """Keeps BLAS to one thread while anyone is inside, in any thread, and puts it back after."""
+    """Limits BLAS to one thread while any thread is inside, and restores its setting afterwards."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -39,7 +39,7 @@ class _OneThread:
 
 
 one_blas_thread = _OneThread()
-"""``with one_blas_thread:``, around work that several threads do side by side."""
+"""Context for work that several threads do in parallel: ``with one_blas_thread:``."""
 
 
 @functools.cache
@@ -49,7 +49,7 @@ def _blas() -> ThreadpoolController:
 
 
 def available_cores() -> int:
-    """Cores for this process; under torchrun, its share of them."""
+    """Number of cores for this process; under torchrun, its share of them."""
     cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
@@ -57,10 +57,10 @@ def available_cores() -> int:
 
 
 def in_threads(function: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:
-    """Apply a function to items, one a core, and give the results in their order.
+    """Apply a function to items, one per core, and yield the results in their order.
 
-    A function that is applied so and does the same itself goes on in its own thread: pools do not
-    nest, so that there are never more threads than cores.
+    A call inside such a function runs in its own thread: pools do not nest, so that there are never
+    more threads than cores.
     """
     workers = min(available_cores(), len(items))
     if workers < 2 or getattr(_of_a_pool, "here", False):
@@ -80,14 +80,14 @@ def _enter_pool() -> None:
 def map_matrices(
     function: "Callable[[torch.Tensor], T]", matrices: "Sequence[torch.Tensor]"
 ) -> list[T]:
-    """Apply a function to matrices on the CPU, one matrix a core, in their order."""
+    """Apply a function to matrices on the CPU, one matrix per core, in their order."""
     with one_blas_thread:
         return list(in_threads(function, matrices))
 
 
 @contextlib.contextmanager
 def single_threaded_workers(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool whose threads keep torch, too, to one core; the caller's setting comes back after."""
+    """A pool whose threads limit torch, too, to one core; its former setting is restored after."""
     import torch
 
     threads = torch.get_num_threads()
@@ -97,5 +97,5 @@ def single_threaded_workers(count: int) -> Iterator[ThreadPoolExecutor]:
             yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        # torch's setting is its thread's, but that of MKL beneath it is the process'
+        # torch's setting belongs to the thread, but MKL's beneath it to the process
         torch.set_num_threads(threads)

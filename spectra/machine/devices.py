@@ -1,4 +1,4 @@
-"""Which device work is done on."""
+"""The device that work runs on."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ AUTO = "auto"
 
 
 def device_of(name: str | None = None) -> "torch.device":
-    """A device by its name; ``auto`` or None: CUDA where there is one, else the CPU.
+    """A device by its name; for ``auto`` or None, CUDA if available, else the CPU.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What glibc can be told about memory and processes; other C libraries have no such switches."""
+"""Switches of glibc for memory and processes; other C libraries do not have them."""
 
 import ctypes
 import signal
@@ -9,16 +9,16 @@ from typing import Any
 
 ARENAS = 2
 EVERY = 30.0
-"""Seconds."""
+"""Seconds between two releases of free memory."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-"""Names of malloc.h."""
+"""Constants of malloc.h."""
 PR_SET_PDEATHSIG = 1
 
 
 def keep_freed_memory() -> None:
-    """Let freed memory stay with the process, which wants it again in the next step.
+    """Keep freed memory in the process, which needs it again in the next step.
 
-    Otherwise large tensors are handed back to the system, which clears every page anew.
+    Otherwise large tensors go back to the system, which clears every page again.
     """
     if (mallopt := _function("mallopt")) is not None:
         mallopt(M_MMAP_THRESHOLD, 1 << 30)
@@ -26,24 +26,24 @@ def keep_freed_memory() -> None:
 
 
 def few_arenas() -> None:
-    """Let threads share arenas; before there are any.
+    """Let threads share arenas; call it before any exist.
 
-    Each thread has one of its own, and keeps what was freed in it, so that a server's memory grows
-    for hours although nothing is held.
+    Otherwise each thread has its own and keeps the memory freed in it, so that a server's memory
+    grows for hours although nothing is held.
     """
     if (mallopt := _function("mallopt")) is not None:
         mallopt(M_ARENA_MAX, ARENAS)
 
 
 def give_back(stop: threading.Event) -> None:
-    """Give what is free back to the system from time to time, until told to stop."""
+    """Return free memory to the system from time to time, until `stop` is set."""
     trim = _function("malloc_trim")
     while trim is not None and not stop.wait(EVERY):
         trim(0)
 
 
 def with_parent() -> Callable[[], None] | None:
-    """What has a child killed when its parent is, which can no longer tell it to stop."""
+    """Function for a child to call, so that it is killed with its parent; None if unavailable."""
     prctl = _function("prctl")
     return None if prctl is None else lambda: prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -53,5 +53,5 @@ def _function(name: str) -> Any:
         return None
     try:
         return getattr(ctypes.CDLL(None), name, None)
-    except (OSError, TypeError):  # where there is no library of the process' own
+    except (OSError, TypeError):  # if the process has no library of its own
         return None

@@ -1,4 +1,4 @@
-"""How much memory work takes."""
+"""Memory that work takes."""
 
 import gc
 import resource
@@ -16,7 +16,7 @@ PROCESS = Path("/proc/self")
 
 @contextmanager
 def peak_memory(device: "torch.device") -> Iterator[list[int]]:
-    """Measure the peak of what is inside; a list with it, filled at the end."""
+    """Measure the peak memory of a block; yields a list that holds the bytes at the end."""
     found = [0]
     gc.collect()
     if device.type == "cuda":
@@ -32,7 +32,7 @@ def peak_memory(device: "torch.device") -> Iterator[list[int]]:
 
 
 def resident_peak() -> int:
-    """Bytes that this process had resident at most, since the peak was last reset."""
+    """Peak resident memory of this process since it was last reset, in bytes."""
     status = PROCESS / "status"
     if status.exists():
         for line in status.read_text().splitlines():
@@ -43,7 +43,7 @@ def resident_peak() -> int:
 
 
 def peak_memory_bytes(*, children: bool = False) -> int:
-    """The most memory that this process had resident, or the largest that it started."""
+    """Peak resident bytes of this process; with `children`, at least that of its largest child."""
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if children:
@@ -52,7 +52,7 @@ def peak_memory_bytes(*, children: bool = False) -> int:
 
 
 def _reset_peak() -> None:
-    """Linux counts the peak anew; elsewhere it is that of the whole process."""
+    """Reset the peak on Linux; elsewhere it stays that of the whole process."""
     try:
         (PROCESS / "clear_refs").write_text("5")
     except OSError:

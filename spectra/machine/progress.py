@@ -12,10 +12,10 @@ from rich.progress import Progress as Bar
 from spectra.machine.memory import peak_memory_bytes
 
 Progress = Callable[[str, int, int], None]
-"""Called with a stage, what is done of it, and of how many."""
+"""Called with a stage, the number of its steps done, and the number of all."""
 
 QUIET_SECONDS = 30.0
-"""Between lines of progress where there is no terminal."""
+"""Seconds between lines of progress without a terminal."""
 
 
 def silent(stage: str, done: int, count: int) -> None:
@@ -23,7 +23,7 @@ def silent(stage: str, done: int, count: int) -> None:
 
 
 class Shown:
-    """Progress on a terminal as a bar, elsewhere as a line now and then."""
+    """Progress as a bar on a terminal, as an occasional line elsewhere."""
 
     def __init__(self, console: Console, unit: str = "") -> None:
         self._console = console
@@ -48,7 +48,7 @@ class Shown:
         self._bar.stop()
 
     def update(self, name: str, done: int, count: int) -> None:
-        """Show that so many steps of a stage are done."""
+        """Show how many steps of a stage are done."""
         if self._console.is_terminal:
             if self._task is None:
                 self._task = self._bar.add_task(name)

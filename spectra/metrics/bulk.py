@@ -1,12 +1,13 @@
-r"""What of a spectrum is noise: the random-matrix bulk and the spikes above it.
+r"""Noise in a spectrum: the random-matrix bulk, and the spikes above it.
 
 A rows x cols matrix of independent entries of variance :math:`\sigma^2` has eigenvalues
 :math:`\lambda = s^2` that fill the Marchenko-Pastur bulk up to :math:`\sigma^2(\sqrt n+\sqrt m)^2`,
-m ≤ n its sides; the largest fluctuates around it by the Tracy-Widom law. Eigenvalues are those of
-:math:`XX^T` as it is, not over n, so that they compare with `x_min` and `spectral_norm` squared.
+m ≤ n its sides; the largest fluctuates around that edge by the Tracy-Widom law. Eigenvalues are
+those of :math:`XX^T`, not divided by n, so that they compare with `x_min` and `spectral_norm`
+squared.
 
-A zero matrix has edge 0, no spikes and no soft rank (NaN). Where more than half of the singular
-values are zero or rounding, the noise is zero: the edge is 0 and every other value is a spike.
+A zero matrix has edge 0, no spikes and no soft rank (NaN). If more than half of the singular values
+are zero or rounding, the noise is zero: the edge is 0 and every other value is a spike.
 """
 
 import functools
@@ -23,14 +24,14 @@ from spectra.metrics.spectrum import Floats, Side, as_floats, cutoff, largest, r
 LEVEL = 0.01
 """Share of pure-noise matrices that may show a spike."""
 ASYMPTOTIC = 32
-"""Shorter sides from which on the asymptotic laws hold."""
+"""Shorter side from which the asymptotic laws hold."""
 SIMULATED = 2000
 """Small matrices drawn at a time."""
 _TW_SHAPE, _TW_SCALE, _TW_SHIFT = 46.44604884387, 0.1860540228279, 9.848007781128567
 
 
 def noise_scale(spectra: Any, rows: Side, cols: Side) -> Floats:
-    r"""Standard deviation σ of the entries, from the median: spikes do not move it.
+    r"""Standard deviation σ of the entries, from the median, which spikes do not move.
 
     :math:`s_{med}/\sqrt{n\mu_\beta}`, with :math:`\mu_\beta` the median of the Marchenko-Pastur
     law for :math:`\beta=m/n` (Gavish and Donoho 2014, section III-E).
@@ -49,8 +50,8 @@ def noise_scale(spectra: Any, rows: Side, cols: Side) -> Floats:
 def mp_edge(spectra: Any, rows: Side, cols: Side) -> Floats:
     r"""Upper edge of the Marchenko-Pastur bulk, :math:`\sigma^2(\sqrt n+\sqrt m)^2`.
 
-    In units of the eigenvalues; σ is `noise_scale` (Marchenko and Pastur 1967). Parameters as
-    there.
+    In units of the eigenvalues; σ is `noise_scale`, which has the same parameters (Marchenko and
+    Pastur 1967).
     """
     m, n = _sides(spectra, rows, cols)
     return squared(noise_scale(spectra, m, n) * (np.sqrt(n) + np.sqrt(m)))
@@ -64,7 +65,7 @@ def spike_threshold(spectra: Any, rows: Side, cols: Side, level: float = LEVEL) 
     spectra, rows, cols
         As for `noise_scale`.
     level
-        In [0.001, 0.5].
+        Probability of a false spike, in [0.001, 0.5].
 
     Notes
     -----
@@ -75,14 +76,14 @@ def spike_threshold(spectra: Any, rows: Side, cols: Side, level: float = LEVEL) 
     (Bernoulli 18, 2012), and Z is normal: the estimate of σ² fluctuates as well, by
     :math:`v = \sqrt{\ln m+0.4}/(\pi m\rho\mu_\beta)`, ρ the density at the median (Gustavsson,
     Annales de l'IHP 41, 2005), and is low by :math:`b = -0.45\,\beta/m` (fitted to simulations).
-    Leaving that out gives three times the false spikes asked for on 128 x 128. For smaller sides
-    the factor is the upper quantile of seeded simulations.
+    Without these two terms, 128 x 128 matrices show three times as many false spikes as `level`.
+    For smaller sides the factor is the upper quantile of seeded simulations.
     """
     return squared(_largest_of_noise(spectra, rows, cols, level))
 
 
 def mp_spikes(spectra: Any, rows: Side, cols: Side, level: float = LEVEL) -> Floats:
-    """How many eigenvalues exceed `spike_threshold`; parameters as there."""
+    """Number of eigenvalues above `spike_threshold`, which has the same parameters."""
     s = as_floats(spectra)
     top = largest(s)
     with np.errstate(invalid="ignore"):
@@ -95,7 +96,7 @@ def mp_spikes(spectra: Any, rows: Side, cols: Side, level: float = LEVEL) -> Flo
 def mp_soft_rank(spectra: Any, rows: Side, cols: Side) -> Floats:
     r"""Bulk edge over the largest eigenvalue, :math:`\lambda_+/\lambda_{max}`.
 
-    About 1 for pure noise, near 0 where one direction dominates, over 1 for a spectrum flatter than
+    About 1 for pure noise, near 0 if one direction dominates, over 1 for a spectrum flatter than
     noise, at most :math:`(1+\sqrt\beta)^2/\mu_\beta`, 6.1 for squares (Martin and Mahoney 2021,
     section 3). Parameters as for `noise_scale`.
     """
@@ -106,9 +107,9 @@ def mp_soft_rank(spectra: Any, rows: Side, cols: Side) -> Floats:
 
 
 def _largest_of_noise(spectra: Any, rows: Side, cols: Side, level: float) -> Floats:
-    """Root of `spike_threshold`: a singular value."""
+    """Square root of `spike_threshold`: a singular value."""
     if not 0.001 <= level <= 0.5:
-        raise ValueError(f"a share of false spikes is in [0.001, 0.5], this is {level}")
+        raise ValueError(f"`level` must be in [0.001, 0.5], not {level}")
     m, n = _sides(spectra, rows, cols)
     factor = np.vectorize(_spike_factor, otypes=[np.float64])(m, n, level)
     return np.asarray(noise_scale(spectra, m, n) * np.sqrt(factor))
@@ -136,14 +137,15 @@ def random_distance(spectra: Any, rows: Side, cols: Side, seed: int = 0) -> Floa
     r"""Jensen-Shannon distance of the eigenvalues from those of a seeded Gaussian matrix.
 
     Both are divided by their sums and compared in order of size: 0 is noise, at most
-    :math:`\sqrt{\ln 2} = 0.833` (Endres and Schindelin 2003). The shape is the matrix' own.
+    :math:`\sqrt{\ln 2} = 0.833` (Endres and Schindelin 2003). The Gaussian matrix has the shape of
+    the matrix.
 
     Parameters
     ----------
     spectra, rows, cols
         As for `noise_scale`.
     seed
-        Of the Gaussian matrix.
+        Seed of the Gaussian matrix.
     """
     squares = np.square(relative(spectra))
     m, n = _sides(spectra, rows, cols)
@@ -183,7 +185,7 @@ def marchenko_pastur_median(beta: float) -> float:
     x = centre - half * np.cos(angle)
     with np.errstate(divide="ignore", invalid="ignore"):
         density = (half * np.sin(angle)) ** 2 / (2 * np.pi * beta * x)
-    # at x = 0, reached by square matrices alone
+    # at x = 0, which only square matrices reach
     density[~np.isfinite(density)] = 2 / np.pi
     share = cumulative_simpson(density, x=angle, initial=0)
     return float(centre - half * np.cos(np.interp(0.5 * share[-1], share, angle)))
@@ -222,7 +224,7 @@ def _simulated_spike_factor(m: int, n: int, level: float) -> float:
     found = []
     for start in range(0, draws, SIMULATED):
         count = min(SIMULATED, draws - start)
-        # the Gram matrix of `random_spectrum`'s bidiagonal one
+        # the Gram matrix of the bidiagonal matrix of `random_spectrum`
         main = draw.chisquare(n - diagonal, (count, m))
         side = draw.chisquare(np.maximum(m - diagonal, 1), (count, m)) * (diagonal > 0)
         gram = np.zeros((count, m, m))
@@ -239,8 +241,8 @@ def _simulated_spike_factor(m: int, n: int, level: float) -> float:
 def tracy_widom_survival(x: Any) -> Floats:
     r"""Probability that the Tracy-Widom law for real matrices (β = 1) exceeds x.
 
-    From a gamma law shifted to its first three moments; quantiles are right to 0.01 between 0.01
-    and 0.99 (Chiani, Journal of Multivariate Analysis 129, 2014).
+    Approximated by a shifted gamma law with the same first three moments; quantiles are right to
+    0.01 between 0.01 and 0.99 (Chiani, Journal of Multivariate Analysis 129, 2014).
     """
     return np.asarray(gamma.sf(as_floats(x) + _TW_SHIFT, _TW_SHAPE, scale=_TW_SCALE))
 
@@ -251,8 +253,8 @@ def _random_eigenvalues(rows: int, cols: int, seed: int) -> Floats:
 
 
 def _medians(beta: Floats) -> Floats:
-    distinct, places = np.unique(beta, return_inverse=True)
-    return np.array([marchenko_pastur_median(float(b)) for b in distinct])[places].reshape(
+    distinct, inverse = np.unique(beta, return_inverse=True)
+    return np.array([marchenko_pastur_median(float(b)) for b in distinct])[inverse].reshape(
         beta.shape
     )
 
@@ -265,7 +267,7 @@ def _sides(spectra: Any, rows: Side, cols: Side) -> tuple[Floats, Floats]:
 
 
 def _median(spectra: Any, m: Floats, n: Floats) -> Floats:
-    """Median singular value over the largest; 0 where it is rounding."""
+    """Median singular value over the largest; 0 if it is rounding."""
     r = relative(spectra)
     r = np.concatenate([r, np.zeros((*r.shape[:-1], 1))], axis=-1)
     size = np.minimum(m, r.shape[-1] - 1).astype(np.intp)

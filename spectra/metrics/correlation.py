@@ -32,15 +32,15 @@ def rank_correlation(
     replicas
         Resamples.
     confidence
-        Of the interval, in (0, 1).
+        Level of the interval, in (0, 1).
     seed
-        Of the resampling.
+        Seed of the resampling.
 
     Returns
     -------
     Correlation
-        In [-1, 1]; NaN where fewer than 5 pairs are there or one side is constant. `pairs` is how
-        many were used.
+        In [-1, 1]; NaN if there are fewer than 5 pairs or one side is constant. `pairs` is the
+        number of pairs used.
     """
     if replicas < 1:
         raise ValueError(f"an interval needs at least one replica, not {replicas}")
@@ -51,7 +51,7 @@ def rank_correlation(
     if count < FEWEST:
         return Correlation(np.nan, np.nan, np.nan, count)
     value = float(_spearman(x[None], y[None])[0])
-    # own, since scipy.stats.bootstrap gives no interval where one resample of few pairs is constant
+    # not scipy.stats.bootstrap: it returns no interval if one resample of few pairs is constant
     draws = np.random.default_rng(seed).integers(count, size=(replicas, count))
     replicated = _spearman(x[draws], y[draws])
     tail = (1 - confidence) / 2
@@ -69,7 +69,7 @@ def _spearman(x: Floats, y: Floats) -> Floats:
 
 
 def ranked_within(values: Any, groups: Any) -> Floats:
-    """Ranks of values (n,) inside of their groups (n,), in (0, 1); NaN where a group has one."""
+    """Ranks of values (n,) within their groups (n,), in (0, 1); NaN in groups of one value."""
     v, groups = as_floats(values), np.asarray(groups)
     ranked = np.full(len(v), np.nan)
     for group in set(groups.tolist()):

@@ -1,4 +1,4 @@
-"""How a matrix' gradient changes from snapshot to snapshot."""
+"""How a matrix's gradient changes from snapshot to snapshot."""
 
 from typing import Any
 
@@ -22,22 +22,22 @@ def saturation(cosine: Any, level: float = SATURATED) -> Floats:
     Parameters
     ----------
     cosine
-        (..., step, step). Pairs that were not recorded (NaN) say nothing.
+        (..., step, step). Pairs that were not recorded (NaN) are ignored.
     level
-        In [-1, 1].
+        Level of the cosine, in [-1, 1].
 
     Returns
     -------
-    (...), counted from 0; NaN where the last recorded pair is not above the level, or none is
+    (...), counted from 0; NaN if the last recorded pair is not above the level, or no pair was
     recorded.
     """
     pairs = consecutive(cosine)
     recorded = ~np.isnan(pairs)
     with np.errstate(invalid="ignore"):
         turning = recorded & ~(pairs > level)
-    places = np.arange(1, pairs.shape[-1] + 1)
-    last_turn = np.where(turning, places, 0).max(axis=-1, initial=0)
-    last_recorded = np.where(recorded, places, 0).max(axis=-1, initial=0)
+    positions = np.arange(1, pairs.shape[-1] + 1)
+    last_turn = np.where(turning, positions, 0).max(axis=-1, initial=0)
+    last_recorded = np.where(recorded, positions, 0).max(axis=-1, initial=0)
     return np.where(last_recorded > last_turn, last_turn.astype(np.float64), np.nan)
 
 
@@ -51,7 +51,7 @@ def turning(cosine: Any, positions: Any, first: float = 0.0) -> Floats:
     positions
         (step,) training steps.
     first
-        Only snapshots from this step on.
+        Step of the first snapshot that counts.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def cosines_from_products(products: Any) -> Floats:
 
 
 def mean_over_steps(values: Any, steps: Any) -> Floats:
-    """The mean over the last axis, each snapshot weighted by the steps around it; NaN are left out.
+    """Mean over the last axis, each snapshot weighted by the steps around it; NaNs are left out.
 
     Parameters
     ----------
@@ -98,10 +98,10 @@ def mean_over_steps(values: Any, steps: Any) -> Floats:
 
 
 def over_the_first(values: Any) -> Floats:
-    """Values (..., step) over the first that is there; NaN where none is."""
+    """Values (..., step) over the first finite one; NaN if there is no finite value."""
     v = as_floats(values)
     there = np.isfinite(v)
-    place = there.argmax(axis=-1)[..., None]
-    first = np.where(there.any(axis=-1, keepdims=True), np.take_along_axis(v, place, -1), np.nan)
+    start = there.argmax(axis=-1)[..., None]
+    first = np.where(there.any(axis=-1, keepdims=True), np.take_along_axis(v, start, -1), np.nan)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(v / first)

@@ -1,7 +1,7 @@
 r"""Is a tail a power law at all? A bootstrap test, comparisons with other laws, and a verdict.
 
-After Clauset, Shalizi and Newman (SIAM Review 51, 2009), sections 4 and 5. A fit gives an exponent
-for any numbers; only these say whether it means something.
+After Clauset, Shalizi and Newman (SIAM Review 51, 2009), sections 4 and 5. A fit finds an exponent
+for any numbers; only these tests say whether it means something.
 """
 
 from enum import StrEnum
@@ -16,14 +16,14 @@ from spectra.metrics.spectrum import Floats, as_floats
 from spectra.metrics.tails import MIN_TAIL, Convention, PowerLaw, power_law
 
 ENOUGH = 50
-"""Values in a tail below which an exponent is not to be relied on (Clauset et al., section 3.5)."""
+"""Values in a tail below which an exponent is unreliable (Clauset et al., section 3.5)."""
 SIGNIFICANT = 0.1
 """p-values below this speak against a power law, as in Clauset et al."""
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(96)
 
 
 class Verdict(StrEnum):
-    """What a fitted tail is."""
+    """Verdict on a fitted tail."""
 
     POWER_LAW = "power law"
     TRUNCATED = "truncated power law"
@@ -33,22 +33,22 @@ class Verdict(StrEnum):
 
 
 class Bootstrap(NamedTuple):
-    """How well samples of the fitted law are fitted, one entry a sample."""
+    """Fits to samples of the fitted law, one entry per sample of the data."""
 
     p_value: Floats
-    """Share of them that lie farther from their fit; small speaks against the power law."""
+    """Share of them farther from their fit than the data; small speaks against the power law."""
     alpha_error: Floats
-    r"""Standard deviation of their exponents: unlike σ_α it counts the search for x_min."""
+    r"""Standard deviation of their exponents; unlike σ_α it includes the search for x_min."""
 
 
 class Ratio(NamedTuple):
-    """Log-likelihood of the power law over that of another law, on the fitted tail."""
+    """Log-likelihood ratio of the power law to another law, on the fitted tail."""
 
     normalised: Floats
     r""":math:`R/(\sigma\sqrt n)`; positive favours the power law, 0 where the other law's best fit
     is the power law itself."""
     p_value: Floats
-    """Of a ratio so far from 0; large means that the data cannot tell."""
+    """p-value of a ratio so far from 0; if large, the data cannot tell the laws apart."""
 
 
 def bootstrap(
@@ -65,11 +65,12 @@ def bootstrap(
     Parameters
     ----------
     values, fit, ks, min_tail
-        As given to and returned by `power_law`: (..., values).
+        Arguments and result of `power_law`: (..., values).
     replicas
         Samples to draw; the p-value has a standard error of at most :math:`1/(2\sqrt{replicas})`.
     seed
-        Of the draws. Every sample has the same stream: its result does not depend on its place.
+        Seed of the draws. Every sample has the same stream, so its result does not depend on its
+        position.
 
     Notes
     -----
@@ -115,8 +116,8 @@ def against_exponential(values: Any, fit: PowerLaw) -> Ratio:
 def against_lognormal(values: Any, fit: PowerLaw) -> Ratio:
     r"""Against a lognormal cut off at x_min, with its exact maximum-likelihood fit (Vuong's test).
 
-    The logarithms follow a normal distribution truncated from below, whose best fit exists where
-    their coefficient of variation is below 1; otherwise it runs into the power law itself, and the
+    The logarithms follow a normal distribution truncated from below, whose best fit exists if their
+    coefficient of variation is below 1; otherwise the fit tends to the power law itself, and the
     ratio is 0 (Castillo 1994).
     """
     u, inside, rate = _tail_logarithms(values, fit)
@@ -136,16 +137,17 @@ def against_lognormal(values: Any, fit: PowerLaw) -> Ratio:
 
 
 def against_truncated(values: Any, fit: PowerLaw) -> Ratio:
-    r"""Against a power law with a cut-off, :math:`x^{-\alpha}e^{-\lambda x}`; it is one case of it.
+    r"""Against a power law with a cut-off, :math:`x^{-\alpha}e^{-\lambda x}`.
 
-    Nested, so twice the ratio follows :math:`\chi^2_1` (Wilks), and the ratio is at most 0.
+    The power law is one case of it (nested), so twice the ratio follows :math:`\chi^2_1` (Wilks),
+    and the ratio is at most 0.
     """
     u, inside, rate = _tail_logarithms(values, fit)
     n = inside.sum(axis=-1).astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         growth = np.where(inside, np.expm1(u), 0.0)
         means = np.stack([np.where(inside, u, 0.0).sum(axis=-1), growth.sum(axis=-1)]) / n
-        # where the tail is heavier than its power law, a cut-off only makes the fit worse
+        # if the tail is heavier than its power law, a cut-off only makes the fit worse
         lighter = (rate <= 1) | (means[1] < 1 / (rate - 1))
     exponent, slope, norm = np.array(rate), np.zeros(len(n)), -np.log(rate)
     solved = np.flatnonzero(lighter & (n >= 2) & np.isfinite(rate))
@@ -170,22 +172,22 @@ def against_truncated(values: Any, fit: PowerLaw) -> Ratio:
 def verdicts(
     fit: PowerLaw, p_value: Any, alternatives: dict[str, Ratio], *, enough: int = ENOUGH
 ) -> npt.NDArray[np.object_]:
-    """What the tails are, in the words of `Verdict`.
+    """Judge the tails, in the words of `Verdict`.
 
-    ``undefined`` where there is no fit, ``too few values`` under `enough` of them, ``not a power
-    law`` where the bootstrap's p-value or a comparison that is not nested is under 0.1 against it,
-    ``truncated power law`` where only the cut-off fits better, else ``power law``.
+    ``undefined`` without a fit, ``too few values`` under `enough` of them, ``not a power law`` if
+    the bootstrap's p-value or a comparison that is not nested is under 0.1 against it, ``truncated
+    power law`` if only the cut-off fits better, else ``power law``.
 
     Parameters
     ----------
     fit
-        Of the samples.
+        Fits to the samples.
     p_value
-        Of `bootstrap`.
+        p-values of `bootstrap`.
     alternatives
         Ratios by name; the one called ``truncated`` counts as nested.
     enough
-        Values in a tail that can be judged.
+        Fewest values in a tail that can be judged.
     """
     words = np.full(fit.alpha.shape, Verdict.POWER_LAW.value, object)
     for name, ratio in alternatives.items():
@@ -200,7 +202,7 @@ def verdicts(
 
 
 def _tail_logarithms(values: Any, fit: PowerLaw) -> tuple[Floats, npt.NDArray[np.bool_], Floats]:
-    """ln(x/x_min) of the tails (samples, values), which entries these are, and the rates α-1."""
+    """ln(x/x_min) of the tails (samples, values), the mask of their entries, and the rates α-1."""
     x = as_floats(values)
     rows = x.reshape(-1, x.shape[-1])
     x_min = fit.x_min.reshape(-1, 1)
@@ -244,17 +246,17 @@ def _hazard(cut: Floats) -> Floats:
 
 
 def _second_moment(cut: Floats) -> Floats:
-    """E[u²]/E[u]² of a standard normal beyond `cut`, u counted from there: rises from 1 to 2."""
+    """E[u²]/E[u]² of a standard normal beyond `cut`, u counted from there; rises from 1 to 2."""
     hazard = _hazard(cut)
     return np.asarray((1 + cut**2 - cut * hazard) / (hazard - cut) ** 2)
 
 
 _MOST = float(_second_moment(np.array(_FARTHEST)))
-"""Above this, a truncated normal is an exponential for all that float64 can tell."""
+"""Moment above which float64 cannot tell a truncated normal from an exponential."""
 
 
 def _truncation(moment: Floats) -> Floats:
-    """The cut at which `_second_moment` has a value, by bisection over asinh(cut)."""
+    """Cut at which `_second_moment` equals `moment`, by bisection over asinh(cut)."""
     low = np.full(moment.shape, -np.arcsinh(1e6))
     high = np.full(moment.shape, np.arcsinh(_FARTHEST))
     for _ in range(60):
@@ -267,14 +269,14 @@ def _truncation(moment: Floats) -> Floats:
 def _truncated_fit(rate: Floats, means: Floats) -> tuple[Floats, Floats, Floats]:
     r"""Maximum likelihood of :math:`e^{-au-b(e^u-1)}` on u > 0, an exponential family in (a, b).
 
-    Newton's method on the concave log-likelihood; b stays positive by steps in its logarithm.
+    Newton's method on the concave log-likelihood; steps in the logarithm keep b positive.
 
     Parameters
     ----------
     rate
-        (samples,) a of the pure power law, where to start.
+        (samples,) a of the pure power law, the starting point.
     means
-        (2, samples) of u and of :math:`e^u-1`.
+        (2, samples) means of u and of :math:`e^u-1`.
 
     Returns
     -------
@@ -325,6 +327,6 @@ def _truncated_loss(
     covariance = np.einsum("ink,jnk,nk->nij", centred, centred, mass)
     observed = np.stack([means[0], b * means[1]])
     gradient = (observed - expected).T
-    # in log b the log-likelihood is curved by its own slope too; without it where that is negative
+    # in log b the slope adds to the curvature of the log-likelihood; left out where it is negative
     covariance[:, 1, 1] += np.maximum(gradient[:, 1], 0.0)
     return a * means[0] + b * means[1] + norm, gradient, covariance, norm

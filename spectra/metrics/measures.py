@@ -1,6 +1,6 @@
 """Every measure of a spectrum, by name: the columns of `spectra metrics`.
 
-The formulas are in the modules that the functions come from; docs/measures.md lists them all.
+The formulas stand in the modules that define the functions; docs/measures.md lists them all.
 """
 
 from collections.abc import Callable
@@ -17,19 +17,19 @@ from spectra.metrics.spectrum import Floats, Side, as_floats, eigenvalues, large
 Table = dict[str, npt.NDArray[Any]]
 Progress = Callable[[int, int], None]
 BLOCK = 256
-"""Spectra at a time: bounds memory, and is what one core works on."""
+"""Spectra that one core works on at a time; bounds memory."""
 TESTED_BLOCK = 16
-"""The same with a bootstrap, which takes long: so that progress is seen."""
+"""The same with a bootstrap, which is slow: small, so that progress shows."""
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What a column holds."""
+    """Description of a column."""
 
     long_name: str
     units: str = "1"
     grows_with_scale: bool = False
-    """Whether the matrix times 2 has another value; for all others it has the same."""
+    """Whether twice the matrix has another value; other measures do not depend on scale."""
 
 
 _RANKS: dict[str, tuple[Measure, Callable[[Any, Side, Side], Floats]]] = {
@@ -157,13 +157,13 @@ def measures(
     rows, cols
         Sides of the matrices, in the shape of the leading axes or to broadcast against it.
     replicas
-        Of the bootstrap; 0 leaves out `alpha_error`, `p_value` and `verdict`.
+        Replicas of the bootstrap; 0 leaves out `alpha_error`, `p_value` and `verdict`.
     seed
-        Of the bootstrap and of the random matrix.
+        Seed of the bootstrap and of the random matrix.
     level
         Share of pure-noise matrices that may show a spike.
     progress
-        Called with the spectra done and all of them, as it goes.
+        Called with the number of spectra done and the number of all.
 
     Returns
     -------
@@ -214,18 +214,18 @@ def tail_measures(
     replicas: int = 0,
     seed: int = 0,
 ) -> Table:
-    """The power law in the eigenvalues of each spectrum, and what speaks against it.
+    """Power law in the eigenvalues of each spectrum, and the evidence against it.
 
     Parameters
     ----------
     spectra
-        Singular values (..., index), descending, NaN beyond a matrix' own.
+        Singular values (..., index), descending, padded with NaN.
     rows, cols
         Sides of the matrices, broadcast against the other axes.
     ks, min_tail
         As for `spectra.metrics.tails.power_law`.
     replicas, seed
-        Of the bootstrap, see `spectra.metrics.goodness.bootstrap`; 0 leaves the test out.
+        Replicas and seed of `spectra.metrics.goodness.bootstrap`; 0 replicas leave the test out.
 
     Returns
     -------

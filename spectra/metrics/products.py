@@ -8,9 +8,9 @@ import numpy.typing as npt
 from spectra.metrics.spectrum import Floats
 
 WIDTH = 1 << 14
-"""Components at a time: fifty vectors of so many float32 stay in a core's second-level cache."""
+"""Components at a time: fifty float32 vectors of this length fit in a core's second-level cache."""
 SAFE = 2.0**40
-"""Largest entries beyond this or below its inverse could leave float32's range when squared."""
+"""Largest entries above this or below its inverse could leave float32's range when squared."""
 
 
 def inner_products(vectors: npt.NDArray[Any]) -> Floats:
@@ -24,7 +24,7 @@ def inner_products(vectors: npt.NDArray[Any]) -> Floats:
     Returns
     -------
     (n, n). Blocks of 16 384 components are multiplied in float32 and summed in float64: relative
-    error about 1e-6 of the norms, that of float32 input. Float64 is multiplied in float64. NaN in
+    error about 1e-6 of the norms, as for float32 input. Float64 is multiplied in float64. NaN in
     the rows and columns of vectors that hold a NaN or an infinity.
     """
     n, components = vectors.shape
@@ -49,7 +49,7 @@ def inner_products(vectors: npt.NDArray[Any]) -> Floats:
 
 
 def _scales(vectors: npt.NDArray[Any]) -> Floats:
-    """A power of two for every vector that brings it into a safe range; NaN where not finite."""
+    """Power of two that brings each vector into a safe range; NaN if the vector is not finite."""
     if vectors.dtype == np.uint16:
         bits = np.bitwise_and(vectors, 0x7FFF).max(axis=1, initial=0).astype(np.uint32) << 16
         largest = bits.view(np.float32).astype(np.float64)

@@ -1,10 +1,10 @@
-r"""How many directions a matrix uses: norms and ranks of a spectrum.
+r"""Norms and ranks of a spectrum: how many directions a matrix uses.
 
 With singular values :math:`s`, eigenvalues :math:`\lambda = s^2` and :math:`p =
 \lambda/\sum\lambda`. Norms grow with the matrix; nothing else depends on its scale.
 
 A zero matrix has norms and ranks 0 and no entropy (NaN); a matrix of rank one has ranks 1 and
-entropy 0; where a spectrum is missing, everything is NaN.
+entropy 0; if a spectrum is missing, everything is NaN.
 """
 
 from typing import Any
@@ -59,10 +59,10 @@ def energy_rank(spectra: Any, share: float) -> Floats:
     spectra
         (..., index), descending.
     share
-        Of the energy :math:`\sum\lambda`, in (0, 1].
+        Share of the energy :math:`\sum\lambda`, in (0, 1].
     """
     if not 0 < share <= 1:
-        raise ValueError(f"a share of the energy is in (0, 1], this is {share}")
+        raise ValueError(f"a share of the energy must be in (0, 1], not {share}")
     energy = np.cumsum(np.square(relative(spectra)), axis=-1)
     total = energy[..., -1:] if energy.shape[-1] else np.full((*energy.shape[:-1], 1), np.nan)
     # sums of equal terms differ in their last bits
@@ -90,7 +90,7 @@ def numerical_rank(spectra: Any, rows: Side, cols: Side) -> Floats:
 def spectral_entropy(spectra: Any) -> Floats:
     r""":math:`-\sum p\ln p/\ln m`, in [0, 1], m the number of singular values.
 
-    1 where all of them are equal, 0 where one is alone (Alter, Brown and Botstein 2000).
+    1 if all of them are equal, 0 if only one is not zero (Alter, Brown and Botstein 2000).
     """
     squares = np.square(relative(spectra))
     total = squares.sum(axis=-1)
@@ -100,7 +100,7 @@ def spectral_entropy(spectra: Any) -> Floats:
 
 
 def rank_one_residual(spectra: Any) -> Floats:
-    r"""Share of the energy outside of the leading direction, :math:`1-\lambda_1/\sum\lambda`.
+    r"""Share of the energy outside the leading direction, :math:`1-\lambda_1/\sum\lambda`.
 
     In [0, 1): the relative squared error of the best rank-one approximation (Eckart and Young).
     """
@@ -111,17 +111,17 @@ def rank_one_residual(spectra: Any) -> Floats:
 
 
 def threshold_reduction(spectra: Any, count: Any, threshold: float) -> Floats:
-    r"""Share of a matrix' ranks that WeLore's threshold removes.
+    r"""Share of a matrix's ranks that WeLore's threshold removes.
 
-    Of the values :math:`(\sigma_i - \sigma_{min}) / (\sigma_1 - \sigma_{min})` those under the
-    threshold; none where all are equal. Source: Jaiswal et al. 2024, section 3.
+    The share of :math:`(\sigma_i - \sigma_{min}) / (\sigma_1 - \sigma_{min})` under the threshold;
+    0 if all values are equal. Source: Jaiswal et al. 2024, section 3.
 
     Parameters
     ----------
     spectra
-        Singular values (..., index), descending, NaN beyond a matrix' own.
+        Singular values (..., index), descending, padded with NaN.
     count
-        How many a matrix has, broadcast against the other axes.
+        Number of singular values of a matrix, broadcast against the other axes.
     threshold
         From 0 to 1.
     """

@@ -1,4 +1,4 @@
-"""How much gradients of different steps point the same way."""
+"""How closely gradients of different steps point the same way."""
 
 from typing import Any
 
@@ -35,10 +35,10 @@ def cosine_similarity(vectors: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
 def sketched_cosine_error(
     cosine: npt.NDArray[np.float64] | float, components: int
 ) -> npt.NDArray[np.float64]:
-    r"""Standard error of a cosine that was computed from two sketches.
+    r"""Standard error of a cosine computed from two sketches, :math:`(1-c^2)/\sqrt d`.
 
-    Of :math:`d` components each, :math:`(1-c^2)/\sqrt d`: the delta method for a ratio of sketched
-    inner product and norms, as for a sample correlation (Li, Hastie and Church, KDD 2006).
+    By the delta method for the ratio of a sketched inner product to sketched norms, as for a sample
+    correlation (Li, Hastie and Church, KDD 2006).
 
     Parameters
     ----------
@@ -49,6 +49,6 @@ def sketched_cosine_error(
 
     Returns
     -------
-    In the shape of `cosine`; 0 where it is 1, at most :math:`1/\sqrt d`.
+    In the shape of `cosine`; 0 where the cosine is 1, at most :math:`1/\sqrt d`.
     """
     return np.asarray((1.0 - np.square(cosine)) / np.sqrt(components), np.float64)

@@ -2,7 +2,8 @@ r"""How far the leading directions of a matrix have turned.
 
 A subspace is an orthonormal basis in the columns of an array (..., side, k). Singular vectors have
 no sign, and those of equal singular values no order: everything here depends on the subspaces
-alone, never on a basis' own columns. A column of NaN is a direction that the matrix does not have.
+alone, never on the columns of a basis. A column of NaN is a direction that the matrix does not
+have.
 """
 
 from typing import Any
@@ -15,14 +16,14 @@ from spectra.metrics.spectrum import Floats, as_floats
 def subspace_overlap(one: Any, other: Any) -> Floats:
     r"""Mean squared cosine of the principal angles, :math:`\|U_s^TU_t\|_F^2/k`, in [0, 1].
 
-    Beside it belongs `chance_overlap`, which is what unrelated subspaces have (Gur-Ari, Roberts
-    and Dyer 2018).
+    Compare it with `chance_overlap`, the overlap of unrelated subspaces (Gur-Ari, Roberts and Dyer
+    2018).
 
     Parameters
     ----------
     one, other
-        Bases (..., side, k), their leading axes to be broadcast against each other. k is the
-        smaller number of columns that are there.
+        Bases (..., side, k) with leading axes that broadcast against each other. The smaller k
+        counts, without columns of NaN.
     """
     u, v = as_floats(one), as_floats(other)
     k = np.minimum(directions(u), directions(v))
@@ -35,7 +36,7 @@ def subspace_overlap(one: Any, other: Any) -> Floats:
 def chance_overlap(k: Any, side: Any) -> Floats:
     r"""Expected overlap of a subspace with an independent uniform one: k/d for side d.
 
-    Of subspaces of different sizes, k is the larger.
+    For subspaces of different sizes, k is the larger.
     """
     return as_floats(k) / as_floats(side)
 
@@ -44,13 +45,13 @@ def principal_angles(one: Any, other: Any) -> Floats:
     r"""Angles between two subspaces in radians, ascending, (..., k), in [0, π/2].
 
     From cosines and sines of the same decomposition, so that small angles keep their digits
-    (Björck and Golub 1973; Knyazev and Argentati 2002). NaN for directions that are not there.
+    (Björck and Golub 1973; Knyazev and Argentati 2002). NaN for missing directions.
 
     Parameters
     ----------
     one, other
-        Bases (..., side, k), their leading axes to be broadcast against each other; of different
-        k, the smaller counts.
+        Bases (..., side, k) with leading axes that broadcast against each other. The smaller k
+        counts, without columns of NaN.
     """
     u, v = np.nan_to_num(as_floats(one)), np.nan_to_num(as_floats(other))
     k, of_other = directions(as_floats(one)), directions(as_floats(other))
@@ -61,8 +62,8 @@ def principal_angles(one: Any, other: Any) -> Floats:
     # ascending, without the zeros of directions that `other` does not have
     sines = np.linalg.svd(v - u @ inner, compute_uv=False)
     last = np.broadcast_to(of_other[..., None], (*sines.shape[:-1], 1)) - 1
-    places = np.clip(last - np.arange(count), 0, sines.shape[-1] - 1)
-    sines = np.take_along_axis(sines, places, axis=-1)
+    positions = np.clip(last - np.arange(count), 0, sines.shape[-1] - 1)
+    sines = np.take_along_axis(sines, positions, axis=-1)
     angles = np.where(
         np.square(cosines) >= 0.5,
         np.arcsin(np.clip(sines, 0.0, 1.0)),
@@ -72,9 +73,9 @@ def principal_angles(one: Any, other: Any) -> Floats:
 
 
 def kept_energy(basis: Any, matrix: Any) -> Floats:
-    r"""Share of a matrix' energy in a subspace, :math:`\|P^TG\|_F^2/\|G\|_F^2`, in [0, 1].
+    r"""Share of a matrix's energy in a subspace, :math:`\|P^TG\|_F^2/\|G\|_F^2`, in [0, 1].
 
-    For the leading left singular vectors P of an earlier gradient this is how fresh a projector
+    With the leading left singular vectors P of an earlier gradient, it says how fresh a projector
     such as GaLore's still is: at best the energy of G's own k leading values, by chance k/d.
 
     Parameters
@@ -82,7 +83,7 @@ def kept_energy(basis: Any, matrix: Any) -> Floats:
     basis
         (..., rows, k).
     matrix
-        (..., rows, cols), their leading axes to be broadcast against each other.
+        (..., rows, cols); its leading axes broadcast against those of `basis`.
     """
     p, g = as_floats(basis), as_floats(matrix)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -94,5 +95,5 @@ def kept_energy(basis: Any, matrix: Any) -> Floats:
 
 
 def directions(basis: Any) -> Any:
-    """How many columns of a basis (..., side, k) are there."""
+    """Number of columns of a basis (..., side, k) that are not NaN."""
     return (~np.isnan(as_floats(basis)).all(axis=-2)).sum(axis=-1)

@@ -1,11 +1,11 @@
 r"""Power-law tails: the exact fit of Clauset, Shalizi and Newman, for many samples at once.
 
-For every candidate :math:`x_{min}` the exponent is the maximum-likelihood one, and the candidate
-with the least Kolmogorov-Smirnov distance wins (SIAM Review 51, 2009). Trying n candidates on n
-values takes n² steps. Here a candidate's distance is first bounded from below on a few of its
-values; only candidates whose bound is under the best full distance so far are looked at more
-closely. That drops nearly all of them early and none wrongly: the result is that of the full
-search, at about the cost of n·√n steps.
+Every candidate :math:`x_{min}` gets its maximum-likelihood exponent, and the candidate with the
+least Kolmogorov-Smirnov distance wins (SIAM Review 51, 2009). Trying n candidates on n values takes
+n² steps. Here a few of a candidate's values first bound its distance from below; only candidates
+whose bound is under the best full distance so far are examined more closely. That drops nearly all
+candidates early and none wrongly: the result is that of the full search, at a cost of about n·√n
+steps.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from spectra.metrics.spectrum import Floats, as_floats
 
 Convention = Literal["left", "two-sided"]
 MIN_TAIL = 3
-"""Values in the smallest tail that is tried, as in the powerlaw package."""
+"""Values in the smallest tail tried, as in the powerlaw package."""
 BLOCK = 1 << 16
 """Distances computed at a time: their arrays stay in a core's cache."""
 FIRST_GRID = 24
@@ -29,18 +29,18 @@ _Index = npt.NDArray[np.intp]
 
 
 class PowerLaw(NamedTuple):
-    r"""Fits of :math:`p(x) \propto x^{-\alpha}` for :math:`x \ge x_{min}`, one a sample."""
+    r"""Fits of :math:`p(x) \propto x^{-\alpha}` for :math:`x \ge x_{min}`, one per sample."""
 
     alpha: Floats
-    r"""Exponent :math:`1 + n/\sum\ln(x/x_{min})`; NaN where there is nothing to fit."""
+    r"""Exponent :math:`1 + n/\sum\ln(x/x_{min})`; NaN if there is nothing to fit."""
     alpha_sigma: Floats
     r"""Its standard error for a given :math:`x_{min}`, :math:`(\alpha-1)/\sqrt n`."""
     x_min: Floats
-    """Least value of the tail, one of the sample."""
+    """Least value of the tail, itself a value of the sample."""
     ks_distance: Floats
     """Kolmogorov-Smirnov distance between the tail and the fit."""
     tail_size: Floats
-    """Values in the tail, n; 0 where there is nothing to fit."""
+    """Number n of values in the tail; 0 if there is nothing to fit."""
 
 
 class Sample(NamedTuple):
@@ -53,11 +53,11 @@ class Sample(NamedTuple):
     top: Floats  # (samples,) logarithm of the largest
 
     def at_least(self, rows: _Index, ranks: _Index) -> _Index:
-        """How many values of a sample are at least as large as its `ranks`-th (from 1)."""
+        """Number of values of a sample that are at least as large as its `ranks`-th (from 1)."""
         return ranks if self.not_less is None else self.not_less[rows, ranks - 1]
 
     def greater(self, rows: _Index, ranks: _Index) -> _Index:
-        """How many values of a sample are greater than its `ranks`-th (from 1)."""
+        """Number of values of a sample that are greater than its `ranks`-th (from 1)."""
         if self.not_less is None:
             return ranks - 1
         tied = self.logs[rows, ranks - 1]
@@ -81,13 +81,13 @@ def power_law(
     values
         (..., values) in any order; NaN, zero and negative values are left out.
     ks
-        Which distance is least at :math:`x_{min}`. ``left`` compares the fit with the share of
+        Distance that :math:`x_{min}` minimises. ``left`` compares the fit with the share of
         smaller values, as Clauset's own code, powerlaw and WeightWatcher do; ``two-sided`` is the
         Kolmogorov-Smirnov distance itself, with the shares on both sides of every value.
     min_tail
-        The fewest values in a tail; at least 2.
+        Fewest values in a tail; at least 2.
     x_min
-        Do not search: fit the values from here on. A number, or one for every sample.
+        Start of the tail, a number or one per sample; by default it is searched for.
 
     Returns
     -------
@@ -102,9 +102,9 @@ def power_law(
     (2.484, 1.1, 7)
     """
     if ks not in ("left", "two-sided"):
-        raise ValueError(f"ks is 'left' or 'two-sided', not {ks!r}")
+        raise ValueError(f"`ks` must be 'left' or 'two-sided', not {ks!r}")
     if min_tail < 2:
-        raise ValueError(f"a tail has at least 2 values, min_tail is {min_tail}")
+        raise ValueError(f"`min_tail` must be at least 2, not {min_tail}")
     x = as_floats(values)
     shape, width = x.shape[:-1], x.shape[-1]
     if not x.size:
@@ -114,7 +114,7 @@ def power_law(
     if x_min is not None:
         starts = np.broadcast_to(np.asarray(x_min, np.float64), shape).reshape(-1)
         if (starts <= 0).any():
-            raise ValueError("a power law starts above 0: x_min is positive")
+            raise ValueError("`x_min` must be positive: a power law starts above 0")
         fits = _in_parallel(lambda part: _fit_from(sample(x[part]), starts[part], ks), len(x))
     else:
         fits = _in_parallel(lambda part: _fit(sample(x[part]), ks, min_tail), len(x))
@@ -125,19 +125,19 @@ def hill_alpha(values: Any, share: float = 0.5) -> Floats:
     r"""Hill's estimate of the exponent from a fixed share of the values.
 
     :math:`\alpha = 1 + k/\sum_{i<k}\ln(\lambda_i/\lambda_k)` with :math:`k` the `share` of the
-    values (Hill 1975; the half is AlphaPruning's and TempBalance's choice). No search and no test:
-    it gives a number for any sample.
+    values (Hill 1975; AlphaPruning and TempBalance choose the half). There is no search and no
+    test: any sample yields a number.
 
     Parameters
     ----------
     values
         (..., values); NaN, zero and negative values are left out.
     share
-        In (0, 1].
+        Share of the values, in (0, 1].
 
     Returns
     -------
-    (...); NaN where k is under 2 or the k largest values are equal.
+    (...); NaN if k is under 2 or the k largest values are equal.
     """
     x = as_floats(values)
     if not x.size:
@@ -173,7 +173,7 @@ def log_alpha_norm(alpha: Any, spectra: Any) -> Floats:
 
 
 def sample(x: Floats) -> Sample:
-    """Sort samples (samples, values) and take their logarithms over their largest value."""
+    """Sort samples (samples, values), and take logarithms relative to their largest value."""
     positive = np.where(x > 0, x, 0.0)
     ordered = -np.sort(-positive, axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -206,7 +206,7 @@ def _fit(s: Sample, ks: Convention, min_tail: int) -> tuple[Floats, ...]:
         bounds = distances(rows, tails, grid)
         promising = _first_least(rows, bounds)
         in_full = bounds[promising]
-        if grid < width:  # these were bounds from below
+        if grid < width:  # so far these are bounds from below
             in_full = distances(rows[promising], tails[promising], width)
         _keep_better(best, chosen, rows[promising], tails[promising], in_full)
         if grid >= width:
@@ -221,13 +221,13 @@ def _fit(s: Sample, ks: Convention, min_tail: int) -> tuple[Floats, ...]:
 def _keep_better(
     best: Floats, chosen: _Index, rows: _Index, tails: _Index, distances: Floats
 ) -> None:
-    """Of equal distances, the longer tail wins: the smaller `x_min`, as in a search from below."""
+    """Keep better fits; at equal distance the smaller `x_min` wins, as in a search from below."""
     better = (distances < best[rows]) | ((distances == best[rows]) & (tails > chosen[rows]))
     best[rows[better]], chosen[rows[better]] = distances[better], tails[better]
 
 
 def _first_least(rows: _Index, bounds: Floats) -> _Index:
-    """The position of the least bound of every row; rows are in order."""
+    """Position of the least bound of every row; rows are in order."""
     order = np.lexsort((bounds, rows))
     first = np.ones(len(order), bool)
     first[1:] = rows[order][1:] != rows[order][:-1]
@@ -237,7 +237,7 @@ def _first_least(rows: _Index, bounds: Floats) -> _Index:
 def _fit_from(s: Sample, starts: Floats, ks: Convention) -> tuple[Floats, ...]:
     with np.errstate(divide="ignore", invalid="ignore"):
         low = np.log(starts) - s.top
-    # a start that is one of the values must keep it, whatever the logarithms' rounding
+    # a start that equals one of the values must include it, however the logarithms round
     tails = (s.logs >= (low - 1e-12)[:, None]).sum(axis=-1).astype(np.intp)
     rates, _ = _rates(s, 2)
     rows = np.flatnonzero(tails >= 2)
@@ -252,7 +252,7 @@ def _fit_from(s: Sample, starts: Floats, ks: Convention) -> tuple[Floats, ...]:
 
 
 def _rates(s: Sample, min_tail: int) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Of every tail (samples, values) the exponent minus 1, and whether it is a candidate."""
+    """Exponent minus 1 of every tail (samples, values), and whether the tail is a candidate."""
     tails = np.arange(1, s.logs.shape[1] + 1)
     filled = np.where(np.isfinite(s.logs), s.logs, 0.0)
     excess = np.cumsum(filled, axis=-1) - tails * filled
@@ -264,20 +264,20 @@ def _rates(s: Sample, min_tail: int) -> tuple[Floats, npt.NDArray[np.bool_]]:
 
 
 class _Distances:
-    """Kolmogorov-Smirnov distances of tails from their fits, on all or some of their values."""
+    """Kolmogorov-Smirnov distances of tails from their fits, on all or some of the values."""
 
     def __init__(self, s: Sample, rates: Floats, ks: Convention, low: Floats | None = None) -> None:
         self.sample, self.rates, self.ks, self.low = s, rates, ks, low
 
     def __call__(self, rows: _Index, tails: _Index, grid: int) -> Floats:
-        """Greatest difference over `grid` evenly spaced values of each tail: all, where it is less.
+        """Greatest difference over `grid` evenly spaced values of each tail, or over all if fewer.
 
         Parameters
         ----------
         rows, tails
-            (pairs,) numbers of samples, and sizes of tails.
+            (pairs,) indices of samples, and sizes of tails.
         grid
-            Values to look at.
+            Number of values to compare.
         """
         found = np.empty(len(rows))
         block = max(1, BLOCK // grid)
@@ -289,7 +289,7 @@ class _Distances:
 
     def _block(self, rows: _Index, tails: _Index, points: int) -> Floats:
         s = self.sample
-        # ranks 1 to `tails`, each at least once where there are as many points
+        # ranks 1 to `tails`, each at least once if there are as many points
         spacing = (tails - 1) / max(points - 1, 1)
         ranks = 1 + np.minimum(np.ceil(np.arange(points) * spacing).astype(np.intp), tails - 1)
         low = s.logs[rows, tails - 1] if self.low is None else self.low[rows]
@@ -323,7 +323,7 @@ def _described(
 def _in_parallel(
     fit: Callable[[slice], tuple[Floats, ...]], count: int
 ) -> list[tuple[Floats, ...]]:
-    """Samples in blocks, on all cores; numpy lets go of Python's lock in its loops."""
+    """Fit samples in blocks on all cores; numpy's loops release Python's lock."""
     block = max(1, min(64, -(-count // (2 * available_cores()))))
     parts = [slice(start, start + block) for start in range(0, count, block)]
     return list(in_threads(fit, parts))

@@ -1,14 +1,14 @@
-r"""WeightWatcher 0.7.7's columns, computed as it computes them, for numbers that compare with it.
+r"""WeightWatcher 0.7.7's columns, computed as it computes them, for comparable numbers.
 
-Kept apart from our own measures because several of its conventions depend on the matrix' scale or
-are calibrated on nothing (docs/measures.md):
+Kept apart from our own measures because several of its conventions depend on the matrix's scale or
+are not calibrated (docs/measures.md):
 
-- eigenvalues up to 1e-5 are dropped before the fit, so a matrix times 0.001 has another α;
+- it drops eigenvalues up to 1e-5 before the fit, so a matrix times 0.001 has another α;
 - the entropy adds 1e-10 to every probability and divides by the logarithm of the numerical rank;
-- the bulk's σ is a least-squares fit to a kernel density of bandwidth 0.1, and for square matrices
-  to a quarter circle whose radius stays 2;
-- spikes are counted above an edge widened by the square root of a Tracy-Widom scale;
-- under 20 values it fits another estimator, bias-corrected, with at least 8 values in the tail.
+- the bulk's σ is a least-squares fit to a kernel density of bandwidth 0.1, for square matrices of a
+  quarter circle whose radius stays 2;
+- it counts spikes above an edge widened by the square root of a Tracy-Widom scale;
+- under 20 values it uses another estimator, bias-corrected, with at least 8 values in the tail.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ DROPPED = 1e-5
 SMALL = 20
 SMALLEST_TAIL = 8
 FEWEST = 8
-"""Matrices with fewer singular values are left out by default."""
+"""Fewest singular values of a matrix; WeightWatcher skips smaller ones by default."""
 COLUMNS = {
     "alpha": "exponent of the power law",
     "D": "Kolmogorov-Smirnov distance",
@@ -43,7 +43,7 @@ _FAILED = -1.0
 
 
 def columns(spectrum: Any, rows: int, cols: int) -> dict[str, float]:
-    """The columns of one matrix.
+    """Columns of one matrix.
 
     Parameters
     ----------
@@ -54,9 +54,9 @@ def columns(spectrum: Any, rows: int, cols: int) -> dict[str, float]:
 
     Returns
     -------
-    By the names of `COLUMNS`. As in WeightWatcher a fit that fails is -1; NaN where the spectrum is
-    missing or has fewer than 8 values, which it skips, or has a largest value whose square is
-    beyond float64.
+    By the names of `COLUMNS`. As in WeightWatcher, a fit that fails is -1. NaN if the spectrum is
+    missing, has fewer than 8 values (which it skips), or has a largest value whose square is beyond
+    float64.
     """
     s = as_floats(spectrum)
     s = s[~np.isnan(s)]
@@ -99,7 +99,7 @@ def _fit(evals: Floats) -> tuple[float, float, float, float]:
 
 
 def _small_fit(values: Floats) -> tuple[float, float, float]:
-    """Of tails of at least 8 values, or the whole, the one with the least distance."""
+    """Fit with the least distance, over tails of at least 8 values or the whole sample."""
     logs, count = np.log(values), len(values)
     best = (0.0, 1.0, float(values[0]))
     for first in range(count - 1):
@@ -116,7 +116,7 @@ def _small_fit(values: Floats) -> tuple[float, float, float]:
 
 
 def _bulk(evals: Floats, short: int, long: int) -> tuple[float, float]:
-    """Spikes and soft rank, of eigenvalues scaled to mean 1."""
+    """Spikes and soft rank of eigenvalues scaled to mean 1."""
     if not evals[-1] > 0:
         return _FAILED, _FAILED
     scaled = evals * (len(evals) / evals.sum())
@@ -129,7 +129,7 @@ def _bulk(evals: Floats, short: int, long: int) -> tuple[float, float]:
 
 
 def _fitted_sigma(scaled: Floats, aspect: float) -> float:
-    """σ with the least squared distance between its law and a kernel density, on its own grid."""
+    """σ whose law is nearest to a kernel density in least squares, on WeightWatcher's grid."""
     values = np.sqrt(scaled) if aspect == 1 else scaled
     grid = np.linspace(0, values[-1] + 0.5, 1000)
     density = _linear_kernel_density(values, grid, 0.1)

@@ -1,1 +1,1 @@
-"""Checkpoints as transformers has them: the modules they fill, and whether they fill them."""
+"""Checkpoints as models of transformers: loaded, checked for completeness, with low-rank layers."""

@@ -1,8 +1,8 @@
-"""What finetuning changed of a checkpoint, without the checkpoint: a folder beside it.
+"""Adapters: what finetuning changed in a checkpoint, in a folder of its own.
 
-``adapter.json`` names the base checkpoint, by address and by the hash of its content; the changed
-tensors lie in ``changed.safetensors`` under the model's names, or, of an adapter of `peft`, in the
-files that `peft` writes. An adapter's folder is loaded wherever a checkpoint's model is.
+``adapter.json`` names the base checkpoint by address and by the hash of its content. The changed
+tensors are in ``changed.safetensors`` under the model's names or, for an adapter of `peft`, in the
+files that `peft` writes. An adapter's folder can be loaded wherever a checkpoint can.
 """
 
 import hashlib
@@ -25,12 +25,12 @@ from spectra_data.errors import InputError, first_line
 
 
 def require_base(source: Source) -> None:
-    """Require that the base of an adapter is where it was, and what it was.
+    """Require that the base of an adapter is still at its address, and unchanged.
 
     Raises
     ------
     InputError
-        When it is not.
+        When the base is missing or changed.
     """
     adapter = source.adapter
     assert adapter is not None
@@ -38,8 +38,8 @@ def require_base(source: Source) -> None:
         found = source.base.checkpoint
     except InputError as error:
         raise InputError(
-            f"the base of the adapter {source} is not where it was: {error}; put it back, or its "
-            f"new place into {Path(source.address, FILE)} as base"
+            f"the base of the adapter {source} has moved: {error}; put it back, or write its new "
+            f"address as base into {Path(source.address, FILE)}"
         ) from error
     if found.identity != adapter.identity and source.base.content != adapter.content:
         raise InputError(
@@ -50,7 +50,7 @@ def require_base(source: Source) -> None:
 def save_changed(
     folder: Path, base: str, identity: str, tensors: Mapping[str, torch.Tensor]
 ) -> None:
-    """Write the changed tensors of a model, under its names."""
+    """Write the changed tensors of a model, under the model's names."""
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     save_file(stored, folder / TENSORS, metadata={"format": "pt"})
     _describe(folder, Adapter(base, identity, "changed", _sha256(stored)))
@@ -63,14 +63,14 @@ def save_peft(folder: Path, base: str, identity: str, model: Any) -> None:
 
 
 def apply_adapter(model: torch.nn.Module, folder: str | Path) -> torch.nn.Module:
-    """Change a base checkpoint's model to what finetuning made of it.
+    """Apply an adapter to its base checkpoint's model.
 
     Parameters
     ----------
     model
-        The base, as `from_pretrained` gives it.
+        Model of the base, as `from_pretrained` returns it.
     folder
-        The adapter's.
+        Folder of the adapter.
 
     Returns
     -------
@@ -79,25 +79,25 @@ def apply_adapter(model: torch.nn.Module, folder: str | Path) -> torch.nn.Module
     Raises
     ------
     InputError
-        When the adapter is damaged, or of another model; when `peft` is missing.
+        When the adapter is damaged or belongs to another model, or `peft` is missing.
     """
     adapter = adapter_of(str(folder))
     if adapter is None:
-        raise InputError(f"{folder} holds no {FILE}: it is no adapter")
+        raise InputError(f"{folder} is not an adapter: it holds no {FILE}")
     if adapter.kind == "peft":
         if _files_sha256(Path(folder)) != adapter.sha256:
             raise InputError(f"the adapter in {folder} is damaged: it is not what was written")
         return _merged(model, Path(folder))
     try:
         tensors = load_file(Path(folder) / TENSORS)
-    except Exception as error:  # of the disk or of safetensors
-        raise InputError(f"{folder}/{TENSORS} cannot be read: {error}") from error
+    except Exception as error:  # from the disk or safetensors
+        raise InputError(f"cannot read {folder}/{TENSORS}: {error}") from error
     if _sha256(tensors) != adapter.sha256:
-        raise InputError(f"{folder}/{TENSORS} is not what was written")
+        raise InputError(f"{folder}/{TENSORS} is damaged: it is not what was written")
     own = model.state_dict()
     wrong = [k for k, v in tensors.items() if k not in own or own[k].shape != v.shape]
     if wrong:
-        raise InputError(f"{folder} is of another model: it has no {wrong[0]} of that shape")
+        raise InputError(f"{folder} is for another model: this one has no {wrong[0]} of that shape")
     with torch.no_grad():
         for name, value in tensors.items():
             own[name].copy_(value)
@@ -105,18 +105,18 @@ def apply_adapter(model: torch.nn.Module, folder: str | Path) -> torch.nn.Module
 
 
 def require_peft() -> Any:
-    """The package.
+    """The package `peft`.
 
     Raises
     ------
     InputError
-        When it is not installed, with the command that does.
+        When it is not installed, with the command that installs it.
     """
     try:
         import peft
     except ImportError as error:
         raise InputError("adapters need peft: pip install 'spectra-dynamics[peft]'") from error
-    # what peft still asks transformers by its old name
+    # peft still uses the old name in transformers
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", module="transformers")
     return peft
 
@@ -126,9 +126,9 @@ def _merged(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
     pair(model)
     try:
         adapted = peft.PeftModel.from_pretrained(model, str(folder))
-    except Exception as error:  # of many kinds, by method
+    except Exception as error:  # of many kinds, depending on the method
         reason = first_line(error)
-        raise InputError(f"{folder} is no adapter of this model: {reason}") from error
+        raise InputError(f"{folder} is not an adapter of this model: {reason}") from error
     merged: torch.nn.Module = adapted.merge_and_unload()
     unpair(merged)
     return merged

@@ -1,4 +1,4 @@
-"""A checkpoint as transformers' model: whole, or a skeleton whose blocks are read when they run."""
+"""A checkpoint as a model of transformers: whole, or a skeleton that reads each block to run it."""
 
 import copy
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ from spectra_data.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A model, and where its blocks' weights come from if not from itself."""
+    """A model, and the source of its blocks' weights if it does not hold them."""
 
     model: torch.nn.Module
     source: Tensors | None = None
@@ -42,14 +42,14 @@ class Loaded:
 def load_whole(
     named: str | Source, dtype: torch.dtype | str = torch.float32, **options: Any
 ) -> Loaded:
-    """A checkpoint's model in memory; of an adapter's folder, its base with the adapter in it.
+    """Load a checkpoint's model; for an adapter's folder, the base with the adapter applied.
 
-    Every parameter is one that the checkpoint holds, and finite.
+    Every parameter comes from the checkpoint, and is finite.
 
     Raises
     ------
     InputError
-        When transformers cannot load it, or would make up some of its weights.
+        When transformers cannot load it, or would initialise weights at random.
     """
     source = Source.of(named)
     if source.adapter is None:
@@ -84,10 +84,10 @@ def _whole(source: Source, dtype: torch.dtype | str, options: Mapping[str, Any])
 
 
 def _given(source: Source) -> tuple[Any, dict[str, Any]]:
-    """The class, and arguments that hand it the tensors of files that it would not take itself."""
+    """The model class, and arguments that pass it tensors of files that it would not find."""
     checkpoint = source.checkpoint
     if is_compressed(checkpoint.config):
-        raise InputError(f"{source} is a part of a compressed checkpoint: name its folder")
+        raise InputError(f"{source} is part of a compressed checkpoint: name its folder")
     names = checkpoint.match.plain if checkpoint.match is not None else {}
     stored = {names.get(name, name): name for name in checkpoint.stored.tensors}
     tensors = {plain: checkpoint.stored.read(name) for plain, name in stored.items()}
@@ -106,17 +106,17 @@ def require_loaded(address: str, model: torch.nn.Module, report: Mapping[str, An
     Parameters
     ----------
     address
-        The checkpoint, for messages.
+        Address of the checkpoint, for messages.
     model
-        As transformers made it.
+        Model that transformers loaded.
     report
-        What it says of that (``output_loading_info``).
+        Report of transformers on the loading (``output_loading_info``).
 
     Raises
     ------
     InputError
-        With the weights that it made up, left out, or found in another shape, or the first that
-        is not finite.
+        With the weights that are missing, unexpected, or of another shape, or the first that is not
+        finite.
     """
     kind = type(model).__name__
     found = {
@@ -132,12 +132,12 @@ def require_loaded(address: str, model: torch.nn.Module, report: Mapping[str, An
 
 
 def require_finite(address: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Require finite numbers.
+    """Require finite weights.
 
     Raises
     ------
     InputError
-        With the name of the first weight that holds others.
+        With the name of the first weight that is not finite.
     """
     for name, value in tensors:
         floating = value.is_floating_point() and not value.is_meta
@@ -146,8 +146,8 @@ def require_finite(address: str, tensors: Iterable[tuple[str, torch.Tensor]]) ->
 
 
 def _unpacked() -> dict[str, Any]:
-    """A GGUF file's weights as parameters: newer releases of transformers leave them packed where
-    they have kernels to compute with them.
+    """Arguments that unpack a GGUF file's weights: newer releases of transformers keep them packed
+    if they have kernels for them.
     """
     try:
         from transformers import GgufConfig
@@ -174,15 +174,15 @@ def empty_model(source: Source) -> Any:
 
 
 def load_skeleton(source: Source) -> Loaded | None:
-    """The model without its blocks' weights; None where the checkpoint's tensors are not its own.
+    """The model without its blocks' weights; None if its parameters are not stored one to one.
 
-    All tensors are read once, so that one that is not finite is named before any pass.
+    Reads all tensors once, so that one that is not finite is reported before any pass.
 
     Raises
     ------
     InputError
-        When transformers does not know the model, a tensor cannot be read, is not finite, or is
-        not the model's.
+        When transformers does not know the model, or a tensor is unreadable, not finite, or not a
+        parameter of the model.
     """
     if source.is_gguf or getattr(source.config, "quantization_config", None) is not None:
         return None

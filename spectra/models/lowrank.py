@@ -1,4 +1,4 @@
-"""Low-rank layers put into a model, and the linear layers that they stand for."""
+"""Low-rank layers in a model, and the linear layers that they replace."""
 
 import torch
 
@@ -9,25 +9,25 @@ from spectra_data.errors import InputError
 
 
 def put_layers(model: torch.nn.Module, config: SpectraConfig) -> None:
-    """Replace every factored matrix' layer by an empty low-rank one.
+    """Replace the layer of every factored matrix with an empty low-rank one.
 
     Raises
     ------
     InputError
-        When the model has no such layer, or one of other sides.
+        When the model has no such layer, or one of another shape.
     """
     layer = STORAGES[config.rank_map.storage].layer()
     for module in config.factored.values():
         try:
             old = model.get_submodule(module.name)
         except AttributeError:
-            raise InputError(f"the model has no layer {module.name}, the rank map has") from None
+            raise InputError(f"the rank map has {module.name}, the model does not") from None
         weight = getattr(old, "weight", None)
         sides = {(module.rows, module.cols), (module.cols, module.rows)}
         if not isinstance(weight, torch.Tensor) or tuple(weight.shape) not in sides:
             found = "no weight" if weight is None else f"a weight of {tuple(weight.shape)}"
             raise InputError(
-                f"{module.name} has {found}, the rank map says {module.rows} x {module.cols}"
+                f"{module.name} has {found}, but the rank map says {module.rows} x {module.cols}"
             )
         put(
             model,
@@ -44,7 +44,7 @@ def put_layers(model: torch.nn.Module, config: SpectraConfig) -> None:
 
 
 def dense(module: CompressedLinear, dtype: torch.dtype | None = None) -> torch.nn.Linear:
-    """The linear layer that a low-rank one stands for."""
+    """The dense linear layer that computes the same as a low-rank one."""
     product = module.product().detach()
     linear = torch.nn.Linear(
         module.in_features,

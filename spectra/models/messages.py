@@ -1,4 +1,4 @@
-"""What transformers says while it loads, brought to a line."""
+"""The messages of transformers while it loads, reduced to one line."""
 
 import contextlib
 from typing import Any
@@ -7,7 +7,7 @@ from spectra_data.errors import InputError, first_line
 
 
 def silence_library_bars() -> None:
-    """Keep the bars that transformers draws for every shard out of ours."""
+    """Turn off the progress bars that transformers draws for every shard."""
     from transformers.utils import logging
 
     untyped: Any = logging
@@ -16,12 +16,12 @@ def silence_library_bars() -> None:
 
 @contextlib.contextmanager
 def loading(address: str) -> Any:
-    """Say in one line that transformers cannot load something.
+    """Turn an error of transformers while loading into one line.
 
     Raises
     ------
     InputError
-        For whatever it raises.
+        For any error that transformers raises.
     """
     from transformers.utils import logging
 

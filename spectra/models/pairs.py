@@ -1,7 +1,7 @@
-"""Low-rank layers as pairs of linear layers, which is what adapters know how to adapt.
+"""Low-rank layers as pairs of linear layers, which adapters know how to adapt.
 
-A pair shares its parameters with the layer that it was made of, and computes the same. Adapters
-that are merged into its linear layers leave the pair what it was: a layer of the same rank.
+A pair shares its parameters with the layer that it was made from, and computes the same. After
+adapters are merged into its linear layers, the pair is still a layer of the same rank.
 """
 
 import re
@@ -15,26 +15,26 @@ from spectra.storages.layer import CompressedLinear, LayerPair, put
 
 
 def pair(model: torch.nn.Module) -> None:
-    """Replace every low-rank layer by a pair of linear ones.
+    """Replace every low-rank layer with a pair of linear ones.
 
     Raises
     ------
     InputError
-        When one of them has none.
+        When a layer has no such pair.
     """
     for name, layer in compressed_layers(model).items():
         put(model, name, layer.pair())
 
 
 def unpair(model: torch.nn.Module) -> None:
-    """Replace every pair by the low-rank layer that it stands for."""
+    """Replace every pair with the low-rank layer that it represents."""
     for name, module in list(model.named_modules()):
         if isinstance(module, LayerPair):
             put(model, name, module.layer())
 
 
 def linear_layers(model: torch.nn.Module) -> dict[str, str]:
-    """The linear layers of the blocks of a paired model, with the matrix that each belongs to."""
+    """The linear layers in the blocks of a paired model, each with the name of its matrix."""
     return {
         name: matrix_of(model, name)
         for name, module in model.named_modules()
@@ -43,7 +43,7 @@ def linear_layers(model: torch.nn.Module) -> dict[str, str]:
 
 
 def matrix_of(model: torch.nn.Module, name: str) -> str:
-    """The matrix that a linear layer is, or is a part of."""
+    """The name of the matrix that a linear layer is, or is a part of."""
     parent = name.rpartition(".")[0]
     return parent if isinstance(model.get_submodule(parent), LayerPair) else name
 
@@ -51,8 +51,8 @@ def matrix_of(model: torch.nn.Module, name: str) -> str:
 def chosen(layers: dict[str, str], targets: str | Iterable[str]) -> list[str]:
     """The linear layers whose own name or whose matrix's name is a target.
 
-    As `peft` reads them: a string is a regular expression for the whole name, others are ends of
-    names.
+    Targets have the meaning that `peft` gives them: a string is a regular expression for the whole
+    name, a collection holds ends of names.
     """
     named: Callable[[str], bool]
     if isinstance(targets, str):

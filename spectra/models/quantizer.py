@@ -1,9 +1,9 @@
-"""How transformers loads a compressed checkpoint: its quantizer interface, and nothing remote.
+"""How transformers loads a compressed checkpoint: by its quantizer interface, no remote code.
 
 `from_pretrained` finds the quantizer by the ``quant_method`` of ``config.json``, builds the model
-without weights, lets us put low-rank layers in the place of linear ones, and fills them by name.
+without weights, lets us put low-rank layers in place of linear ones, and fills them by name.
 So ``device_map``, ``dtype``, ``save_pretrained`` and ``generate`` work as for any model. Before it
-fills them, every tensor's name, shape and hash is compared with what the configuration says.
+fills them, every tensor's name, shape and hash is compared with the configuration.
 """
 
 import os
@@ -27,7 +27,7 @@ from spectra_data.errors import InputError
 
 SHOWN = 4
 UNCHECKED = "SPECTRA_SKIP_HASHES"
-"""Set in the environment, it loads without comparing hashes: names and shapes are compared."""
+"""Environment variable that skips the comparison of hashes, not that of names and shapes."""
 
 
 class SpectraQuantizationConfig(QuantizationConfigMixin):
@@ -48,7 +48,7 @@ class SpectraQuantizationConfig(QuantizationConfigMixin):
         self.sha256 = dict(sha256 or {})
 
     def parsed(self) -> SpectraConfig:
-        """The same, validated."""
+        """The configuration, parsed and validated."""
         return SpectraConfig.of({"quantization_config": self.to_dict()})
 
 
@@ -75,7 +75,7 @@ class SpectraQuantizer(HfQuantizer):
     def get_state_dict_and_metadata(
         self, model: torch.nn.Module
     ) -> tuple[dict[str, torch.Tensor] | None, dict[str, Any]]:
-        """Called by `save_pretrained` before it writes the configuration: hashes of what is now."""
+        """Update the hashes; `save_pretrained` calls this before it writes the configuration."""
         if getattr(model, "_hf_peft_config_loaded", False):  # only the adapter is written
             return None, {}
         factored = self.quantization_config.parsed().factored.values()
@@ -83,7 +83,7 @@ class SpectraQuantizer(HfQuantizer):
         dtype = next(model.parameters()).dtype
         for name, shape in (item for module in factored for item in module.guard.items()):
             state[name] = torch.empty(shape, dtype=dtype)
-        # others may be stored under other names than the model's
+        # other tensors may be stored under names that the model does not use
         own = {name: state[name] for module in factored for name in module.tensors}
         movable = not any(value.is_meta for value in own.values())
         self.quantization_config.sha256 = dict(_hashes(own.items())) if movable else {}
@@ -97,17 +97,17 @@ class SpectraQuantizer(HfQuantizer):
         return model
 
     def is_serializable(self) -> bool:
-        """Whether `save_pretrained` writes it."""
+        """Whether `save_pretrained` can write the model: always."""
         return True
 
     @property
     def is_trainable(self) -> bool:
-        """Factors are parameters like any others."""
+        """Whether it can be trained: yes, factors are ordinary parameters."""
         return True
 
 
 def require_whole(config: SpectraConfig, files: Sequence[str]) -> None:
-    """Require that files hold what a configuration says: names, shapes, hashes.
+    """Require that files hold the tensors of a configuration: names, shapes, hashes.
 
     Raises
     ------
@@ -118,12 +118,12 @@ def require_whole(config: SpectraConfig, files: Sequence[str]) -> None:
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
         if not str(path).endswith(".safetensors"):
-            raise InputError(f"{Path(path).name} is no safetensors file")
+            raise InputError(f"{Path(path).name} is not a safetensors file")
         with safe_open(path, framework="pt") as file:
             shapes |= {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
     wrong = [f"{name} is missing" for name in {**expected, **config.sha256} if name not in shapes]
     wrong += [
-        f"{name} is {shapes[name]}, its rank map says {shape}"
+        f"{name} is {shapes[name]}, but its rank map says {shape}"
         for name, shape in expected.items()
         if name in shapes and shapes[name] != shape
     ]
@@ -147,7 +147,7 @@ def _tensors(files: Sequence[str]) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _hashes(tensors: Any) -> Iterator[tuple[str, str]]:
-    """SHA-256 of tensors by name, one a core, few in memory at a time."""
+    """SHA-256 of tensors by name, one per core, with few in memory at a time."""
     with ThreadPoolExecutor(available_cores()) as pool:
         waiting: list[tuple[str, Any]] = []
         for name, tensor in tensors:

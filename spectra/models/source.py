@@ -1,4 +1,4 @@
-"""A checkpoint that a user named: resolved once, and handed to everything that needs it."""
+"""A checkpoint that a user named: resolved once, then passed to everything that needs it."""
 
 from collections.abc import Collection
 from functools import cached_property
@@ -35,19 +35,19 @@ COMPANIONS = (
     "chat_template.jinja",
     "chat_template.json",
 )
-"""Files that belong to a model beside its weights and configuration."""
+"""Files that belong to a model besides its weights and configuration."""
 
 
 class Source:
     """A checkpoint by its address: a folder, a file, a hub name, an adapter's folder.
 
-    What is asked for is found once, when it is first asked for; of an adapter's folder, all but the
-    adapter itself is its base's.
+    Each property is computed once, on first use. For an adapter's folder, all but `adapter` are
+    those of its base.
 
     Parameters
     ----------
     address
-        As a user types it.
+        Address as the user typed it.
 
     Examples
     --------
@@ -60,7 +60,7 @@ class Source:
 
     @staticmethod
     def of(named: "str | Path | Source") -> "Source":
-        """The source that is named, or given."""
+        """The source at an address; a source is returned unchanged."""
         return named if isinstance(named, Source) else Source(str(named))
 
     def __str__(self) -> str:
@@ -68,17 +68,17 @@ class Source:
 
     @cached_property
     def adapter(self) -> Adapter | None:
-        """What finetuning wrote beside a base, if the address is its folder."""
+        """The adapter that finetuning wrote, if the address is its folder."""
         return adapter_of(self.address)
 
     @cached_property
     def base(self) -> "Source":
-        """Of an adapter, the checkpoint that it changes; else this one."""
+        """The checkpoint that the adapter changes; this one if it is not an adapter."""
         return self if self.adapter is None else Source(self.adapter.base)
 
     @cached_property
     def place(self) -> Address:
-        """Where it lies."""
+        """Parsed address of the checkpoint, or of the adapter's base."""
         return one_address(self.address) if self.base is self else self.base.place
 
     @cached_property
@@ -92,8 +92,8 @@ class Source:
         return content_of(self.place, self.checkpoint)
 
     def spanning(self, names: Collection[str]) -> "Source":
-        """The same with all towers, if one of some matrices lies in another than the language
-        model's.
+        """The same source, with all towers if one of these matrices is outside the language
+        model.
         """
         opened = self.checkpoint.spanning(names)
         if opened is self.checkpoint:
@@ -115,28 +115,28 @@ class Source:
 
     @cached_property
     def compressed(self) -> SpectraConfig:
-        """What `spectra compress` says of it."""
+        """The description that `spectra compress` wrote."""
         return SpectraConfig.of(self.config.to_dict())
 
     @cached_property
     def is_peft(self) -> bool:
-        """Whether it is an adapter's folder as `peft` writes it, without a model."""
+        """Whether it is a folder that `peft` wrote: an adapter without a model."""
         folder = Path(self.address)
         return (folder / ADAPTER).is_file() and not (folder / "config.json").is_file()
 
     @cached_property
     def is_left_to_transformers(self) -> bool:
-        """Whether it alone knows the files: a hub's, or a `peft` adapter with its base."""
+        """Whether only transformers finds the files: those of a hub, or of a `peft` adapter."""
         return self.is_peft or self.place.is_hub_name
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
-        """How transformers names it: a folder, a hub name with revision, or a GGUF file.
+        """Arguments of `from_pretrained`: a folder, a hub name with revision, or a GGUF file.
 
         Raises
         ------
         InputError
-            When transformers has no name for it.
+            When transformers cannot load it.
         """
         if self.base is not self:
             return self.base.arguments
@@ -153,7 +153,7 @@ class Source:
 
     @cached_property
     def config(self) -> Any:
-        """Its configuration, as transformers has it.
+        """Its configuration as an object of transformers.
 
         Raises
         ------
@@ -169,7 +169,7 @@ class Source:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What its weights are stored in; a GGUF file's, what they are stored as again."""
+        """Stored dtype of its weights; for GGUF, bfloat16, in which they are stored again."""
         if self.is_gguf:
             return torch.bfloat16
         return getattr(self.config, "dtype", None) or torch.float32
@@ -188,21 +188,21 @@ class Source:
         require_fetched(Path(self.arguments["pretrained_model_name_or_path"]))
         try:
             with loading(self.address):
-                # a configuration that is there is not read again
+                # do not read the configuration twice
                 known = {"config": self.config} if "config" in self.__dict__ else {}
                 tokenizer = AutoTokenizer.from_pretrained(**self.arguments, **known)
         except InputError as error:
-            if not Path(self.address).expanduser().exists():  # the hub may be out of reach
+            if not Path(self.address).expanduser().exists():  # the hub may be unreachable
                 raise
             raise InputError(
-                f"{self} has no tokenizer: put one beside it, or name it by --tokenizer"
+                f"{self} has no tokenizer: put one next to it, or name one with --tokenizer"
             ) from error
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
-            raise InputError(f"{self} has no tokenizer.json: name a tokenizer by --tokenizer")
+            raise InputError(f"{self} has no tokenizer.json: name a tokenizer with --tokenizer")
         return tokenizer
 
     def copy_companions(self, out: Path) -> list[str]:
-        """Copy the tokenizer's and generation's files to a folder; the names of those copied."""
+        """Copy the files of tokenizer and generation to a folder; return the copied names."""
         if self.is_gguf:
             try:
                 self.tokenizer.save_pretrained(out)
@@ -218,19 +218,19 @@ class Source:
         return copied
 
     def _single_gguf(self) -> str:
-        """The file of a model in GGUF, which transformers reads from one file alone."""
+        """The file of a GGUF model; transformers reads only models in a single file."""
         folder, _ = open_folder(self.place)
         names = gguf_parts(folder, folder.named)
         if len(names) > 1:
             raise InputError(
-                f"{self} is a model in {len(names)} GGUF files, and transformers reads one: join "
-                f"them by llama.cpp's `llama-gguf-split --merge {names[0]} JOINED.gguf`"
+                f"{self} is a model in {len(names)} GGUF files, but transformers reads one: join "
+                f"them with llama.cpp's `llama-gguf-split --merge {names[0]} JOINED.gguf`"
             )
         return names[0]
 
 
 def _only_gguf(folder: Path) -> bool:
-    """Whether a folder's weights are GGUF files alone."""
+    """Whether all weights of a folder are GGUF files."""
     if not folder.is_dir():
         return False
     suffixes = {path.suffix for path in folder.iterdir() if is_weights(path.name)}

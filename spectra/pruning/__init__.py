@@ -1,1 +1,1 @@
-"""Zeros for what matters least: magnitude, Wanda, SparseGPT."""
+"""Pruning: zeros in place of the least important entries, by magnitude, Wanda or SparseGPT."""

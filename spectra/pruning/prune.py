@@ -1,4 +1,4 @@
-"""`prune`: a checkpoint with zeros in its matrices, or in those that stayed dense."""
+"""`prune`: put zeros into the matrices of a checkpoint, or into those that stayed dense."""
 
 import dataclasses
 import hashlib
@@ -38,17 +38,17 @@ REPORT = "pruning.json"
 
 @dataclass(frozen=True)
 class Pruned:
-    """What was written."""
+    """Result of `prune`."""
 
     path: Path
     sparsity: float
-    """Zeros over all entries of the matrices that were pruned."""
+    """Zeros over all entries of the pruned matrices."""
     matrices: Mapping[str, float]
-    """Share of zeros, by name."""
+    """Share of zeros in every pruned matrix, by name."""
     kept: int
-    """Matrices that were left as they are."""
+    """Number of matrices that are unchanged."""
     left: Mapping[str, str]
-    """Those of them that cannot be pruned here, with the reasons."""
+    """Matrices that cannot be pruned here, with the reasons."""
     bytes: int
 
 
@@ -64,36 +64,36 @@ def prune(
     device: str = "cpu",
     progress: Progress = silent,
 ) -> Pruned:
-    """Write a pruned checkpoint, in the format of what was pruned.
+    """Write a pruned checkpoint, in the format of the input.
 
     Parameters
     ----------
     checkpoint
-        A Hugging Face folder or hub name, a GGUF file, or a compressed checkpoint, of which the
+        A Hugging Face folder or hub name, a GGUF file, or a compressed checkpoint, in which the
         matrices that stayed dense are pruned.
     out
-        The folder to write.
+        Folder to write.
     pattern
-        How many zeros.
+        Number of zeros.
     method
-        ``magnitude``; ``wanda`` and ``sparsegpt``, block by block on what the pruned ones before
-        give.
+        ``magnitude``; or ``wanda`` and ``sparsegpt``, which prune each block on the outputs of the
+        pruned ones before it.
     only
-        ``nlrc``: the N-LRCs of the compressed checkpoint's map, or of `rank_map`.
+        ``nlrc``: prune only the N-LRCs of the compressed checkpoint's map, or of `rank_map`.
     rank_map
-        Says which matrices are N-LRCs, for a dense checkpoint.
+        Rank map that names the N-LRCs of a dense checkpoint.
     calibration
-        The text of all methods but ``magnitude``.
+        Text for all methods but ``magnitude``.
     device
-        Where blocks run.
+        Device on which blocks run.
     progress
-        Called with a stage, what is done of it, and of how many.
+        Called with a stage, the number of its steps done, and their total.
 
     Raises
     ------
     InputError
-        When there is nothing to prune, a matrix' statistics are not finite (naming it), the folder
-        holds something else, or another process writes to it.
+        When there is nothing to prune, a matrix's statistics are not finite (with its name), the
+        folder holds something else, or another process writes to it.
     """
     out = Path(out)
     source = Source.of(checkpoint)
@@ -166,7 +166,7 @@ def _prepared(
     folder: Path,
     progress: Progress,
 ) -> dict[str, Path]:
-    """The pruned weights of every matrix, in files by block."""
+    """Write the pruned weights of every matrix, one file per block; return the files by matrix."""
     blocks = open_blocks(source, device)
     found: dict[str, Path] = {}
     passed = pruner.blocks(blocks, windows, calibration.batch_size, progress)
@@ -178,7 +178,7 @@ def _prepared(
 
 
 def _stored(source: Source) -> tuple[Tensors, dict[str, Any], SpectraConfig | None]:
-    """Tensors as they are stored, the configuration, and what a compressed checkpoint says."""
+    """Stored tensors, configuration, and the description of a compressed checkpoint."""
     opened = source.checkpoint
     if isinstance(opened.source, MergedTensors):
         return opened.source.source, dict(opened.config), SpectraConfig.of(opened.config)
@@ -195,7 +195,7 @@ def _wanted(
 ) -> frozenset[str]:
     """The names of the matrices to prune."""
     if only not in (None, "nlrc"):
-        raise InputError(f"only takes nlrc, not {only!r}")
+        raise InputError(f"only accepts nlrc, not {only!r}")
     factored = held.factored if held is not None else {}
     names = {m.name for m in opened.matrices if m.name not in factored}
     dense = {name for name in names if f"{name}.weight" in stored.tensors}
@@ -206,6 +206,6 @@ def _wanted(
             require_fit(rank_map, opened, weights=False)
             known = rank_map
         else:
-            raise InputError("which matrices are N-LRCs, a rank map says: name it by --map")
+            raise InputError("a rank map says which matrices are N-LRCs: name it with --map")
         dense &= {module.name for module in known.nlrc}
     return frozenset(dense)

@@ -1,4 +1,4 @@
-"""Pruning of a model's blocks, one after the other."""
+"""Pruning of a model's blocks, one after another."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ METHODS: tuple[str, ...] = get_args(Method)
 
 @dataclass(frozen=True)
 class Pruner:
-    """What is pruned, and how.
+    """Method, pattern and matrices of a pruning.
 
     Raises
     ------
@@ -28,7 +28,7 @@ class Pruner:
     method: str
     pattern: Pattern
     names: frozenset[str]
-    """Of the matrices."""
+    """Names of the matrices to prune."""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -37,21 +37,21 @@ class Pruner:
     def pruned(
         self, name: str, weight: torch.Tensor, second: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """A weight with its zeros: (rows, cols).
+        """The pruned weight: (rows, cols).
 
         Parameters
         ----------
         name
-            Of the matrix, for messages.
+            Name of the matrix, for messages.
         weight
-            (rows, cols).
+            Weight, (rows, cols).
         second
-            (cols, cols): second moments of its inputs; not for ``magnitude``.
+            Second moments of its inputs, (cols, cols); not needed for ``magnitude``.
 
         Raises
         ------
         InputError
-            When it cannot be pruned so, with its name.
+            When it cannot be pruned in this way, with its name.
         """
         try:
             if self.method == "magnitude":
@@ -63,7 +63,7 @@ class Pruner:
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
         if not torch.isfinite(result).all():
-            raise InputError(f"{name}: its weight, or what pruning made of it, is not finite")
+            raise InputError(f"{name}: its weight, before or after pruning, is not finite")
         return result
 
     @torch.no_grad()
@@ -74,22 +74,22 @@ class Pruner:
         batch_size: int,
         progress: Callable[[str, int, int], None] = lambda stage, done, count: None,
     ) -> Iterator[dict[str, torch.Tensor]]:
-        """Prune block after block in place, each on what the pruned ones before it give.
+        """Prune block after block in place, each on the outputs of the pruned ones before it.
 
         Parameters
         ----------
         blocks
-            The model; of one that streams, pruned weights are gone with their block.
+            Blocks of the model; if they are streamed, pruned weights are freed with their block.
         windows
-            (windows, length) token ids.
+            Token ids, (windows, length).
         batch_size
-            Windows at a time.
+            Number of windows at a time.
         progress
-            Called with a stage, the blocks done, and of how many.
+            Called with a stage, the number of blocks done, and their total.
 
         Yields
         ------
-        A block's pruned weights, by the matrix' name.
+        The pruned weights of a block, by the matrix's name.
         """
         passages = blocks.start(windows, batch_size)
         for i, name in enumerate(blocks.names):

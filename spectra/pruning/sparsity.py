@@ -1,7 +1,7 @@
-"""Which entries of a weight become zero, and what SparseGPT makes of the others.
+"""Which entries of a weight become zero, and how SparseGPT changes the others.
 
-Unstructured, or n of every m neighbours in a row. The numbers of zeros are exact: the floor of the
-share asked for, of a matrix (magnitude), of each row (Wanda), of each block of columns (SparseGPT).
+Unstructured, or n of every m neighbours in a row. The number of zeros is exact: the floor of the
+requested share of a matrix (magnitude), of each row (Wanda), of each block of columns (SparseGPT).
 """
 
 import re
@@ -13,34 +13,34 @@ from spectra.linalg import scaled, shifted
 from spectra_data.errors import InputError
 
 BLOCK = 128
-"""Columns that SparseGPT chooses in together."""
+"""Number of columns in which SparseGPT chooses zeros together."""
 DAMPING = 0.01
-"""Of the Hessian's mean diagonal, added to the diagonal."""
+"""Fraction of the Hessian's mean diagonal that is added to the diagonal."""
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """How many zeros, and where they may lie.
+    """Number of zeros, and their allowed positions.
 
     Raises
     ------
     InputError
-        When that is no share of entries.
+        When the sparsity is not a share of entries.
     """
 
     sparsity: float
     """Share of zeros."""
     zeros: int = 0
-    """With `of`: that many of every so many neighbours in a row."""
+    """Number of zeros among every `of` neighbours in a row; 0 if unstructured."""
     of: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.sparsity < 1:
-            raise InputError(f"a sparsity is from 0 to below 1, not {self.sparsity:g}")
+            raise InputError(f"a sparsity is at least 0 and below 1, not {self.sparsity:g}")
 
     @property
     def structured(self) -> bool:
-        """Whether zeros are counted by neighbours."""
+        """Whether zeros are counted among neighbours."""
         return self.of > 0
 
 
@@ -50,7 +50,7 @@ def parse_pattern(sparsity: float | None, pattern: str | None) -> Pattern:
     Raises
     ------
     InputError
-        When neither or a contradiction is given.
+        When neither is given, or the two contradict each other.
     """
     if pattern is None:
         if sparsity is None:
@@ -59,35 +59,35 @@ def parse_pattern(sparsity: float | None, pattern: str | None) -> Pattern:
     match = re.fullmatch(r"(\d+):(\d+)", pattern)
     kept, of = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 0 < kept < of:
-        raise InputError(f"a pattern is like 2:4, kept of every so many, not {pattern}")
+        raise InputError(f"a pattern is kept:neighbours, e.g. 2:4, not {pattern}")
     share = 1 - kept / of
     if sparsity is not None and abs(sparsity - share) > 1e-9:
-        raise InputError(f"the pattern {pattern} makes a sparsity of {share:g}, not {sparsity:g}")
+        raise InputError(f"the pattern {pattern} means a sparsity of {share:g}, not {sparsity:g}")
     return Pattern(share, of - kept, of)
 
 
 def least(scores: torch.Tensor, pattern: Pattern, *, by_row: bool) -> torch.Tensor:
-    """The entries of least score: True where an entry becomes zero, (rows, cols).
+    """The entries with the least scores: True where an entry becomes zero, (rows, cols).
 
     Parameters
     ----------
     scores
-        (rows, cols).
+        Scores, (rows, cols).
     pattern
-        How many.
+        Number of zeros.
     by_row
-        The same number in each row, or in the matrix; by neighbours either way where the pattern
-        is structured.
+        Whether to choose within each row or in the whole matrix; a structured pattern chooses among
+        neighbours in both cases.
 
     Raises
     ------
     InputError
-        When columns do not part into neighbours.
+        When the columns cannot be split into groups of neighbours.
     """
     rows, cols = scores.shape
     if pattern.structured:
         if cols % pattern.of:
-            raise InputError(f"{cols} columns do not part into groups of {pattern.of}")
+            raise InputError(f"{cols} columns cannot be split into groups of {pattern.of}")
         groups = scores.reshape(rows, cols // pattern.of, pattern.of)
         return _lowest(groups, pattern.zeros).reshape(rows, cols)
     together = scores if by_row else scores.reshape(1, -1)
@@ -111,9 +111,9 @@ def wanda(weight: torch.Tensor, second: torch.Tensor, pattern: Pattern) -> torch
     weight
         (rows, cols).
     second
-        (cols, cols): the mean or sum of x xᵀ over tokens.
+        Mean or sum of x xᵀ over tokens, (cols, cols).
     pattern
-        How many zeros.
+        Number of zeros.
     """
     norms = second.double().diagonal().clamp(min=0.0).sqrt()
     norms = scaled(norms)[0].to(weight.device)
@@ -128,24 +128,24 @@ def sparsegpt(
     block: int = BLOCK,
     damping: float = DAMPING,
 ) -> torch.Tensor:
-    r"""The weight with zeros, the entries right of each changed to make up for it.
+    r"""The weight with zeros, where entries to the right of each zero compensate for it.
 
     With :math:`H = 2E[xx^T]` and U the upper Cholesky factor of its inverse, an entry costs
-    :math:`w^2/U_{jj}^2`; what its removal changes is undone, as far as the columns to the right
-    can. Features that are never on cost nothing. Source: Frantar and Alistarh 2023, "SparseGPT".
+    :math:`w^2/U_{jj}^2`; the columns to the right compensate for its removal as far as possible.
+    Features that are never active cost nothing. Source: Frantar and Alistarh 2023, "SparseGPT".
 
     Parameters
     ----------
     weight
         (rows, cols).
     second
-        (cols, cols): the mean of x xᵀ over tokens.
+        Mean of x xᵀ over tokens, (cols, cols).
     pattern
-        How many zeros.
+        Number of zeros.
     block
-        Columns in which entries are chosen together.
+        Number of columns in which zeros are chosen together.
     damping
-        Of the mean diagonal, added to the diagonal.
+        Fraction of the mean diagonal that is added to the diagonal.
 
     Raises
     ------
@@ -190,7 +190,7 @@ def sparsegpt(
 
 
 def _lowest(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """True at the lowest so many of the last dimension."""
+    """True at the `count` lowest entries along the last dimension."""
     found = torch.zeros_like(scores, dtype=torch.bool)
     if count:
         found.scatter_(-1, scores.topk(count, dim=-1, largest=False).indices, True)

@@ -1,12 +1,12 @@
-"""Recording beside the training loop: a process measures and writes what the loop copies to it.
+"""Recording in the background: a process measures and writes what the training loop copies to it.
 
-The loop's own time for a snapshot is the probe gradient and a copy. The copies lie in memory that
+The loop's own time for a snapshot is the probe gradient and a copy. The copies are in memory that
 both processes share, in as many slots as snapshots may wait; when all are taken, the loop waits, or
-drops the snapshot and counts it. The memory has no name: it is gone with the last of the two
+drops the snapshot and counts it. The memory has no name: it is freed with the last of the two
 processes, however they end. On CUDA the copies go through pinned memory on a stream of their own.
 
-The process (`worker`) is told what to do by lines of JSON and alone writes to the store, so nothing
-is ever written twice at once; it ends when the training process does.
+The process (`worker`) reads its instructions as lines of JSON and is the only one to write to the
+store, so there are never two writers; it ends when the training process does.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ class Background(Executor):
         slots: int,
     ) -> None:
         self.worker_seconds: dict[str, float] = {}
-        """What the process spent its seconds on."""
+        """Seconds of the process by what it spent them on."""
         self._layout, self._lock, self._timings = layout, lock, timings
         self._when_full = when_full
         self._memory = memory
@@ -67,7 +67,7 @@ class Background(Executor):
         self._slot: int | None = None
         self._failure: str | None = None
         self._written = threading.Condition()
-        self._asked = self._answered = 0
+        self._settles_requested = self._settles_done = 0
         self._outbox: queue.SimpleQueue[tuple[Any, dict[str, Any]] | None] = queue.SimpleQueue()
         self._worker = self._start(location, sketch_seed, slots)
         self._sender = threading.Thread(target=self._send_in_order, daemon=True)
@@ -78,12 +78,12 @@ class Background(Executor):
 
     @property
     def nbytes(self) -> int:
-        """Memory that the copies take."""
+        """Bytes that the copies take."""
         return self._memory.nbytes
 
     def begin(self, step: int, contents: Contents) -> bool:
         self._require_worker()
-        if self._slot is not None:  # of a step that was never finished
+        if self._slot is not None:  # from a step that was never finished
             self._free.put(self._slot)
             self._slot = None
         try:
@@ -135,7 +135,7 @@ class Background(Executor):
         inherited = [self._memory.descriptor]
         if self._lock:
             inherited.append(self._lock.descriptor)  # the store stays held until both have ended
-        # the process imports what this one would, wherever that was found
+        # the process finds modules where this one does
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with _signals_held():  # the process inherits this, until it ignores them
             worker = subprocess.Popen(
@@ -160,7 +160,7 @@ class Background(Executor):
         return worker
 
     def _end_worker(self) -> None:
-        """Let the process end: at once, if it was not settled before."""
+        """End the process: at once, unless it has settled."""
         self._outbox.put(None)
         self._sender.join()
         assert self._worker.stdin is not None
@@ -169,26 +169,28 @@ class Background(Executor):
         self._worker.wait()
 
     def _post(self, message: dict[str, Any], ready: Any = None) -> None:
-        """Have a message sent after those before it, and after a CUDA event where one is given."""
+        """Queue a message, to be sent after those before it, and after a CUDA event if given."""
         self._require_worker()
         self._outbox.put((ready, message))
 
     def _send_in_order(self) -> None:
-        """Wait for the device here, so that the training loop does not."""
+        """Send queued messages, waiting for the device here so that the training loop does not."""
         for ready, message in iter(self._outbox.get, None):
             try:
                 if ready is not None:
                     ready.synchronize()
                 self._send(message)
-            except Exception as error:  # of the device, or the process
+            except Exception as error:  # from the device, or the process
                 self._fail(f"{type(error).__name__}: {error}")
 
     def _settle(self) -> None:
-        """Return when the process has done all that it was told."""
-        self._asked += 1
-        self._post({"settle": self._asked})
+        """Return when the process has handled every message so far."""
+        self._settles_requested += 1
+        self._post({"settle": self._settles_requested})
         with self._written:
-            self._written.wait_for(lambda: self._answered >= self._asked or self._failure)
+            self._written.wait_for(
+                lambda: self._settles_done >= self._settles_requested or self._failure
+            )
         self._require_worker()
 
     def _wait_for_slot(self) -> int:
@@ -210,7 +212,7 @@ class Background(Executor):
 
     def _require_worker(self) -> None:
         if self._lock and self._lock.lost:
-            raise WorkerError("the store was closed, or opened anew by another recorder")
+            raise WorkerError("the store was closed, or reopened by another recorder")
         if self._failure is not None:
             raise WorkerError(self._failure)
 
@@ -242,15 +244,15 @@ class Background(Executor):
             self._free.put(answer["slot"])
         if "settled" in answer:
             with self._written:
-                self._answered = answer["settled"]
+                self._settles_done = answer["settled"]
                 self._written.notify_all()
 
 
 class SharedMatrices:
-    """Room for snapshots in memory that a child process can be given."""
+    """Memory for snapshots that a child process can share."""
 
     def __init__(self, layout: Layout, slots: int, descriptor: int | None = None) -> None:
-        """Make the room, or map that of the parent by its file descriptor."""
+        """Allocate the memory, or map the parent's by its file descriptor."""
         self._kinds = layout.contents.kinds
         self._shapes = {
             kind: [QUANTITIES[kind].sides(m.rows, m.cols) for m in layout.matrices]
@@ -269,13 +271,13 @@ class SharedMatrices:
         self._stream: Any = None
 
     def view(self, slot: int, kind: str, number: int) -> torch.Tensor:
-        """Where a matrix lies: (rows, cols), float32."""
+        """The memory of a matrix: (rows, cols), float32."""
         start = slot * self._slot_size + self._offsets[kind][number]
         rows, cols = self._shapes[kind][number]
         return self._floats[start : start + rows * cols].view(rows, cols)
 
     def put(self, slot: int, kind: str, matrices: Sequence[Captured]) -> list[int]:
-        """Copy matrices; returns why each is there or not."""
+        """Copy matrices and return the status of each."""
         statuses = []
         for number, matrix in enumerate(matrices):
             if isinstance(matrix, Status):
@@ -302,20 +304,20 @@ class SharedMatrices:
         ]
 
     def copied(self) -> Any:
-        """A CUDA event that comes when the copies are done; None where they are already."""
+        """CUDA event that fires when the copies are done; None if they already are."""
         return None if self._stream is None else self._stream.record_event()
 
     def hold_device(self) -> None:
-        """Let the device not go on to change what was taken before it is copied."""
+        """Keep the device from changing captured matrices before they are copied."""
         if self._stream is not None:
             torch.cuda.current_stream().wait_stream(self._stream)
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         if self._stream is not None:
             self._stream.synchronize()
             _cudart().cudaHostUnregister(self._floats.data_ptr())
-        self._floats = torch.empty(0)  # the last that holds the mapping
+        self._floats = torch.empty(0)  # the last reference to the mapping
         del self._map
         os.close(self.descriptor)
 
@@ -332,7 +334,7 @@ class SharedMatrices:
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[None]:
-    """Keep signals waiting, here and in a process that is started meanwhile."""
+    """Hold signals back, here and in a process that is started meanwhile."""
     numbers = {signal.SIGINT, signal.SIGTERM}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
@@ -346,7 +348,7 @@ def _cudart() -> Any:
 
 
 def _nameless_memory(nbytes: int) -> int:
-    """A file descriptor of memory that is gone with the last process that has it."""
+    """File descriptor of memory that is freed with the last process that has it."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("spectra")
     else:  # macOS

@@ -1,9 +1,9 @@
-"""Seeing by how much gradients are clipped, though clipping comes before the step hooks.
+"""How much gradients are clipped, although clipping comes before the step hooks.
 
-`torch.nn.utils.clip_grad_norm_` (and with it Accelerate, the Trainer and most loops) hands the
-norm and its limit to one function of torch. For as long as a recorder is attached, that function is
-wrapped: it does what it does, and what it was given is noted. A loop that clips by other means
-hands the norm before clipping to `Recorder.log`.
+`torch.nn.utils.clip_grad_norm_` (and with it Accelerate, the Trainer and most loops) passes the
+norm and its limit to one function of torch. While a recorder is attached, that function is wrapped:
+it works as before, and its arguments are noted. A loop that clips by other means passes the norm
+before clipping to `Recorder.log`.
 """
 
 import math
@@ -20,7 +20,7 @@ from spectra.matrices import full_tensor
 
 @dataclass(frozen=True)
 class Call:
-    """One call that clipped: which parameters, their gradients' norm before, and its limit."""
+    """One call that clipped: which parameters, their gradients' norm before, and the limit."""
 
     parameters: frozenset[int]
     norm: torch.Tensor
@@ -29,27 +29,27 @@ class Call:
 
 @dataclass(frozen=True)
 class Clipping:
-    """All that clipped the gradients of one step; numbers are read when they are asked for."""
+    """All calls that clipped the gradients of one step; numbers are read only on access."""
 
     calls: tuple[Call, ...] = ()
 
     @property
     def norm(self) -> float:
-        """Norm of the gradients before anything clipped them; NaN where nothing did."""
+        """Norm of the gradients before anything clipped them; NaN if nothing did."""
         return self._resolve(self.calls)[0]
 
     @property
     def factor(self) -> float:
-        """What clipping multiplied the gradients by; NaN where nothing clipped them."""
+        """Factor by which clipping scaled the gradients; NaN if nothing clipped them."""
         return self._resolve(self.calls)[1]
 
     def factor_of(self, parameter: torch.Tensor) -> float:
-        """The factor for one parameter; 1 where nothing clipped it."""
+        """The factor for one parameter; 1 if nothing clipped it."""
         calls = tuple(call for call in self.calls if id(parameter) in call.parameters)
         return self._resolve(calls)[1] if calls else 1.0
 
     def _resolve(self, calls: tuple[Call, ...]) -> tuple[float, float]:
-        """Norm and factor of all groups that were clipped apart from each other."""
+        """Norm and factor over all groups that were clipped separately."""
         groups: dict[frozenset[int], list[Call]] = {}
         for call in calls:
             groups.setdefault(call.parameters, []).append(call)
@@ -66,14 +66,14 @@ class Clipping:
             now = float(call.norm)
             clipped = min(1.0, call.limit / (now + 1e-6))
             if math.isclose(now, norm * factor, rel_tol=1e-3):
-                factor *= clipped  # a second call on what the first left
+                factor *= clipped  # a second call on the result of the first
             else:
-                norm, factor = now, clipped  # what came before was of a step that was not made
+                norm, factor = now, clipped  # the calls before were of a step that was not made
         return norm, factor
 
 
 class ClippingWatch:
-    """Notes what clips any of some parameters."""
+    """Notes the calls that clip any of some parameters."""
 
     _watches: ClassVar["WeakSet[ClippingWatch]"] = WeakSet()
     _original: ClassVar[Any] = None
@@ -83,27 +83,27 @@ class ClippingWatch:
         self._calls: list[Call] = []
 
     def open(self) -> None:
-        """Begin to watch."""
+        """Start watching."""
         if not self._watches:
             _wrap()
         self._watches.add(self)
 
     def close(self) -> None:
-        """Stop watching; the last watch puts torch's function back."""
+        """Stop watching; the last watch restores torch's function."""
         self._watches.discard(self)
         if not self._watches:
             _unwrap()
 
     def take(self) -> Clipping:
-        """What was noted since this was last asked."""
+        """The calls noted since the last `take`."""
         calls, self._calls = self._calls, []
         return Clipping(tuple(calls))
 
     def note(self, parameters: list[torch.Tensor], norm: torch.Tensor, limit: float) -> None:
-        """Told of every call."""
+        """Note a call if it clips a watched parameter."""
         watched = self._parameters.intersection(map(id, parameters))
         if watched:
-            # of sharded gradients: every process is here now, and perhaps not later
+            # for sharded gradients: every process is here now, and perhaps not later
             whole = full_tensor(norm.detach())
             self._calls.append(Call(frozenset(watched), whole, float(limit)))
 
@@ -113,7 +113,7 @@ _NAME = "_clip_grads_with_norm_"
 
 def _wrap() -> None:
     original = getattr(clip_grad, _NAME, None)
-    if original is None:  # another version of torch: the loop can still hand the norm to `log`
+    if original is None:  # another version of torch: the loop can still pass the norm to `log`
         return
 
     def clip_grads_with_norm_(

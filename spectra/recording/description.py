@@ -1,4 +1,4 @@
-"""What a store says about its run: model, software, options, and what is not in it."""
+"""A store's description of its run: model, software, options, and what is not in it."""
 
 import json
 import platform

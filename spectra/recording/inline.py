@@ -1,4 +1,4 @@
-"""Recording inside of the training loop: measured and written before the loop goes on."""
+"""Recording inside the training loop: snapshots are measured and written before it continues."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -13,32 +13,32 @@ Rows = Sequence[Mapping[str, float]]
 
 
 class Executor(Protocol):
-    """Where snapshots are measured and written."""
+    """Measures and writes snapshots, in this process or in another."""
 
     def begin(self, step: int, contents: Contents) -> bool:
-        """Begin a snapshot; False where it has to be dropped."""
+        """Begin a snapshot; return False if it has to be dropped."""
 
     def take(self, kind: str, matrices: Sequence[Captured]) -> None:
-        """Take over one kind of this process' matrices, which the caller then lets go of."""
+        """Take over one kind of this process's matrices, which the caller then releases."""
 
     def finish(self) -> None:
-        """All kinds were taken: write the snapshot, or see to it that it is written."""
+        """Write the snapshot, or have it written, once all kinds are taken."""
 
     def write_rows(self, rows: Rows) -> None:
         """Write training steps."""
 
     def before_update(self) -> None:
-        """The optimizer is about to change the weights."""
+        """Called when the optimizer is about to change the weights."""
 
     def flush(self) -> None:
         """Return when everything handed over is written."""
 
     def close(self) -> None:
-        """Flush, and let go of the store."""
+        """Flush, and release the store."""
 
 
 class Inline(Executor):
-    """Measures at once; in several processes the first one gathers and writes."""
+    """Measures at once; with several processes, the first one gathers and writes."""
 
     def __init__(
         self, measure: Measure, writer: StoreWriter | None, processes: Processes, timings: Timings

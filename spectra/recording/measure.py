@@ -1,7 +1,7 @@
-"""What is measured of the matrices of a snapshot: pure functions from tensors to arrays.
+"""Measurements of a snapshot's matrices: pure functions from tensors to arrays.
 
-A process measures the matrices that are its own; `assemble` puts the shares of all processes
-together to the row that is written.
+A process measures its own matrices; `assemble` combines the shares of all processes into the row
+that is written.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,18 +22,18 @@ Array = npt.NDArray[np.generic]
 Arrays = dict[str, Array]
 Codes = npt.NDArray[np.uint8]
 Captured = torch.Tensor | Status
-"""A matrix (rows, cols), or why there is none."""
+"""A matrix (rows, cols), or why it is missing."""
 
 
 class Measure:
-    """Measures a process' own matrices of a store."""
+    """Measures a process's own matrices of a store."""
 
     def __init__(
         self, layout: Layout, members: Sequence[int], sketch: CountSketch | None, timings: Timings
     ) -> None:
         self.layout = layout
         self.members = list(members)
-        """Which matrices, by number."""
+        """Numbers of the matrices."""
         self._sketch, self._timings = sketch, timings
         self._width = layout.width
 
@@ -45,9 +45,9 @@ class Measure:
         kind
             Name of a quantity.
         matrices
-            The process' own, in the order of `members`.
+            The process's own, in the order of `members`.
         contents
-            What this snapshot holds.
+            Contents of this snapshot.
 
         Returns
         -------
@@ -100,7 +100,7 @@ class Measure:
             assert isinstance(matrix, torch.Tensor)
             components = sketch(matrix)
             if i not in unfit and not torch.isfinite(components.float()).all():
-                unfit[i] = Status.OUT_OF_RANGE  # sums are, where no entry is
+                unfit[i] = Status.OUT_OF_RANGE  # sums can be, even if no entry is
             if unfit.get(i) is not Status.OUT_OF_RANGE:
                 array[i] = components.float().cpu().numpy()
         return array, _statuses(matrices, unfit)
@@ -118,21 +118,21 @@ class Measure:
         self, matrices: Sequence[Captured], largest: Mapping[int, float]
     ) -> tuple[Arrays, Codes]:
         arrays = _empty(self.layout, "gradients/", self.members)
-        # rounding up to bfloat16 may be what makes a number too large
+        # rounding up to bfloat16 may make a number too large
         rounded = {i: float(torch.tensor(value).bfloat16()) for i, value in largest.items()}
         unfit = _unfit({i: max(value, rounded[i]) for i, value in largest.items()})
         for path, array in arrays.items():
             own = [m for m in self.layout.members(path) if m in self.members]
             for i, member in enumerate(own):
-                place = self.members.index(member)
-                matrix = matrices[place]
-                if isinstance(matrix, torch.Tensor) and unfit.get(place) is not Status.OUT_OF_RANGE:
+                index = self.members.index(member)
+                matrix = matrices[index]
+                if isinstance(matrix, torch.Tensor) and unfit.get(index) is not Status.OUT_OF_RANGE:
                     array[i] = bfloat16_bits(matrix)
         return arrays, _statuses(matrices, unfit)
 
 
 def bfloat16_bits(matrix: torch.Tensor) -> npt.NDArray[np.uint16]:
-    """A matrix rounded to bfloat16, as the bits of it."""
+    """Bits of a matrix rounded to bfloat16."""
     short = matrix.detach().to("cpu", torch.bfloat16).contiguous()
     return short.view(torch.int16).numpy().view(np.uint16)
 
@@ -140,7 +140,7 @@ def bfloat16_bits(matrix: torch.Tensor) -> npt.NDArray[np.uint16]:
 def assemble(
     layout: Layout, contents: Contents, shares: Sequence[tuple[Sequence[int], Arrays]]
 ) -> Arrays:
-    """The row of a snapshot from the shares of all processes: (members, what `Measure` gave)."""
+    """The row of a snapshot from the shares of all processes: (members, arrays of `Measure`)."""
     row: Arrays = {}
     for path in {path for _, arrays in shares for path in arrays if "status/" not in path}:
         numbers = {member: i for i, member in enumerate(layout.members(path))}
@@ -160,7 +160,7 @@ def assemble(
 
 
 def bytes_by_part(row: Arrays) -> dict[str, float]:
-    """How much of a row each part of a snapshot makes up."""
+    """Bytes of a row, by part of the snapshot."""
     parts = {"sketches": "sketch", "gradients": "raw_gradient", "subspaces": "subspaces"}
     sizes: dict[str, float] = {}
     for path, array in row.items():
@@ -184,7 +184,7 @@ def _status_array(
 
 
 def _empty(layout: Layout, prefix: str, members: Sequence[int]) -> Arrays:
-    """Arrays of nothing for some matrices, of all paths that begin so."""
+    """Arrays of missing values for some matrices, for all paths with a prefix."""
     arrays: Arrays = {}
     for path, variable in layout.snapshot_arrays().items():
         if path.startswith(prefix):
@@ -199,18 +199,18 @@ def _present(matrices: Sequence[Captured]) -> list[int]:
 
 
 def _statuses(matrices: Sequence[Captured], unfit: Mapping[int, Status]) -> Codes:
-    """Why each matrix is there or not; `unfit` are those that could not be measured, by number."""
+    """Status of each matrix; `unfit` are those that could not be measured, by number."""
     given = (m if isinstance(m, Status) else Status.MEASURED for m in matrices)
     return np.array([unfit.get(i, status) for i, status in enumerate(given)], np.uint8)
 
 
 def _unfit(largest: Mapping[int, float]) -> dict[int, Status]:
-    """Why numbers up to these cannot be stored, by number of the matrix; without those that can.
+    """Status of the matrices that cannot be stored, by number, from their largest magnitudes.
 
     Parameters
     ----------
     largest
-        NaN where the matrix is not finite; infinite where its values are beyond float64, too.
+        NaN if the matrix is not finite; infinite if its values are beyond float64, too.
     """
     broken = {i: Status.NOT_FINITE for i, value in largest.items() if np.isnan(value)}
     extreme = (i for i, value in largest.items() if out_of_range(value, np.float32))
@@ -218,6 +218,6 @@ def _unfit(largest: Mapping[int, float]) -> dict[int, Status]:
 
 
 def _largest(matrix: torch.Tensor) -> float:
-    """The largest magnitude; NaN where one is not finite."""
+    """The largest magnitude in a matrix; NaN if one is not finite."""
     value = float(matrix.abs().max())
     return value if np.isfinite(value) else np.nan

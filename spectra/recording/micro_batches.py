@@ -21,7 +21,7 @@ class MicroBatch:
 
     batch: Batch | Callable[[torch.nn.Module], torch.Tensor]
     weight: float = 1.0
-    """Its share of the tokens that the mean loss is over."""
+    """Share of the tokens in the mean loss."""
 
     def loss(self, model: torch.nn.Module) -> torch.Tensor:
         """Mean loss of the micro-batch.
@@ -29,7 +29,7 @@ class MicroBatch:
         Raises
         ------
         InputError
-            When the model gives no scalar loss.
+            When the model returns no scalar loss.
         """
         if isinstance(self.batch, Mapping):
             return loss_in(model(**_arguments(model, self.batch)))
@@ -40,12 +40,12 @@ class MicroBatch:
 
 
 def loss_in(output: Any) -> torch.Tensor:
-    """The loss in what a model gives: its ``.loss``, the only number in a tuple, or all of it.
+    """The loss in a model's output: its ``.loss``, the only number in a tuple, or all of it.
 
     Raises
     ------
     InputError
-        When there is none.
+        When the output has no scalar loss.
     """
     loss = output["loss"] if isinstance(output, Mapping) and "loss" in output else output
     loss = getattr(loss, "loss", loss)
@@ -54,7 +54,7 @@ def loss_in(output: Any) -> torch.Tensor:
         loss = numbers[0] if len(numbers) == 1 else None
     if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
         raise InputError(
-            "the probe batch gave no scalar loss: pass token ids, a batch with labels whose "
+            "the probe batch yields no scalar loss: pass token ids, a batch with labels whose "
             "output has `.loss`, or a function of the model that returns the loss"
         )
     return loss
@@ -69,24 +69,24 @@ def micro_batches(
     processes: int = 1,
     everyone: bool = False,
 ) -> list[MicroBatch]:
-    """One process' share of the probe batch, in micro-batches.
+    """One process's share of the probe batch, in micro-batches.
 
-    Only the batch of a causal language model is cut, whose loss is known to be a mean over the
-    labels that are not -100. Any other batch is one micro-batch, of the first process; a function
-    is called in every process, for the mean over them.
+    Only the batch of a causal language model is split, since its loss is known to be a mean over
+    the labels that are not -100. Any other batch is one micro-batch, of the first process; a
+    function is called in every process, for the mean over them.
 
     Parameters
     ----------
     model
-        The model that they are for.
+        The model that the batch is for.
     probe
-        All of the batch.
+        The whole batch.
     tokens
-        Most tokens of a micro-batch, which has at least one window; None leaves the share whole.
+        Largest number of tokens in a micro-batch of at least one window; None to split nothing.
     rank, processes
-        Which share, of how many.
+        Index of the share, and number of shares.
     everyone
-        Every process gets exactly one micro-batch, if need be one of no weight.
+        Whether every process gets exactly one micro-batch, of weight 0 if need be.
     """
     if isinstance(probe, torch.Tensor):
         probe = {"input_ids": probe}
@@ -118,13 +118,13 @@ def micro_batches(
 
 
 def _valid_labels(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """How many labels of each window count: (windows,)."""
+    """Number of labels that count in each window: (windows,)."""
     return (batch["labels"][:, 1:] != -100).sum(dim=1).double().cpu()
 
 
 def _divisible(model: torch.nn.Module, batch: Mapping[str, torch.Tensor]) -> bool:
     causal = type(model).__name__.endswith(("ForCausalLM", "LMHeadModel"))
-    # a balancing loss over all tokens of the batch is no mean of the micro-batches' losses
+    # a balancing loss over all tokens of the batch is not the mean of the micro-batches' losses
     balanced = getattr(getattr(model, "config", None), "output_router_logits", False)
     windows = {value.shape[0] if value.ndim else 0 for value in batch.values()}
     return causal and not balanced and len(windows) == 1 and "labels" in batch

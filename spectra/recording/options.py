@@ -22,34 +22,36 @@ class Recording:
     Parameters
     ----------
     every
-        Steps between snapshots, which begin before the first step and end after the last, 0 to
-        record nothing; or the steps of all snapshots, e.g. 0,10,100.
+        Steps between snapshots, from before the first step to after the last; 0 records nothing.
+        Or a list of the steps of all snapshots, e.g. 0,10,100.
     early
-        Snapshots are taken after 1, 2, 4, 8, … steps, too, up to the steps between them.
+        Take snapshots after 1, 2, 4, 8, … steps, too, up to the steps between them.
     matrices
         Names of the matrices to record, `*` allowed, e.g. `*.mlp.*`; all by default.
     spectra
         Quantities whose singular values are recorded, e.g. weight and update, of
         `spectra.quantities.QUANTITIES`.
     gradients
-        Probe gradients themselves are recorded, in bfloat16: 170 MB a snapshot of llama_130m.
+        Record the probe gradients themselves, in bfloat16: 170 MB per snapshot of llama_130m.
     subspaces
         Rank of the leading singular subspaces of the probe gradient to record; 0 for none.
     sketch
-        Components of a sketch of the probe gradient, from which cosine similarities are estimated
-        to about 1/sqrt of it; 0 for none.
+        Components of the sketch of the probe gradient, which estimates cosine similarities to
+        about 1/sqrt(components); 0 for none.
     overhead
-        Share of the time that recording may take, e.g. 0.01: snapshots, or the parts of them that
-        are worth less, are left out to stay below. What is left out depends on the machine's speed.
+        Share of the time that recording may take, e.g. 0.01; unlimited by default. Snapshots, or
+        their least valuable parts, are left out to stay below it; which ones depends on the
+        machine's speed.
     background
-        Process that decomposes and writes: off, the training's own, which waits; else one of its
-        own, and when that is behind, training waits for it, or drops the snapshot.
+        Background process that decomposes and writes. off: none, training waits for every
+        snapshot; wait: training waits only when the process is behind; drop: it then drops the
+        snapshot.
     queue
-        Snapshots that may wait for the background process; each takes memory for a copy of all
-        matrices, for every quantity.
+        Number of snapshots that may wait for the background process; each takes memory for a copy
+        of all matrices, for every quantity.
     strict
-        Errors in recording, a full disk say, end the training; by default they end the recording,
-        with a warning.
+        End the training on an error in recording, such as a full disk; by default only the
+        recording ends, with a warning.
     """
 
     every: Annotated[
@@ -83,12 +85,12 @@ class Recording:
 
     @property
     def wanted(self) -> bool:
-        """Whether there are snapshots: not every 0 steps."""
+        """Whether there are snapshots: `every` is not 0."""
         return self.rhythm is None or self.rhythm > 0
 
     @property
     def rhythm(self) -> int | None:
-        """Steps between snapshots; None where their steps are listed."""
+        """Steps between snapshots; None if their steps are listed."""
         return self.every if isinstance(self.every, int) else None
 
     @property
@@ -97,12 +99,12 @@ class Recording:
         return None if self.matrices is None else tuple(self.matrices)
 
     def schedule(self, steps: int | None) -> Schedule:
-        """At which of so many steps there is a snapshot; None where nobody knows how many."""
+        """The schedule of snapshots for a number of steps; None if that is unknown."""
         assert not isinstance(self.every, str)  # a tuple since this was made
         return Schedule.of(self.every, early=self.early, steps=steps)
 
     def contents(self) -> Contents:
-        """What a snapshot holds."""
+        """The contents of a snapshot."""
         return Contents(tuple(self.spectra), self.sketch, self.gradients, self.subspaces)
 
 
@@ -117,6 +119,6 @@ def _steps(given: int | str | Sequence[int]) -> int | tuple[int, ...]:
         steps = tuple(int(word) for word in given.split(","))
     except ValueError as error:
         raise InputError(
-            f"snapshots are taken every so many steps, or at a list such as 0,10,100, not {given!r}"
+            f"snapshots are taken every N steps or at listed steps such as 0,10,100, not {given!r}"
         ) from error
     return steps if "," in given else steps[0]

@@ -1,9 +1,9 @@
 """Keeping the recorder within a share of the time: what a snapshot leaves out.
 
-What a part of a snapshot costs is known from the last time that it was taken. When a snapshot is
+The cost of a part of a snapshot is known from the last time that it was taken. When a snapshot is
 due, its parts are taken in order of their worth for as long as the share allows; if even the first
-does not fit, the snapshot is left out. The first and the last snapshot are always taken whole: what
-they cost beyond the share is made up for by those in between.
+does not fit, the snapshot is left out. The first and the last snapshot are always taken whole:
+those in between make up for what they cost beyond the share.
 """
 
 from collections import Counter, defaultdict
@@ -21,12 +21,12 @@ class Overhead:
             raise InputError(f"overhead is a share of the time between 0 and 1, not {overhead}")
         self.overhead = overhead
         self.spared: Counter[str] = Counter()
-        """How often a part was left out; ``snapshot`` where all of it was."""
+        """How often each part was left out; ``snapshot`` if all of it was."""
         self._contents = contents
         self._costs: dict[str, float] = {}
 
     def choose(self, elapsed: float, spent: float, *, always: bool) -> Contents | None:
-        """What the snapshot that is due now holds; None for nothing at all.
+        """Contents of the snapshot that is due now; None if it is left out.
 
         Parameters
         ----------
@@ -57,7 +57,7 @@ class Overhead:
         self._costs |= seconds
 
     def describe(self) -> str | None:
-        """What was left out, in words; None where nothing was."""
+        """What was left out, in words; None if nothing was."""
         if not self.spared:
             return None
         counts = ", ".join(f"{count} x {part}" for part, count in self.spared.most_common())

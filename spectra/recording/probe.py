@@ -1,15 +1,14 @@
-"""The gradient on the probe batch, taken beside the training without touching it.
+"""The gradient on the probe batch, taken during the training without disturbing it.
 
-The parameters are replaced by detached float32 aliases for the length of the forward and backward
-passes, so `.grad`, the hooks on parameters, frozen parameters and data-parallel buckets take no
-part in it; forward hooks on modules do see it. Autocast is off, because bfloat16 rounding looks
-like a spectral tail; the random state is forked; dropout is off and the modules' train or eval
-state is put back.
+The parameters are replaced by detached float32 aliases for the forward and backward passes, so
+`.grad`, the hooks on parameters, frozen parameters and data-parallel buckets take no part in it;
+forward hooks on modules do see it. Autocast is off, because bfloat16 rounding looks like a spectral
+tail; the random state is forked; dropout is off and the modules' train or eval state is restored.
 
-A causal language model's batch is cut into micro-batches, whose gradients are added with the
-weights of their tokens: less memory, on a CPU less time, and with several processes a share for
-each. Sharded parameters (FSDP2) have no aliases: there the pass goes through `.grad`, which is
-emptied before and put back afterwards, in the precision that the sharding computes in.
+A causal language model's batch is split into micro-batches, whose gradients are added, weighted by
+their tokens: less memory, on a CPU less time, and with several processes a share for each. Sharded
+parameters (FSDP2) have no aliases: there the pass goes through `.grad`, which is cleared before and
+restored afterwards, in the precision that the sharding computes in.
 """
 
 import contextlib
@@ -26,7 +25,7 @@ from spectra.recording.micro_batches import MicroBatch, Probe, micro_batches
 from spectra_data.errors import InputError, first_line
 
 PIECE_TOKENS = {"cpu": 512, "cuda": 8192}
-"""Tokens of one pass: as fast as larger ones there, in a fraction of the memory."""
+"""Tokens of one pass, by device: as fast as larger passes, in a fraction of the memory."""
 
 
 def probe_gradients(
@@ -46,19 +45,19 @@ def probe_gradients(
     probe
         The fixed batch, the same in every process.
     parameters
-        Parameters of `model`, or composites of its.
+        Parameters of `model`, or its composites.
     rank, processes
-        Which share of the batch to take, of how many: the gradient is the sum over the shares.
+        Index of the share of the batch, and number of shares, over which the gradient is a sum.
 
     Returns
     -------
-    A gradient for every parameter, in its shape; None where the loss does not depend on it. Sharded
-    parameters have sharded gradients, which are those of the whole batch already.
+    A gradient for every parameter, in its shape; None if the loss does not depend on it. Sharded
+    parameters have sharded gradients, which are already those of the whole batch.
 
     Raises
     ------
     InputError
-        When the model gives no scalar loss for this probe.
+        When the model returns no scalar loss for this probe.
     """
     model = unwrapped(model)
     held = [p for p in parameters if not isinstance(p, Composite)]
@@ -74,7 +73,7 @@ def probe_gradients(
     wanted = [aliases[names[id(p)]].requires_grad_() for p in held]
     found: dict[int, torch.Tensor] = {}
     device = _device_of(model)
-    # a leaf on the way of every composite's gradient
+    # a leaf that every composite's gradient passes through
     leaves = {id(p): torch.zeros((), device=device, requires_grad=True) for p in composites}
     wanted += leaves.values()
     state: dict[str, torch.Tensor] = aliases | {n: _alias(b) for n, b in model.named_buffers()}
@@ -90,9 +89,9 @@ def probe_gradients(
 
 
 def require_loss(model: torch.nn.Module, probe: Probe, *, rank: int, processes: int) -> None:
-    """Require that a probe goes through a model and gives a loss: the first micro-batch of a share.
+    """Require that a probe runs through a model and yields a loss: a share's first micro-batch.
 
-    Of sharded parameters nothing is tried, since every process would have to.
+    Nothing is tried with sharded parameters, since every process would have to take part.
 
     Raises
     ------
@@ -114,15 +113,15 @@ def require_loss(model: torch.nn.Module, probe: Probe, *, rank: int, processes: 
                 torch.func.functional_call(_ProbeLoss(model, micro_batch), state, ())
     except InputError:
         raise
-    except Exception as error:  # of the model, which a user wrote
+    except Exception as error:  # from the model, which a user wrote
         raise InputError(
-            f"the probe does not go through {type(model).__name__}: {type(error).__name__}: "
+            f"the probe does not run through {type(model).__name__}: {type(error).__name__}: "
             f"{first_line(error)}"
         ) from error
 
 
 def _require_arguments(model: torch.nn.Module, probe: Probe) -> None:
-    """Require that a batch has the names of a model's arguments."""
+    """Require that a batch names only arguments of the model."""
     if isinstance(probe, torch.Tensor):
         named = ["input_ids", "labels"]
     elif isinstance(probe, Mapping):
@@ -131,7 +130,7 @@ def _require_arguments(model: torch.nn.Module, probe: Probe) -> None:
         return
     try:
         parameters = inspect.signature(model.forward).parameters
-    except (TypeError, ValueError):  # of a forward that is not Python's
+    except (TypeError, ValueError):  # for a forward that is not Python's
         return
     unknown = [name for name in named if name not in parameters]
     if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
@@ -148,7 +147,7 @@ def _watched(
     leaves: Mapping[int, torch.Tensor],
     found: dict[int, torch.Tensor],
 ) -> Iterator[None]:
-    """Add up the gradients of composites: of their outputs, by their inputs."""
+    """Add up the gradients of composites: those of their outputs, times their inputs."""
 
     def watch(composite: Composite) -> Any:
         key = id(composite)
@@ -212,7 +211,7 @@ def _sharded_gradients(
     if any(getattr(p, "_post_accumulate_grad_hooks", None) for p in model.parameters()):
         raise InputError(
             "a hook on a sharded parameter would act on the probe's gradient as on the training's: "
-            "record with probe=None, or without hooks that step inside of the backward pass"
+            "record with probe=None, or without hooks that step inside the backward pass"
         )
     saved = {p: p.grad for p in model.parameters()}
     (share,) = micro_batches(model, probe, rank=rank, processes=processes, everyone=True)
@@ -220,7 +219,7 @@ def _sharded_gradients(
         for p in saved:
             p.grad = None
         with _undisturbed(model):
-            # sharding averages over the processes what each of them computes
+            # sharding averages what the processes compute
             (share.loss(model) * (share.weight * processes)).backward()  # type: ignore[no-untyped-call]
         return [p.grad for p in parameters]
     finally:
@@ -244,7 +243,7 @@ def probe_sha256(probe: Probe) -> str | None:
 
 
 def _alias(tensor: torch.Tensor) -> torch.Tensor:
-    """The values as a leaf of their own: shared memory, or float32 for shorter floats."""
+    """The values as a leaf of their own: in shared memory, or in float32 for shorter floats."""
     detached = tensor.detach()
     short = detached.dtype in (torch.bfloat16, torch.float16)
     return detached.float() if short else detached
@@ -252,7 +251,7 @@ def _alias(tensor: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def _undisturbed(model: torch.nn.Module) -> Iterator[None]:
-    """Gradients on, autocast and compilation off, dropout off; everything put back afterwards."""
+    """Turn gradients on, autocast, compilation and dropout off; restore everything afterwards."""
     device = _device_of(model)
     devices = [device] if device.type == "cuda" else []
     training = {module: module.training for module in model.modules()}
@@ -277,10 +276,10 @@ def _undisturbed(model: torch.nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _full_precision() -> Iterator[None]:
-    """No short cuts in float32 products, whichever of torch's two ways the user chose them by."""
+    """Turn off shortcuts in float32 products, whichever of torch's two APIs set them."""
     try:
         before = torch.get_float32_matmul_precision()
-    except RuntimeError:  # set by the newer way, which the older one cannot read
+    except RuntimeError:  # set by the newer API, which the older one cannot read
         on_cpu: Any = torch.backends.mkldnn
         backends: list[Any] = [torch.backends.cuda.matmul, on_cpu.matmul]
         chosen = [backend.fp32_precision for backend in backends]
@@ -304,7 +303,7 @@ def _device_of(model: torch.nn.Module) -> torch.device:
 
 
 def _recomputes(module: torch.nn.Module) -> bool:
-    """Whether a module recomputes activations in a way that the probe's pass can go through."""
+    """Whether a module recomputes activations in a way that works with the probe's pass."""
     if not getattr(module, "gradient_checkpointing", False):
         return False
     keywords = getattr(getattr(module, "_gradient_checkpointing_func", None), "keywords", {})
@@ -312,7 +311,7 @@ def _recomputes(module: torch.nn.Module) -> bool:
 
 
 def probe_precision(model: torch.nn.Module) -> str:
-    """What probe gradients are computed in: float32, unless sharding was told something else."""
+    """Precision of probe gradients: float32, unless the sharding policy sets another."""
     for module in model.modules():
         state = getattr(module, "_get_fsdp_state", None)
         policy = getattr(state() if state else None, "_mp_policy", None)

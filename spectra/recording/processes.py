@@ -1,8 +1,8 @@
 """The processes of a training run: what each of them records, and how they stay together.
 
-Every process calls the recorder at the same steps. Each measures the matrices that are its own, so
-that the work of decomposition is divided; the first one writes. An error in one of them stops the
-recorder in all, so that none waits for the others for ever.
+Every process calls the recorder at the same steps. Each measures its own matrices, so that the work
+of decomposition is divided; the first one writes. An error in one of them stops the recorder in
+all, so that none waits for the others forever.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class Processes:
     count = 1
 
     def own(self, matrices: Sequence[Matrix]) -> list[int]:
-        """Numbers of the matrices that this process measures: about equal work for everyone."""
+        """Numbers of the matrices that this process measures: about equal work for each process."""
         costs = sorted(((_cost(m), i) for i, m in enumerate(matrices)), reverse=True)
         loads = [0.0] * self.count
         own = []
@@ -47,18 +47,18 @@ class Processes:
         return error
 
     def same(self, value: T) -> T:
-        """The first process' value, in all of them."""
+        """The first process's value, in all of them."""
         return value
 
     def sum_(self, tensors: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
-        """Sums of tensors over all processes, in place; None where nobody has one.
+        """Sums of tensors over all processes, in place; None if no process has one.
 
-        Sharded tensors stay as they are: they belong to all processes already.
+        Sharded tensors are unchanged: they already belong to all processes.
         """
         return list(tensors)
 
     def close(self) -> None:
-        """Nothing more is said to the others."""
+        """End the communication with the others."""
 
 
 class ProcessGroup(Processes):
@@ -79,7 +79,7 @@ class ProcessGroup(Processes):
                 f"only some of the {self.count} processes record: call spectra.record in all of "
                 "them, it divides the work"
             ) from error
-        # of its own, and on the CPU: small messages do not wait in the queue of a GPU
+        # a group of its own, on the CPU: small messages do not wait in the queue of a GPU
         self._group = dist.new_group(backend="gloo")
 
     def gather(self, share: T) -> list[T]:
@@ -121,7 +121,7 @@ class ProcessGroup(Processes):
 
 
 def processes_of_training() -> Processes:
-    """The processes that train together: those of `torch.distributed`, where it is running."""
+    """The processes that train together: those of `torch.distributed`, if it is running."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         return ProcessGroup()
     return Processes()
@@ -132,19 +132,19 @@ def whole_matrices(
     own: Sequence[int],
     tensors: Mapping[int, torch.Tensor | None],
 ) -> list[torch.Tensor | None]:
-    """The own matrices of this process out of tensors shaped like their parameters.
+    """The matrices of this process, from tensors shaped like their parameters.
 
-    Sharded tensors are put together one after the other: every process must call this, and holds
-    one whole tensor at a time beside the matrices that are its own.
+    Sharded tensors are gathered one after the other: every process must call this, and holds one
+    whole tensor at a time in addition to its own matrices.
 
     Parameters
     ----------
     weights
-        Of all matrices.
+        Weights of all matrices.
     own
         Numbers of the matrices wanted, ascending.
     tensors
-        By the identity of the parameter; None where there is none.
+        Tensors by the identity of the parameter; None if one is missing.
     """
     matrices: dict[int, torch.Tensor | None] = {}
     by_parameter: dict[int, list[int]] = {}
@@ -161,6 +161,6 @@ def whole_matrices(
 
 
 def _cost(matrix: Matrix) -> float:
-    """Of a decomposition, in units of no meaning: the product and the reduction."""
+    """Cost of a decomposition, in arbitrary units: the product and the reduction."""
     least, most = sorted((matrix.rows, matrix.cols))
     return float(least) ** 2 * (most + 2 * least)

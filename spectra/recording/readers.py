@@ -1,6 +1,6 @@
-"""What takes a quantity from a training step: before the optimizer's step, after it, or around it.
+"""Reading a quantity from a training step: before the optimizer's step, after it, or around it.
 
-A reader gives, for every matrix that this process decomposes, the matrix or why there is none.
+A reader returns, for every matrix that this process decomposes, the matrix or why it is missing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from spectra.recording.timings import Timings
 from spectra.store.schema import Status
 
 Tensors = Mapping[int, torch.Tensor | None]
-"""By the identity of the parameter that they are shaped like."""
+"""Tensors by the identity of the parameter that they are shaped like."""
 
 
 @dataclass(frozen=True)
@@ -26,21 +26,21 @@ class Step:
     """An optimizer step, as readers see it."""
 
     weights: Sequence[Weight]
-    """Of all matrices."""
+    """Weights of all matrices."""
     own: Sequence[int]
-    """Those that this process decomposes, by number."""
+    """Numbers of the matrices that this process decomposes."""
     parameters: Sequence[torch.nn.Parameter | Composite]
-    """That the weights lie in, each once."""
+    """Parameters that hold the weights, each once."""
     optimizer: torch.optim.Optimizer
     optimized: frozenset[int]
     """Identities of the parameters that the optimizer updates."""
     timings: Timings
     first: bool = False
-    """Whether it is not a step, but the state that training starts from."""
+    """Whether this is the state that training starts from, and not a step."""
     closure: bool = False
-    """Whether the optimizer computes gradients itself, inside of its step."""
+    """Whether the optimizer computes gradients itself, inside its step."""
     clipping: Clipping | None = None
-    """What clipping did to the gradients."""
+    """Clipping of the gradients."""
 
     def matrices(self, tensors: Tensors, part: str) -> list[torch.Tensor | None]:
         """The whole matrices of `own` in tensors shaped like the parameters."""
@@ -48,7 +48,7 @@ class Step:
             return whole_matrices(self.weights, self.own, tensors)
 
     def all(self, status: Status) -> list[Captured]:
-        """The same reason for every matrix of `own`."""
+        """The same status for every matrix of `own`."""
         return [status] * len(self.own)
 
 
@@ -59,10 +59,10 @@ class Reader:
     when: Literal["before", "after"]
     """Whether it is taken before the optimizer's step, or after it."""
     take: Callable[[Step, Any], Sequence[Captured]]
-    """Take it, given what `keep` kept; before the first recorded step, too, where ``first`` is
-    set."""
+    """Function that takes it, given the result of `keep`; also called before the first recorded
+    step, with ``first`` set."""
     keep: Callable[[Step], Any] | None = None
-    """What is kept from before the step until `take` comes after it."""
+    """Function called before the step, whose result is kept until `take` after it."""
 
 
 def _weight(step: Step, kept: Any) -> Sequence[Captured]:
@@ -75,10 +75,10 @@ def _training_gradient(step: Step, kept: Any) -> Sequence[Captured]:
         return step.all(Status.FIRST_STATE)
     if step.closure:  # the gradients of this step are yet to come, inside of it
         return step.all(Status.IN_CLOSURE)
-    # of a composite, only the parts have one
+    # only the parts of a composite have one
     gradients = {id(p): None if isinstance(p, Composite) else p.grad for p in step.parameters}
     matrices = step.matrices(gradients, "training_gradient")
-    scale = getattr(step.optimizer, "grad_scale", None)  # left to a fused one by GradScaler
+    scale = getattr(step.optimizer, "grad_scale", None)  # GradScaler leaves it to a fused one
     unscale = 1.0 if scale is None else 1.0 / float(scale)
     captured: list[Captured] = []
     for matrix, number in zip(matrices, step.own, strict=True):
@@ -98,7 +98,7 @@ def _training_gradient(step: Step, kept: Any) -> Sequence[Captured]:
 
 
 def _copies(step: Step) -> dict[int, torch.Tensor] | None:
-    """The weights before the step; None where it changes none."""
+    """Copies of the weights before the step; None if it changes none."""
     sources = (source for weight in step.weights for source in weight.sources)
     # not if the backward pass has updated them already
     if not step.closure and not any(p.grad is not None for p in sources):
@@ -122,7 +122,7 @@ def _update(step: Step, before: dict[int, torch.Tensor] | None) -> Sequence[Capt
 
 
 def _is_updated(step: Step, number: int) -> bool:
-    """Whether the optimizer that is recorded updates a matrix, or nothing does."""
+    """Whether the recorded optimizer updates a matrix, or nothing does."""
     sources = step.weights[number].sources
     optimized = any(id(source) in step.optimized for source in sources)
     return optimized or not any(source.requires_grad for source in sources)

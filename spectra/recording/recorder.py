@@ -1,10 +1,10 @@
-"""The recorder: hangs on an optimizer's step hooks and takes a snapshot when one is due.
+"""The recorder: attaches to an optimizer's step hooks and takes a snapshot when one is due.
 
 A snapshot of step t is the state after t updates: the weights, their gradient on the probe batch,
-and the update that led to them. It is taken inside of the t-th `optimizer.step()`, after the
-update; the snapshot of the state that training starts from is taken inside of the first. The
-step's own gradients are read once, before the optimizer uses or clears them: after accumulation,
-unscaling and the reduction over processes, with what clipping did undone.
+and the update that led to them. It is taken inside the t-th `optimizer.step()`, after the update;
+the snapshot of the state that training starts from is taken inside the first. The step's own
+gradients are read once, before the optimizer uses or clears them: after accumulation, unscaling and
+the reduction over processes, with clipping undone.
 """
 
 import os
@@ -59,15 +59,15 @@ class Recorder:
         self.timings = timings
         """Seconds of the training loop by what the recorder spent them on."""
         self.stopped: str | None = None
-        """Why the recorder gave up, if it did."""
+        """Reason why the recorder gave up; None if it did not."""
         self.snapshots = len(recorded)
-        """Snapshots taken, those of an earlier process included."""
+        """Number of snapshots taken, those of an earlier process included."""
         self.dropped: list[int] = []
         """Steps whose snapshots were dropped because the background process was behind."""
         self.layout = layout
-        """The matrices, and what is recorded of them with its sizes."""
+        """The matrices, and the arrays recorded of them with their sizes."""
         self.overhead = overhead
-        """What was left out to stay within the overhead allowed."""
+        """Choice of what is left out to stay within the overhead allowed."""
         self._model, self._weights, self._executor = model, list(weights), executor
         self._parameters = list({id(w.parameter): w.parameter for w in weights}.values())
         self._schedule, self._probe = schedule, probe
@@ -82,7 +82,7 @@ class Recorder:
             if (reader := QUANTITIES[name].read()) is not None
         }
         self._kept: dict[str, Any] = {}
-        """What readers keep until the step is done."""
+        """Values that readers keep until the step is done."""
         self._rows = TrainRows()
         self._clipping = ClippingWatch(model.parameters())
         self._failure: BaseException | None = None
@@ -90,7 +90,7 @@ class Recorder:
         self._handles: list[Any] = []
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Hang on an optimizer's step hooks."""
+        """Attach to an optimizer's step hooks."""
         self._handles = [
             optimizer.register_step_pre_hook(self._before_step),
             optimizer.register_step_post_hook(self._after_step),
@@ -102,26 +102,26 @@ class Recorder:
         _unclosed.add(self)
 
     def log(self, **metrics: float | torch.Tensor) -> None:
-        """Store what the hooks cannot see with the step to come.
+        """Store metrics that the hooks cannot see, with the next step.
 
         Metrics are those of the schema: loss, gradient_norm (before clipping), clip_factor, tokens
         (seen so far, the step's own included). Tensors are read later, when rows are written, so
-        that a GPU is not waited for.
+        that nothing waits for a GPU.
 
         Raises
         ------
         InputError
-            When a metric has another name, or is no number.
+            When a metric has another name, or is not a number.
         """
         self._rows.log(metrics)
 
     def log_last(self, **metrics: float | torch.Tensor) -> None:
-        """Store what is only known afterwards with the last step done, e.g. its loss.
+        """Store metrics that are known only afterwards, e.g. the loss, with the last step done.
 
         Raises
         ------
         InputError
-            As `log`.
+            See `log`.
         """
         self._rows.log_last(metrics)
 
@@ -137,7 +137,7 @@ class Recorder:
 
     @property
     def left_out(self) -> list[str]:
-        """What was due and is not in the store, a line for every reason."""
+        """Lines about what was due and is not in the store, one for every reason."""
         lines = []
         if self.dropped:
             steps = ", ".join(map(str, self.dropped))
@@ -147,12 +147,12 @@ class Recorder:
         return lines
 
     def flush(self) -> None:
-        """Return when all so far is written; call it before a checkpoint, so that the two agree."""
+        """Return when all is written so far; call it before a checkpoint, so that the two agree."""
         self._guard(self._write_rows)
         self._guard(self._executor.flush)
 
     def close(self) -> None:
-        """Write what is left and let go of the optimizer and the store."""
+        """Write what is left and release the optimizer and the store."""
         if not self._handles:
             return
         try:
@@ -211,7 +211,7 @@ class Recorder:
             self._guard(self._write_complete_rows)
 
     def _begin(self, step: int, *, first: bool = False) -> None:
-        """Choose what the snapshot of a step holds, and make room for it."""
+        """Choose the contents of a step's snapshot, and make room for it."""
         self._pending, self._considered = None, step
 
         def begin() -> None:
@@ -243,26 +243,26 @@ class Recorder:
 
     @torch.no_grad()
     def _take(self, when: str, step: Step) -> None:
-        """Take what is due before, or after, the optimizer's step."""
+        """Take the quantities that are due before, or after, the optimizer's step."""
         wanted = [name for name in self._wanted() if self._readers[name].when == when]
-        # first what gives the memory back that it kept
+        # first those that free the memory that they kept
         for name in sorted(wanted, key=lambda name: self._readers[name].keep is None):
             kept = self._kept.pop(name, None)
             self._executor.take(name, self._readers[name].take(step, kept))
 
     def _keep(self, step: Step) -> None:
-        """Keep from before the step what is needed after it."""
+        """Keep values from before the step that readers need after it."""
         for name in self._wanted():
             if (keep := self._readers[name].keep) is not None:
                 self._kept[name] = keep(step)
 
     def _wanted(self) -> list[str]:
-        """The quantities of the snapshot that is due, without the probe's."""
+        """Quantities of the snapshot that is due, without the probe gradient."""
         kinds = () if self._pending is None else self._pending.kinds
         return [name for name in kinds if name in self._readers]
 
     def _end(self, step: Step) -> None:
-        """Take what is due of the state now, and hand the snapshot over."""
+        """Take the quantities that are due now, and hand the snapshot over."""
         contents = self._pending
         if contents is None:
             return
@@ -307,7 +307,7 @@ class Recorder:
         self._write_complete_rows()
 
     def _write_complete_rows(self) -> None:
-        """All but the newest, whose validation loss may still come."""
+        """Write all rows but the newest, whose validation loss may still come."""
         self._executor.write_rows(self._rows.take())
 
     def _together(self, work: Callable[[], None]) -> None:
@@ -324,7 +324,7 @@ class Recorder:
             self._stop(reason)
 
     def _guard(self, work: Callable[[], None], *, even_if_stopped: bool = False) -> None:
-        """Do what this process does alone; what fails is told to the others when they meet."""
+        """Do what this process does alone; the others learn of a failure when they next meet."""
         if self._failure is not None or (self.stopped and not even_if_stopped):
             return
         self._try(work)
@@ -339,7 +339,7 @@ class Recorder:
             self._failure = error
 
     def _stop(self, reason: str) -> None:
-        """Give up recording, not training, unless that was asked for."""
+        """Stop recording; end the training only if strict, or if the recorder is misused."""
         already = self.stopped is not None
         self._clipping.close()
         self._pending, self._kept = None, {}
@@ -350,7 +350,7 @@ class Recorder:
         misused = isinstance(failure, InputError) and not self.snapshots
         if self._strict or misused:
             raise failure if failure is not None else RuntimeError(self.stopped)
-        warnings.warn(f"{self.stopped}; training goes on", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"{self.stopped}; training continues", RuntimeWarning, stacklevel=2)
 
 
 def _reason(error: BaseException | None) -> str | None:
@@ -358,7 +358,7 @@ def _reason(error: BaseException | None) -> str | None:
 
 
 def _probe_part(contents: Contents) -> str:
-    """The dearest part of a snapshot for which the probe's gradient is taken."""
+    """The most valuable part of a snapshot that needs the probe gradient."""
     parts = sorted((GRADIENT, *EXTRAS), key=worth)
     return next(part for part in parts if part in contents.parts)
 
@@ -383,7 +383,7 @@ def _close_all() -> None:
 
 
 # A script need not close its recorder. zarr writes through threads, which Python ends before it
-# calls atexit's functions; these are called before.
+# calls atexit's functions; functions registered here are called earlier.
 getattr(threading, "_register_atexit", lambda function: None)(_close_all)
 
 

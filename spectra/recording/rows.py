@@ -1,4 +1,4 @@
-"""The rows of training steps: gathered step by step, written many at once."""
+"""Rows of training steps: collected step by step, written many at once."""
 
 import time
 from collections.abc import Mapping
@@ -27,21 +27,21 @@ class TrainRows:
         return len(self._complete)
 
     def log(self, metrics: Mapping[str, Number]) -> None:
-        """Metrics of the step to come."""
+        """Add metrics of the next step."""
         self._next |= _checked(metrics)
 
     def log_last(self, metrics: Mapping[str, Number]) -> None:
-        """Metrics of the step that was made last."""
+        """Add metrics of the last step made."""
         checked = _checked(metrics)
         if self._open is not None:
             self._open[0].update(checked)
 
     def log_clipping(self, clipping: Clipping) -> None:
-        """What clipped the gradients of the step to come."""
+        """Set the clipping of the next step's gradients."""
         self._clipping = clipping
 
     def begin(self, step: int, learning_rate: float) -> None:
-        """A step was made."""
+        """Open the row of a step that was made."""
         now = time.perf_counter()
         row = {"train_step": step, "learning_rate": learning_rate, **self._next}
         if "tokens" in row:
@@ -54,13 +54,13 @@ class TrainRows:
         self._open = row, self._clipping
 
     def finish(self) -> None:
-        """Nothing more comes for the step that was made last."""
+        """Complete the row of the last step made."""
         if self._open is not None:
             self._complete.append(self._open)
             self._open = None
 
     def take(self) -> list[dict[str, float]]:
-        """The complete rows, in numbers, once."""
+        """Return the complete rows as numbers, each once."""
         rows, self._complete = self._complete, []
         return [_resolved(row, clipping) for row, clipping in rows]
 

@@ -24,7 +24,7 @@ class CountSketch:
     )
 
     def __call__(self, matrix: torch.Tensor) -> torch.Tensor:
-        """Project a matrix of any shape: (components,), in float32 or its wider dtype, there."""
+        """Project a matrix of any shape, on its device: (components,), in float32 or wider."""
         buckets = self._buckets_of(matrix)
         matrix = matrix if matrix.element_size() >= 4 else matrix.float()
         # twice the components, one half for each sign, saves a product with the signs

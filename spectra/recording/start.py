@@ -1,4 +1,4 @@
-"""`record`: from a model and an optimizer to a recorder that hangs on them."""
+"""`record`: attach a recorder to a model and an optimizer."""
 
 import json
 import warnings
@@ -51,25 +51,25 @@ def record(
     Parameters
     ----------
     model
-        The model that is trained. Its matrices are the linear layers inside of transformer blocks.
+        The model that is trained. Its matrices are the linear layers inside transformer blocks.
     optimizer
-        Its optimizer; the recorder hangs on its step hooks.
+        Its optimizer; the recorder attaches to its step hooks.
     store
         Path of the store to make, or an address that fsspec writes to (``s3://…``, ``memory://…``).
     probe
         The fixed batch on which gradients are taken, the same in every process: token ids (windows,
         length), a batch of arguments by name or in order whose output has a loss, or a function
-        of the model that returns the mean loss. None records what needs no probe.
+        of the model that returns the mean loss. None records only what needs no probe.
     recording
-        What is recorded, when and where; or its fields as keywords, the ones below.
+        What is recorded, when and where; or pass its fields, listed below, as keywords.
     steps
-        How many optimizer steps there will be, if known: the store is then laid out at full size.
+        Number of optimizer steps of the run, if known: the store is then laid out at full size.
     seed
-        Of the sketch. Runs with the same seed can be compared with each other.
+        Seed of the sketch; runs with the same seed can be compared with each other.
     start_step
         Optimizer steps done before this process, when a run is resumed.
     resume
-        Go on with the store if there is one; its rows after `start_step` are unset first.
+        Resume the store if it exists; its rows after `start_step` are unset first.
     attrs
         Further attributes of the store; ``model`` (a name) and ``config`` are shown in reports.
     **keywords
@@ -80,7 +80,7 @@ def record(
     InputError
         When the store exists and `resume` is not set, or was recorded from another model or probe
         batch; when the model has no matrices, or the optimizer is another model's or has no step
-        hooks; when the probe gives no loss.
+        hooks; when the probe yields no loss.
 
     Examples
     --------
@@ -94,7 +94,7 @@ def record(
     """
     recording = completed(Recording, recording, keywords)
     if path := local_path(store):
-        store = path.resolve()  # wherever the loop changes to
+        store = path.resolve()  # whatever folder the loop changes to
     optimizer = stepping(optimizer)
     probe = _own_copy(probe)
     _require_whole(model)
@@ -104,7 +104,7 @@ def record(
     contents = recording.contents()
     contents = contents if probe is not None else contents.without_probe()
     if not contents.parts:
-        raise InputError("nothing is to be recorded: ask for spectra, sketches or subspaces")
+        raise InputError("there is nothing to record: choose spectra, sketches or subspaces")
     schedule = recording.schedule(steps)
     layout = Layout(tuple(found), schedule.snapshots, schedule.steps, contents)
     overhead = Overhead(recording.overhead, contents)
@@ -160,7 +160,7 @@ def record(
         if memory is not None:
             memory.close()
         recorder.stopped = f"recording did not begin: {failure}"
-        warnings.warn(f"{recorder.stopped}; training goes on", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"{recorder.stopped}; training continues", RuntimeWarning, stacklevel=2)
     recorder.attach(optimizer)
     return recorder
 
@@ -170,7 +170,7 @@ def _memory(layout: Layout, queue: int) -> SharedMatrices:
         return SharedMatrices(layout, queue)
     except (OSError, ValueError, OverflowError, MemoryError) as error:
         raise InputError(
-            f"no memory for {queue} snapshots to wait in ({error}): take a smaller queue, fewer "
+            f"no memory for a queue of {queue} snapshots ({error}): choose a smaller queue, fewer "
             "spectra or matrices, or leave out background="
         ) from error
 
@@ -184,7 +184,7 @@ def _open_writer(
     resume: bool,
     strict: bool,
 ) -> tuple[StoreWriter | None, list[int], str | None]:
-    """The writer in the first process, the steps already recorded, and why it cannot be written."""
+    """The first process's writer, the steps already recorded, and why writing is impossible."""
     writer, recorded, refused, failure = None, [], None, None
     if processes.rank == 0:
         try:
@@ -195,7 +195,7 @@ def _open_writer(
             recorded = writer.steps
         except InputError as error:
             refused = str(error)
-        except Exception as error:  # of the disk or the network
+        except Exception as error:  # from the disk or the network
             failure = f"{store} cannot be written: {getattr(error, 'strerror', None) or error}"
     recorded, refused, failure = processes.same((recorded, refused, failure))
     if refused or (failure and strict):
@@ -214,7 +214,8 @@ def _require_background(recording: Recording, processes: Processes, store: Locat
         return
     if str(store).startswith("memory://"):
         raise InputError(
-            f"{store} lies in the memory of this process, where a background process cannot write"
+            f"{store} is in the memory of this process, where a background process cannot write: "
+            "leave out background="
         )
     if processes.count > 1:
         raise InputError(
@@ -224,18 +225,18 @@ def _require_background(recording: Recording, processes: Processes, store: Locat
 
 
 def stepping(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer whose step hooks are called, inside of wrappers such as Accelerate's.
+    """The optimizer whose step hooks are called, inside wrappers such as Accelerate's.
 
     Raises
     ------
     InputError
-        When there is none.
+        When no optimizer with step hooks is inside.
     """
     inner = optimizer
     while not hasattr(inner, "_optimizer_step_pre_hooks"):
         if not hasattr(inner, "optimizer"):
             raise InputError(
-                f"a {type(optimizer).__name__} has no step hooks, which the recorder hangs on: "
+                f"a {type(optimizer).__name__} has no step hooks, which the recorder needs: "
                 "pass the torch.optim.Optimizer that it steps"
             )
         inner = inner.optimizer
@@ -244,7 +245,7 @@ def stepping(optimizer: Any) -> torch.optim.Optimizer:
 
 
 def _require_whole(model: torch.nn.Module) -> None:
-    """Require parameters that this process holds, or shards that it can ask for."""
+    """Require parameters that this process holds, or shards that it can gather."""
     for name, parameter in model.named_parameters():
         if hasattr(parameter, "ds_id") or hasattr(parameter, "ds_shape"):
             raise InputError(
@@ -254,14 +255,14 @@ def _require_whole(model: torch.nn.Module) -> None:
 
 
 def _require_loss(processes: Processes, model: torch.nn.Module, probe: Probe) -> None:
-    """Require that the probe gives a loss, before anything is made."""
+    """Require that the probe yields a loss, before anything is created."""
     wrong = None
     try:
         require_loss(model, probe, rank=processes.rank, processes=processes.count)
     except InputError as error:
         wrong = str(error)
-    if (told := processes.agree(wrong)) is not None:
-        raise InputError(told)
+    if (reason := processes.agree(wrong)) is not None:
+        raise InputError(reason)
 
 
 def _require_own_optimizer(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -284,7 +285,7 @@ def _require_probe(probe: Any) -> None:
 
 
 def _own_copy(probe: Probe | None) -> Probe | None:
-    """The probe as it is now, whatever the loop does with the tensors later."""
+    """A copy of the probe, independent of what the loop does with the tensors later."""
     if isinstance(probe, torch.Tensor):
         return probe.detach().clone()
     if isinstance(probe, tuple | list):
@@ -303,7 +304,7 @@ def _require_json(attrs: Mapping[str, Any]) -> None:
     try:
         json.dumps(dict(attrs))
     except (TypeError, ValueError) as error:
-        raise InputError(f"attrs= holds what JSON cannot: {error}") from error
+        raise InputError(f"attrs= cannot be written as JSON: {error}") from error
 
 
 def _require_same_probe(processes: Processes, probe: Probe | None) -> None:

@@ -16,7 +16,7 @@ class Timings(defaultdict[str, float]):
 
     @contextmanager
     def measure(self, activity: str, part: str | None = None) -> Iterator[None]:
-        """Count the seconds of a block; `part` is what would not need them if left out."""
+        """Count the seconds of a block; leaving out `part` would save them."""
         started = time.perf_counter()
         try:
             yield
@@ -27,7 +27,7 @@ class Timings(defaultdict[str, float]):
                 self.parts[part] += seconds
 
     def divide(self, seconds: float, weights: Mapping[str, float]) -> None:
-        """Charge seconds that were counted already to parts, by their weights."""
+        """Charge seconds that are already counted to parts, by their weights."""
         total = sum(weights.values())
         for part, weight in weights.items():
             self.parts[part] += seconds * weight / total

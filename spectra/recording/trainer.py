@@ -15,8 +15,8 @@ class TrainerCallback(transformers.TrainerCallback):
     """Records a run of `transformers.Trainer`.
 
     Snapshots count optimizer steps, as the Trainer's global step does; gradients are seen whole,
-    after accumulation and before clipping. Resuming from a checkpoint goes on with the store. The
-    loss stored is the one that the Trainer logs, a mean since its log before (`logging_steps`).
+    after accumulation and before clipping. Resuming from a checkpoint resumes the store. The loss
+    stored is the one that the Trainer logs, a mean since its previous log (`logging_steps`).
 
     Parameters
     ----------
@@ -25,7 +25,7 @@ class TrainerCallback(transformers.TrainerCallback):
     probe
         The fixed batch on which gradients are taken.
     **keywords
-        As `spectra.record` has them, e.g. ``every=100``.
+        Keywords of `spectra.record`, e.g. ``every=100``.
 
     Examples
     --------
@@ -36,7 +36,7 @@ class TrainerCallback(transformers.TrainerCallback):
 
     def __init__(self, store: str | Path, *, probe: Probe | None, **keywords: Any) -> None:
         self.recorder: Recorder | None = None
-        """The recorder, from the begin of the training on."""
+        """The recorder; None before training begins."""
         self._store, self._probe, self._keywords = store, probe, keywords
 
     def on_train_begin(

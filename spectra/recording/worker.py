@@ -25,7 +25,7 @@ NICENESS = 10
 
 
 class Worker:
-    """Does what the training process says, in order."""
+    """Handles the messages of the training process, in order."""
 
     def __init__(self, begin: dict[str, Any]) -> None:
         layout = Layout.from_dict(begin["layout"])
@@ -39,7 +39,7 @@ class Worker:
         self._writer = StoreWriter.of_child(begin["store"], layout)
 
     def handle(self, message: dict[str, Any]) -> dict[str, Any] | None:
-        """Do one thing; returns what to answer."""
+        """Handle a message and return the answer, if it has one."""
         if "settle" in message:
             return {"settled": message["settle"]}
         if "rows" in message:
@@ -72,7 +72,7 @@ def main() -> None:
     def read() -> None:
         for line in sys.stdin:
             messages.put(json.loads(line))
-        os._exit(0)  # closed after everything was settled, or killed: then nothing is waited for
+        os._exit(0)  # closed after settling, or killed: there is nothing to wait for
 
     threading.Thread(target=read, daemon=True).start()
     try:
@@ -81,7 +81,7 @@ def main() -> None:
             answer = worker.handle(messages.get())
             if answer is not None:
                 print(json.dumps(answer), file=answers, flush=True)
-    except Exception as error:  # whatever recording raises is told, not printed
+    except Exception as error:  # errors in recording are reported, not printed
         reason = f"{type(error).__name__}: {error}"
         print(json.dumps({"error": reason}), file=answers, flush=True)
         os._exit(1)

@@ -1,5 +1,6 @@
-"""One HTML file with all figures of a store, that opens without a network.
+"""One HTML file with all figures of a store, which opens without a network.
 
 The page holds plotly's script, the figures' templates (from `spectra.figures`, so the report and
-the dashboard look alike) and the data of every matrix; choosing other matrices is done in the page.
+the dashboard look alike) and the data of every matrix; the page itself lets the reader choose other
+matrices.
 """

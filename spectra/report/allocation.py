@@ -13,13 +13,13 @@ from spectra.report.overview import bare
 from spectra_data.errors import InputError
 
 NUMBERS = 60_000
-"""Of ranks in the page, at most: about 300 kB."""
+"""Most numbers of ranks in the page: about 300 kB."""
 SHOWN_FIRST = 0.5
 SPACING = 0.01
 
 
 def compression(run: xr.DataTree) -> tuple[dict[str, Any] | None, list[str]]:
-    """What the page's slider draws from, or None; and why there is none though there could be."""
+    """Data of the page's slider over ranks, or None; and notes on why it is missing."""
     if "weight" not in run["spectra"].to_dataset():
         return None, []
     try:
@@ -63,7 +63,7 @@ def compression(run: xr.DataTree) -> tuple[dict[str, Any] | None, list[str]]:
 
 
 def _path(run: xr.DataTree) -> xr.Dataset:
-    """The stored path if it is of the last snapshot; else computed, coarser."""
+    """The stored path if it belongs to the last snapshot; else a coarser one, computed now."""
     last = int(run["spectra"]["step"].to_numpy()[-1])
     if GROUP in run.children and run[GROUP].attrs.get("step") == last:
         return run[GROUP].to_dataset().compute()

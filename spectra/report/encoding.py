@@ -1,7 +1,7 @@
-"""Arrays as text: 16 bits a number, in base64.
+"""Arrays as text: 16 bits per number, in base64.
 
-Cosines lie evenly in [-1, 1]; singular values are kept by their logarithms, with a relative error
-under 0.05 % over eight decades.
+Codes of cosines are spaced evenly in [-1, 1]; singular values are stored by their logarithms, with
+a relative error under 0.05 % over eight decades.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""What run a report is of, in words."""
+"""Facts about the run of a report, in words."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ import xarray as xr
 
 
 def facts(run: xr.DataTree, name: str) -> dict[str, str]:
-    """What run this is, in words: shown at the head of the page."""
+    """Facts about a run, by name; the head of the page shows them."""
     attrs, spectra = run.attrs, run["spectra"]
     model, config = attrs.get("model") or {}, attrs.get("config")
     steps = spectra["step"].to_numpy()
@@ -20,9 +20,9 @@ def facts(run: xr.DataTree, name: str) -> dict[str, str]:
         found["Data"] = str(config["data"])
     matrices = spectra.sizes["matrix"]
     if attrs.get("kind") == "scan":
-        how = "approximately, with error bars" if "weight_error" in spectra else "exactly"
+        accuracy = "approximately, with error bars" if "weight_error" in spectra else "exactly"
         stored = (model.get("config") or {}).get("gguf_formats") or [model.get("format", "")]
-        found["Scanned"] = f"{matrices} matrices, {how}, from {', '.join(stored)}"
+        found["Scanned"] = f"{matrices} matrices, {accuracy}, from {', '.join(stored)}"
     if attrs.get("kind") != "scan" or len(steps) > 1:
         found["Recorded"] = (
             f"{len(steps)} snapshots of {matrices} matrices, steps {steps[0]:,} to {steps[-1]:,}"

@@ -1,4 +1,4 @@
-"""The figures of a report that are not of one matrix: measures, figure 4, and the paper's claim."""
+"""Figures of a report over all matrices: measures, figure 4, tails, and the paper's claim."""
 
 import json
 from typing import Any
@@ -31,28 +31,28 @@ ONCE = ("saturation_step", "turning", "late_turning")
 
 
 def bare(figure: go.Figure) -> Drawn:
-    """A figure as JSON without its template, which the page holds once."""
+    """A figure as JSON without its template; the page holds one template for all figures."""
     drawn: Drawn = json.loads(figure.to_json())
     drawn["layout"].pop("template", None)
     return drawn
 
 
 def common_template() -> Drawn:
-    """That template."""
+    """The template of all figures."""
     drawn: Drawn = json.loads(go.Figure(layout={"template": TEMPLATE}).to_json())
     found: Drawn = drawn["layout"]["template"]
     return found
 
 
 def measure_figures(table: xr.Dataset | None, dynamics: xr.Dataset | None) -> Drawn:
-    """By what was measured and measure: a name, lines over training, and a map of the last state.
+    """Name, lines over training, and map of the last state of each measure, by kind and measure.
 
     Parameters
     ----------
     table
-        Of `metrics_table`.
+        Table of `metrics_table`.
     dynamics
-        Of `gradient_dynamics`.
+        Dataset of `gradient_dynamics`.
     """
     found: Drawn = {}
     if table is not None:
@@ -70,19 +70,19 @@ def measure_figures(table: xr.Dataset | None, dynamics: xr.Dataset | None) -> Dr
 
 
 def run_dynamics(run: xr.DataTree, cosine: xr.DataArray | None) -> xr.Dataset | None:
-    """The dynamics of a run; None of one with a single snapshot."""
+    """Dynamics of a run; None if it has a single snapshot."""
     if run["spectra"].sizes["step"] < 2:
         return None
     return gradient_dynamics(without_gradients(run) if cosine is None else run, cosine=cosine)
 
 
 def without_gradients(run: xr.DataTree) -> xr.DataTree:
-    """What a run holds beside sketches and raw gradients."""
+    """A run without its sketches and raw gradients."""
     return xr.DataTree.from_dict({"spectra": run["spectra"].to_dataset()})
 
 
 def figure_four(spectra: xr.Dataset, threshold: float = THRESHOLD) -> Drawn | None:
-    """Normalised spectra of the last weights by role."""
+    """Normalised spectra of the last weights, by role; None if the store has no weights."""
     if "weight" not in spectra:
         return None
     last = spectra["weight"].isel(step=-1).compute()
@@ -99,7 +99,7 @@ def figure_four(spectra: xr.Dataset, threshold: float = THRESHOLD) -> Drawn | No
 
 
 def tail_figures(spectra: xr.Dataset, table: xr.Dataset) -> list[Drawn]:
-    """Of every matrix the last weight's eigenvalues with their fits."""
+    """Eigenvalues of every matrix's last weight, with their fits."""
     if "weight" not in spectra:
         return []
     eigenvalues = squared(spectra["weight"].isel(step=-1).to_numpy())
@@ -121,7 +121,7 @@ def tail_figures(spectra: xr.Dataset, table: xr.Dataset) -> list[Drawn]:
 
 
 def claim_figures(run: xr.DataTree, cosine: xr.DataArray | None) -> list[Drawn]:
-    """Emergence as two figures; none of a store that does not hold what it needs."""
+    """Emergence as two figures; an empty list if the store lacks the data."""
     spectra = run["spectra"].to_dataset()
     if cosine is None or not {"weight", "gradient"} <= set(spectra) or spectra.sizes["step"] < 2:
         return []
@@ -157,7 +157,7 @@ def claim_figures(run: xr.DataTree, cosine: xr.DataArray | None) -> list[Drawn]:
 
 
 def measured(run: xr.DataTree, rows: npt.NDArray[np.int64]) -> xr.Dataset:
-    """The table of some snapshots of a run."""
+    """Table of measures at some snapshots of a run."""
     return metrics_table(run.isel(step=rows, missing_dims="ignore"))
 
 

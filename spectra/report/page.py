@@ -1,4 +1,4 @@
-"""The page itself: put together, and written."""
+"""The page itself: assemble and write it."""
 
 import html
 import json
@@ -17,18 +17,18 @@ from spectra.store.reader import open_store
 from spectra_data.errors import InputError
 
 SCRIPTS = ("ranks.js", "report-figures.js", "report-ranks.js", "report.js")
-"""The page's scripts in the order in which they run: one after the other in one element."""
+"""The page's scripts in the order in which they run, in one script element."""
 
 
 def write_report(store: str | Path, out: str | Path) -> int:
-    """Write the report of a store; returns its bytes.
+    """Write the report of a store; return its size in bytes.
 
     Parameters
     ----------
     store
         A run or a scan.
     out
-        The file to write; it replaces an earlier one only when it is whole.
+        The file to write; it replaces an earlier one only once it is complete.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def write_report(store: str | Path, out: str | Path) -> int:
 
 
 def report_html(run: xr.DataTree, *, name: str) -> str:
-    """The report of an opened store as one page; `name` says where the store lies."""
+    """The report of an opened store as one page; `name` is the store's address."""
     if run["spectra"].sizes["step"] == 0:
         raise InputError("the store has no snapshot yet: the first one is taken at the first step")
     from plotly.offline import get_plotlyjs
@@ -60,19 +60,19 @@ def report_html(run: xr.DataTree, *, name: str) -> str:
         "payload": json.dumps(payload(run), allow_nan=False).replace("</", "<\\/"),
         "script": "\n".join((assets / name).read_text() for name in SCRIPTS),
     }
-    # in one pass, so that nothing in a run's own texts is taken for a field
+    # in one pass, so that no text of a run is mistaken for a field
     return re.sub(
         r"\{\{(\w+)\}\}", lambda match: fields[match[1]], (assets / "report.html").read_text()
     )
 
 
 def _others_html(run: xr.DataTree) -> str:
-    """Sections of the quantities beside gradients and weights that a run has recorded."""
+    """Sections of the recorded quantities other than gradients and weights."""
     held = run["spectra"].to_dataset().data_vars
     return "".join(
         f'<section class="over-training">\n<h2>Spectra of {quantity.noun}</h2>\n'
-        f'<p class="lead">{html.escape(quantity.about)} Leading singular values, a snapshot a row.'
-        f'</p>\n<div class="panels" data-kind="{name}"></div>\n</section>\n'
+        f'<p class="lead">{html.escape(quantity.about)} Leading singular values, one row per '
+        f'snapshot.</p>\n<div class="panels" data-kind="{name}"></div>\n</section>\n'
         for name, quantity in QUANTITIES.items()
         if name not in ("gradient", "weight") and name in held
     )

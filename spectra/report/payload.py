@@ -1,6 +1,6 @@
-"""What the page's script draws from.
+"""Data that the page's script draws from.
 
-Where all of it would not fit `PAYLOAD_BYTES`, it holds fewer snapshots, evenly spaced, and the page
+If all snapshots would not fit into `PAYLOAD_BYTES`, it holds fewer, evenly spaced, and the page
 says so.
 """
 
@@ -37,17 +37,17 @@ from spectra.report.overview import (
 from spectra_data.errors import InputError
 
 PAYLOAD_BYTES = 2_100_000
-"""Of array data, before base64 adds a third. Of the 10 MB, plotly's script takes about 4.9 MB, and
-the figures of measures and tails up to 1.7 MB, and the path of compression 0.3 MB."""
+"""Bytes of array data, before base64 adds a third. Of the page's 10 MB, plotly's script takes about
+4.9 MB, the figures of measures and tails up to 1.7 MB, and the path of compression 0.3 MB."""
 LOSS_POINTS = 4_000
 MEASURED = 25
-"""Snapshots at which measures are drawn: fits of all of a large model's spectra take minutes."""
+"""Most snapshots at which measures are drawn: fits of all spectra of a large model take minutes."""
 
 Payload = dict[str, Any]
 
 
 def payload(run: xr.DataTree) -> Payload:
-    """Everything that the page's script draws from."""
+    """All data that the page's script draws from."""
     spectra = run["spectra"].to_dataset()
     kinds = [kind for kind in quantities.shown() if kind in spectra]
     cosine, notes = _cosines(run)
@@ -69,7 +69,7 @@ def payload(run: xr.DataTree) -> Payload:
         chance = overlap.chance.to_numpy().tolist()
     if left_out := spectra.sizes["step"] - len(shown):
         notes.append(
-            f"To keep this file small it shows {len(shown)} snapshots, evenly spaced; {left_out} "
+            f"To keep this file small, it shows {len(shown)} snapshots, evenly spaced; {left_out} "
             "more are in the store."
         )
     table = None
@@ -117,7 +117,7 @@ def payload(run: xr.DataTree) -> Payload:
 
 
 def _cosines(run: xr.DataTree) -> tuple[xr.DataArray | None, list[str]]:
-    """The cosines, computed once, or None; and why there are none though there could be."""
+    """Cosines, computed once, or None; and notes on why they are missing."""
     if not {"sketches", "gradients"} & set(run.children):
         return None, []
     try:
@@ -127,22 +127,22 @@ def _cosines(run: xr.DataTree) -> tuple[xr.DataArray | None, list[str]]:
 
 
 def default_matrices(spectra: xr.Dataset) -> list[str]:
-    """As the paper has it: q and k of the first layer, down and up of a middle layer.
+    """The paper's matrices: q and k of the first layer, down and up of a middle layer.
 
-    Where there are no such roles, the first four matrices.
+    If there are no such roles, the first four matrices.
     """
     names = spectra["matrix"].to_numpy().tolist()
     return usual_choice(names, spectra["role"].to_numpy().tolist()) or names[:4]
 
 
 def _bytes_per_matrix(spectra: xr.Dataset, kinds: list[str], squares: int) -> tuple[int, int, int]:
-    """Matrices, and their bytes as linear and quadratic coefficients in the number of snapshots."""
+    """Matrices, and the linear and quadratic coefficients of their bytes in the snapshots."""
     values = min(FIRST_VALUES, spectra.sizes.get("index", 0))
     return spectra.sizes["matrix"], 2 * values * len(kinds), 2 * squares
 
 
 def _thinned(count: int, coefficients: tuple[int, int, int]) -> npt.NDArray[np.int64]:
-    """Rows that fit the payload: all, or evenly spaced ones with the first and the last."""
+    """Rows that fit into the payload: all, or evenly spaced ones with the first and the last."""
     matrices, linear, quadratic = coefficients
     kept = count
     while kept > 2 and matrices * (linear * kept + quadratic * kept**2) > PAYLOAD_BYTES:
@@ -151,7 +151,7 @@ def _thinned(count: int, coefficients: tuple[int, int, int]) -> npt.NDArray[np.i
 
 
 def _evenly(count: int, kept: int) -> npt.NDArray[np.int64]:
-    """At most so many of the numbers under `count`, with the first and the last."""
+    """At most `kept` evenly spaced numbers under `count`, with the first and the last."""
     return np.unique(np.linspace(0, count - 1, min(kept, count)).round().astype(np.int64))
 
 
@@ -161,7 +161,7 @@ def _templates(
     cosine: xr.DataArray | None,
     chance: list[float] | None,
 ) -> Payload:
-    """Each figure once, without data; the page's script fills in a matrix."""
+    """Each figure once, without data; the page's script fills in the data of a matrix."""
     empty = np.zeros((len(steps), 1))
     figures = {kind: spectrum_heatmap(empty, steps, title="") for kind in kinds}
     if cosine is not None:

@@ -1,1 +1,1 @@
-"""Scans: the spectra of every matrix of finished checkpoints, as a store."""
+"""Scans: the spectra of all matrices of finished checkpoints, as a store."""

@@ -22,31 +22,31 @@ FLOAT64 = 8
 
 @dataclass(frozen=True)
 class DecompositionOptions:
-    """How spectra are computed."""
+    """Options of the computation of spectra."""
 
     approximate: bool = False
-    """From random probes, with error bars, instead of exactly."""
+    """Whether to estimate them from random probes, with error bars, instead of exactly."""
     device: str = "cpu"
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """What was found out about a matrix."""
+    """The spectrum of a matrix, or why it could not be read."""
 
     matrix: Matrix
     values: npt.NDArray[np.float64]
-    """(full_rank,), descending; NaN throughout where the weight is not finite, infinite where a
-    value is beyond float64."""
+    """Singular values, (full_rank,), descending; all NaN if the weight is not finite, infinite
+    where a value exceeds float64."""
     errors: npt.NDArray[np.float64] | None
-    """Their standard errors, where they are approximate."""
+    """Standard errors of the values; None if these are exact."""
     sha256: bytes
     problem: str | None = None
-    """Why it could not be read."""
+    """Reason why it could not be read."""
 
 
 def decompose(matrix: Matrix, weight: torch.Tensor, options: DecompositionOptions) -> Spectrum:
-    """The spectrum of a weight that was read."""
+    """Compute the spectrum of a weight."""
     sha256 = digest(weight)
     weight = weight.to(options.device)
     errors = None
@@ -58,14 +58,14 @@ def decompose(matrix: Matrix, weight: torch.Tensor, options: DecompositionOption
 
 
 def unread(matrix: Matrix, problem: str) -> Spectrum:
-    """What is known of a matrix that could not be read."""
+    """The result for a matrix that could not be read."""
     return Spectrum(matrix, np.full(matrix.full_rank, np.nan), None, b"", problem)
 
 
 def weights(
     checkpoint: Checkpoint, group: Sequence[Matrix]
 ) -> Iterator[tuple[Matrix, torch.Tensor | str]]:
-    """The weights of matrices that lie in one tensor, or why each cannot be read."""
+    """The weights of matrices that share one tensor, or why each cannot be read."""
     done = 0
     try:
         for matrix, weight in checkpoint.read_together(group):
@@ -79,9 +79,9 @@ def weights(
 def decompose_group(
     address: Address, group: Sequence[Matrix], options: DecompositionOptions, scan: str
 ) -> list[Spectrum]:
-    """Read and decompose matrices that lie in one tensor, in whatever process this runs.
+    """Read and decompose matrices that share one tensor, in the process that runs this.
 
-    A process opens the checkpoint once for a scan, which has a name of its own for that.
+    A process opens the checkpoint once per scan; `scan` is a unique name of the scan.
     """
     checkpoint = _opened(address, scan)
     with one_blas_thread:
@@ -94,7 +94,7 @@ def decompose_group(
 
 
 def working_bytes(matrix: Matrix, options: DecompositionOptions) -> int:
-    """Memory that the decomposition of a matrix takes, the weight included."""
+    """Memory that the decomposition of a matrix needs in bytes, the weight included."""
     side = matrix.full_rank
     weight = matrix.rows * matrix.cols * 4
     return weight if options.approximate else weight + 2 * side * side * FLOAT64

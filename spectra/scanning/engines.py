@@ -1,4 +1,4 @@
-"""Who decomposes: the threads of this process, or the processes of a dask cluster."""
+"""The workers of a scan: threads of this process, or processes of a dask cluster."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ from spectra.scanning.decomposition import (
 from spectra_data.errors import InputError
 
 READ_AHEAD = 1
-"""Weights in memory beside those that are decomposed."""
+"""Number of weights in memory besides those being decomposed."""
 SCHEDULER_SECONDS = 10
 IGNORE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)"
 Groups = Sequence[Sequence[Matrix]]
@@ -34,32 +34,32 @@ Groups = Sequence[Sequence[Matrix]]
 def in_threads(
     checkpoint: Checkpoint, groups: Groups, options: DecompositionOptions
 ) -> Iterator[Spectrum]:
-    """Spectra in the order in which they are done; one matrix a core, the next read meanwhile."""
+    """Spectra in the order of completion; one matrix per core, while the next is read."""
     if not groups:
         return
     largest = max(working_bytes(matrix, options) for group in groups for matrix in group)
     count = max(1, min(available_cores(), _half_of_memory() // largest))
     if options.device != "cpu":
-        count = 1  # the device does one at a time; the host reads ahead
-    places = threading.Semaphore(count + READ_AHEAD)
+        count = 1  # the device decomposes one at a time; the host reads ahead
+    slots = threading.Semaphore(count + READ_AHEAD)
     with single_threaded_workers(count) as pool:
         pending: set[Future[Spectrum]] = set()
         for group in groups:
             reader = weights(checkpoint, group)
             for _ in group:
-                # the place comes first: what is read is in memory
-                there = False
-                while not there:
-                    there = places.acquire(timeout=0.05)
+                # acquire before reading: a weight that was read occupies memory
+                acquired = False
+                while not acquired:
+                    acquired = slots.acquire(timeout=0.05)
                     done, pending = wait(pending, timeout=0)
                     yield from _results(done)
                 matrix, weight = next(reader)
                 if isinstance(weight, str):
-                    places.release()
+                    slots.release()
                     yield unread(matrix, weight)
                     continue
                 future = pool.submit(decompose, matrix, weight, options)
-                future.add_done_callback(lambda _: places.release())
+                future.add_done_callback(lambda _: slots.release())
                 pending.add(future)
                 del weight
         while pending:
@@ -68,7 +68,7 @@ def in_threads(
 
 
 def _results(done: set[Future[Spectrum]]) -> Iterator[Spectrum]:
-    """What is done; a failure is raised after all that is not one."""
+    """The results of finished futures; failures are raised after all other results."""
     failed = [future for future in done if future.exception() is not None]
     for future in done - set(failed):
         yield future.result()
@@ -79,16 +79,16 @@ def _results(done: set[Future[Spectrum]]) -> Iterator[Spectrum]:
 def in_cluster(
     client: Any, address: Address, groups: Groups, options: DecompositionOptions
 ) -> Iterator[Spectrum]:
-    """Spectra in the order in which a dask cluster has them done.
+    """Spectra in the order in which a dask cluster completes them.
 
-    Each process reads its matrices itself, so the checkpoint must be at the same address for all.
+    Each process reads its own matrices, so all must see the checkpoint at the same address.
     """
     from distributed import as_completed
 
     name = uuid4().hex
-    place = address if address.is_hub_name or "://" in address.place else address.resolved()
+    shared = address if address.is_hub_name or "://" in address.place else address.resolved()
     futures = [
-        client.submit(decompose_group, place, list(group), options, name, pure=False)
+        client.submit(decompose_group, shared, list(group), options, name, pure=False)
         for group in groups
     ]
     try:
@@ -100,12 +100,12 @@ def in_cluster(
 
 @contextmanager
 def cluster(workers: int | None, scheduler: str | None) -> Iterator[Any]:
-    """A client of the cluster at an address, or of one of so many processes; None for neither.
+    """A client of the cluster at `scheduler`, or of a local one of `workers` processes; else None.
 
     Raises
     ------
     InputError
-        When nobody answers at the address.
+        When no scheduler answers at the address.
     """
     if scheduler is None and workers is None:
         yield None
@@ -128,7 +128,7 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Any]:
             dashboard_address=None,
             host="127.0.0.1",
             silence_logs=logging.CRITICAL,
-            preload=IGNORE_INTERRUPTS,  # Ctrl-C is for the process that started them
+            preload=IGNORE_INTERRUPTS,  # only the parent process handles Ctrl-C
             memory_limit=0,
         ) as local,
         Client(local) as client,
@@ -139,5 +139,5 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Any]:
 def _half_of_memory() -> int:
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    except (ValueError, OSError, AttributeError):  # not said on this system
+    except (ValueError, OSError, AttributeError):  # not available on this system
         return 4 << 30

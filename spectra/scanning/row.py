@@ -1,4 +1,4 @@
-"""The snapshot that a scan is filling: what is done is on disk before it is announced."""
+"""The snapshot that a scan is filling; it is announced only once all of it is on disk."""
 
 import time
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from spectra.store.schema import Status, out_of_range
 from spectra.store.writer import StoreWriter
 
 SECONDS = 1.0
-"""What a killed scan loses at most, beside the matrices that it was decomposing."""
+"""Longest time between writes: all that a killed scan loses, besides matrices in progress."""
 
 
 class Row:
-    """The unannounced row of a store, written as matrices come in."""
+    """The unannounced row of a store, written as spectra arrive."""
 
     def __init__(self, writer: StoreWriter, *, fresh: bool) -> None:
         self._writer = writer
@@ -45,12 +45,12 @@ class Row:
                 if code == Status.UNSET]  # fmt: skip
 
     def unmeasured(self) -> list[tuple[Matrix, Status]]:
-        """Those that are decomposed and have no values, with the reasons."""
+        """The decomposed matrices without values, with the reason of each."""
         return [(m, Status(code)) for m, code in zip(self._matrices, self._status, strict=True)
                 if code in (Status.NOT_FINITE, Status.OUT_OF_RANGE)]  # fmt: skip
 
     def add(self, spectrum: Spectrum) -> None:
-        """Take a matrix' spectrum; it is on disk within a second."""
+        """Add a matrix's spectrum; it is on disk within a second."""
         i = self._numbers[spectrum.matrix.name]
         values = self._arrays["spectra/weight"]
         status = Status.MEASURED
@@ -69,7 +69,7 @@ class Row:
             self.flush()
 
     def flush(self) -> None:
-        """Bring what came in to disk; the status, which makes it count, last."""
+        """Write new spectra to disk; their status, which makes them valid, last."""
         changed = sorted(self._changed)
         paths = [path for path in self._arrays if path != "status/code"]
         for path in (*paths, "status/code"):
@@ -89,7 +89,7 @@ class Row:
 
 
 def of_missing(groups: Sequence[Sequence[Matrix]], missing: Sequence[Matrix]) -> list[list[Matrix]]:
-    """The groups without what is done."""
+    """The groups, with only the missing matrices."""
     wanted = set(missing)
     left = [[matrix for matrix in group if matrix in wanted] for group in groups]
     return [group for group in left if group]

@@ -1,7 +1,7 @@
 """`scan`: checkpoints in, a store out.
 
-One pass over each checkpoint, a few matrices in memory at a time; a scan that was killed goes on
-with the matrices that are missing.
+One pass over each checkpoint, with a few matrices in memory at a time; a killed scan resumes with
+the missing matrices.
 """
 
 import contextlib
@@ -39,36 +39,36 @@ UNMEASURED = {
     "older version holds float32: scan into a new one)",
 }
 FOREVER = 1 << 62
-"""Later than any step: a scan never takes a snapshot back."""
+"""Step later than any other: a scan never removes a snapshot."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a scan did."""
+    """Result of a scan."""
 
     store: str
     snapshots: int
     matrices: int
     decomposed: int
-    """Of these, in this call: the others were there already."""
+    """Matrices decomposed by this call, over all snapshots; the others were already stored."""
     skipped: tuple[tuple[str, str], ...]
-    """Tensors that are no matrices, with the reason."""
+    """Tensors that are not matrices, each with the reason."""
     not_finite: tuple[str, ...]
-    """Matrices without values, as they hold a NaN, an infinity, or numbers beyond the store's,
-    with their steps."""
+    """Matrices without values, with step and reason: a NaN, an infinity, or values beyond the
+    range of the store."""
     problems: tuple[str, ...] = ()
-    """What is wrong with the checkpoints beside their matrices, which are all there."""
+    """Problems of the checkpoints outside their matrices, which are complete."""
 
 
 class IncompleteError(InputError):
-    """A checkpoint could not be read whole; what could is kept."""
+    """Part of a checkpoint could not be read; the rest is kept."""
 
     def __init__(self, problems: Sequence[str], done: int, count: int) -> None:
         self.problems = tuple(problems)
         super().__init__(
             "\n".join(problems)
-            + f"\n{done} of {count} matrices are done and kept: mend the checkpoint, then run the "
-            "same command again"
+            + f"\n{done} of {count} matrices are done and kept: repair the checkpoint, then repeat "
+            "the command"
         )
 
 
@@ -84,44 +84,45 @@ def scan(
     towers: bool = False,
     progress: Progress = silent,
 ) -> xr.DataTree:
-    """Write the singular values of every matrix of one or several checkpoints into a store.
+    """Write the singular values of all matrices of one or several checkpoints to a store.
 
     Parameters
     ----------
     checkpoint
         A Hugging Face folder, a ``.safetensors``, ``.bin`` or ``.gguf`` file, a hub name, or a
-        model in memory. Several of the first become the snapshots of one store, as do the
-        revisions of ``NAME@rev1,rev2`` and the folders with a step in their names inside of a
-        folder.
+        model in memory. Several checkpoints become the snapshots of one store, as do the revisions
+        of ``NAME@rev1,rev2`` and the subfolders of a folder with a step in their names.
     store
-        Where to write; a scan that was interrupted, or more checkpoints of a series, go on there.
+        Path or URL of the store; an interrupted scan resumes there, and more checkpoints of a
+        series are appended.
     approximate
-        Leading values and quantiles of the spectral density, with error bars, in a fraction of the
-        time; the store says so.
+        Whether to estimate leading values and quantiles of the spectral density, with error bars,
+        in a fraction of the time; the store records this.
     workers
-        So many processes instead of the threads of this one.
+        Number of processes to use; by default, threads of this process.
     scheduler
-        Address of a dask.distributed scheduler whose workers see the checkpoint at the same place.
+        Address of a dask.distributed scheduler whose workers see the checkpoint at the same
+        address.
     device
-        Where to decompose; ``cuda`` where there is one, by default.
+        Device that decomposes; by default ``cuda`` if available.
     seed
-        Of the probes of an approximate scan.
+        Seed of the probes of an approximate scan.
     towers
-        Take in the matrices of other towers than the language model's, e.g. for images.
+        Whether to include the matrices of towers other than the language model, e.g. for images.
     progress
         Called after every matrix.
 
     Returns
     -------
-    The store, opened: `spectra/weight` (step, matrix, index) has the singular values. Where the
-    weights are not float64 and sides are 1024 or more, values above 1 % of the largest have a
-    relative error under 1e-4, estimated for every matrix; else as `singular_values` says.
+    The store, opened: `spectra/weight` (step, matrix, index) holds the singular values. If the
+    weights are not float64 and the sides are 1024 or more, values above 1 % of the largest have a
+    relative error under 1e-4, estimated for every matrix; else that of `singular_values`.
 
     Raises
     ------
     InputError
-        When a checkpoint or the store is not as it should be; where a part of a checkpoint cannot
-        be read, after all of it that can is in the store.
+        When a checkpoint or the store is unusable. If only part of a checkpoint cannot be read, the
+        error is raised after the rest is in the store.
     """
     run_scan(checkpoint, store, approximate=approximate, workers=workers, scheduler=scheduler,
              device=device, seed=seed, towers=towers, progress=progress)  # fmt: skip
@@ -140,7 +141,7 @@ def run_scan(
     towers: bool = False,
     progress: Progress = silent,
 ) -> Summary:
-    """As `scan`; says what was done."""
+    """As `scan`, but returns a summary."""
     if workers is not None and workers < 1:
         raise InputError(f"a scan needs at least 1 worker, not {workers}")
     if isinstance(checkpoint, torch.nn.Module) and (workers or scheduler):
@@ -159,7 +160,7 @@ def run_scan(
             _require_same_matrices(planned.label, opened, writer.layout.matrices)
             try:
                 decomposed += _fill(writer, planned, opened, options, client, progress)
-            except OSError as error:  # a full disk, say
+            except OSError as error:  # e.g. a full disk
                 why = error.strerror or str(error)
                 raise InputError(f"cannot write {store}: {why}; what was done is kept") from error
             problems += opened.problems
@@ -186,7 +187,7 @@ class _Planned:
 
     @property
     def label(self) -> str:
-        """What the store calls it, from wherever it is named."""
+        """Address of the checkpoint in the store, the same from any working directory."""
         if not isinstance(self.source, Address):
             return type(self.source).__name__
         remote = self.source.is_hub_name or "://" in self.source.place
@@ -210,7 +211,7 @@ def _fill(
     client: Any,
     progress: Progress,
 ) -> int:
-    """One snapshot; says how many of its matrices were missing."""
+    """Fill one snapshot; return how many of its matrices were missing."""
     identity = _identity(planned, checkpoint)
     begun = writer.attrs.get("begun") or {}
     row = Row(writer, fresh=not _continues(begun, planned, identity))
@@ -247,13 +248,13 @@ def _fill(
 
 
 def _identity(planned: _Planned, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Which checkpoint it is: where it lies, its commit, and its files as they are now."""
+    """Identity of a checkpoint: its address, commit, and current files."""
     files = {name: list(found) for name, found in checkpoint.files.items()}
     return {"checkpoint": planned.label, "revision": checkpoint.revision, "files": files}
 
 
 def _continues(begun: dict[str, Any], planned: _Planned, identity: dict[str, Any]) -> bool:
-    """Whether the row that was begun is of this checkpoint: no file that was whole has changed."""
+    """Whether the unfinished row is of this checkpoint, with no change in a file that was whole."""
     same = all(begun.get(name) == identity[name] for name in ("checkpoint", "revision"))
     was, now = begun.get("files") or {}, identity["files"]
     return (
@@ -267,7 +268,7 @@ def _continues(begun: dict[str, Any], planned: _Planned, identity: dict[str, Any
 def _open_store(
     store: Location, checkpoint: Checkpoint, options: DecompositionOptions
 ) -> StoreWriter:
-    if not checkpoint.complete:  # nobody knows what the store would look like
+    if not checkpoint.complete:  # the layout of the store is unknown
         raise InputError("\n".join(checkpoint.problems))
     contents = Contents(("weight",), sketch=0, source=True, errors=options.approximate)
     layout = Layout(tuple(checkpoint.matrices), contents=contents)
@@ -280,7 +281,7 @@ def _open_store(
         return StoreWriter.resume(store, layout, attrs, step=FOREVER)
     except InputError:
         raise
-    except Exception as error:  # of the file system, or of what fsspec reaches
+    except Exception as error:  # from the file system, or from behind fsspec
         first = str(error).strip().splitlines()[:1]
         raise InputError(f"cannot write {store}: {first[0] if first else error!r}") from error
 
@@ -288,12 +289,12 @@ def _open_store(
 def _remaining(
     store: Location, writer: StoreWriter, series: Sequence[_Planned], towers: bool
 ) -> list[_Planned]:
-    """What of a series the store does not hold yet.
+    """The checkpoints of a series that the store does not hold yet.
 
     Raises
     ------
     InputError
-        When it holds something else at one of the steps, or later steps than those that are new.
+        When it holds another checkpoint at one of the steps, or steps after a new one.
     """
     held = writer.attrs.get("checkpoints") or {}
     new = [planned for planned in series if planned.step not in writer.steps]
@@ -302,7 +303,7 @@ def _remaining(
             _require_same_checkpoint(store, held.get(str(planned.step), {}), planned, towers)
     if new and writer.steps and new[0].step < writer.steps[-1]:
         raise InputError(
-            f"{store} holds step {writer.steps[-1]} already, and snapshots are written in order: "
+            f"{store} already holds step {writer.steps[-1]}, and snapshots are written in order: "
             f"write a series with step {new[0].step} to another store"
         )
     return new
@@ -311,7 +312,7 @@ def _remaining(
 def _require_same_checkpoint(
     store: Location, held: dict[str, Any], planned: _Planned, towers: bool
 ) -> None:
-    """Require that a snapshot is of a checkpoint: by place and files, else by its weights."""
+    """Require that a snapshot is of a checkpoint, by address and files or else by weights."""
     opened = _opened(planned, towers)
     identity = _identity(planned, opened)
     remote = isinstance(planned.source, Address) and opened.revision is not None
@@ -328,7 +329,7 @@ def _require_same_checkpoint(
 
 
 def _not_finite(store: Location) -> Iterator[str]:
-    """Matrices of any snapshot without values, and why: file and tensor, and the step."""
+    """Matrices without values in any snapshot: file, tensor, reason and step."""
     for step, held in (open_store(store).attrs.get("checkpoints") or {}).items():
         yield from (f"{line} (step {step})" for line in held.get("not_finite", ()))
 

@@ -1,1 +1,1 @@
-"""How a low-rank matrix lies in memory and on disk: each storage, and the registry of them."""
+"""How a low-rank matrix is kept in memory and on disk: each storage, and their registry."""

@@ -1,4 +1,4 @@
-"""Linear layers that hold their weight as a storage has it, and what adapters are put on."""
+"""Linear layers that hold their weight in a storage, and the linear layers that carry adapters."""
 
 from abc import abstractmethod
 from typing import Any, ClassVar
@@ -18,11 +18,11 @@ class CompressedLinear(torch.nn.Module):
     in_features, out_features, rank
         Columns, rows and rank of the weight.
     bias, device, dtype
-        As of `torch.nn.Linear`; tensors are not filled.
+        As in `torch.nn.Linear`; tensors are left uninitialised.
     """
 
     stored: ClassVar[type[StoredMatrix]]
-    """What it holds."""
+    """Type of the matrix that it holds."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class CompressedLinear(torch.nn.Module):
 
     @property
     def factorisation(self) -> StoredMatrix:
-        """What its weight is stored as."""
+        """Its weight in stored form."""
         tensors = {name: getattr(self, name) for name in self._shapes()}
         return self.stored.decode(tensors, self.out_features, self.in_features)
 
@@ -56,19 +56,19 @@ class CompressedLinear(torch.nn.Module):
         return self.factorisation.product()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., in_features) to (..., out_features), by the whole product."""
+        """(..., in_features) to (..., out_features), through the whole product."""
         return F.linear(x, self.product(), self.bias)
 
     def pair(self) -> "LayerPair":
-        """The same as a pair of linear layers, with the parameters that it has.
+        """The layer as a pair of linear layers that share its parameters.
 
         Raises
         ------
         InputError
-            When there is none.
+            When the layer has no such pair.
         """
         raise InputError(
-            f"{type(self).__name__} layers take no adapters: use another --train, or merge the "
+            f"{type(self).__name__} layers support no adapters: use another --train, or merge the "
             "checkpoint first (`spectra merge`)"
         )
 
@@ -84,17 +84,17 @@ class CompressedLinear(torch.nn.Module):
 
 
 class LayerPair(torch.nn.Module):
-    """A low-rank layer as linear layers: its children, all of which belong to one matrix."""
+    """A low-rank layer as linear layers: its children, which all belong to one matrix."""
 
     is_pair = True
 
     @abstractmethod
     def layer(self) -> CompressedLinear:
-        """The layer that it stands for, with the parameters that the pair has."""
+        """The layer that it stands for, sharing the pair's parameters."""
 
 
 def put(model: torch.nn.Module, name: str, module: torch.nn.Module) -> None:
-    """Replace a module by its path."""
+    """Replace the module at a path."""
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, module)
 

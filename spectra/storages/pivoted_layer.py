@@ -1,8 +1,8 @@
 """Pivoted storage: some rows of a matrix, and the others as combinations of these.
 
 It keeps r rows of the product and expresses the others through them: r(m + n - r) numbers instead
-of r(m + n), for the same function up to rounding. Of a matrix with more rows than columns it keeps
-columns, so that a layer has the fewer numbers to put in order.
+of r(m + n), for the same function up to rounding. If a matrix has more rows than columns, it keeps
+columns, so that a layer has fewer numbers to reorder.
 """
 
 from collections.abc import Mapping
@@ -25,13 +25,13 @@ class Pivoted(StoredMatrix):
     kept: torch.Tensor
     """(rank, cols): rows of the matrix. By columns: (rows, rank)."""
     coefficients: torch.Tensor
-    """(rows - rank, rank): the others through the kept. By columns: (rank, cols - rank)."""
+    """(rows - rank, rank): the other rows through the kept. By columns: (rank, cols - rank)."""
     order: torch.Tensor
-    """int32, (rows,): where each row lies among the kept, followed by the others. By columns,
+    """int32, (rows,): position of each row among the kept, followed by the others. By columns,
     (cols,): the kept columns, followed by the others."""
     by_columns: bool
     nonzero = ("kept",)
-    """Coefficients of rows that are zero are, too."""
+    """Not the coefficients: those of rows that are zero are zero, too."""
     indices = ("order",)
 
     @property
@@ -88,31 +88,31 @@ def keeps_columns(rows: int, cols: int) -> bool:
 
 
 def pivoted(factors: Factors, dtype: torch.dtype | None = None) -> Pivoted:
-    """Store a product pivoted.
+    """Convert a product to pivoted storage.
 
     The rows (or columns) that are kept are the pivots of an LU decomposition, with partial
     pivoting, of an orthonormal basis: no entry of its unit lower factor is above 1, which keeps
-    the coefficients small. Pivoted QR gives hardly smaller ones, at many times the cost.
+    the coefficients small. Pivoted QR yields hardly smaller ones, at many times the cost.
 
     Parameters
     ----------
     factors
-        Computed in float64; of a lower rank than they have columns, too.
+        The product, whose rank may be lower than their number of columns; computed in float64.
     dtype
-        What the result is rounded to; float64 where it is None. The coefficients are then those
+        Precision that the result is rounded to; float64 if None. The coefficients are then those
         of the rounded rows, so that only their own rounding is lost.
 
     Raises
     ------
     InputError
-        When they are not finite.
+        When the factors are not finite.
     """
     left, right = factors.left.double(), factors.right.double()
     by_columns = keeps_columns(left.shape[0], right.shape[1])
     if by_columns:
         left, right = right.mT, left.mT
     rank = left.shape[1]
-    # orthonormal columns make the choice a matter of the rows' space alone
+    # with orthonormal columns, the choice depends on the rows' space alone
     basis, triangle = torch.linalg.qr(left)
     _, pivots, failed = torch.linalg.lu_factor_ex(basis)
     chosen, others = torch.split(_order(pivots, len(basis)), [rank, len(basis) - rank])
@@ -152,11 +152,11 @@ def _order(pivots: torch.Tensor, count: int) -> torch.Tensor:
 
 
 class PivotedLinear(CompressedLinear):
-    """Some outputs by kept rows of the weight, the others as combinations of these outputs.
+    """Some outputs from kept rows of the weight, the others as combinations of these outputs.
 
-    Of a weight with more rows than columns, all outputs by kept columns, of inputs to which the
-    others are added. Where no gradient is asked for, products are written where they belong, which
-    leaves one pass of putting in order; kernels like ranks that are multiples of 16.
+    If the weight has more rows than columns, all outputs come from kept columns, whose inputs have
+    combinations of the others added. Without gradients, products are written where they belong,
+    which leaves one pass of reordering; kernels prefer ranks that are multiples of 16.
     """
 
     stored = Pivoted
@@ -242,5 +242,5 @@ class PivotedPair(LayerPair):
 
 
 def _ordered(x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """Columns in an order; gather is twice as fast as index_select on the CPU."""
+    """Reorder columns; gather is twice as fast as index_select on the CPU."""
     return x.gather(1, order.long().expand(len(x), -1))

@@ -17,20 +17,20 @@ Doubles = npt.NDArray[np.float64]
 
 
 class Storage(ABC):
-    """A storage: what a rank costs, and the layer that holds a matrix so.
+    """A storage: what a rank costs, and the layer that holds a matrix in this form.
 
-    Costs need no torch, as allocation and the dashboard read them; the layer's module is imported
-    when it is asked for. The layer says what it holds (`StoredMatrix`), and what adapters are put
-    on (`LayerPair`).
+    Costs need no torch, since allocation and the dashboard read them; the layer's module is
+    imported on first use. The layer names the matrix that it holds (`StoredMatrix`) and the linear
+    layers that carry adapters (`LayerPair`).
     """
 
     @abstractmethod
     def parameters(self, rows: Integers, cols: Integers, rank: Integers) -> Integers:
-        """Parameters of matrices of some rank; arguments broadcast."""
+        """Number of parameters of matrices of some rank; arguments broadcast."""
 
     @abstractmethod
     def rank_of(self, rows: Integers, cols: Integers, parameters: Doubles) -> Doubles:
-        """The inverse: the real-valued rank that takes so many parameters, at most rows * cols."""
+        """Inverse of `parameters`: the real-valued rank for a number up to rows * cols."""
 
     def bytes(self, rows: Integers, cols: Integers, rank: Integers, width: int) -> Integers:
         """Bytes of matrices of some rank, with `width` bytes for a parameter."""
@@ -38,10 +38,10 @@ class Storage(ABC):
 
     @abstractmethod
     def layer(self) -> "type[CompressedLinear]":
-        """The layer."""
+        """Type of the layer."""
 
     def stored(self) -> "type[StoredMatrix]":
-        """What its layer and the file hold."""
+        """Type of the matrix that its layer and the file hold."""
         return self.layer().stored
 
 
@@ -57,4 +57,4 @@ STORAGES: Registry[Storage] = Registry(
 )
 DEFAULT_STORAGE = "factors"
 BUDGET_STORAGE = "pivoted"
-"""Of `compress --budget`: the one that keeps the most ranks."""
+"""Storage of `compress --budget`: the one that keeps the most ranks."""

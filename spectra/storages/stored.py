@@ -1,4 +1,4 @@
-"""What stands for a low-rank matrix in a layer and in a file; and the two factors it is made of."""
+"""The stored form of a low-rank matrix in a layer and in a file, and the two factors behind it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,15 +11,15 @@ from spectra.linalg import scaled, shifted
 
 
 class StoredMatrix(ABC):
-    """A matrix of low rank, as a storage has it.
+    """A low-rank matrix in the form of a storage.
 
-    In a layer and in the file it is some tensors, by name.
+    In a layer and in the file it is a set of named tensors.
     """
 
     nonzero: ClassVar[tuple[str, ...]]
-    """Parts that are zero only where the matrix is."""
+    """Tensors that are zero only if the matrix is."""
     indices: ClassVar[tuple[str, ...]] = ()
-    """Parts that are int32 indices, which are not trained; the others are floating."""
+    """Tensors of int32 indices, which are not trained; the others are floating-point."""
 
     @classmethod
     @abstractmethod
@@ -29,7 +29,7 @@ class StoredMatrix(ABC):
     @classmethod
     @abstractmethod
     def encode(cls, factors: "Factors", dtype: torch.dtype) -> Self:
-        """From what truncation gives, rounded to a dtype.
+        """Encode the factors that truncation returns, rounded to a dtype.
 
         Raises
         ------
@@ -40,7 +40,7 @@ class StoredMatrix(ABC):
     @classmethod
     @abstractmethod
     def decode(cls, tensors: Mapping[str, torch.Tensor], rows: int, cols: int) -> Self:
-        """From its tensors."""
+        """Rebuild the matrix from its tensors."""
 
     @property
     @abstractmethod
@@ -49,7 +49,7 @@ class StoredMatrix(ABC):
 
     @abstractmethod
     def product(self) -> torch.Tensor:
-        """(rows, cols)."""
+        """The matrix itself: (rows, cols)."""
 
     @abstractmethod
     def float(self) -> Self:
@@ -62,7 +62,7 @@ class StoredMatrix(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Factors(StoredMatrix):
-    """A product of two factors: what truncation gives, and the storage ``factors`` keeps."""
+    """A product of two factors: the result of truncation, and the storage ``factors``."""
 
     left: torch.Tensor
     """(rows, rank)."""
@@ -109,5 +109,5 @@ class Factors(StoredMatrix):
 
 
 def wide(part: torch.Tensor) -> torch.Tensor:
-    """In float32, or the wider dtype that it has."""
+    """A tensor in float32, or in its own dtype if that is wider."""
     return part if part.element_size() >= 4 else part.float()

@@ -1,4 +1,4 @@
-"""A zarr store that records checksums of what is written through it, before readers count on it."""
+"""A zarr store that records checksums of what is written through it, before readers rely on it."""
 
 import asyncio
 import contextlib
@@ -30,20 +30,20 @@ from spectra.store.metadata import digests, keys, published, read, read_node, wr
 class CheckedStore(WrapperStore[Store]):
     """Writes through, and keeps the checksums.
 
-    What is written outside of a transaction is not counted on yet: chunks of a row that is not
+    Readers do not rely yet on what is written outside a transaction: chunks of a row that is not
     announced, or of a group that is not published. Everything else is written in a transaction.
     """
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self.written: dict[str, str] = {}
-        """Checksums of what was written outside of transactions."""
+        """Checksums of what was written outside transactions."""
         self._staged: dict[str, Buffer | None] | None = None
         self._record: FileRecord | None = None
 
     @property
     def record(self) -> FileRecord:
-        """What is recorded of the files that are no part of a snapshot."""
+        """Checksums of the files that are not part of a snapshot."""
         if self._record is None:
             content = read(self._store, FILES)
             if content is not None:
@@ -54,11 +54,11 @@ class CheckedStore(WrapperStore[Store]):
         return self._record
 
     def _record_anew(self) -> FileRecord:
-        """The files as they are: of a store that is older than checksums, or lost them."""
+        """Record the files found now, for a store that is older than checksums, or lost them."""
         root = read_node(self._store) or {}
         if ATTRIBUTE in root.get("attributes", {}):
             warnings.warn(
-                f"{FILES} in {self._store} is damaged: it is made anew from the files as they are",
+                f"{FILES} in {self._store} is damaged: it is rebuilt from the files found now",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -96,7 +96,7 @@ class CheckedStore(WrapperStore[Store]):
         await self._store.delete(key)
 
     def adopt(self, prefix: str) -> None:
-        """Take what another process wrote, outside of transactions, for written by this one."""
+        """Treat what another process wrote, outside transactions, as written by this one."""
         listed = [key for key in keys(self._store, prefix) if not is_partial(key)]
         self.written |= digests(self._store, listed)
 
@@ -113,8 +113,8 @@ class CheckedStore(WrapperStore[Store]):
         Parameters
         ----------
         others
-            Checksums of files that are there already and are counted on after the block, or
-            `ABSENT` for those that no longer are.
+            Checksums of existing files that readers rely on after the block, or `ABSENT` for those
+            that they no longer rely on.
         """
         self._staged = {}
         try:

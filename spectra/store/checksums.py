@@ -1,10 +1,10 @@
-"""Checksums of a store's files, which tell what was damaged from what was only interrupted.
+"""Checksums of a store's files, which distinguish damage from an interruption.
 
-Two kinds of records lie below `FOLDER`. ``rows/7`` has the SHA-256 of every chunk of row 7, a
+There are two kinds of records below `FOLDER`. ``rows/7`` has the SHA-256 of every chunk of row 7, a
 snapshot, and is written before its step announces it. ``files`` has those of all other files. A
 file that is about to change is recorded first, with what it was and what it will be: whenever a
-writer is killed, each file is one of the two. The folder lies below an array, where no reader of
-zarr looks.
+writer is killed, each file is one of the two. The folder is below an array, where no reader of zarr
+looks.
 """
 
 import hashlib
@@ -16,10 +16,10 @@ from typing import Any
 FOLDER = "spectra/step/checksums"
 FILES = f"{FOLDER}/files"
 ATTRIBUTE = "checksums"
-"""Of the root of a store that was made with checksums; its value is their algorithm."""
+"""Attribute of the root of a store that was made with checksums; its value is their algorithm."""
 ALGORITHM = "sha256"
 ABSENT = "absent"
-"""In the place of a checksum, where there is no file."""
+"""Stand-in for the checksum of a missing file."""
 
 Buffer = bytes | bytearray | memoryview
 Metadata = Mapping[str, Mapping[str, Any]]
@@ -35,7 +35,7 @@ def digest(content: Buffer | None) -> str:
 
 
 def row_key(row: int) -> str:
-    """Where the record of a snapshot's row lies."""
+    """Key of the record of a snapshot's row."""
     return f"{FOLDER}/rows/{row}"
 
 
@@ -58,10 +58,10 @@ class RowRecord:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """The files that are no part of a snapshot."""
+    """The files that are not part of a snapshot."""
 
     files: dict[str, list[str]]
-    """By key: the checksums that a file may have, or `ABSENT`."""
+    """Checksums that each file may have, or `ABSENT`, by key."""
     first_row: int = 0
     """The first snapshot that has a record; those before it are older than checksums."""
 
@@ -83,7 +83,7 @@ def _unpack(content: bytes) -> dict[str, Any]:
     Raises
     ------
     DamagedRecordError
-        When it is not what was written.
+        When the record is not what was written.
     """
     try:
         body = json.loads(content)

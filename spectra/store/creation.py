@@ -1,4 +1,4 @@
-"""A new store, in memory: every group and array of a layout, with coordinates, empty of rows."""
+"""A new store, in memory: every group and array of a layout, with coordinates, without rows."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -38,7 +38,7 @@ def new_store(layout: Layout, attrs: Mapping[str, Any]) -> MemoryStore:
 def _create_array(group: zarr.Group, variable: Variable) -> zarr.Array[Any]:
     # checksums tell a damaged chunk from a surprising spectrum
     compressors: Any = ZstdCodec(checksum=True)
-    if variable.shards:  # large: bits of a kind together save a third and most of the time
+    if variable.shards:  # large: shuffling bits saves a third, and most of the time
         compressors = [BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec()]
     return group.create_array(
         variable.name,

@@ -1,9 +1,9 @@
-"""Results that are kept beside the spectra they come from, in a group of their own.
+"""Results that are kept next to the spectra they come from, in a group of their own.
 
 A chunk has two possible places, zarr's key encodings ``default`` (``c/0/1``) and ``v2`` (``0.1``).
-A group is written into the places that are not in use; then the root's metadata, in one write,
-leads readers there. Until that write, whatever happens, they find the group that was there before;
-those who opened it earlier still do afterwards, until the group is written once more.
+A group is written to the places that are not in use; then one write of the root's metadata leads
+readers there. Until that write, come what may, they find the previous group; those that opened it
+earlier still do afterwards, until the group is written once more.
 """
 
 import contextlib
@@ -38,17 +38,17 @@ from spectra_data.partial import remove_leftovers
 PATIENCE = 30.0
 """Seconds to wait for another process that writes to the store."""
 _held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
-"""The stores that are held where this is running."""
+"""The stores that the current context holds."""
 
 
 def write_group(store: Location, name: str, dataset: xr.Dataset) -> None:
-    """Write a group into a store, in the place of an earlier one.
+    """Write a group into a store, replacing an earlier one.
 
     Raises
     ------
     InputError
-        When another process keeps writing to the store, or it cannot be written; it is then as it
-        was before.
+        When another process keeps writing to the store, or it cannot be written; it is then
+        unchanged.
     """
     new = _encoded(name, dataset)
     with held(store):
@@ -56,12 +56,12 @@ def write_group(store: Location, name: str, dataset: xr.Dataset) -> None:
             _swap_in(CheckedStore(zarr_store(store)), name, new)
         except OSError as error:  # a full disk, say
             why = error.strerror or str(error)
-            raise InputError(f"cannot write {store}: {why}; what it held is kept") from error
+            raise InputError(f"cannot write {store}: {why}; its contents are kept") from error
 
 
 @contextlib.contextmanager
 def held(store: Location) -> Iterator[None]:
-    """Hold a store for a block that reads, changes and writes it, the blocks inside included.
+    """Hold a store for a block that reads, changes and writes it, nested blocks included.
 
     Raises
     ------
@@ -95,19 +95,19 @@ def _swap_in(target: CheckedStore, name: str, new: MemoryStore) -> None:
     nodes = published(read_node(target) or {})
     old = {path: node for path, node in nodes.items() if _within(path, name)}
     in_use = [node.get("chunk_key_encoding") for node in old.values()]
-    place = OTHER if DEFAULT in in_use else DEFAULT
+    encoding = OTHER if DEFAULT in in_use else DEFAULT
     held_before = [key for key in keys(target, f"{name}/") if is_of(key, old)]
-    # of a writer that was killed, and what was in use before the last
+    # those of a killed writer, and those in use before the last write
     remove(target, set(keys(target, f"{name}/")) - set(held_before))
     changed: dict[str, Node | None] = dict.fromkeys(old)
     for key in keys(new, f"{name}/"):
         path, chunk = owner(key)
         if chunk is not None:
-            write(target, moved(key, place), read(new, key) or b"")
+            write(target, moved(key, encoding), read(new, key) or b"")
             continue
         node = read_node(new, path) or {}
         if node["node_type"] == "array":
-            node["chunk_key_encoding"] = place
+            node["chunk_key_encoding"] = encoding
         changed[path] = node
     gone = [key for key in held_before if changed[owner(key)[0]] is None]
     retired = {key: ABSENT for key in held_before if key in gone or owner(key)[1] is not None}

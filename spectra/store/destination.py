@@ -1,4 +1,4 @@
-"""Where a result goes that a user names by ``--out``: a file, a stream, a folder."""
+"""Destination of a result that a user names with ``--out``: a file, a stream, a folder."""
 
 import contextlib
 import errno
@@ -17,33 +17,33 @@ STREAMS = (1, 2)
 
 
 def write_result(path: str | Path, content: bytes) -> None:
-    """Write a result, to a file whole or not at all.
+    """Write a result; to a file, whole or not at all.
 
-    A link is followed, to a file that is there. A device such as ``/dev/stdout`` or ``/dev/null``,
-    a pipe, and the file that standard output goes to are written to as they are.
+    A link to an existing file is followed. A device such as ``/dev/stdout`` or ``/dev/null``, a
+    pipe, and the file that standard output goes to are written to directly.
 
     Raises
     ------
     InputError
         When it cannot be written, or something else is there: a folder, a broken link.
     """
-    place = Path(path)
+    target = Path(path)
     try:
-        if (descriptor := _descriptor_of(place)) is not None:
+        if (descriptor := _descriptor_of(target)) is not None:
             _write_all(descriptor, content)
-        elif is_stream(place):
-            with _opened(place) as descriptor:
+        elif is_stream(target):
+            with _opened(target) as descriptor:
                 _write_all(descriptor, content)
         else:
-            _replace(place, content)
-    except BrokenPipeError:  # whoever read our output has enough
+            _replace(target, content)
+    except BrokenPipeError:  # the reader of our output is gone
         raise
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def is_stream(path: str | Path) -> bool:
-    """Whether a device or a pipe is there, which has no name that tells a format."""
+    """Whether a path is a device or a pipe, whose name does not tell a format."""
     try:
         mode = Path(path).stat().st_mode
     except OSError:
@@ -53,7 +53,7 @@ def is_stream(path: str | Path) -> bool:
 
 @contextlib.contextmanager
 def messages_beside(path: str | Path | None) -> Iterator[None]:
-    """Where a result goes to standard output, print what is not the result to standard error."""
+    """Print messages to standard error if the result goes to standard output."""
     with contextlib.ExitStack() as redirected:
         if path is not None and _descriptor_of(Path(path)) == 1:
             redirected.enter_context(contextlib.redirect_stdout(sys.stderr))
@@ -61,13 +61,13 @@ def messages_beside(path: str | Path | None) -> Iterator[None]:
 
 
 def require_no_broken_link(place: Path) -> None:
-    """Require a place that is free or taken, not one that points nowhere."""
+    """Require a path that is free or exists, and is not a link to nothing."""
     if place.is_symlink() and not place.exists():
         raise InputError(f"{place} is a link to nothing: remove it, or choose another --out")
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for results, if it is not there.
+    """Make a folder for results, if it does not exist.
 
     Raises
     ------
@@ -78,24 +78,24 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise InputError(f"{folder} is there and is no folder: name another") from error
+        raise InputError(f"{folder} exists and is not a folder: name another") from error
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
-def _replace(place: Path, content: bytes) -> None:
-    require_no_broken_link(place)
-    target = Path(os.path.realpath(place))
+def _replace(path: Path, content: bytes) -> None:
+    require_no_broken_link(path)
+    target = Path(os.path.realpath(path))
     remove_leftovers(target.parent, target.name)
     write_file(target, content)
 
 
-def _descriptor_of(place: Path) -> int | None:
-    """Standard output or standard error, if that is what is there, under whatever name."""
+def _descriptor_of(path: Path) -> int | None:
+    """Descriptor of standard output or standard error, if a path leads there under any name."""
     for descriptor in STREAMS:
         with contextlib.suppress(OSError):  # nothing there, or a closed descriptor
-            same = os.path.samestat(place.stat(), os.fstat(descriptor))
-            if same and not place.samefile(os.devnull):
+            same = os.path.samestat(path.stat(), os.fstat(descriptor))
+            if same and not path.samefile(os.devnull):
                 return descriptor
     return None
 
@@ -116,7 +116,7 @@ def _opened(stream: Path) -> Iterator[int]:
 
 
 def _write_all(descriptor: int, content: bytes) -> None:
-    for own in (sys.__stdout__, sys.__stderr__):  # what was printed before comes before
+    for own in (sys.__stdout__, sys.__stderr__):  # keep the order with what was printed before
         if own is not None:
             own.flush()
     rest = memoryview(content)

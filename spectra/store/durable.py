@@ -37,7 +37,7 @@ class DurableStore(RegularFiles):
 
 
 def is_partial(key: str) -> bool:
-    """Whether a file is what an interrupted `write_file` left."""
+    """Whether a file was left by an interrupted `write_file`."""
     name = key.rpartition("/")[2]
     return name.startswith(".") and name.endswith(".partial")
 
@@ -48,7 +48,7 @@ def write_file(path: Path, content: bytes | memoryview) -> None:
     Raises
     ------
     InputError
-        When something is there that is no file: a folder, a device, a pipe.
+        When the path exists and is not a file: a folder, a device, a pipe.
     """
     with _placed(path), partial_file(path) as partial:
         partial.write_bytes(content)
@@ -59,7 +59,7 @@ def write_file(path: Path, content: bytes | memoryview) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """A path for a library to write to; the file then takes `path`'s place, see `write_file`.
 
-    It lies in a folder of its own, with whatever else the library puts there.
+    It is in a folder of its own, with anything else that the library puts there.
     """
     with _placed(path), partial_folder(path) as folder:
         yield folder / path.name
@@ -68,7 +68,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _placed(path: Path) -> Iterator[None]:
-    """Make the folders of a file before it is written, and bring all names to disk after."""
+    """Make the folders of a file before it is written, and bring all names to disk afterwards."""
     _require_file(path)
     new_folders = []
     folder = path.parent

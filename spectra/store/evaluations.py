@@ -1,4 +1,4 @@
-"""What compressed checkpoints were measured to reach, kept beside the spectra they come from.
+"""Measurements of compressed checkpoints, kept next to the spectra they come from.
 
 A row of the group ``evaluations`` is one measurement: how far and how the checkpoint was
 compressed, and the perplexity on some text.
@@ -29,12 +29,12 @@ class Evaluation:
     """Fraction of block parameters stored."""
     perplexity: float
     allocation: str
-    """How ranks were chosen, e.g. ``welore``."""
+    """Method that chose the ranks, e.g. ``welore``."""
     compression: str = "svd"
-    """How matrices were factorised."""
+    """Method that factorised the matrices."""
     storage: str = DEFAULT_STORAGE
     data: str = ""
-    """What it was evaluated on."""
+    """Name of the text that it was evaluated on."""
 
     def __post_init__(self) -> None:
         for name in ("err", "budget"):
@@ -52,7 +52,7 @@ def add_evaluation(store: Location, evaluation: Evaluation) -> None:
     InputError
         When there is no such store, it cannot be written, or another process keeps writing to it.
     """
-    with held(store):  # what was found is still all there is when it is written again
+    with held(store):  # no measurement is added between reading and writing
         found = [*evaluations(open_store(store)), evaluation]
         write_group(store, GROUP, _dataset(found))
 

@@ -22,16 +22,16 @@ from spectra.store.metadata import ROOT, Node, digests, keys, published, read, r
 from spectra.store.places import is_seen, owner
 
 TRIES = 5
-"""Readings of what changes, while another process keeps writing."""
+"""Attempts at reading a store that another process keeps changing."""
 MOST_LINES = 20
-"""Files that are named; the others are counted."""
-OLD = "it carries no checksums, as it was begun by an earlier version: not every damage shows"
+"""Number of files that are named; the others are counted."""
+OLD = "it has no checksums, since an earlier version began it: some damage may not show"
 LOST = f"its record of checksums, {FILES}, is missing"
 
 
 @dataclass
 class State:
-    """What readers are told of a store, what is recorded of it, and what is wrong with either."""
+    """The metadata that readers get, the recorded checksums, and what is wrong with either."""
 
     nodes: dict[str, Node] = field(default_factory=dict)
     """Metadata of groups and arrays by path, as readers get it."""
@@ -44,7 +44,7 @@ class State:
 
 
 def read_state(store: Store) -> State:
-    """Check the metadata and all files that are no part of a snapshot."""
+    """Check the metadata and all files that are not part of a snapshot."""
     for _ in range(TRIES):
         before = read(store, FILES)
         state = _state(store, before)
@@ -54,7 +54,7 @@ def read_state(store: Store) -> State:
 
 
 def check_snapshots(store: Store, state: State, steps: Sequence[int]) -> Iterator[str]:
-    """Every chunk of every committed row is what was written."""
+    """Faults of committed rows, whose every chunk must be what was written."""
     if state.record is None:
         return
     arrays = row_arrays(state.nodes)
@@ -80,7 +80,7 @@ def check_snapshots(store: Store, state: State, steps: Sequence[int]) -> Iterato
 
 
 def shortened(lines: Sequence[str]) -> Iterator[str]:
-    """Lines about files, of which a reader wants to see some."""
+    """The first lines about files, and the number of the others."""
     yield from lines[:MOST_LINES]
     if len(lines) > MOST_LINES:
         yield f"{len(lines) - MOST_LINES} more files are not what was written"
@@ -99,7 +99,7 @@ def _state(store: Store, record: bytes | None) -> State:
     else:
         state.notes.append(OLD)
     if state.record is not None and state.record.first_row:
-        state.notes.append(f"the first {state.record.first_row} rows carry no checksums")
+        state.notes.append(f"the first {state.record.first_row} rows have no checksums")
     changed = dict(_changed_files(store, state, [ROOT]))
     if not changed:
         changed = dict(_changed_files(store, state, state.record.files if state.record else ()))
@@ -116,7 +116,7 @@ def _state(store: Store, record: bytes | None) -> State:
 
 
 def _changed_files(store: Store, state: State, wanted: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Those of some files that are not what was written, and how."""
+    """Files among some that are not what was written, and their faults."""
     if state.record is None:
         return
     recorded = state.record.files
@@ -134,14 +134,14 @@ def _fault(checksum: str, allowed: Collection[str]) -> str | None:
 
 
 def _compare_metadata(store: Store, state: State, changed: Mapping[str, str]) -> None:
-    """Every group and array says of itself what readers are told."""
+    """Compare what every group and array says of itself with what readers get."""
     if not state.nodes:
         state.problems.append("the store's consolidated metadata names no arrays")
     for path in sorted({"spectra/step", "spectra/matrix", "train/train_step"} - state.nodes.keys()):
         state.problems.append(f"{path} is missing from the store's metadata")
     interrupted = []
     recorded = state.record.files if state.record else {}
-    for path, told in sorted(state.nodes.items()):
+    for path, seen in sorted(state.nodes.items()):
         key = f"{path}/{ROOT}"
         try:
             own = read_node(store, path)
@@ -150,27 +150,27 @@ def _compare_metadata(store: Store, state: State, changed: Mapping[str, str]) ->
             continue
         if own is None:
             state.problems.append(f"{path} is missing")
-        elif names := _differences(own, told):
+        elif names := _differences(own, seen):
             if key in recorded and not {key, ROOT} & changed.keys():
                 interrupted.append(path)
             elif "shape" in names:
-                shapes = [tuple(node.get("shape", ())) for node in (own, told)]
+                shapes = [tuple(node.get("shape", ())) for node in (own, seen)]
                 state.problems.append(
-                    f"{path} has the shape {shapes[0]}, but readers are told {shapes[1]}"
+                    f"{path} has the shape {shapes[0]}, but readers see {shapes[1]}"
                 )
             else:
-                state.problems.append(f"{path} differs from what readers are told: {names}")
+                state.problems.append(f"{path} differs from what readers see: {names}")
     if interrupted:
-        state.notes.append(f"a change was interrupted that readers do not see: {interrupted}")
+        state.notes.append(f"an interrupted change is not seen by readers: {interrupted}")
 
 
-def _differences(own: Node, told: Node) -> str:
-    names = sorted((own.keys() | told.keys()) - {"consolidated_metadata"})
-    return ", ".join(name for name in names if own.get(name) != told.get(name))
+def _differences(own: Node, seen: Node) -> str:
+    names = sorted((own.keys() | seen.keys()) - {"consolidated_metadata"})
+    return ", ".join(name for name in names if own.get(name) != seen.get(name))
 
 
 def _name_unknown(listed: Iterable[str], state: State) -> None:
-    """Files that nobody wrote: a fault where readers take them for chunks, else a note."""
+    """Report files that nobody wrote: a fault if readers take them for chunks, else a note."""
     if state.record is None:
         return
     arrays = row_arrays(state.nodes)
@@ -185,4 +185,4 @@ def _name_unknown(listed: Iterable[str], state: State) -> None:
     if partial:
         state.notes.append(f"{len(partial)} files are half written; readers do not see them")
     if unknown:
-        state.notes.append(f"{len(unknown)} files are not of this store, such as {unknown[0]}")
+        state.notes.append(f"{len(unknown)} files are foreign to this store, such as {unknown[0]}")

@@ -1,8 +1,8 @@
 """Which arrays a store has, and how large they are.
 
 The arrays of a snapshot are one chunk each, or for the large ones (raw gradients, subspaces) one
-shard that holds a chunk for every matrix: a snapshot is a handful of files, none of an earlier one
-is touched, and one matrix is read over all snapshots without reading the others.
+shard that holds a chunk for every matrix: a snapshot is a handful of files, no file of an earlier
+one is touched, and one matrix is read over all snapshots without reading the others.
 """
 
 from collections import defaultdict
@@ -19,10 +19,10 @@ from spectra_data.errors import InputError
 from spectra_data.fields import converted, plain
 
 BLOCK = 64
-"""Rows by which an array grows when nobody said how many there will be."""
+"""Rows by which an array grows if their final number is unknown."""
 TRAIN_CHUNK = 4096
 SHARD_BYTES = 1 << 28
-"""A shard is put together in memory; the arrays of large models get several for a snapshot."""
+"""Size of a shard, which is assembled in memory; large models have several per snapshot."""
 CHUNK_BYTES = 1 << 22
 PIECE_BYTES = 1 << 20
 ERRORS = "standard errors of the singular values of the weight"
@@ -30,20 +30,20 @@ ERRORS = "standard errors of the singular values of the weight"
 
 @dataclass(frozen=True)
 class Contents:
-    """What a snapshot holds, each on its own switch."""
+    """Contents of a snapshot, each with its own switch."""
 
     spectra: tuple[str, ...] = DEFAULT
     """Quantities whose singular values are recorded, see `spectra.quantities.QUANTITIES`."""
     sketch: int = 4096
     """Components of a sketch of the probe gradient; 0 for none."""
     gradients: bool = False
-    """The probe gradients themselves, in bfloat16."""
+    """Whether to record the probe gradients themselves, in bfloat16."""
     subspaces: int = 0
     """Rank of the leading left and right singular subspaces of the probe gradient; 0 for none."""
     source: bool = False
-    """Where each weight came from, as the hash of its bytes (scans)."""
+    """Whether to record the hash of each weight's bytes (scans)."""
     errors: bool = False
-    """Standard errors of the weights' singular values (approximate scans)."""
+    """Whether to record standard errors of the weights' singular values (approximate scans)."""
 
     def __post_init__(self) -> None:
         if unknown := [kind for kind in self.spectra if kind not in QUANTITIES]:
@@ -62,13 +62,13 @@ class Contents:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """What has to be at hand of every matrix."""
+        """Quantities that must be available of every matrix."""
         needed = {*self.spectra, GRADIENT} if self.uses_probe else {*self.spectra}
         return tuple(kind for kind in QUANTITIES if kind in needed)
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Everything that is recorded, by name; ``status/code`` has a column for each."""
+        """Names of everything that is recorded; ``status/code`` has a column for each."""
         extras = {
             "sketch": self.sketch,
             "raw_gradient": self.gradients,
@@ -77,7 +77,7 @@ class Contents:
         return (*self.spectra, *(name for name, wanted in extras.items() if wanted))
 
     def only(self, parts: Collection[str]) -> "Contents":
-        """What is left of it when only some of its parts are recorded."""
+        """The contents if only some of the parts are recorded."""
         return Contents(
             tuple(kind for kind in self.spectra if kind in parts),
             sketch=self.sketch if "sketch" in parts else 0,
@@ -86,7 +86,7 @@ class Contents:
         )
 
     def without_probe(self) -> "Contents":
-        """What is left where there is no probe batch."""
+        """The contents if there is no probe batch."""
         return self.only([kind for kind in self.spectra if kind != GRADIENT])
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,42 +96,42 @@ class Contents:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Contents":
-        """From what `to_dict` gave."""
+        """Rebuild from the result of `to_dict`."""
         return converted("contents", fields, cls)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The sizes that decide a store's arrays."""
+    """The sizes that determine a store's arrays."""
 
     matrices: tuple[Matrix, ...]
     snapshots: int | None = None
-    """How many snapshots there will be; None where nobody knows, and arrays grow by blocks."""
+    """Number of snapshots; None if unknown, and arrays then grow by blocks."""
     train_steps: int | None = None
-    """How many optimizer steps there will be; None likewise."""
+    """Number of optimizer steps; None if unknown."""
     contents: Contents = Contents()
 
     def __post_init__(self) -> None:
         smallest = min(m.full_rank for m in self.matrices)
         if self.contents.subspaces > smallest:
             raise InputError(
-                f"subspaces of rank {self.contents.subspaces} are asked for, but a matrix has only "
-                f"{smallest} singular values: ask for at most so many, or choose matrices"
+                f"no subspaces of rank {self.contents.subspaces}: a matrix has only {smallest} "
+                "singular values; lower the rank, or choose matrices"
             )
 
     @property
     def width(self) -> int:
-        """The most singular values that a quantity has of a matrix."""
+        """Largest number of singular values of any quantity and matrix."""
         names = self.contents.spectra or ("weight",)
         return max(QUANTITIES[n].length(m.rows, m.cols) for n in names for m in self.matrices)
 
     @property
     def rows(self) -> int:
-        """Rows of the arrays of snapshots, at first."""
+        """Initial rows of the arrays of snapshots."""
         return self.snapshots or BLOCK
 
     def groups(self) -> dict[str, list[Variable]]:
-        """Every array by group, in the order of writing; what commits a row comes last."""
+        """All arrays by group, in the order of writing; what commits a row comes last."""
         groups = {
             "spectra": self._spectra(),
             "status": self._status(),
@@ -152,7 +152,7 @@ class Layout:
         return groups
 
     def snapshot_arrays(self) -> dict[str, Variable]:
-        """The arrays of which a snapshot is a row, by path; without the steps."""
+        """The arrays that have a row for every snapshot, by path; without the steps."""
         return {
             f"{group}/{variable.name}": variable
             for group, variables in self.groups().items()
@@ -166,7 +166,7 @@ class Layout:
         return [f"{group}/step" for group in sorted(groups, key=lambda g: g == "spectra")]
 
     def members(self, path: str) -> list[int]:
-        """The matrices, by number, that a snapshot array has rows for, in its order."""
+        """Numbers of the matrices that a snapshot array holds, in its order."""
         if not path.startswith("gradients/"):
             return list(range(len(self.matrices)))
         rows, _, cols = path.split("/")[1].partition("x")
@@ -174,7 +174,7 @@ class Layout:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Bytes by what is recorded, before compression, for all snapshots or the first block."""
+        """Bytes by kind of content, before compression, for all snapshots or the first block."""
         sizes: dict[str, int] = {}
         for group, variables in self.groups().items():
             top = group.partition("/")[0]
@@ -194,7 +194,7 @@ class Layout:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Layout":
-        """From what `to_dict` gave."""
+        """Rebuild from the result of `to_dict`."""
         return converted("layout", fields, cls)
 
     def _spectra(self) -> list[Variable]:
@@ -217,7 +217,7 @@ class Layout:
                     name,
                     ("step", "matrix", "index"),
                     (self.rows, count, width),
-                    # of a scan, once: float64 checkpoints have values beyond float32
+                    # float64 for scans: float64 checkpoints have values beyond float32
                     "float64" if self.contents.source else "float32",
                     np.nan,
                     (1, self._matrices_in_chunk(width), width),
@@ -270,7 +270,7 @@ class Layout:
         ]
 
     def _matrices_in_chunk(self, width: int) -> int:
-        """All of them; in a scan, which is written as it goes on, as many as are 1 MB."""
+        """All of them; in a scan, which is written little by little, as many as make 1 MB."""
         count = len(self.matrices)
         return min(count, max(1, PIECE_BYTES // (8 * width))) if self.contents.source else count
 
@@ -330,7 +330,7 @@ class Layout:
                     {
                         "long_name": f"leading {side} singular vectors of the probe gradient",
                         "units": "1",
-                        "padding": f"NaN beyond the matrix' {dim}s",
+                        "padding": f"NaN beyond the matrix's {dim}s",
                     },
                 )
                 for side, (dim, size) in sides.items()
@@ -396,9 +396,9 @@ def _sharded(
     fill: float | int,
     attrs: dict[str, Any],
 ) -> Variable:
-    """An array with a chunk for every matrix, and as few shards a snapshot as memory allows.
+    """An array with a chunk for every matrix, and as few shards per snapshot as memory allows.
 
-    Large matrices are several chunks of rows, so that part of one is read over all snapshots.
+    Large matrices are several chunks of rows, so that part of one can be read over all snapshots.
     """
     matrix_bytes = int(np.prod(shape[2:])) * np.dtype(dtype).itemsize
     chunks = (1, 1, _rows_of_chunk(shape[2], matrix_bytes), *shape[3:])
@@ -407,7 +407,7 @@ def _sharded(
 
 
 def _rows_of_chunk(rows: int, matrix_bytes: int) -> int:
-    """The most rows that divide a matrix evenly and stay under `CHUNK_BYTES`, within a half."""
+    """Most rows that divide a matrix evenly within half to all of `CHUNK_BYTES`; else all rows."""
     wanted = max(1, rows * CHUNK_BYTES // max(matrix_bytes, 1))
     if wanted >= rows:
         return rows

@@ -1,4 +1,4 @@
-"""Where a store is: a folder of this machine or an address that fsspec knows; whether it is one."""
+"""Location of a store: a folder on this machine, or any address that fsspec writes to."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def local_path(store: Location) -> Path | None:
 
 
 def exists(store: Location) -> bool:
-    """Whether something is there already.
+    """Whether something is at a location already.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def check_schema(store: str | Path) -> None:
     Raises
     ------
     InputError
-        With one line that tells apart: nothing there, a folder that is no store, an unknown schema.
+        With one line: nothing is there, the folder is not a store, or the schema is unknown.
     """
     path = local_path(store)
     if path is None:
@@ -54,7 +54,7 @@ def check_schema(store: str | Path) -> None:
             schema = zarr.open_group(str(store), mode="r").attrs.get("schema") if there else None
         except InputError:
             raise
-        except Exception as error:  # of fsspec, its backend, or the network
+        except Exception as error:  # from fsspec, its backend, or the network
             raise InputError(f"cannot open {store}: {error}") from error
         if not there:
             raise InputError(f"no store at {store}")
@@ -68,7 +68,7 @@ def check_schema(store: str | Path) -> None:
             inner = next(iter(sorted(path.glob("*.zarr"))), None) if path.is_dir() else None
             hint = f" (did you mean {inner}?)" if inner else ""
             raise InputError(
-                f"{path} is no zarr store: it has no readable zarr.json{hint}"
+                f"{path} is not a zarr store: it has no readable zarr.json{hint}"
             ) from error
     if schema != SCHEMA:
         described = "no schema" if schema is None else f"the schema {schema!r}"
@@ -76,7 +76,7 @@ def check_schema(store: str | Path) -> None:
 
 
 def zarr_store(store: Location) -> Store:
-    """The zarr store at a place, to write to."""
+    """The zarr store at a location, to write to."""
     path = local_path(store)
     if path is not None:
         return DurableStore(path.absolute())
@@ -92,5 +92,5 @@ def _file_system(address: str) -> tuple[fsspec.AbstractFileSystem, str]:
         extra = f"pip install 'spectra-dynamics[{protocol}]'" if protocol == "s3" else str(error)
         raise InputError(f"{address} needs another package: {extra}") from error
     except ValueError as error:
-        raise InputError(f"{address} is no address of a store: {error}") from error
+        raise InputError(f"{address} is not the address of a store: {error}") from error
     return system, root

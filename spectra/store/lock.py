@@ -11,14 +11,14 @@ from spectra_data.errors import InputError
 
 try:
     import fcntl
-except ImportError:  # Windows has none: there, two writers are not told apart
+except ImportError:  # Windows has none: two writers are not kept apart there
     fcntl = None  # type: ignore[assignment]
 
 
 class FolderLock:
     """Holds a folder until it is released or its last holder ends, however that ends.
 
-    A process may take a folder over from itself: the lock that it had before is then `lost`. The
+    A process may take a folder over from itself: its earlier lock is then `lost`. The
     descriptor can be handed to a child, which then holds the folder too.
     """
 
@@ -46,7 +46,7 @@ class FolderLock:
         self._held[self._folder] = self
 
     def release(self) -> None:
-        """Let go of the folder; once is enough."""
+        """Release the folder; further calls do nothing."""
         if not self.lost and self._held.get(self._folder) is self:
             del self._held[self._folder]
             if fcntl is not None:

@@ -1,4 +1,4 @@
-"""The files of a store as they are, and the metadata among them."""
+"""Raw files of a store, and the metadata among them."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ Node = dict[str, Any]
 
 
 def read(store: Store, key: str) -> bytes | None:
-    """The content of a file; None where there is none."""
+    """The content of a file; None if it is missing."""
 
     async def get() -> bytes | None:
         found = await store.get(key, default_buffer_prototype())
@@ -32,7 +32,7 @@ def read(store: Store, key: str) -> bytes | None:
 
 
 def digests(store: Store, wanted: Iterable[str]) -> dict[str, str]:
-    """The checksums of files, by key; `ABSENT` where there is none."""
+    """The checksums of files, by key; `ABSENT` for a missing one."""
     at_once = asyncio.Semaphore(4)
 
     async def one(key: str) -> tuple[str, str]:
@@ -48,12 +48,12 @@ def digests(store: Store, wanted: Iterable[str]) -> dict[str, str]:
 
 
 def write(store: Store, key: str, content: bytes) -> None:
-    """Write a file, in the place of an earlier one."""
+    """Write a file, replacing an earlier one."""
     sync(store.set(key, default_buffer_prototype().buffer.from_bytes(content)))
 
 
 def keys(store: Store, prefix: str = "") -> list[str]:
-    """The files whose keys begin with some letters, sorted."""
+    """Keys of the files with a prefix, sorted."""
 
     async def found() -> list[str]:
         return [key async for key in store.list_prefix(prefix)]
@@ -72,7 +72,7 @@ def remove(store: Store, gone: Iterable[str]) -> None:
 
 
 def copy(new: MemoryStore, target: Store) -> None:
-    """Copy a new store; its root, without which nobody takes it for a store, comes last."""
+    """Copy a new store; its root, without which it does not count as a store, comes last."""
 
     async def copy_one(key: str) -> None:
         value = await new.get(key, default_buffer_prototype())
@@ -81,7 +81,7 @@ def copy(new: MemoryStore, target: Store) -> None:
 
     async def copy_all() -> None:
         copies = [copy_one(key) async for key in new.list() if key != ROOT]
-        # none goes on in the background when another has failed
+        # no copy continues in the background after another has failed
         for failure in await asyncio.gather(*copies, return_exceptions=True):
             if failure is not None:
                 raise failure
@@ -91,7 +91,7 @@ def copy(new: MemoryStore, target: Store) -> None:
 
 
 def read_node(store: Store, path: str = "") -> Node | None:
-    """The metadata of a group or an array, as its own file has it."""
+    """The metadata of a group or an array, from its own file."""
     content = read(store, f"{path}/{ROOT}" if path else ROOT)
     if content is None:
         return None
@@ -107,18 +107,18 @@ def write_node(store: Store, node: Node, path: str = "") -> None:
 
 
 def published(root: Node) -> dict[str, Node]:
-    """The metadata of all groups and arrays by path, as the root has it for readers."""
+    """The metadata of all groups and arrays by path, as readers get it from the root."""
     found = (root.get("consolidated_metadata") or {}).get("metadata")
     return dict(found or {})
 
 
 def replace_attributes(store: Store, attrs: Mapping[str, Any]) -> None:
-    """Change the root's attributes in one write, which leaves the other metadata as it is."""
+    """Change the root's attributes in one write, which leaves the other metadata unchanged."""
     write_node(store, (read_node(store) or {}) | {"attributes": dict(attrs)})
 
 
 def publish(store: Store, changed: Mapping[str, Node | None]) -> None:
-    """Change the metadata of some groups and arrays in the root, or take them out, in one write."""
+    """Change the metadata of some groups and arrays in the root, or remove it, in one write."""
     root = read_node(store) or {}
     nodes = published(root)
     for path, node in changed.items():

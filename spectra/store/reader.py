@@ -46,9 +46,9 @@ def open_store(store: str | Path) -> xr.DataTree:
 
 def _opened(store: str | Path) -> xr.DataTree:
     path = local_path(store)
-    place: Any = str(store) if path is None else RegularFiles(path.absolute(), read_only=True)
-    tree = xr.open_datatree(place, engine="zarr", chunks={})
-    # what is committed is read once, so that groups agree while a writer goes on
+    files: Any = str(store) if path is None else RegularFiles(path.absolute(), read_only=True)
+    tree = xr.open_datatree(files, engine="zarr", chunks={})
+    # committed steps are read once, so that groups agree while a writer continues
     steps = tree["spectra"]["step"].to_numpy()
     rows = np.flatnonzero(steps != UNSET)
     groups = {}
@@ -78,5 +78,5 @@ def _widened(bits: xr.DataArray) -> xr.DataArray:
 
 
 def from_bfloat16_bits(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
-    """The float32 values of bfloat16 bits: the upper half of their own."""
+    """The float32 values whose upper half bfloat16 bits are."""
     return (bits.astype(np.uint32) << 16).view(np.float32)

@@ -1,4 +1,4 @@
-"""At which steps a snapshot is taken."""
+"""The steps at which snapshots are taken."""
 
 import operator
 from collections.abc import Iterable, Mapping
@@ -11,18 +11,18 @@ from spectra_data.fields import converted, plain
 
 @dataclass(frozen=True)
 class Schedule:
-    """Every so many steps from 0, denser at first on request, or at steps that are listed.
+    """Snapshots every N steps from 0, denser at first on request, or at listed steps.
 
-    The state after the last step is always recorded where it is known which step that is.
+    The state after the last step is always recorded if that step is known.
     """
 
     every: int = 500
     early: bool = False
-    """Also after 1, 2, 4, 8, … steps, up to `every`: most of what happens, happens early."""
+    """Whether to add 1, 2, 4, 8, … steps, up to `every`: most of what happens, happens early."""
     at: tuple[int, ...] | None = None
-    """These steps instead of every so many; the last step only if it is among them."""
+    """Steps of all snapshots, instead of `every`; the last step only if it is among them."""
     steps: int | None = None
-    """How many optimizer steps there will be; None where nobody knows."""
+    """Number of optimizer steps; None if unknown."""
 
     def __post_init__(self) -> None:
         if self.every < 1:
@@ -34,14 +34,14 @@ class Schedule:
             if not at or at[0] < 0:
                 raise InputError(f"the steps of snapshots are numbers of at least 0, not {self.at}")
             if self.steps is not None and at[-1] > self.steps:
-                raise InputError(f"a snapshot at step {at[-1]} of a run of {self.steps} steps")
+                raise InputError(f"no snapshot at step {at[-1]}: the run has {self.steps} steps")
             object.__setattr__(self, "at", at)
 
     @classmethod
     def of(
         cls, every: int | Iterable[int], *, early: bool = False, steps: int | None
     ) -> "Schedule":
-        """A schedule from a number of steps between snapshots, or from a list of steps."""
+        """A schedule from the number of steps between snapshots, or from a list of steps."""
         if not isinstance(every, Iterable):
             return cls(operator.index(every), early, steps=steps)
         if early:
@@ -69,12 +69,12 @@ class Schedule:
 
     @property
     def last(self) -> int | None:
-        """The step of the last snapshot; None where nobody knows."""
+        """The step of the last snapshot; None if unknown."""
         return self.at[-1] if self.at is not None else self.steps
 
     @property
     def snapshots(self) -> int | None:
-        """How many snapshots there will be; None where nobody knows."""
+        """Number of snapshots; None if unknown."""
         if self.at is not None:
             return len(self.at)
         return None if self.steps is None else len(self.between(0, self.steps))
@@ -84,11 +84,11 @@ class Schedule:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Schedule":
-        """From what `to_dict` gave.
+        """Rebuild from the result of `to_dict`.
 
         Raises
         ------
         InputError
-            When it is no schedule.
+            When it is not a schedule.
         """
         return converted("schedule", fields, cls)

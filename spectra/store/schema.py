@@ -1,8 +1,8 @@
-"""The words of a store: schema, arrays, metrics, and why a value can be missing.
+"""The vocabulary of a store: schema, arrays, metrics, and why a value can be missing.
 
 A row of `spectra`, `sketches`, `gradients` and `subspaces` is a snapshot, and exists once
 ``spectra/step`` holds its step; a row of `train` is a training step, and exists once
-``train/train_step`` holds it. Both are written after everything else of their row.
+``train/train_step`` holds it. Both are written after everything else in their row.
 """
 
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class Status(IntEnum):
     NOT_OPTIMIZED = 7
     """It is trained, but not by the optimizer that is recorded."""
     IN_CLOSURE = 8
-    """The optimizer computed it inside of its step, from a closure."""
+    """The optimizer computed it inside its step, from a closure."""
     OUT_OF_RANGE = 9
     """It is finite, but the store's numbers are too small or too large for it."""
     UNSET = 255
@@ -76,7 +76,7 @@ BFLOAT16_NAN = 0x7FC0
 
 
 def out_of_range(largest: float, dtype: npt.DTypeLike) -> bool:
-    """Whether numbers up to one do not fit a dtype: they overflow, or it keeps not all digits.
+    """Whether numbers up to one do not fit a dtype: they overflow, or lose digits.
 
     Parameters
     ----------

@@ -21,15 +21,15 @@ Members = dict[str, Any]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check of a store found."""
+    """Result of a check of a store."""
 
     store: str
     snapshots: int
     train_steps: int
     problems: tuple[str, ...]
-    """Why the store is not whole, a line each; empty when it is."""
+    """Reasons why the store is not whole, a line each; empty if it is."""
     notes: tuple[str, ...]
-    """What is unusual but harms no reader."""
+    """Lines about what is unusual but harms no reader."""
 
     @property
     def whole(self) -> bool:
@@ -45,15 +45,15 @@ def verify(store: Location) -> Verdict:
         When there is no store of this schema at all.
     """
     check_schema(store)
-    place = zarr_store(store)
+    files = zarr_store(store)
     try:
-        state = read_state(place)
+        state = read_state(files)
         if state.problems:
             return _verdict(store, [*state.problems, *shortened(state.files)], state.notes)
-        root = zarr.open_group(place, mode="r", use_consolidated=False)
-        announced = zarr.open_group(place, mode="r", use_consolidated=True)
+        root = zarr.open_group(files, mode="r", use_consolidated=False)
+        announced = zarr.open_group(files, mode="r", use_consolidated=True)
         expected = dict(announced.members(max_depth=None))
-    except Exception as error:  # a broken zarr.json raises whatever its reader raises
+    except Exception as error:  # a broken zarr.json may raise anything
         return _verdict(store, [f"the store's metadata cannot be read: {error}"], [])
     problems: list[str] = []
     notes = list(state.notes)
@@ -70,7 +70,7 @@ def verify(store: Location) -> Verdict:
         problems.extend(_check_others(root, expected, row_arrays(state.nodes), steps))
         notes.extend(_gaps(root, steps, train_steps))
         notes.extend(_uncommitted(root, steps))
-    problems.extend(shortened([*state.files, *check_snapshots(place, state, steps.tolist())]))
+    problems.extend(shortened([*state.files, *check_snapshots(files, state, steps.tolist())]))
     return _verdict(store, problems, notes, len(steps), len(train_steps))
 
 
@@ -81,13 +81,13 @@ def _verdict(
     snapshots: int = 0,
     train_steps: int = 0,
 ) -> Verdict:
-    """What was found, each once."""
+    """The verdict, with each line once."""
     lines = (tuple(dict.fromkeys(found)) for found in (problems, notes))
     return Verdict(str(store), snapshots, train_steps, *lines)
 
 
 def _steps(root: zarr.Group, path: str, problems: list[str]) -> npt.NDArray[np.int64]:
-    """The committed steps; they are the first rows, ascending."""
+    """The committed steps, which must be the first rows, ascending."""
     read = _read(root, path, slice(None))
     if isinstance(read, str):
         problems.append(read)
@@ -113,7 +113,7 @@ def _check_names(root: zarr.Group) -> Iterator[str]:
 def _check_steps(
     root: zarr.Group, expected: Members, steps: npt.NDArray[np.int64]
 ) -> Iterator[str]:
-    """Groups that have steps of their own announce the same snapshots."""
+    """Faults of groups whose own steps announce other snapshots."""
     for path in sorted(path for path in expected if path.endswith("/step")):
         own = _read(root, path, slice(None))
         if isinstance(own, str):
@@ -167,7 +167,7 @@ def _check_spectra(
 
 
 def _status(root: zarr.Group, expected: Members, row: int, part: str) -> Any:
-    """Why a part of a snapshot is there or not, by matrix; None where the store does not say."""
+    """Status of a part of a snapshot, by matrix; None if the store does not say."""
     if "status/code" not in expected:
         return None
     status = _read(root, "status/code", row)
@@ -199,7 +199,7 @@ def _spectrum_fault(
 def _check_projections(
     root: zarr.Group, expected: Members, steps: npt.NDArray[np.int64]
 ) -> Iterator[str]:
-    """Sketches, raw gradients and subspaces: readable, and there where they are said to be."""
+    """Faults of sketches, raw gradients and subspaces: unreadable, or not where the status says."""
     parts = {"sketches": "sketch", "gradients": "raw_gradient", "subspaces": "subspaces"}
     names = _read(root, "spectra/matrix", slice(None))
     if isinstance(names, str):
@@ -225,14 +225,14 @@ def _check_projections(
                 continue
             status = _status(root, expected, row, parts[group])
             if isinstance(status, str) or group == "subspaces":
-                continue  # a gradient of zero spans nothing, so NaN is no fault there
+                continue  # a gradient of zero spans nothing, so NaN is not a fault there
             missing = _missing(values)
             if status is None:
                 gradient = _read(root, "spectra/gradient", row)
                 absent = None if isinstance(gradient, str) else np.isnan(gradient[rows, 0])
             else:
                 absent = status[rows] != Status.MEASURED
-                missing |= status[rows] == Status.NOT_FINITE  # whatever there is of it
+                missing |= status[rows] == Status.NOT_FINITE  # even if some of it is there
             if absent is not None and (missing != absent).any():
                 count = int((missing != absent).sum())
                 yield (
@@ -242,7 +242,7 @@ def _check_projections(
 
 
 def _missing(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    """Matrices of which nothing is there: all of it is the fill value."""
+    """Whether each matrix is missing: all of it is the fill value."""
     axes = tuple(range(1, values.ndim))
     missing = values == BFLOAT16_NAN if values.dtype == np.uint16 else np.isnan(values)
     return np.asarray(missing.all(axis=axes))
@@ -260,7 +260,7 @@ def _check_train(root: zarr.Group, count: int) -> Iterator[str]:
 def _check_others(
     root: zarr.Group, expected: Members, by_row: Collection[str], steps: npt.NDArray[np.int64]
 ) -> Iterator[str]:
-    """Coordinates, source and derived groups: readable."""
+    """Faults of coordinates, source and derived groups: unreadable."""
     checked = {*(f"spectra/{kind}" for kind in QUANTITIES), "status/code"}
     for path, node in sorted(expected.items()):
         if not isinstance(node, zarr.Array) or path in checked or path.startswith("train/"):
@@ -276,14 +276,14 @@ def _check_others(
 def _gaps(
     root: zarr.Group, steps: npt.NDArray[np.int64], train_steps: npt.NDArray[np.int64]
 ) -> Iterator[str]:
-    """Steps that a recorder passed over: it gave up, and the run was resumed later."""
+    """Steps that a recorder skipped because it gave up, and the run was resumed later."""
     described = root.attrs.get("schedule")
     if isinstance(described, dict) and len(steps):
         last = max([*steps[-1:], *train_steps[-1:]])
         try:
             schedule = Schedule.from_dict(described)
         except InputError:
-            yield f"the schedule in its attributes is none: {described}"
+            yield f"the schedule in its attributes is not valid: {described}"
             return
         due = schedule.between(int(steps[0]), int(last))
         if lost := sorted(set(due) - set(steps.tolist())):
@@ -307,5 +307,5 @@ def _read(root: zarr.Group, path: str, selection: Any) -> Any:
     """The values of an array, or a line that says why they cannot be read."""
     try:
         return np.asarray(cast("zarr.Array[Any]", root[path])[selection])
-    except Exception as error:  # a broken chunk raises whatever its codec raises
+    except Exception as error:  # a broken chunk may raise anything
         return f"{path} cannot be read: {str(error).strip() or type(error).__name__}"

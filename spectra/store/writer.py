@@ -1,8 +1,8 @@
-"""Writing a store row by row, so that a reader never sees a half row and a kill costs none.
+"""Writing a store row by row, so that a reader never sees half a row and a kill costs none.
 
 The order within a row is the layout's: every array, then the row's checksums, then the steps that
-make the row exist. On a local disk, files are on it before the next write begins (`durable`);
-elsewhere an object is there when the service says so.
+make the row exist. On a local disk, a file is on disk before the next write begins (`durable`);
+elsewhere an object exists when the service says so.
 """
 
 import itertools
@@ -51,14 +51,14 @@ class StoreWriter:
     def create(cls, location: Location, layout: Layout, attrs: Attributes) -> Self:
         """Make a new store, empty but whole.
 
-        A store of this machine that holds no row is replaced: its recording never began.
+        A store on this machine that holds no row is replaced: its recording never began.
 
         Raises
         ------
         InputError
             When something is there already, or another process is writing to it.
         OSError
-            When the place cannot be written.
+            When the location cannot be written.
         """
         if exists(location) and not _removed_as_empty(location):
             raise InputError(
@@ -69,7 +69,7 @@ class StoreWriter:
         if path is None:
             copy(new, zarr_store(location))
             return cls(location, layout, None)
-        # the store gets its name once it is whole, so an interrupted creation leaves no half store
+        # the store gets its name once it is whole, so an interrupted creation leaves no partial one
         path = path.absolute()
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent, path.name)
@@ -86,12 +86,12 @@ class StoreWriter:
 
     @classmethod
     def resume(cls, location: Location, layout: Layout, attrs: Attributes, step: int) -> Self:
-        """Open a store to go on after training step `step`: later rows are unset first.
+        """Open a store to continue after training step `step`: later rows are unset first.
 
         Raises
         ------
         InputError
-            When the store was made by another model, probe batch or configuration, or another
+            When the store was made with another model, probe batch or configuration, or another
             process is writing to it.
         """
         check_schema(location)
@@ -123,7 +123,7 @@ class StoreWriter:
         return [int(step) for step in committed]
 
     def close(self) -> None:
-        """Let go of the store."""
+        """Release the store."""
         if self.lock:
             self.lock.release()
 
@@ -135,7 +135,7 @@ class StoreWriter:
         step
             Optimizer steps done; greater than that of the row before.
         arrays
-            By path, e.g. ``spectra/weight``: (matrix, index). What is not given stays missing.
+            Arrays by path, e.g. ``spectra/weight``: (matrix, index). Those not given stay missing.
         """
         self._require_held()
         row = self._snapshots
@@ -152,23 +152,23 @@ class StoreWriter:
         self._array(path)[self._snapshots, members] = values
 
     def piece(self, path: str) -> npt.NDArray[Any]:
-        """What there is of an array in the row that is not announced yet."""
+        """An array's row that is not announced yet, as far as it is written."""
         self._reserve("step", self._snapshots + 1, BLOCK)
         self._store.adopt(f"{path}/c/{self._snapshots}/")
         return np.asarray(self._array(path)[self._snapshots])
 
     def form(self, path: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
-        """Dtype and chunks of an array, which an older version may have chosen otherwise."""
+        """Dtype and chunks of an array, which an older version may have chosen differently."""
         array = self._array(path)
         return np.dtype(array.dtype), array.chunks
 
     def announce(self, step: int) -> None:
-        """Make the row that was written in pieces a snapshot."""
+        """Turn the row that was written in pieces into a snapshot."""
         self._require_held()
         self._announce(step)
 
     def describe(self, attrs: Attributes) -> None:
-        """Set attributes of the store beside those that it has."""
+        """Set attributes of the store, in addition to those that it has."""
         self._require_held()
         self._attrs = self._attrs | dict(attrs)
         with self._store.transaction():
@@ -206,7 +206,7 @@ class StoreWriter:
         self._snapshots += 1
 
     def _unset_after(self, step: int) -> None:
-        """Take back every row of a later step."""
+        """Unset every row of a later step."""
         with self._store.transaction():
             for path in (*reversed(self.layout.step_arrays()), "train/train_step"):
                 array = self._array(path)
@@ -220,7 +220,7 @@ class StoreWriter:
 
     def _require_held(self) -> None:
         if self.lock and self.lock.lost:
-            raise RuntimeError("the store was closed, or opened anew by another recorder")
+            raise RuntimeError("the store was closed, or reopened by another recorder")
 
     def _paths_along(self, dim: str) -> list[str]:
         return [
@@ -260,7 +260,7 @@ class StoreWriter:
 
 
 def _chunks(array: zarr.Array[Any], start: int, stop: int) -> list[slice]:
-    """Rows from `start` to `stop`, divided as they lie in chunks, whose writing keeps no order."""
+    """Rows from `start` to `stop`, divided by chunk, since chunks are written in no fixed order."""
     size = array.chunks[0]
     edges = [start, *range((start // size + 1) * size, stop, size), stop]
     return [slice(first, last) for first, last in itertools.pairwise(edges)]
@@ -271,7 +271,7 @@ def _lock(path: Path) -> FolderLock:
 
 
 def _removed_as_empty(location: Location) -> bool:
-    """Remove a store without a row, if it is one; a scan that was begun is none."""
+    """Remove a store if it has no row and is not a scan that was begun; return whether it was."""
     path = local_path(location)
     # elsewhere, nobody knows who is writing
     if path is None or path.is_symlink() or not _is_empty(path):
@@ -291,13 +291,13 @@ def _is_empty(path: Path) -> bool:
         check_schema(path)
         root = zarr.open_group(path, mode="r")
         steps = [np.asarray(cast("zarr.Array[Any]", root[name])[:]) for name in STEPS]
-    except Exception:  # whatever a broken store raises: it is not known to be empty
+    except Exception:  # a broken store may raise anything: it is not known to be empty
         return False
     return "begun" not in root.attrs and all((held == UNSET).all() for held in steps)
 
 
 def _options(attrs: Attributes) -> dict[str, Any]:
-    """What a recording must be gone on with, by what a user calls it."""
+    """Options that a resumed recording must share, by the user's names for them."""
     named = {"probe_sha256": "probe batch", "schedule": "schedule", "sketch_seed": "seed"}
     options = {name: attrs[key] for key, name in named.items() if key in attrs}
     return options | dict(attrs.get("contents", {}))
@@ -323,7 +323,7 @@ def _require_same(location: Location, root: zarr.Group, layout: Layout, attrs: A
             shape = array.shape if isinstance(array, zarr.Array) else None
             wanted = variable.shape
             in_rows = variable.dims[0] in ("step", "train_step")
-            # arrays are longer than announced where a run made more steps than it said
+            # arrays are longer if a run made more steps than it announced
             long_enough = shape is not None and in_rows and (not known or shape[0] >= wanted[0])
             if shape is None or shape[1:] != wanted[1:] or not (long_enough or shape == wanted):
                 raise InputError(

@@ -62,7 +62,7 @@ def test_a_new_store_is_found(tmp_path, monkeypatch):
 
 
 def test_no_folder_is_one_clear_line(tmp_path):
-    with pytest.raises(InputError, match="name the one that your stores lie in"):
+    with pytest.raises(InputError, match="name the folder of your stores"):
         Library(tmp_path / "none")
 
 
@@ -176,7 +176,7 @@ def test_measures_of_a_step_that_was_written_again_are_new(tmp_path):
     ("change", "said"),
     [
         (lambda m: m["attributes"].update(schema="spectra/9"), "has the schema 'spectra/9'"),
-        (lambda m: m.update(attributes=[]), "no mapping"),
+        (lambda m: m.update(attributes=[]), "not a mapping"),
         (lambda m: m.pop("attributes"), "cannot be read"),
     ],
 )

@@ -152,4 +152,4 @@ def test_what_cannot_be_is_one_line(folder, tmp_path, capsys):
     assert main(["dashboard", str(folder), "--host", "no.such.host.invalid"]) == 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 4
-    assert "--port 0 for any that is free" in said[0]
+    assert "--port 0 for any free port" in said[0]

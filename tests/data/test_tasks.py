@@ -47,7 +47,7 @@ def test_no_question_is_both_learnt_and_asked(folder, name):
     whole = [*splits.train, *splits.test]
     if splits.note:
         assert whole == load_task(name, folder)
-        assert "trained on and the rest is asked" in splits.note
+        assert "for training and the rest for testing" in splits.note
 
 
 def test_official_parts_are_taken_where_they_are(folder, tmp_path):

@@ -90,9 +90,9 @@ def rename(checkpoint):
         (lose, "model.safetensors is missing"),
         (cut, "training.pt is not what was written"),
         (empty, "model.safetensors is not what was written"),
-        (add, "adapter_config.json was not there when it was written"),
+        (add, "adapter_config.json was added later"),
         (lose_hashes, "hashes.json is missing"),
-        (rename, "it is of step 6"),
+        (rename, "it belongs to step 6"),
     ],
 )
 def test_what_is_wrong_with_a_checkpoint_is_said(tmp_path, damage, reason):
@@ -100,7 +100,7 @@ def test_what_is_wrong_with_a_checkpoint_is_said(tmp_path, damage, reason):
     damage(checkpoints.latest())
     said = []
     assert checkpoints.whole(said.append).name == "step-000003"
-    assert f"({reason}): going on from step-000003" in said[0]
+    assert f"({reason}): resuming from step-000003" in said[0]
 
 
 def test_where_no_checkpoint_is_whole_all_are_named_and_kept(tmp_path):
@@ -122,7 +122,7 @@ def test_a_checkpoint_before_hashes_is_gone_on_from_with_a_line(tmp_path):
     torch.save({**state, "format": WITHOUT_HASHES}, latest / "training.pt")
     said = []
     assert checkpoints.whole(said.append) == latest
-    assert said == [f"{latest} is of a version without hashes: it was not checked"]
+    assert said == [f"{latest} is from a version without hashes: it was not checked"]
 
 
 def test_a_later_damaged_checkpoint_costs_no_whole_one(tmp_path):
@@ -159,7 +159,7 @@ def test_a_damaged_record_of_the_corpus_is_put_back(finished, stopped, inputs, c
     if damaged is not None:
         record.write_text(damaged)
     pretrain(options_of(inputs), stopped, resume=True)
-    assert "data.json is not what step-000008 was made with: put back" in capsys.readouterr().err
+    assert "data.json is not what step-000008 was made with: restored" in capsys.readouterr().err
     assert record.read_bytes() == (finished[0] / "data.json").read_bytes()
 
 
@@ -169,15 +169,15 @@ def test_options_that_changed_on_disk_are_not_gone_on_with(stopped, capsys):
     file.write_text(json.dumps(options | {"learning_rate": 0.5, "keep_checkpoints": 9}))
     assert main(["pretrain", "--resume", "--out", str(stopped)]) == 2
     said = capsys.readouterr().err
-    assert "is not what the run began with: --learning-rate 0.5 (was 0.001); " in said
-    assert f"put back {stopped / 'checkpoints/step-000008/run/pretrain.json'}" in said
+    assert "is not what the run started with: --learning-rate 0.5 (was 0.001); " in said
+    assert f"restore it from {stopped / 'checkpoints/step-000008/run/pretrain.json'}" in said
 
 
 def test_options_that_are_unreadable_have_a_copy(stopped, inputs, capsys):
     (stopped / "pretrain.json").write_text("{")
     assert main(["pretrain", "--resume", *flags(inputs, out=str(stopped))]) == 2
     assert "is not JSON" in (said := capsys.readouterr().err)
-    assert "put back its copy, " in said
+    assert "; restore it from " in said
 
 
 def test_a_damaged_summary_is_no_result(finished, tmp_path, inputs, capsys):
@@ -186,5 +186,5 @@ def test_a_damaged_summary_is_no_result(finished, tmp_path, inputs, capsys):
     file = out / "summary.json"
     file.write_text(file.read_text().replace('"steps": 8', '"steps": 9'))
     assert pretrain(options_of(inputs), out, resume=True)["steps"] == 8
-    assert "summary.json is damaged: the run's end is made again" in capsys.readouterr().err
+    assert "summary.json is damaged: repeating the end of the run" in capsys.readouterr().err
     assert unsealed(file.read_bytes())["steps"] == 8

@@ -285,7 +285,7 @@ def test_finetuning_learns_from_a_teacher(checkpoints, inputs, tmp_path):
         ({"task": "date", "max_tokens": 3000}, "--max-tokens goes with text"),
         ({"save": "adapter", "save_dtype": "float16"}, "--save-dtype goes with --save checkpoint"),
         ({"train": "missing.json"}, "cannot read missing.json"),
-        ({"seq_len": 1024}, "the model takes 512 tokens"),
+        ({"seq_len": 1024}, "the model accepts 512 tokens"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(checkpoints, inputs, tmp_path, changes, message):
@@ -314,7 +314,7 @@ def test_peft_configurations_may_name_matrices(checkpoints, inputs, tmp_path):
     }  # fmt: skip
     assert {r for n, r in ranks.items() if "layers.0.self_attn.q_proj" in n} == {3}
     path.write_text(json.dumps(fields | {"rank_pattern": {"nothing": 3}}))
-    with pytest.raises(InputError, match="which is no target"):
+    with pytest.raises(InputError, match="which is not a target"):
         make_trainee(options, base.model(), base.rank_map)
     # as peft itself writes it
     path.write_text(json.dumps(fields | {"inference_mode": True}))
@@ -336,7 +336,7 @@ def test_a_teacher_may_have_more_rows_than_its_tokenizer_has_tokens(checkpoints,
     assert runs[0]["validation_loss"] == pytest.approx(runs[1]["validation_loss"], rel=1e-5)
     config = json.loads((teacher / "config.json").read_text())
     (teacher / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 16}))
-    with pytest.raises(InputError, match="the teacher takes 16 tokens"):
+    with pytest.raises(InputError, match="the teacher accepts 16 tokens"):
         finetune(
             tuned(checkpoints["factors"], inputs["data"], teacher=str(teacher)), tmp_path / "short"
         )
@@ -438,17 +438,17 @@ def test_a_configuration_chooses_layers_and_leaves_matrices_out(checkpoints, inp
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"peft_type": "LORA", "target_modules": "q_proj("}, "no peft configuration"),
-        ({"peft_type": "LORA", "target_modules": 5}, "no peft configuration"),
-        ({"peft_type": "LORA", "rank_pattern": [1]}, "no peft configuration"),
-        ({"peft_type": "NOTHING"}, "no peft configuration"),
+        ({"peft_type": "LORA", "target_modules": "q_proj("}, "not a peft configuration"),
+        ({"peft_type": "LORA", "target_modules": 5}, "not a peft configuration"),
+        ({"peft_type": "LORA", "rank_pattern": [1]}, "not a peft configuration"),
+        ({"peft_type": "NOTHING"}, "not a peft configuration"),
         ({"r": 2}, "it has no peft_type"),
         ({"peft_type": "LOHA", "r": 2, "modules_to_save": ["norm"]}, "plain LoRA and DoRA only"),
         ({"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}, "trains prompts"),
         ({"peft_type": "LN_TUNING"}, "trains no linear layers"),
         ({"peft_type": "LILY", "r": 2}, "adapters of LILY cannot be merged"),
         ({"peft_type": "LORA", "r": 2, "lora_bias": True}, "cannot be merged into this model"),
-        ({"peft_type": "LORA", "r": 2, "init_lora_weights": "eva"}, "looks at data first"),
+        ({"peft_type": "LORA", "r": 2, "init_lora_weights": "eva"}, "needs data, which is not"),
     ],
 )
 def test_configurations_that_cannot_be_are_refused(checkpoints, inputs, tmp_path, fields, message):
@@ -507,5 +507,5 @@ def test_what_is_damaged_says_so_and_is_made_again(checkpoints, inputs, tmp_path
     (tmp_path / "run/summary.json").unlink()
     finetune(options, tmp_path / "run", resume=True)
     said = capsys.readouterr().err
-    assert "(trained.safetensors is not what was written): going on from step-000002" in said
+    assert "(trained.safetensors is not what was written): resuming from step-000002" in said
     assert file.read_bytes() == content

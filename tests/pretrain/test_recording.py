@@ -72,9 +72,9 @@ def test_listed_steps_and_chosen_matrices(inputs, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"record_every": "1,x"}, "every so many steps, or at a list such as 0,10,100"),
+        ({"record_every": "1,x"}, "every N steps or at listed steps such as 0,10,100"),
         ({"record_every": -1}, "--record-every is at least 0"),
-        ({"record_every": "1,99"}, "at step 99 of a run of 8 steps"),
+        ({"record_every": "1,99"}, "at step 99: the run has 8 steps"),
         ({"record_spectra": "weights"}, "no spectra of 'weights'"),
         ({"record_overhead": 2.0}, "--record-overhead is a share between 0 and 1"),
         ({"record_queue": 0}, "--record-queue is at least 1"),

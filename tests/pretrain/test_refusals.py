@@ -16,7 +16,7 @@ from tests.small import small_llama
 
 
 def test_a_run_is_not_written_over(finished, inputs):
-    with pytest.raises(InputError, match="holds a run already: add --resume"):
+    with pytest.raises(InputError, match="already holds a run: add --resume"):
         pretrain(options_of(inputs), finished[0])
 
 

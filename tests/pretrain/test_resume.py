@@ -49,7 +49,7 @@ def test_an_interrupted_run_resumes_bit_for_bit(inputs, long_run, tmp_path, numb
         assert status == -signal.SIGKILL
     else:
         assert status == 128 + number
-        assert "checkpoint saved; go on by " in errors
+        assert "checkpoint saved; resume with " in errors
         assert "Traceback" not in errors
         step = int(errors.split("stopped after step ")[1].split()[0])
         assert (out / f"checkpoints/step-{step:06d}").exists()
@@ -119,7 +119,7 @@ def test_a_cleared_cache_and_a_changed_corpus_are_told_apart(inputs, tmp_path, m
     ("lost", "message"),
     [
         ("spectra.zarr", "has lost its spectra.zarr"),
-        ("pretrain.json", "has lost its pretrain.json, .*: put back its copy"),
+        ("pretrain.json", "has lost its pretrain.json, .*: restore it from "),
     ],
 )
 def test_a_run_that_lost_a_part_is_not_gone_on_with(inputs, tmp_path, lost, message):

@@ -165,7 +165,7 @@ def test_the_help_lists_the_options_of_the_optimizer_that_is_named(capsys):
         (["--lora-rank=3"], "--lora-rank goes with --train lora or dora: leave it out"),
         (["--train", "galore", "--optimizer", "adamw"], "is optimised by galore, not by adamw"),
         (["--train", "dense"], "--train is one of full, lrc, nlrc, galore, lora, dora"),
-        (["--optimizer", "galore", "--masters", "bfloat16"], "galore has float32 masters"),
+        (["--optimizer", "galore", "--masters", "bfloat16"], "galore updates only float32 masters"),
         (["--map", "m.json"], "--map goes with --train lrc or nlrc"),
     ],
 )

@@ -78,7 +78,7 @@ def lonely(store):
 
 
 def failing(store, rank):
-    """One process cannot go on recording; training goes on in all of them."""
+    """One process cannot go on recording; training continues in all of them."""
     dist.init_process_group("gloo")
     model = DistributedDataParallel(small_llama())
     optimizer = torch.optim.AdamW(model.parameters())

@@ -272,7 +272,7 @@ def test_owl_on_a_checkpoint_and_text(tmp_path, shared, capsys):
     (tmp_path / "short.txt").write_text("Once upon a time.")
     short = ["--checkpoint", checkpoint, "--calibration", str(tmp_path / "short.txt")]
     assert main([*owl, *short]) == 2
-    assert "no window of 512" in capsys.readouterr().err
+    assert "fewer than one window of 512" in capsys.readouterr().err
 
 
 def test_d_rank_is_in_proportion_to_effective_rank_and_cost():

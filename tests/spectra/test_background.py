@@ -105,7 +105,7 @@ def test_a_killed_background_process_stops_the_recorder_and_not_the_training(tmp
     train(model, optimizer, 3, recorder=recorder)
     recorder.flush()
     recorder._executor._worker.kill()
-    with pytest.warns(RuntimeWarning, match="recording process has ended .*; training goes on"):
+    with pytest.warns(RuntimeWarning, match="recording process has ended .*; training continues"):
         train(model, optimizer, 6, first=3, recorder=recorder)
     recorder.close()
     verdict = spectra.verify(path)
@@ -155,7 +155,7 @@ def test_a_store_taken_over_from_a_background_recorder_has_one_writer(tmp_path):
         assert second.stopped is None
     assert spectra.open(store)["spectra"].step.values.tolist() == [0, 2, 4, 6, 8, 9]
     assert spectra.verify(store).whole
-    with pytest.warns(RuntimeWarning, match="opened anew"):
+    with pytest.warns(RuntimeWarning, match="reopened by another"):
         train(model, optimizer, 2, first=6, recorder=first)
     first.close()
 

@@ -204,7 +204,7 @@ def test_statistics_of_another_block_are_not_used(tmp_path):
     file = folder.path / "model.layers.0.safetensors"
     file.rename(folder.path / "model.layers.1.safetensors")
     assert not folder.intact("model.layers.1")
-    with pytest.raises(InputError, match="was lost: run the same command again"):
+    with pytest.raises(InputError, match="was lost: repeat the command"):
         folder.load("model.layers.1")
 
 

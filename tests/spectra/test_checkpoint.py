@@ -95,7 +95,7 @@ def test_shards_of_torch_under_an_index_give_the_same(tmp_path):
     shard = tmp_path / "model-00002-of-00003.bin"
     shard.write_bytes(shard.read_bytes()[:-200])
     (problem,) = open_checkpoint(tmp_path).problems[:1]
-    assert problem == "model-00002-of-00003.bin is truncated, or no file of torch's"
+    assert problem == "model-00002-of-00003.bin is truncated, or not a file of torch"
 
 
 def test_a_wrapped_state_and_transposed_storage_are_read(tmp_path):
@@ -385,7 +385,7 @@ def test_a_truncated_shard_costs_what_lies_beyond_its_end(tmp_path):
     assert len(checkpoint.problems) == 1
     assert checkpoint.problems[0].startswith("model-00001-of-00003.safetensors is truncated: ")
     shard.write_bytes(shard.read_bytes()[:20])
-    assert "ends inside of its header" in open_checkpoint(tmp_path).problems[0]
+    assert "ends inside its header" in open_checkpoint(tmp_path).problems[0]
 
 
 def test_an_index_that_disagrees_with_the_shards_is_told(tmp_path):
@@ -399,15 +399,15 @@ def test_an_index_that_disagrees_with_the_shards_is_told(tmp_path):
     path.write_text(json.dumps(index))
     problems = "\n".join(open_checkpoint(tmp_path).problems)
     assert f"{file}: {Q}.weight is not in model.safetensors.index.json" in problems
-    assert f"{wrong}: {other} is not in it, though" in problems
+    assert f"{wrong} lacks {other}, which" in problems
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "not even a header"),
-        (b"\xff" * 64, "no safetensors file"),
-        (b"\x08\0\0\0\0\0\0\0not json", "no safetensors file"),
+        (b"", "too few for a header"),
+        (b"\xff" * 64, "not a safetensors file"),
+        (b"\x08\0\0\0\0\0\0\0not json", "not a safetensors file"),
     ],
 )
 def test_files_that_are_none(tmp_path, content, message):
@@ -455,7 +455,7 @@ def test_folders_and_files_that_hold_no_checkpoint(tmp_path):
     with pytest.raises(InputError, match="holds no checkpoint"):
         addresses([str(tmp_path)])
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(InputError, match="is no checkpoint"):
+    with pytest.raises(InputError, match="is not a checkpoint"):
         addresses([str(tmp_path / "notes.txt")])
     save_file({"embed.weight": torch.zeros(3, 3)}, tmp_path / "a.safetensors")
     with pytest.raises(InputError, match="no matrix of a linear layer inside"):
@@ -478,7 +478,7 @@ def test_series_are_ordered_by_their_steps(tmp_path):
     olmo = [Address("org/olmo", f"step{n}000-tokens{4 * n}B") for n in (1, 2, 10)]
     assert steps_of(olmo) == [1000, 2000, 10000]
     assert steps_of([Address("org/name", "main"), Address("org/name", "v")]) == [0, 1]
-    with pytest.raises(InputError, match="both are step 5"):
+    with pytest.raises(InputError, match="are both step 5"):
         steps_of([Address("org/a-5"), Address("org/b-5")])
 
 

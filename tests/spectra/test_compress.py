@@ -227,7 +227,7 @@ def test_an_interrupted_call_goes_on_and_gives_the_same_files(model, tmp_path, m
     with pytest.raises(KeyboardInterrupt):
         compress(str(model), rank_map, tmp_path / "c", shard_bytes=20_000)
     assert not (tmp_path / "c" / "config.json").exists()  # no checkpoint yet
-    with pytest.raises(InputError, match="beginning of another result"):
+    with pytest.raises(InputError, match="holds another partial result"):
         compress(str(model), uniform(model, err=0.7), tmp_path / "c", shard_bytes=20_000)
     left = 100
     damaged = tmp_path / "c" / made[0]
@@ -291,9 +291,9 @@ def test_the_least_expected_loss_is_chosen_over_all_matrices(model):
 @pytest.mark.parametrize(
     ("family", "reason"),
     [
-        ("phi3", "lies in a fused layer"),
-        ("mixtral", "lies in a stack of experts"),
-        ("gpt_neox", "lies in a fused layer"),
+        ("phi3", "part of a fused layer"),
+        ("mixtral", "part of a stack of experts"),
+        ("gpt_neox", "part of a fused layer"),
     ],
 )
 def test_what_cannot_be_factored_stays_whole_and_is_listed(tmp_path, family, reason):
@@ -312,7 +312,7 @@ def test_what_cannot_be_factored_stays_whole_and_is_listed(tmp_path, family, rea
 
 def test_gpt2_has_nothing_to_factor_and_says_so(tmp_path):
     saved(tmp_path / "m", "gpt2")
-    with pytest.raises(InputError, match="no matrix would be factored: lies in a fused layer"):
+    with pytest.raises(InputError, match="no matrix would be factored: part of a fused layer"):
         compress(str(tmp_path / "m"), uniform(tmp_path / "m"), tmp_path / "c")
 
 
@@ -377,7 +377,7 @@ def test_statistics_are_known_by_tokens_weights_and_seed(tmp_path, monkeypatch):
 
 def test_compressed_checkpoints_cannot_be_compressed_again(model):
     made = compress(str(model), uniform(model), model.parent / "c")
-    with pytest.raises(InputError, match="compressed already"):
+    with pytest.raises(InputError, match="already quantised or compressed"):
         compress(str(made.path), None, model.parent / "d", budget=0.5)
 
 
@@ -472,7 +472,7 @@ def test_what_an_interrupted_call_wrote_of_other_weights_is_not_used(model, tmp_
         tensors["model.norm.weight"] *= 3
 
     rewritten(model, changed)
-    with pytest.raises(InputError, match="beginning of another result"):
+    with pytest.raises(InputError, match="holds another partial result"):
         compress(str(model), rank_map, tmp_path / "c")
 
 

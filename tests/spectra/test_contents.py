@@ -90,7 +90,7 @@ def test_only_the_matrices_asked_for_are_recorded_and_the_others_are_listed(tmp_
     _, run = recorded(tmp_path / "a.zarr", spectra=("weight",), matrices="*.0.mlp.*")
     assert run["spectra"].role.values.tolist() == ["gate", "up", "down"]
     skipped = {entry["name"]: entry["reason"] for entry in run.attrs["skipped"]}
-    assert skipped["model.layers.1.mlp.up_proj"] == "not asked for by matrices="
+    assert skipped["model.layers.1.mlp.up_proj"] == "not selected by matrices="
     assert skipped["lm_head.weight"] == "outside the transformer blocks"
 
 
@@ -148,12 +148,12 @@ def test_runs_with_the_same_seed_have_comparable_sketches(tmp_path):
 
 
 def test_a_background_process_cannot_write_to_the_memory_of_this_one():
-    with pytest.raises(InputError, match="lies in the memory of this process"):
+    with pytest.raises(InputError, match="is in the memory of this process"):
         recorded("memory://background.zarr", spectra=("weight",), background="wait")
 
 
 def test_a_queue_that_no_memory_holds_is_refused_in_a_line(tmp_path):
-    with pytest.raises(InputError, match="no memory for 1000000000000 snapshots to wait in"):
+    with pytest.raises(InputError, match="no memory for a queue of 1000000000000 snapshots"):
         recorded(tmp_path / "a.zarr", spectra="weight", background="wait", queue=10**12)
     assert not any(tmp_path.iterdir())
 
@@ -164,8 +164,8 @@ def test_a_queue_that_no_memory_holds_is_refused_in_a_line(tmp_path):
         ({"spectra": ("weights",)}, "no spectra of 'weights'; there are: weight, gradient"),
         ({"subspaces": 17}, "a matrix has only 16 singular values"),
         ({"subspaces": -1}, "rank of at least 0"),
-        ({}, "nothing is to be recorded"),
-        ({"sketch": 16, "probe": None}, "nothing is to be recorded"),
+        ({}, "there is nothing to record"),
+        ({"sketch": 16, "probe": None}, "there is nothing to record"),
         ({"spectra": ("weight",), "matrices": "*.nothing"}, "matches none"),
         ({"spectra": ("weight",), "overhead": 1.5}, "between 0 and 1"),
         ({"spectra": ("weight",), "background": "sometimes"}, "'wait' or 'drop'"),

@@ -127,7 +127,8 @@ def recorded_run(store, **options):
 @pytest.mark.parametrize("background", [None, "wait"])
 def test_a_full_disk_stops_the_recorder_in_one_line_and_training_goes_on(small_disk, background):
     store = small_disk / "a.zarr"
-    with pytest.warns(RuntimeWarning, match="No space left on device.*; training goes on") as seen:
+    message = "No space left on device.*; training continues"
+    with pytest.warns(RuntimeWarning, match=message) as seen:
         model, recorder = recorded_run(store, background=background)
     assert "\n" not in str(seen[0].message)
     assert "No space left" in recorder.stopped
@@ -155,7 +156,7 @@ def test_a_folder_that_cannot_be_written_stops_the_recorder_at_once(tmp_path):
             stack.callback(subprocess.run, ["umount", "-l", str(folder)], check=True)
         else:
             folder.chmod(0o500)
-        message = "did not begin: .*a.zarr cannot be written: .*; training goes on"
+        message = "did not begin: .*a.zarr cannot be written: .*; training continues"
         with pytest.warns(RuntimeWarning, match=message):
             _, recorder = recorded_run(folder / "a.zarr")
         assert recorder.step == 40
@@ -183,7 +184,7 @@ def test_a_store_opened_anew_in_the_same_process_is_taken_over(tmp_path):
     layout = Layout(MATRICES, contents=CONTENTS)
     first = StoreWriter.create(store, layout, {})
     second = StoreWriter.resume(store, layout, {}, 0)
-    with pytest.raises(RuntimeError, match="opened anew"):
+    with pytest.raises(RuntimeError, match="reopened by another"):
         first.write_snapshot(1, snapshot(1))
     first.close()
     second.write_snapshot(1, snapshot(1))

@@ -82,7 +82,7 @@ def test_a_disk_that_is_full_keeps_what_was_there(scan, group, files):
         full = OSError(errno.ENOSPC, "No space left on device")
         with (
             stopped_after(allowed, full),
-            pytest.raises(InputError, match="No space left on device; what it held is kept"),
+            pytest.raises(InputError, match="No space left on device; its contents are kept"),
         ):
             write()
         assert content(store) == before

@@ -93,7 +93,7 @@ def test_a_name_that_is_not_there_and_a_hub_that_is_not(tmp_path):
         said = scan(endpoint, tmp_path / "home", "org/other", tmp_path / "a.zarr")
         assert said == "no checkpoint at org/other: neither a path nor a name on the hub"
     said = scan("http://127.0.0.1:9", tmp_path / "home", "org/small", tmp_path / "a.zarr")
-    assert said.startswith("org/small is no path here, and the hub cannot be reached")
+    assert said.startswith("org/small is not a local path, and the hub cannot be reached")
 
 
 def test_a_file_behind_a_url_is_read_by_ranges(tmp_path):

@@ -85,5 +85,5 @@ def test_lists_are_typed_with_commas():
     one = Recording(spectra="weight,update", matrices="*.mlp.*,*.q_proj")
     assert one == Recording(spectra=["weight", "update"], matrices=["*.mlp.*", "*.q_proj"])
     assert one.contents().spectra == ("weight", "update")
-    with pytest.raises(spectra.InputError, match="every so many steps, or at a list such as"):
+    with pytest.raises(spectra.InputError, match="every N steps or at listed steps such as"):
         Recording(every="1,x")

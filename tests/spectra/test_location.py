@@ -175,7 +175,7 @@ def test_commands_take_addresses(s3, on_s3, tmp_path, capsys):
 
 def test_addresses_that_lead_nowhere_are_one_line(s3, capsys):
     assert main(["verify", "nonsense://x/y.zarr"]) == 2
-    assert re.search(r"nonsense://x/y\.zarr is no address of a store", capsys.readouterr().err)
+    assert re.search(r"nonsense://x/y\.zarr is not the address of a store", capsys.readouterr().err)
     model = small_llama()
     optimizer = torch.optim.AdamW(model.parameters())
     with pytest.warns(RuntimeWarning, match="did not begin: s3://nobucket/.* cannot be written"):

@@ -91,7 +91,7 @@ def test_patterns_choose_matrices_and_a_pattern_that_matches_none_is_refused():
     matrices, skipped = find_matrices(small_llama(), ["*.mlp.*", "*.0.*.q_proj"])
     assert [m.role for m in matrices] == ["q", "gate", "up", "down", "gate", "up", "down"]
     reasons = {s.name: s.reason for s in skipped}
-    assert reasons["model.layers.1.self_attn.q_proj"] == "not asked for by matrices="
+    assert reasons["model.layers.1.self_attn.q_proj"] == "not selected by matrices="
     assert [m.layer for m in find_matrices(small_llama(), "*.1.*")[0]] == [1] * 7
     with pytest.raises(InputError, match=r"matches none; names are like model\.layers\.0\.self"):
         find_matrices(small_llama(), ["*.mlp.*", "*.ffn.*"])

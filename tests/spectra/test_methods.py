@@ -108,7 +108,7 @@ def test_no_two_methods_give_the_same_ranks(store):
 
 
 def test_the_least_expected_loss_needs_spectra_that_statistics_have_weighted(store, capsys):
-    with pytest.raises(InputError, match="loss needs spectra that statistics of a text have"):
+    with pytest.raises(InputError, match="loss needs spectra that are weighted by the statistics"):
         spectra.allocate(store, method="loss", budget=0.6)
     assert "loss" not in offered("outliers")
     assert set(METHODS) - set(offered()) == {"owl", "loss"}
@@ -183,7 +183,7 @@ def test_one_target_is_named():
             "expected `float | null`, got `str`",
         ),
         ({"asked": {"err": None, "budget": None, "threshold": 0.2}}, "for uniform, name an ERR"),
-        ({"threshold": 0.2}, "states a threshold, and uniform has none"),
+        ({"threshold": 0.2}, "states a threshold, but uniform has none"),
     ],
 )
 def test_a_map_whose_target_its_method_does_not_take_is_refused(store, change, message):

@@ -111,11 +111,11 @@ def test_weightwatchers_columns(store, tmp_path):
     ("arguments", "message"),
     [
         (["--kinds", "weights"], "no spectra of 'weights'; it has weight, gradient, update"),
-        (["--out", "table.xlsx"], "a table ends in .csv, .parquet, .json, not in '.xlsx'"),
-        (["--bootstrap", "-1"], "--bootstrap takes a number of replicas"),
+        (["--out", "table.xlsx"], "file name ends in .csv, .parquet, .json, not in '.xlsx'"),
+        (["--bootstrap", "-1"], "--bootstrap is a number of replicas from 0 up"),
         (["--compat", "powerlaw"], "compat"),
         (["--compat", "weightwatcher", "--kinds", "update"], "weightwatcher measures weights"),
-        (["--compat", "weightwatcher", "--bootstrap", "9"], "weightwatcher tests no fits"),
+        (["--compat", "weightwatcher", "--bootstrap", "9"], "weightwatcher does not test fits"),
     ],
 )
 def test_wrong_input_is_one_line(store, capsys, arguments, message):

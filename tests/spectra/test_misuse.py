@@ -61,8 +61,8 @@ WRONG_PROBES = {
     "tokens for a model with arguments of its own": (BATCH, r"takes idx, targets, not input_ids"),
     "an argument that is unknown": ({"ids": BATCH}, r"takes idx, targets, not ids"),
     "no loss": ({"idx": BATCH}, "no scalar loss"),
-    "tokens beyond the vocabulary": ((BATCH + 64, BATCH), "does not go through NanoGPT"),
-    "a function that fails": (lambda model: model.missing(), "does not go through NanoGPT"),
+    "tokens beyond the vocabulary": ((BATCH + 64, BATCH), "does not run through NanoGPT"),
+    "a function that fails": (lambda model: model.missing(), "does not run through NanoGPT"),
     "a function of logits": (lambda model: model(BATCH)[0], "no scalar loss"),
     "a list of batches": ([{"idx": BATCH}], "not a list of dict"),
 }

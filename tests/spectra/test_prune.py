@@ -144,9 +144,9 @@ def test_what_is_no_pattern_is_refused():
     for sparsity, pattern, message in (
         (None, None, "name a sparsity"),
         (1.0, None, "below 1"),
-        (0.3, "2:4", "makes a sparsity of 0.5"),
-        (None, "4:2", "like 2:4"),
-        (None, "x", "like 2:4"),
+        (0.3, "2:4", "means a sparsity of 0.5"),
+        (None, "4:2", "e.g. 2:4, not 4:2"),
+        (None, "x", "e.g. 2:4, not x"),
     ):
         with pytest.raises(InputError, match=message):
             parse_pattern(sparsity, pattern)
@@ -243,7 +243,7 @@ def test_a_map_tells_n_lrcs_of_a_dense_checkpoint(model, tmp_path, capsys):
         "nlrc",
     ]
     assert main([*arguments, "--out", str(tmp_path / "p")]) == 2
-    assert "name it by --map" in capsys.readouterr().err
+    assert "name it with --map" in capsys.readouterr().err
     arguments += ["--map", str(tmp_path / "map.json"), "--json"]
     assert main([*arguments, "--out", str(tmp_path / "p")]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -280,5 +280,5 @@ def test_what_cannot_be_pruned_is_listed(tmp_path, family):
     assert made.left
     assert not set(made.left) & set(made.matrices)
     saved(tmp_path / "g", "gpt2")
-    with pytest.raises(InputError, match="no dense matrix to prune: lies in a fused layer"):
+    with pytest.raises(InputError, match="no dense matrix to prune: part of a fused layer"):
         prune(str(tmp_path / "g"), tmp_path / "q", Pattern(0.5), method="magnitude")

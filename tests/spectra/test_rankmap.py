@@ -118,10 +118,13 @@ def test_a_map_cannot_be_changed(scanned):
         (lambda m: m.update(schema="spectra.rankmap/2"), "its schema is 'spectra.rankmap/2'"),
         (lambda m: m.pop("err"), "err"),
         (lambda m: m.update(surprise=1), "surprise"),
-        (lambda m: m.update(err=0.9), "it states err 0.9, its modules make"),
+        (lambda m: m.update(err=0.9), "it states err 0.9, but its modules have"),
         (lambda m: m.update(storage="zip"), "there are: factors, pivoted"),
         (lambda m: m.update(modules=[]), "no modules"),
-        (lambda m: m["modules"].append(m["modules"][0]), "is in it twice"),
+        (
+            lambda m: m["modules"].append(m["modules"][0]),
+            "it holds model.layers.0.self_attn.q_proj twice",
+        ),
         (lambda m: m["modules"][0].update(rank=99), "more than its full rank"),
         (lambda m: m["modules"][0].update(rank=1.5), "rank: expected `int`, got `float`"),
         (lambda m: m["modules"][0].update(kind="HRC"), "kind: invalid enum value 'HRC'"),
@@ -150,9 +153,9 @@ def test_a_map_that_does_not_add_up_is_refused(tmp_path, scanned, change, messag
 
 def test_files_that_are_no_map(tmp_path):
     for content, message in [
-        ("{", "is no JSON"),
-        ("[]", "is no rank map"),
-        ("{}", "is no rank map"),
+        ("{", "is not JSON"),
+        ("[]", "is not a rank map"),
+        ("{}", "is not a rank map"),
     ]:
         (tmp_path / "map.json").write_text(content)
         with pytest.raises(InputError, match=message):
@@ -179,7 +182,7 @@ def test_a_map_of_something_else_is_refused_with_the_differences(tmp_path, scann
     down = "model.layers.0.mlp.down_proj"
     assert f"  {down} is 32 x 64 in the checkpoint, and 32 x 48 in the map" in lines
     saved(tmp_path / "deeper", num_hidden_layers=3)
-    with pytest.raises(InputError, match=r"layers\.2\..* is in the checkpoint, and not in the map"):
+    with pytest.raises(InputError, match=r"layers\.2\..* is in the checkpoint, but not in the map"):
         require_fit(made, open_checkpoint(tmp_path / "deeper"))
     saved(tmp_path / "other")
     rewritten(tmp_path / "other", lambda tensors: tensors[f"{Q}.weight"][0].add_(1))

@@ -111,10 +111,10 @@ def test_a_series_is_never_cut_short(tmp_path):
     run = [str(tmp_path / "run" / f"step-{step}") for step in (1, 5, 9)]
     spectra.scan([run[0], run[2]], tmp_path / "a.zarr")
     assert run_scan(run[0], tmp_path / "a.zarr").decomposed == 0  # it is there
-    with pytest.raises(InputError, match="holds step 9 already"):
+    with pytest.raises(InputError, match="already holds step 9"):
         run_scan(run, tmp_path / "a.zarr")
     saved(tmp_path / "other", seed=1)
-    with pytest.raises(InputError, match="holds step 9 already"):
+    with pytest.raises(InputError, match="already holds step 9"):
         run_scan(tmp_path / "other", tmp_path / "a.zarr")
     assert spectra.open(tmp_path / "a.zarr")["spectra"].step.to_numpy().tolist() == [1, 9]
 
@@ -170,7 +170,7 @@ def test_what_is_wrong_beside_the_matrices_is_told_and_costs_none(tmp_path, caps
     path.write_text(json.dumps(index))
     arguments = ["scan", str(tmp_path / "model"), "--out", str(tmp_path / "a.zarr")]
     assert main(arguments) == 1
-    assert "score.weight is not in it, though" in capsys.readouterr().err
+    assert "lacks score.weight, which" in capsys.readouterr().err
     assert spectra.allocate(spectra.open(tmp_path / "a.zarr"), err=0.5).err == 0.5
 
 

@@ -58,7 +58,7 @@ def test_what_is_due_is_what_is_announced(every, early, steps, at):
         ({"every": 5, "steps": 0}, "at least 1 step"),
         ({"every": [], "steps": 5}, "numbers of at least 0"),
         ({"every": [-1], "steps": 5}, "numbers of at least 0"),
-        ({"every": [6], "steps": 5}, "at step 6 of a run of 5 steps"),
+        ({"every": [6], "steps": 5}, "at step 6: the run has 5 steps"),
         ({"every": [1], "steps": 5, "early": True}, "go with a number of steps"),
     ],
 )

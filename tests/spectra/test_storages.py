@@ -154,7 +154,7 @@ def test_a_storage_that_is_registered_goes_from_allocation_to_evaluation(
 def test_a_layer_without_a_pair_takes_no_adapters_and_says_so():
     model = small_llama()
     put(model, "model.layers.0.self_attn.q_proj", ThreeLinear(32, 32, 2))
-    with pytest.raises(InputError, match="ThreeLinear layers take no adapters"):
+    with pytest.raises(InputError, match="ThreeLinear layers support no adapters"):
         pair(model)
 
 

@@ -279,7 +279,7 @@ def flip_a_bit(file):
         ),
         (
             lambda s: zarr.open_array(s / "spectra/weight", mode="r+").resize((9, 14, 32)),
-            r"spectra/weight has the shape \(9, .*, but readers are told \(4, ",
+            r"spectra/weight has the shape \(9, .*, but readers see \(4, ",
         ),
         (
             lambda s: (s / "spectra/gradient/c/3/0/0").write_bytes(b"broken"),
@@ -370,10 +370,10 @@ def test_what_is_no_store_says_so_in_one_line(tmp_path, store):
     for opening in (spectra.open, verify):
         with pytest.raises(InputError, match="no store at"):
             opening(tmp_path / "nowhere.zarr")
-        with pytest.raises(InputError, match=r"is no zarr store: .* \(did you mean .*run\.zarr"):
+        with pytest.raises(InputError, match=r"is not a zarr store: .* \(did you mean .*run\.zarr"):
             opening(tmp_path)
         (tmp_path / "file").write_text("text")
-        with pytest.raises(InputError, match="is no zarr store"):
+        with pytest.raises(InputError, match="is not a zarr store"):
             opening(tmp_path / "file")
     zarr.open_group(store, mode="r+").attrs["schema"] = "spectra/99"
     with pytest.raises(InputError, match=r"schema 'spectra/99'; this version reads 'spectra/1'"):

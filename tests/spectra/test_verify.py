@@ -74,7 +74,7 @@ def test_a_store_of_an_earlier_version_is_verified_and_said_to_have_no_checksums
     verdict = verify(run)
     assert verdict.whole
     assert verdict.notes == (
-        "it carries no checksums, as it was begun by an earlier version: not every damage shows",
+        "it has no checksums, since an earlier version began it: some damage may not show",
     )
     resumed(run).close()
     assert content(run) == before
@@ -85,7 +85,7 @@ def test_a_store_of_an_earlier_version_has_checksums_of_what_is_added(run):
     writer = resumed(run)
     writer.write_snapshot(9, snapshot(9))
     writer.close()
-    assert verify(run).notes == ("the first 4 rows carry no checksums",)
+    assert verify(run).notes == ("the first 4 rows have no checksums",)
     swap(run / "spectra/weight/c/4/0/0", run / "spectra/weight/c/3/0/0")
     assert any("at step 9: spectra/weight/c/4" in line for line in verify(run).problems)
 
@@ -94,7 +94,7 @@ def test_a_record_of_checksums_that_is_damaged_is_made_anew_with_a_warning(run):
     (run / FILES).write_bytes((run / FILES).read_bytes().replace(b"a", b"b", 1))
     assert verify(run).problems == (f"its record of checksums, {FILES}, is damaged",)
     writer = resumed(run)
-    with pytest.warns(RuntimeWarning, match="is damaged: it is made anew"):
+    with pytest.warns(RuntimeWarning, match="is damaged: it is rebuilt"):
         writer.write_snapshot(9, snapshot(9))
     writer.close()
     assert verify(run).whole
@@ -121,7 +121,7 @@ def swap(file, other):
         ),
         (
             lambda s: zarr.open_array(s / "train/loss", mode="r+").attrs.update(units="bit"),
-            "train/loss differs from what readers are told: attributes",
+            "train/loss differs from what readers see: attributes",
         ),
         (
             lambda s: zarr.open_group(s, mode="r+").attrs.update(config={"rate": 0.5}),
@@ -146,7 +146,7 @@ def test_damage_is_named_by_the_file(run, damage, reason):
 def test_a_chunk_that_nobody_wrote_is_a_fault_and_other_files_are_a_note(run):
     (run / "notes.txt").write_text("mine")
     assert verify(run).whole
-    assert verify(run).notes == ("1 files are not of this store, such as notes.txt",)
+    assert verify(run).notes == ("1 files are foreign to this store, such as notes.txt",)
     writer = resumed(run)
     writer.write_snapshot(9, {"spectra/weight": snapshot(9)["spectra/weight"]})
     (run / "sketches/gradient/c/4/0").mkdir(parents=True)

@@ -1,1 +1,1 @@
-"""What the dashboard reads: stores and maps found by name, read piece by piece, without Dash."""
+"""Reading stores and maps for the dashboard: found by name, read in parts, without Dash."""

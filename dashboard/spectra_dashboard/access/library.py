@@ -1,7 +1,7 @@
-"""Which stores and rank maps lie below a folder, by name.
+"""Stores and rank maps below a folder, by name.
 
-A name is where a thing lies below the folder; what a browser sends is looked up among the names
-that were found, and never becomes a path.
+A name is a path relative to the folder. A name that a browser sends is looked up among the names
+that were found; it never becomes a path.
 """
 
 import json
@@ -19,7 +19,7 @@ from spectra_dashboard.access.run import Run
 from spectra_data.errors import InputError
 
 LOOK_AGAIN = 3.0
-"""Seconds after which the folder is looked through again."""
+"""Seconds after which the folder is searched again."""
 DEEPEST = 8
 MAP_BYTES = 64 << 20
 HEAD_BYTES = 16 << 20
@@ -28,18 +28,18 @@ _PASSED_OVER = {"node_modules", "__pycache__", "site-packages"}
 
 @dataclass(frozen=True)
 class MapFile:
-    """A rank map that lies below the folder."""
+    """A rank map below the folder."""
 
     name: str
     path: Path
 
     def read(self) -> RankMap:
-        """The map.
+        """Read the map.
 
         Raises
         ------
         InputError
-            When it is no valid one; the message names it as the folder does.
+            When the map is not valid; the message has its name instead of its path.
         """
         try:
             return RankMap.load(self.path)
@@ -48,12 +48,12 @@ class MapFile:
 
 
 class Library:
-    """Stores and maps below a folder; or one store, where the folder is one."""
+    """Stores and maps below a folder; or one store, if the folder is one."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder).absolute()
         if not self.folder.is_dir():
-            raise InputError(f"no folder {folder}: name the one that your stores lie in")
+            raise InputError(f"no folder {folder}: name the folder of your stores")
         self.memory = Memory()
         self._runs: dict[str, Run] = {}
         self._maps: dict[str, MapFile] = {}
@@ -62,13 +62,13 @@ class Library:
 
     @property
     def runs(self) -> dict[str, Run]:
-        """Every store by its name, in the order of names."""
+        """All stores by name, in the order of names."""
         self._look()
         return self._runs
 
     @property
     def maps(self) -> dict[str, MapFile]:
-        """Every rank map by its name."""
+        """All rank maps by name."""
         self._look()
         return self._maps
 
@@ -78,7 +78,7 @@ class Library:
         Raises
         ------
         InputError
-            When there is none of that name.
+            When there is no store of that name.
         """
         found = self.runs.get(name)
         if found is None:
@@ -91,7 +91,7 @@ class Library:
         Raises
         ------
         InputError
-            When there is none of that name, or it is not valid.
+            When there is no map of that name, or it is not valid.
         """
         found = self.maps.get(name)
         if found is None:
@@ -99,11 +99,11 @@ class Library:
         try:
             modified = found.path.stat().st_mtime_ns
         except OSError as error:
-            raise InputError(f"the rank map {name!r} has gone") from error
+            raise InputError(f"the rank map {name!r} was removed") from error
         return self.memory.get(("map", name), modified, found.read)
 
     def _look(self) -> None:
-        # one looks, the others go on with what was found before: a folder may be slow
+        # one thread searches, the others use the last result: a folder may be slow
         if time.monotonic() - self._looked < LOOK_AGAIN or not self._lock.acquire(
             blocking=self._looked < 0
         ):
@@ -121,7 +121,7 @@ class Library:
 
 
 def _found(folder: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
-    """Stores and maps with their names, sorted."""
+    """Stores and maps with their names, sorted by path."""
     if is_store(folder):
         return [(folder.name, folder)], []
     stores, maps = [], []
@@ -152,7 +152,7 @@ def _candidates(folder: Path) -> Iterator[Path]:
 
 
 def is_store(path: Path) -> bool:
-    """Whether a folder is a store of any version of the schema, or a broken one by its name."""
+    """Whether a folder is a store of any schema version, or a broken store by its name."""
     try:
         with (path / "zarr.json").open("rb") as file:
             head = file.read(HEAD_BYTES)

@@ -1,4 +1,4 @@
-"""Results kept for a while: computed once however many ask, and forgotten when memory runs out."""
+"""A cache of results: each is computed once for all callers, and dropped when memory is full."""
 
 import sys
 import threading
@@ -13,11 +13,11 @@ from cachetools import LRUCache
 T = TypeVar("T")
 BYTES = 128 << 20
 TREE_BYTES = 3 << 20
-"""Of an opened store: lazy arrays and their metadata."""
+"""Bytes of an opened store: lazy arrays and their metadata."""
 
 
 class Memory:
-    """Keeps results up to a number of bytes; the ones longest unused go first."""
+    """Keeps results up to a number of bytes; drops those longest unused first."""
 
     def __init__(self, most: int = BYTES) -> None:
         self._kept: LRUCache[Hashable, tuple[Any, Any]] = LRUCache(most, getsizeof=size_of)
@@ -25,9 +25,9 @@ class Memory:
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, stamp: Any, make: Callable[[], T]) -> T:
-        """What was made for a key before, or what `make` gives; others that ask wait for it.
+        """Result for a key: the one kept, or one from `make`; other callers wait for it.
 
-        Of a key only the result of one stamp is kept: that of files as they were lately.
+        Only the result with the latest stamp of a key is kept: the stamp identifies file contents.
         """
         with self._lock:
             if key in self._kept and self._kept[key][0] == stamp:
@@ -58,7 +58,7 @@ class Memory:
 
 
 def size_of(made: Any) -> int:
-    """Bytes of arrays and datasets; of other things a guess."""
+    """Bytes of arrays and datasets; a guess for other objects."""
     if isinstance(made, np.ndarray | xr.Dataset | xr.DataArray):
         return int(made.nbytes) + 1024
     if isinstance(made, tuple | list):

@@ -1,4 +1,4 @@
-"""One store: what there is, and pieces of it, read when they are asked for and kept for a while."""
+"""One store: its contents, read in parts on request and cached."""
 
 import contextlib
 import os
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import dask.array  # noqa: F401  (else the first request's threads meet a half of it)
+import dask.array  # noqa: F401  (else the first request's threads import it half)
 import numpy as np
 import numpy.typing as npt
 import xarray as xr
@@ -37,12 +37,12 @@ Signature = tuple[tuple[str, int, int], ...]
 METADATA_BYTES = 64 << 20
 MOST_MATRICES = 50_000
 MOST_NUMBERS = 1 << 28
-"""In a snapshot of one kind; a store that says it has more is taken for broken."""
+"""Most numbers in a snapshot of one kind; a store that claims more counts as broken."""
 MOST_STEPS = 10_000_000
 MOST_CHUNKS = 20_000
-"""Of an array that is read whole: each is a file."""
+"""Most chunks of an array that is read whole: each is a file."""
 COARSE = 0.05
-"""Between targets that take a search each, of about a second."""
+"""Spacing of targets that each need a search of about a second."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +52,15 @@ class Pairs:
     values: npt.NDArray[np.float32]
     """(step, step)."""
     standard_error: float | None = None
-    """Of an approximate cosine."""
+    """Standard error of an approximate cosine."""
     chance: float = 0.0
-    """Of an overlap: what unrelated subspaces have."""
+    """Overlap of unrelated subspaces, for an overlap."""
 
 
 class Run:
     """A store below the dashboard's folder.
 
-    Everything raises InputError where the store cannot be read, naming it as the folder does.
+    Every method raises InputError if the store cannot be read, with its name instead of its path.
     """
 
     def __init__(self, name: str, path: Path, memory: Memory) -> None:
@@ -70,39 +70,39 @@ class Run:
 
     @property
     def label(self) -> str:
-        """A short name for people."""
+        """A short name to show."""
         parts = self.name.removesuffix(".zarr").split("/")
         return (
             "/".join(parts[:-1]) if len(parts) > 1 and parts[-1] == "spectra" else "/".join(parts)
         )
 
     def attributes(self) -> dict[str, Any]:
-        """What the store says of itself."""
+        """Attributes of the store."""
         return self._kept("attributes", self.signature("zarr.json"), self._attributes)
 
-    def signature(self, *places: str) -> Signature:
-        """Changes when files at these places below the store do."""
-        return tuple(sorted(found for place in places for found in _stamps(self.path / place)))
+    def signature(self, *paths: str) -> Signature:
+        """A value that changes when files at these paths below the store change."""
+        return tuple(sorted(found for path in paths for found in _stamps(self.path / path)))
 
     def steps(self) -> npt.NDArray[np.int64]:
-        """(step,) of the snapshots that were committed."""
+        """(step,) steps of the committed snapshots."""
         return self._kept("steps", self._stamp(), lambda: self._committed("spectra/step"))
 
     def tree(self) -> xr.DataTree:
-        """The store as `spectra.open` gives it, of the snapshots that there are now."""
+        """The store as `spectra.open` returns it, with its current snapshots."""
         return self._kept("tree", self._stamp(), self._open)
 
     def matrices(self) -> list[Matrix]:
-        """The matrices, in the store's order."""
+        """Matrices, in the store's order."""
         return self._kept("matrices", self.signature("zarr.json"), self._matrices)
 
     def labels(self) -> dict[str, int | str]:
-        """What the block of every matrix is called, by the matrix' name."""
+        """Label of each matrix's block, by the matrix's name."""
         names = [matrix.name for matrix in self.matrices()]
         return dict(zip(names, block_labels(names), strict=True))
 
     def kinds(self) -> list[str]:
-        """The kinds of spectra recorded."""
+        """Kinds of spectra recorded."""
         return [kind for kind in QUANTITIES if self._has(f"spectra/{kind}")]
 
     def has(self, group: str) -> bool:
@@ -110,7 +110,7 @@ class Run:
         return self._has(group)
 
     def train(self, *names: str) -> dict[str, npt.NDArray[Any]]:
-        """(train_step,) arrays of the training steps that were committed, and `train_step`."""
+        """(train_step,) arrays of the committed training steps, and `train_step`."""
         stamp = self.signature("zarr.json", "train/train_step/c")
         return self._kept(("train", names), stamp, lambda: self._train(names))
 
@@ -118,26 +118,26 @@ class Run:
         self, kind: str, matrix: str, rows: slice, values: int | None = None
     ) -> npt.NDArray[np.float32]:
         """(row, index) leading singular values of one matrix at some snapshots; all by default."""
-        place = self._place(matrix)
+        index = self._index(matrix)
         self._require(kind)
         with self._reading():
             array = self._array(f"spectra/{kind}")
-            return np.asarray(array[rows, place, :values], np.float32)
+            return np.asarray(array[rows, index, :values], np.float32)
 
     def spectrum(self, kind: str, matrix: str, step: int) -> npt.NDArray[np.float64]:
         """(index,) all singular values of one matrix at one step."""
-        row, place = self.row(step), self._place(matrix)
+        row, index = self.row(step), self._index(matrix)
         self._require(kind)
         with self._reading():
-            values = np.asarray(self._array(f"spectra/{kind}")[row, place], np.float64)
+            values = np.asarray(self._array(f"spectra/{kind}")[row, index], np.float64)
         return values[np.isfinite(values)]
 
     def row(self, step: int | None) -> int:
-        """The row of a snapshot; the last one where no step is named."""
+        """Row of the snapshot at a step, or of the last snapshot for None."""
         return self._snapshot(step)[0]
 
     def step(self, step: int | None) -> int:
-        """The step of a snapshot; the last one where none is named."""
+        """Step of a snapshot; the step of the last snapshot for None."""
         return self._snapshot(step)[1]
 
     def _snapshot(self, step: int | None) -> tuple[int, int]:
@@ -161,7 +161,7 @@ class Run:
 
     def measures(self, step: int) -> xr.Dataset:
         """(matrix, kind) every measure at one snapshot."""
-        # what was written for this step, which a run that was taken back writes again
+        # the files of this step: a run resumed from an earlier step writes them again
         rows = [f"spectra/{kind}/c/{self.row(step)}" for kind in self.kinds()]
         return self._kept(("measures", step), self.signature(*rows), lambda: self._measures(step))
 
@@ -173,7 +173,7 @@ class Run:
     def path_of(
         self, method: str, target: str, storage: str, step: int | None = None
     ) -> xr.Dataset:
-        """Ranks and costs of a method at every target; as stored, where they are."""
+        """Ranks and costs of a method at every target; read from the store if they are there."""
         at = self.step(step)
         key = ("path", method, target, storage, at)
         stamp = (*self._stamp(), *self.signature(PATH))
@@ -186,7 +186,7 @@ class Run:
             return Maker(self.candidates(step), settings).map(target)
 
     def evaluations(self) -> list[Evaluation]:
-        """What compressed checkpoints were measured to reach."""
+        """Evaluations of compressed checkpoints."""
         stamp = self.signature("zarr.json", "evaluations/perplexity")
         return self._kept("evaluations", stamp, lambda: evaluations(open_store(self.path)))
 
@@ -199,21 +199,21 @@ class Run:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
-        """Whatever a broken store raises, in one line without the path."""
+        """Turn any error of a broken store into one line without the path."""
         try:
             yield
         except InputError as error:
             raise InputError(self.without_path(str(error))) from error
         except MemoryError as error:
             raise InputError(f"{self.name} does not fit into memory") from error
-        except Exception as error:  # codecs raise whatever they like
+        except Exception as error:  # codecs raise errors of any type
             reason = self.without_path(f"{type(error).__name__}: {error}")[:300]
             raise InputError(
                 f"{self.name} cannot be read ({reason}): spectra verify says what is wrong with it"
             ) from error
 
     def without_path(self, text: str) -> str:
-        """A message that names the store as the folder does."""
+        """A message with the store's name instead of its path."""
         for path in (self.path, self.path.resolve()):
             text = text.replace(str(path), self.name)
         return text
@@ -228,7 +228,7 @@ class Run:
         described = read_json(file)
         attributes = described.get("attributes") if isinstance(described, dict) else None
         if not isinstance(attributes, dict):
-            raise InputError(f"{self.name} is no store: its attributes are no mapping")
+            raise InputError(f"{self.name} is not a store: its attributes are not a mapping")
         if (schema := attributes.get("schema")) != SCHEMA:
             raise InputError(f"{self.name} has the schema {schema!r}; this version reads {SCHEMA}")
         return attributes
@@ -276,10 +276,10 @@ class Run:
             raise InputError(f"{self.name} holds no matrices, or two of one name")
         return [Matrix(*of_one) for of_one in zip(*columns, strict=True)]
 
-    def _place(self, matrix: str) -> int:
-        for place, found in enumerate(self.matrices()):
+    def _index(self, matrix: str) -> int:
+        for index, found in enumerate(self.matrices()):
             if found.name == matrix:
-                return place
+                return index
         raise InputError(f"{self.name} has no matrix called {matrix!r}")
 
     def _open(self) -> xr.DataTree:
@@ -289,7 +289,7 @@ class Run:
         return open_store(self.path)
 
     def _train(self, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
-        # the steps are written last, so that the other arrays hold at least as many rows
+        # the steps are written last, so the other arrays hold at least as many rows
         steps = self._whole("train/train_step").astype(np.int64)
         rows = np.flatnonzero(steps != UNSET)
         found = {name: self._whole(f"train/{name}")[rows] for name in names}
@@ -311,15 +311,15 @@ class Run:
         return values, cosine.attrs.get("standard_error"), 0.0
 
     def _of_one(self, matrix: str) -> xr.DataTree:
-        """The tree with one matrix; raw gradients lie in groups by shape, one of which has it."""
+        """The tree with one matrix; one of the groups of raw gradients, by shape, has it."""
         groups = {}
         for name, node in self.tree().subtree_with_keys:
             dataset = node.to_dataset(inherit=False)
             if "matrix" in dataset.dims:
-                place = np.flatnonzero(dataset["matrix"].to_numpy() == matrix)
-                if not len(place):
+                index = np.flatnonzero(dataset["matrix"].to_numpy() == matrix)
+                if not len(index):
                     continue
-                dataset = dataset.isel(matrix=place)
+                dataset = dataset.isel(matrix=index)
             groups[name] = dataset
         tree = xr.DataTree.from_dict(groups)
         tree.encoding = dict(self.tree().encoding)
@@ -343,17 +343,17 @@ class Run:
 
 
 def spacing_of(method: str, target: str) -> float:
-    """Between the targets at which a method's ranks are computed for sliders and curves."""
+    """Spacing of the targets at which a method's ranks are computed for sliders and curves."""
     return COARSE if target in METHODS[method].searched else SPACING
 
 
-def _stamps(place: Path) -> Iterator[tuple[str, int, int]]:
+def _stamps(path: Path) -> Iterator[tuple[str, int, int]]:
     """Name, time and size of a file, or of all files below a folder."""
-    if place.is_file():
-        found: Iterator[Path] = iter([place])
+    if path.is_file():
+        found: Iterator[Path] = iter([path])
     else:
-        found = (Path(root) / name for root, _, names in os.walk(place) for name in names)
+        found = (Path(root) / name for root, _, names in os.walk(path) for name in names)
     for file in found:
         with contextlib.suppress(OSError):
             status = file.stat()
-            yield str(file.relative_to(place.parent)), status.st_mtime_ns, status.st_size
+            yield str(file.relative_to(path.parent)), status.st_mtime_ns, status.st_size

@@ -1,4 +1,4 @@
-"""A run at a glance: what it is of, how far it is, and whether anybody still writes to it."""
+"""A run at a glance: its model and data, its progress, and whether a process writes to it."""
 
 import time
 from collections.abc import Iterator
@@ -18,14 +18,14 @@ State = Literal["running", "finished", "stalled", "unreadable"]
 SPARKS = 48
 """Points of a sparkline."""
 QUIET = 60.0
-"""Seconds without news after which a writer may have stalled; more where snapshots are slow."""
+"""Seconds without news after which a writer may have stalled; more if snapshots are slow."""
 PATIENCE = 4
-"""Usual intervals between snapshots after which it has."""
+"""Number of usual intervals between snapshots after which it has stalled."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What the table of runs says of one."""
+    """One run in the table of runs."""
 
     name: str
     label: str
@@ -34,24 +34,24 @@ class Summary:
     data: str = ""
     snapshots: int = 0
     step: int | None = None
-    """The last snapshot's."""
+    """Step of the last snapshot."""
     steps: int | None = None
-    """How many the run will have, where that is known."""
+    """Last step that the run will record, if its schedule says."""
     train_step: int | None = None
     loss: float | None = None
     validation_loss: float | None = None
     tokens: int | None = None
     state: State = "unreadable"
     reason: str = ""
-    """Why it cannot be read."""
+    """Reason why the store cannot be read."""
     updated: float = 0.0
-    """When anything was written last, in seconds since 1970."""
+    """Time of the last write, in seconds since 1970."""
     sparks: tuple[float, ...] = ()
-    """The training loss, in few points."""
+    """Training loss, in few points."""
 
 
 def summary(run: Run) -> Summary:
-    """A run at a glance; of a store that cannot be read, the reason."""
+    """A run at a glance; if the store cannot be read, the reason."""
     try:
         return _summary(run)
     except InputError as error:
@@ -87,7 +87,7 @@ def _summary(run: Run) -> Summary:
 
 
 def sparkline(values: npt.NDArray[Any], points: int = SPARKS) -> tuple[float, ...]:
-    """Means over blocks, scaled to [0, 1]; nothing where there are under two."""
+    """Means over blocks, scaled to [0, 1]; empty for fewer than two finite values."""
     values = values[np.isfinite(values)]
     if len(values) < 2:
         return ()
@@ -119,16 +119,16 @@ def _state(
 
 
 def writer_alive(path: Path) -> bool | None:
-    """Whether a process holds the store's lock; None where the system does not tell.
+    """Whether a process holds the store's lock; None if the system does not say.
 
-    The lock is looked at, never taken: a writer that starts in that moment must not find it held.
+    The lock is only read, never taken: a writer that starts at that moment must not find it held.
     """
     try:
         locks = Path("/proc/locks").read_text()
         inode = str(path.stat().st_ino)
     except OSError:
         return None
-    # without the device, which layered file systems report otherwise
+    # without the device, which layered file systems report differently
     held = [line.split()[5].rpartition(":")[2] for line in locks.splitlines() if "FLOCK" in line]
     return inode in held
 
@@ -145,18 +145,18 @@ def _created(attributes: dict[str, Any]) -> float:
 
 
 def _written(path: Path, snapshots: int) -> Iterator[Path]:
-    """Where news shows: metadata, announced rows, and the row being written."""
+    """Files that show news: metadata, announced rows, and the row being written."""
     yield path / "zarr.json"
     for group in ("spectra/step", "train/train_step", "train/loss"):
         yield from (path / group / "c").glob("*")
     yield from (path / "spectra/weight/c" / str(snapshots)).glob("**/*")
 
 
-def _newest(places: Any) -> float:
+def _newest(paths: Any) -> float:
     times = [0.0]
-    for place in places:
+    for path in paths:
         try:
-            times.append(place.stat().st_mtime)
+            times.append(path.stat().st_mtime)
         except OSError:
             continue
     return max(times)
@@ -168,6 +168,6 @@ def _last(values: npt.NDArray[Any]) -> float | None:
 
 
 def _named(data: Any) -> str:
-    """A data source without the folders that it lies in."""
+    """A data source without its parent folders."""
     text = "" if data is None else str(data)
     return text.rstrip("/").rsplit("/", 1)[-1] if not text.startswith("hf:") else text

@@ -1,9 +1,9 @@
 "use strict";
-// What tables and selects draw their entries with: the components that Python names.
+// Components, named in Python, that draw the entries of tables and selects.
 (() => {
   const element = (...given) => window.React.createElement(...given);
 
-  // an option of a select with its line below its name, which is not part of what it is called
+  // an option of a select with a line below its name, hidden from its accessible name
   function withSummary({ option, checked }) {
     const summary = option.summary && element("small", { "aria-hidden": true }, option.summary);
     return element("span", { className: checked ? "with-summary checked" : "with-summary" }, option.label, summary);

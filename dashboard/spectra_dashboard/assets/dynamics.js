@@ -1,16 +1,16 @@
 "use strict";
-// Figures over snapshots: rows that are new are added, and the slider over steps is followed.
+// Figures over snapshots: add new rows, and follow the slider over steps.
 (() => {
-  // the spectra of all steps, which travelled with the figure that shows those of one
+  // the spectra of all steps, which came with the figure that shows those of one step
   const unpacked = new WeakMap();
   function seriesOf(meta) {
     if (!unpacked.has(meta)) unpacked.set(meta, spectra.numbers.unpackRows(meta.values, "f4", meta.shape));
     return [...unpacked.get(meta), ...(meta.more ?? [])];
   }
 
-  function moveLines(graph, step, place) {
+  function moveLines(graph, step, index) {
     const meta = graph.layout.meta, rows = seriesOf(meta), points = spectra.numbers.plain(graph.data[0].x).length;
-    const row = rows[Math.min(Math.floor(place / meta.size), rows.length - 1)];
+    const row = rows[Math.min(Math.floor(index / meta.size), rows.length - 1)];
     const y = graph.data.map((_, k) => Array.from(row.subarray(k * points, (k + 1) * points), (v) => (Number.isNaN(v) ? null : v)));
     const said = graph.layout.title.subtitle.text.replace(/^step [\d,]+/, `step ${step.toLocaleString("en")}`);
     window.Plotly.update(graph, { y }, { "title.subtitle.text": said });
@@ -21,22 +21,22 @@
     window.Plotly.relayout(graph, { shapes: step === null ? [] : [line] });
   }
 
-  // the step that the slider has, in every figure: its spectra, or a line where it is not the last
-  function drawStep(step, place, last) {
+  // the slider's step in every figure: its spectra, or a line at it unless it is the last
+  function drawStep(step, index, last) {
     for (const panel of document.querySelectorAll(".panel .js-plotly-plot")) {
       if (!panel.data?.length || !panel.layout) continue;
-      if (panel.layout.meta?.shape) moveLines(panel, step, place);
-      else moveLine(panel, place === last ? null : step);
+      if (panel.layout.meta?.shape) moveLines(panel, step, index);
+      else moveLine(panel, index === last ? null : step);
     }
   }
 
-  // pairs of snapshots: new rows below, and the same numbers beside those that are there
+  // pairs of snapshots: the numbers of the new rows, to the right of the old rows
   const beside = (before, fresh, first, columns) => before.map(
     (row, r) => Float32Array.from({ length: columns }, (_, c) => (c < first ? row[c] : fresh[c - first][r])));
 
   let lining;
   Object.assign((window.dash_clientside ??= {}).spectra ??= {}, {
-    // rows that are new, below (and of pairs of snapshots also beside) those that are there
+    // new rows below the old ones; for pairs of snapshots, new columns too
     grow(rows, figure) {
       const { unchanged } = spectra.address, { unpackRows, plain, plainRows } = spectra.numbers;
       if (!rows || !figure?.data?.length) return [unchanged(), unchanged()];
@@ -54,7 +54,7 @@
       return [{ ...figure, data: [trace, ...figure.data.slice(1)] }, rows.held];
     },
 
-    // points that are new, after those that are there
+    // new points after the old ones
     extend(points, figure) {
       if (!points || !figure?.data?.length) return spectra.address.unchanged();
       const { plain } = spectra.numbers;
@@ -65,9 +65,9 @@
     },
 
     // the step of the spectra below, and its line in the figures above
-    scrub(place, snapshots, search, held, had, max) {
+    scrub(index, snapshots, search, held, had, max) {
       const { query, same, unchanged, triggered, rest } = spectra.address;
-      const why = triggered(), before = place;
+      const why = triggered(), before = index;
       let all = had;
       if (snapshots && !same([had.length, had.at(-1)], [snapshots.count, snapshots.step])) {
         all = [...had.slice(0, snapshots.first), ...snapshots.new];
@@ -76,17 +76,17 @@
       if (last < 0) return ["", unchanged(), unchanged(), all];
       if (why.some((prop) => prop.startsWith("address."))) {
         const step = query().get("step");
-        place = step === null ? last : all.indexOf(Number(step));
-      } else if (place === had.length - 1) place = last; // the last stays the last
-      if (place < 0 || place > last) place = last;
-      if (why.some((prop) => prop.includes("slider"))) rest("step", place === last ? null : all[place]);
+        index = step === null ? last : all.indexOf(Number(step));
+      } else if (index === had.length - 1) index = last; // the last stays the last
+      if (index < 0 || index > last) index = last;
+      if (why.some((prop) => prop.includes("slider"))) rest("step", index === last ? null : all[index]);
       clearTimeout(lining);
-      const draw = () => drawStep(all[place], place, last);
-      // figures that were just asked for are there a moment later
+      const draw = () => drawStep(all[index], index, last);
+      // figures that were just requested arrive a moment later
       if (why.some((prop) => prop.includes("held"))) lining = setTimeout(draw, 150);
       else draw();
       const most = Math.max(last, 1);
-      return [all[place].toLocaleString("en"), most === max ? unchanged() : most, place === before ? unchanged() : place, all === had ? unchanged() : all];
+      return [all[index].toLocaleString("en"), most === max ? unchanged() : most, index === before ? unchanged() : index, all === had ? unchanged() : all];
     },
   });
 })();

@@ -1,5 +1,5 @@
 "use strict";
-// All figures: which are in sight, what a click on one opens, how one is saved; and the theme.
+// All figures: which are in view, what a click on one opens, how one is saved; and the theme.
 (() => {
   const drawn = (id) => document.getElementById(id)?.querySelector(".js-plotly-plot") ?? null;
   window.spectra = Object.assign(window.spectra ?? {}, { figures: { drawn } });
@@ -14,7 +14,7 @@
     },
   });
 
-  // figures of matrices are asked for when they come into sight, and grow only while they are
+  // figures of matrices are requested when they come into view, and grow only while in view
   const sight = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries) {
       if (target.isConnected) window.dash_clientside.set_props({ type: "seen", key: target.dataset.key }, { data: isIntersecting });
@@ -29,7 +29,7 @@
     }
   }
 
-  // tables have the theme of the page
+  // tables follow the theme of the page
   const mirror = () => { document.body.dataset.agThemeMode = document.documentElement.dataset.mantineColorScheme ?? "light"; };
 
   document.addEventListener("DOMContentLoaded", () => {
@@ -38,7 +38,7 @@
     new MutationObserver(watch).observe(document.body, { childList: true, subtree: true });
   });
 
-  // figures are saved as they look on paper, whatever the theme
+  // figures are saved as they look on paper, regardless of the theme
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("[data-save]");
     const graph = button?.closest(".figure")?.querySelector(".js-plotly-plot");

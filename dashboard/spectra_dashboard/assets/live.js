@@ -1,7 +1,7 @@
 "use strict";
-// What is new in the run that is shown, and how old that is.
+// News of the run shown, and its age.
 (() => {
-  const steps = new Map(); // of each run, as far as told
+  const steps = new Map(); // known steps of each run
 
   function ago(seconds) {
     const age = Math.max(0, Date.now() / 1000 - seconds);
@@ -14,7 +14,7 @@
   Object.assign((window.dash_clientside ??= {}).spectra ??= {}, {
     status(news) {
       if (!news) return "";
-      if (news.state === "gone") return "this store cannot be read any more";
+      if (news.state === "gone") return "this store can no longer be read";
       steps.set(news.run, [...(steps.get(news.run) ?? []).slice(0, news.first), ...news.new]);
       const chosen = Number(spectra.address.query().get("step") ?? Number.NaN);
       const step = steps.get(news.run).includes(chosen) ? chosen : news.step;

@@ -1,5 +1,5 @@
 "use strict";
-// Numbers as they travel: bytes in base64, as Plotly's JSON or our own rows and tables have them.
+// Numbers as sent: bytes in base64, as in Plotly's JSON or in our own rows and tables.
 (() => {
   const KINDS = { i1: Int8Array, u1: Uint8Array, i2: Int16Array, u2: Uint16Array, i4: Int32Array, u4: Uint32Array, f4: Float32Array, f8: Float64Array };
 
@@ -8,13 +8,13 @@
     return new KINDS[kind](bytes.buffer);
   }
 
-  // the rows of what was packed with a shape of rows and columns
+  // rows of numbers that were packed with a shape of rows and columns
   function unpackRows(text, kind, [count, columns]) {
     const all = unpack(text, kind);
     return Array.from({ length: count }, (_, r) => all.subarray(r * columns, (r + 1) * columns));
   }
 
-  // a trace's x or y, and its z
+  // x or y of a trace, and its z
   const plain = (values) => Array.from(values?.bdata ? unpack(values.bdata, values.dtype) : values ?? []);
   const plainRows = (values) => (values?.bdata
     ? unpackRows(values.bdata, values.dtype, values.shape.split(",").map(Number))

@@ -1,7 +1,7 @@
 "use strict";
-// The slider over ERR, budget or threshold: what the library's ranks.js says, on the page.
+// The slider over ERR, budget or threshold: shows the results of the library's ranks.js on the page.
 (() => {
-  const DEFAULT = 0.5; // of the target, as in view.py
+  const DEFAULT = 0.5; // value of the target, as in view.py
 
   const tables = new WeakMap(); // unpacked once
   function tableOf(side) {
@@ -11,7 +11,7 @@
     }
     return tables.get(side);
   }
-  const write = (id, value) => { const place = document.getElementById(id); if (place) place.textContent = value; };
+  const write = (id, value) => { const element = document.getElementById(id); if (element) element.textContent = value; };
 
   function drawMap(name, side, places, at) {
     const graph = spectra.figures.drawn(`map-${name}`);
@@ -20,7 +20,7 @@
     window.Plotly.restyle(graph, { z: [z], text: [labels] }, [0]);
   }
 
-  // the numbers of one side, its files, and the commands that make them
+  // numbers of one side, its files, and the commands that make them
   function writeSide(name, side, at) {
     const said = { ...spectra.ranks.numbers(side, at), error: side.meanError[at].toFixed(4) };
     for (const [field, value] of Object.entries(said)) write(`${name}-${field}`, value);
@@ -39,7 +39,7 @@
     write(`${name}-command`, made.join("\n"));
   }
 
-  // the threshold's lines as they are, moved to where they are going to be
+  // move the drawn threshold lines at once; drawFollowing redraws them later
   function moveThreshold(cut) {
     const graph = spectra.figures.drawn("figure4"), shape = graph?.layout?.shapes?.[0], axis = graph?._fullLayout?.yaxis;
     if (!shape || !axis || cut === null) return;
@@ -58,7 +58,7 @@
 
   let following, beside;
   const callbacks = Object.assign((window.dash_clientside ??= {}).spectra ??= {}, {
-    // numbers and maps at once; figures 4 and 6, which take Plotly longer, when the slider rests
+    // numbers and maps at once; figures 4 and 6, which Plotly draws more slowly, when the slider rests
     ranks(value, found) {
       if (!found) return "";
       clearTimeout(following);
@@ -69,7 +69,7 @@
       if (b) {
         const other = nearest(b.targets, value);
         writeSide("b", b, other);
-        beside = setTimeout(() => drawMap("b", b, places, other), 30); // once the first is seen
+        beside = setTimeout(() => drawMap("b", b, places, other), 30); // once the first is drawn
       }
       moveThreshold(a.threshold[at]);
       const there = ["map-a", b && "map-b", "figure4", "figure6"].every((id) => !id || spectra.figures.drawn(id)?.data?.length);

@@ -1,4 +1,4 @@
-"""Compare: two runs, or two snapshots of one, and what lies between them."""
+"""Compare: two runs, or two snapshots of one, and their differences."""
 
 from html import escape
 from typing import Any
@@ -105,7 +105,7 @@ def layout(library: Library, view: View) -> html.Div:
 
 
 def register(app: Dash, library: Library) -> None:
-    """Figures of the view's measure."""
+    """Add the figures of the view's measure."""
     given = (Input("address", "search"), Input("shown", "data"), State("address", "pathname"))
 
     @app.callback(Output("compare-map", "figure"), *given)
@@ -114,13 +114,13 @@ def register(app: Dash, library: Library) -> None:
         view = view_at(library, pathname, search)
         found = _differences(library, view)
         if not found["names"]:
-            raise InputError("The two have no matrix in common: choose runs of one model.")
+            raise InputError("The two runs share no matrix: choose runs of the same model.")
         grid, layers, roles = layer_role_grid(
             found["difference"],
             [components.escaped(label) for label in found["layers"]],
             found["roles"],
         )
-        left = f"; {found['left_out']} matrices are in one of them only"
+        left = f"; {found['left_out']} matrices are in only one of them"
         return difference_heatmap(
             grid,
             layers,
@@ -158,7 +158,7 @@ def register(app: Dash, library: Library) -> None:
                 label = escape(run.label, quote=False)
                 losses[label] = (train["train_step"][::every], train["loss"][::every])
         if not losses:
-            return empty("Neither logged a loss.", height=300)
+            return empty("Neither run logged a loss.", height=300)
         return loss_curves(losses, title="")
 
     @app.callback(
@@ -183,7 +183,7 @@ def register(app: Dash, library: Library) -> None:
 
 
 def _kinds(first: Run, second: Run) -> list[str]:
-    """What both have spectra of."""
+    """Kinds of spectra that both runs have."""
     return [kind for kind in first.kinds() if kind in second.kinds()]
 
 
@@ -201,10 +201,10 @@ def _options(run: Run) -> list[dict[str, str]]:
 
 
 def _steps(first: Run, second: Run, view: View) -> tuple[int, int]:
-    """The steps compared; by itself a run is compared from its beginning to its end."""
+    """Steps to compare; by default the last of each, or the first and the last of one run."""
     own, others = first.steps(), second.steps()
     if not len(own) or not len(others):
-        raise InputError("one of the two has no snapshot yet")
+        raise InputError("one of the two runs has no snapshot yet")
     earlier = int(own[0]) if first is second else int(own[-1])
     a = view.step if view.step is not None and view.step in own else earlier
     b = view.other_step

@@ -28,7 +28,7 @@ TITLES = {
     ),
     "overlap": (
         "Overlap of leading gradient subspaces",
-        "Colours start at what unrelated subspaces have by chance.",
+        "Colours start at the overlap that unrelated subspaces have by chance.",
     ),
     **{
         name: (f"Spectra of {quantity.noun}", quantity.about)
@@ -36,7 +36,7 @@ TITLES = {
     },
     "lines": (
         "Spectra at the chosen step",
-        "All singular values at the step that is set above.",
+        "All singular values at the step set above.",
     ),
 }
 
@@ -47,7 +47,7 @@ def key(view: View) -> list[str]:
 
 
 def layout(library: Library, view: View) -> html.Div:
-    """Choices, the scrubber, and a place for every panel."""
+    """Choices, the scrubber, and room for every panel."""
     run = library.run(view.run)
     steps = run.steps()
     heading = components.head(library, view, "dynamics")
@@ -134,7 +134,7 @@ def layout(library: Library, view: View) -> html.Div:
 
 
 def register(app: Dash, library: Library) -> None:
-    """Panels are drawn when they come into sight, and grow by the rows that are new."""
+    """Add the callbacks: panels are drawn when they come into view, and grow by new rows."""
 
     def shown(pathname: str, search: str) -> tuple[Run, View]:
         view = view_at(library, pathname, search)
@@ -193,7 +193,7 @@ def register(app: Dash, library: Library) -> None:
         held: list[Any],
         ids: list[Any],
     ) -> Any:
-        """Rows of the panels in sight; the others are drawn when they come back."""
+        """New rows of the panels in view; the others are drawn when they come back."""
         if not any(held):
             raise PreventUpdate
         run, view = shown(pathname, search)
@@ -274,13 +274,13 @@ def register(app: Dash, library: Library) -> None:
 
 
 def _options(run: Run) -> list[dict[str, str]]:
-    """Matrices by layer and role, or by name where several share them."""
+    """Matrices by layer and role, or by name if several share both."""
     labels = run.labels()
-    places = [(labels[m.name], m.role) for m in run.matrices()]
-    alone = {place for place in places if places.count(place) == 1}
+    pairs = [(labels[m.name], m.role) for m in run.matrices()]
+    alone = {pair for pair in pairs if pairs.count(pair) == 1}
     return [
-        {"value": m.name, "label": f"{place[0]} · {m.role}" if place in alone else m.name}
-        for m, place in zip(run.matrices(), places, strict=True)
+        {"value": m.name, "label": f"{pair[0]} · {m.role}" if pair in alone else m.name}
+        for m, pair in zip(run.matrices(), pairs, strict=True)
     ]
 
 
@@ -310,7 +310,7 @@ def _panel(kind: str, matrix: str) -> html.Div:
 
 
 def _held(fields: dict[str, Any]) -> Held:
-    return Held(**fields | {"how": tuple(fields["how"])})
+    return Held(**fields | {"settings": tuple(fields["settings"])})
 
 
 def _loss(train: dict[str, Any]) -> Any:
@@ -322,7 +322,7 @@ def _loss(train: dict[str, Any]) -> Any:
     peaks = blocks + [int(np.argmax(np.nan_to_num(part, nan=-np.inf))) for part in split]
     kept = np.unique(np.concatenate([blocks, peaks, np.flatnonzero(np.isfinite(validation))]))
     figure = loss_curve(steps[kept], losses[kept], validation[kept], title="")
-    if len(figure.data) == 1:  # a place for what is to come
+    if len(figure.data) == 1:  # for values to come
         figure.add_scatter(
             x=[], y=[], name="validation", mode="lines+markers", line={"color": SECOND}
         )
@@ -330,7 +330,7 @@ def _loss(train: dict[str, Any]) -> Any:
 
 
 def _new_losses(train: dict[str, Any], held: int) -> Any:
-    """The points after a step, by trace."""
+    """Points after a step, by trace."""
     new = train["train_step"] > held
     steps, losses, validation = (train[n][new] for n in ("train_step", "loss", "validation_loss"))
     there = np.isfinite(validation)

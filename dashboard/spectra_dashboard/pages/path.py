@@ -1,4 +1,4 @@
-"""Path: what compression costs and saves at every ERR, predicted and measured, and finetuning."""
+"""Path: costs and savings of compression at every ERR, predicted and measured, and finetuning."""
 
 from html import escape
 from typing import Any
@@ -23,7 +23,7 @@ from spectra_data.errors import InputError
 
 POINTS = 2_000
 EVERY = 0.05
-"""Between the rows of the table."""
+"""Spacing in ERR of the rows of the table."""
 
 
 def key(view: View) -> list[str]:
@@ -32,7 +32,7 @@ def key(view: View) -> list[str]:
 
 
 def layout(library: Library, view: View) -> html.Div:
-    """Curves over ERR, and what was measured."""
+    """Curves over ERR, measurements, and finetuning runs."""
     run = library.run(view.run)
     steps = run.steps()
     heading = components.head(library, view, "path")
@@ -73,7 +73,7 @@ def layout(library: Library, view: View) -> html.Div:
 
 
 def register(app: Dash, library: Library) -> None:
-    """Curves and table of the view's method."""
+    """Add the curves and the table of the view's method."""
 
     @app.callback(
         Output("path-curves", "figure"),
@@ -113,8 +113,8 @@ def _table(path: Any, count: int) -> Any:
     grid = np.arange(0, 1 + EVERY / 2, EVERY)
     err = path["err"].to_numpy()
     rows = []
-    for place in sorted({int(np.abs(err - at).argmin()) for at in grid}):
-        point = path.isel(target=place)
+    for index in sorted({int(np.abs(err - at).argmin()) for at in grid}):
+        point = path.isel(target=index)
         cut = float(point["threshold"])
         rows.append(
             {
@@ -135,9 +135,9 @@ def _measured(run: Run) -> Any:
     if not found:
         return html.P(
             [
-                "No compressed checkpoint was measured yet. Measurements are kept in the store: ",
+                "No compressed checkpoint has been measured yet. The store keeps measurements: ",
                 html.Code("spectra.store.evaluations.add_evaluation"),
-                " adds one, and it is drawn here beside what the spectra predict.",
+                " adds one, which is drawn here next to the predictions from the spectra.",
             ],
             className="lead",
         )
@@ -182,7 +182,7 @@ def _finetuning(library: Library, run: Run) -> Any:
 
 
 def _hashes(run: Run) -> set[str]:
-    """What the checkpoint of a run is known by: its hash, or else its name."""
+    """Identity of a run's checkpoint: its hashes, or else its name."""
     attributes = run.attributes()
     checkpoints = attributes.get("checkpoints")
     entries = checkpoints.values() if isinstance(checkpoints, dict) else ()
@@ -192,7 +192,7 @@ def _hashes(run: Run) -> set[str]:
 
 
 def _texts(fields: dict[str, Any], *names: str) -> set[str]:
-    """Those of the fields that are texts; a store's attributes may be anything."""
+    """Values of the named fields that are texts; a store's attributes may hold anything."""
     return {fields[n] for n in names if isinstance(fields.get(n), str) and fields[n]}
 
 

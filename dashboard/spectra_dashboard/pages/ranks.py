@@ -1,4 +1,4 @@
-"""Ranks: what every matrix is given at any target, by one method or two, and the map as a file."""
+"""Ranks: the rank of every matrix at any target, by one or two methods, and the map as a file."""
 
 import urllib.parse
 from html import escape
@@ -36,11 +36,11 @@ NUMBERS = {
 }
 EXPLAINED = {
     "err": "effective rank reduction: removed ranks over all ranks",
-    "budget": "parameters of the blocks that are stored, of all",
+    "budget": "parameters stored, over all parameters of the blocks",
     "bytes": "bytes of the block parameters as stored",
     "lrc": "low-rank components (rank under half of the full rank) and the others",
     "threshold": "WeLore's cut on normalised singular values",
-    "error": "predicted relative error of what is stored, mean over matrices",
+    "error": "predicted relative error of the stored matrices, mean over matrices",
 }
 OFFERED = ("json", "csv", "peft")
 
@@ -51,7 +51,7 @@ def key(view: View) -> list[str]:
 
 
 def follows(view: View) -> bool:
-    """Whether it is laid out anew for a snapshot that was taken since."""
+    """Whether the page is laid out anew for a new snapshot."""
     return view.step is None
 
 
@@ -68,7 +68,7 @@ def layout(library: Library, view: View) -> html.Div:
     choices = components.controls(
         components.method_select(view, "method", "Method", components.method_options(), w=150),
         components.method_select(
-            view, "beside", "Beside it", _beside(library, view), w=200, searchable=True
+            view, "beside", "Next to it", _beside(library, view), w=200, searchable=True
         ),
         components.select("storage", "Storage", list(STORAGES), view.storage, w=120),
         components.select("step", "Snapshot", step_options(steps), step_value(view, steps), w=140)
@@ -116,7 +116,7 @@ def layout(library: Library, view: View) -> html.Div:
 
 
 def register(app: Dash, library: Library) -> None:
-    """The slider is answered in the browser; the table of matrices is, too."""
+    """Add the callbacks; the browser itself serves the slider and the table of matrices."""
     app.clientside_callback(
         ClientsideFunction("spectra", "ranks"),
         Output("value-says", "children"),
@@ -149,8 +149,8 @@ def register(app: Dash, library: Library) -> None:
 
 
 def _tables(library: Library, run: Run, view: View) -> dict[str, Any]:
-    """Everything that the slider draws from."""
-    # the snapshot that is shown is named, as there may be another one when a file is asked for
+    """All data that the slider draws from."""
+    # name the snapshot shown: there may be a newer one when a file is requested
     step = run.step(view.step)
     named = step if len(run.steps()) > 1 else None
     path = run.path_of(view.method, view.target, view.storage, step)
@@ -175,7 +175,7 @@ def _tables(library: Library, run: Run, view: View) -> dict[str, Any]:
         name = view.beside.removeprefix("map:")
         beside = library.map(name)
         if {m.name for m in beside.modules} != set(names):
-            raise InputError(f"the map {name} is of other matrices than {run.name}")
+            raise InputError(f"the map {name} has other matrices than {run.name}")
         found["b"] = tables.of_map(beside, names) | {
             "name": f"{beside.method} ({name})",
             "file": f"{downloads.ADDRESS}?map={_quoted(name)}",
@@ -193,7 +193,7 @@ def _tables(library: Library, run: Run, view: View) -> dict[str, Any]:
 
 
 def _command(run: Run, view: View, method: str, step: int | None) -> str:
-    """The command line that makes the same map, up to the target's value."""
+    """Command line that makes the same map, up to the target's value."""
     words = [f"spectra allocate {shell_quoted(run.name)} --method {method}"]
     if view.storage != DEFAULT_STORAGE:
         words.append(f"--storage {view.storage}")
@@ -212,7 +212,7 @@ def _quoted(text: str) -> str:
 
 
 def _places(run: Run) -> dict[str, Any]:
-    """Where in the map each matrix goes: row and column; and the traces of figure 6."""
+    """Row and column of each matrix in the map, and the traces of figure 6."""
     matrices = run.matrices()
     labels = [components.escaped(label) for label in run.labels().values()]
     layers = in_order(labels)
@@ -298,20 +298,20 @@ def _side(side: str, name: str) -> html.Div:
 
 
 def _figures(run: Run, view: View, found: dict[str, Any]) -> list[Any]:
-    """Map, figure 4 and figure 6: beside each other, or both maps above the two figures."""
+    """Map, figure 4 and figure 6: side by side, or both maps above the two figures."""
     maps = [
         components.figure(f"map-{side}", drawn=_map_figure(found, side), wait=False)
         for side in SIDES
         if side in found
     ]
     lrcs_alone = METHODS[view.method].lrcs_alone
-    whole = " An N-LRC stays whole, whatever its rank." if lrcs_alone else ""
+    whole = " An N-LRC stays whole, regardless of its rank." if lrcs_alone else ""
     below = [
         components.section(
             "How the ranks fall",
             components.figure("figure4", drawn=_figure_four(run, view, found), wait=False),
-            lead="Singular values, each matrix' own scaled to run from 1 to 0; what lies under "
-            f"WeLore's threshold is removed.{whole}",
+            lead="Singular values, scaled for each matrix to run from 1 to 0; WeLore removes those "
+            f"under its threshold.{whole}",
         ),
         components.section(
             "Ranks removed, layer by layer",
@@ -328,7 +328,7 @@ def _label(kind: str) -> str:
 
 
 def _map_figure(found: dict[str, Any], side: str) -> Any:
-    """The map without ranks yet; the browser fills them in."""
+    """The map without ranks; the browser fills them in."""
     places = found["places"]
     shape = (len(places["layers"]), len(places["roles"]))
     labels = [[""] * shape[1] for _ in range(shape[0])]

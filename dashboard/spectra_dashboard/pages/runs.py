@@ -38,7 +38,7 @@ MAPS = ("name", "model", "method", "err", "budget", "lrc", "nlrc")
 
 
 def layout(library: Library, view: View) -> html.Div:
-    """The table, and what to do where there is nothing in it."""
+    """The table of runs, or what to do if it is empty."""
     rows = [row(found) for found in _summaries(library)]
     grid = components.table(
         rows,
@@ -102,7 +102,7 @@ def row(found: Summary) -> dict[str, Any]:
 
 
 def register(app: Dash, library: Library) -> None:
-    """Rows that changed, at every tick."""
+    """Add the callbacks that update changed rows at every tick."""
 
     @app.callback(
         Output("runs", "rowTransaction"),
@@ -147,7 +147,7 @@ def register(app: Dash, library: Library) -> None:
 def changes(
     rows: Sequence[dict[str, Any]], known: dict[str, Any]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Rows to add, update and remove, as AG Grid takes them; none of a kind is left out."""
+    """Rows to add, update and remove, as AG Grid expects them; empty lists are left out."""
     names = {r["name"] for r in rows}
     found = {
         "add": [r for r in rows if r["name"] not in known],
@@ -158,7 +158,7 @@ def changes(
 
 
 def _stamp(row: dict[str, Any]) -> list[Any]:
-    """What changes when there is news of a run."""
+    """Values that change when there is news of a run."""
     return [row["updated"], row["state"], row["snapshots"], row["train_step"]]
 
 
@@ -206,7 +206,7 @@ def _maps(library: Library) -> list[Any]:
         )
         for f in MAPS
     ]
-    lead = "On the page Ranks, a map can be laid beside any method."
+    lead = "The page Ranks shows a map next to any method."
     return [components.section("Rank maps", components.table(rows, columns), lead=lead)]
 
 

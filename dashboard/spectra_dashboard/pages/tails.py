@@ -1,4 +1,4 @@
-"""Tails: one measure of every spectrum, over training and over the model, down to the matrix."""
+"""Tails: one measure of every spectrum, over training and over the model, and of one matrix."""
 
 from collections.abc import Collection
 from html import escape
@@ -43,7 +43,7 @@ MEASURES = (
     "nuclear_norm",
 )
 MEASURED = 25
-"""Snapshots of the lines over training: fits of all spectra of a large model take a second each."""
+"""Snapshots of the lines over training: the fits of one take a second on a large model."""
 
 
 def key(view: View) -> list[str]:
@@ -52,10 +52,10 @@ def key(view: View) -> list[str]:
 
 
 def layout(library: Library, view: View) -> html.Div:
-    """Choices, the lines, the map, and the matrix that it opens into."""
+    """Choices, the map, the matrix that it opens, and the lines."""
     run = library.run(view.run)
     steps = run.steps()
-    squares = "Tails are of eigenvalues, the squared singular values."
+    squares = "Tails are those of eigenvalues, the squared singular values."
     heading = components.head(library, view, "tails", squares)
     if not len(steps):
         return components.waiting(heading)
@@ -109,7 +109,7 @@ def layout(library: Library, view: View) -> html.Div:
 
 
 def register(app: Dash, library: Library) -> None:
-    """Figures of the view's measure; a click on the map opens a matrix."""
+    """Add the figures of the view's measure; a click on the map opens a matrix."""
 
     def shown(pathname: str, search: str) -> tuple[Run, View]:
         view = view_at(library, pathname, search)
@@ -196,12 +196,12 @@ def _few(roles: Collection[str]) -> bool:
 
 
 def measures() -> list[dict[str, str]]:
-    """The measures to choose from."""
+    """Measures to choose from."""
     return [{"value": name, "label": name.replace("_", " ")} for name in MEASURES]
 
 
 def step_options(steps: Any) -> list[dict[str, str]]:
-    """Snapshots to choose from; the last stays the last as more are taken."""
+    """Snapshots to choose from; ``last`` stays the last as more are taken."""
     return [
         {"value": "last", "label": f"last ({steps[-1]:,})"},
         *({"value": str(step), "label": f"{step:,}"} for step in steps[::-1].tolist()),
@@ -209,7 +209,7 @@ def step_options(steps: Any) -> list[dict[str, str]]:
 
 
 def step_value(view: View, steps: Any, name: str = "step") -> str:
-    """Which of them a view has."""
+    """The option of `step_options` that a view has."""
     step = getattr(view, name)
     return str(step) if step is not None and step in steps else "last"
 
@@ -256,10 +256,10 @@ def _numbers(run: Run, view: View) -> Any:
     found = run.measures(run.step(view.step)).sel(kind=_kind(run, view))
     rows = []
     columns = [name for name in MEASURES if name in found]
-    for place, name in enumerate(found["matrix"].to_numpy().tolist()):
+    for index, name in enumerate(found["matrix"].to_numpy().tolist()):
         row: dict[str, Any] = {"matrix": name}
         for column in columns:
-            value = float(found[column][place])
+            value = float(found[column][index])
             row[column.replace("_", " ")] = float(f"{value:.4g}") if np.isfinite(value) else None
         rows.append(row)
     definitions = [{"field": "matrix", "minWidth": 260, "pinned": "left"}]

@@ -1,4 +1,4 @@
-"""What the paper says of finetuning, and whether it is so in what was measured."""
+"""The paper's claims about finetuning, compared with what was measured."""
 
 from collections.abc import Iterator, Sequence
 from statistics import fmean
@@ -16,7 +16,7 @@ from spectra_pretrain.experiments.summary import (
 
 
 def claims1(rows: Sequence[Row]) -> Iterator[str]:
-    """Of figure 1."""
+    """Claims of figure 1."""
     lrc, full = of(rows, "lrc"), of(rows, "full")
     claim = "LRC-only reaches the perplexity of full finetuning"
     yield _perplexities(claim, lrc, full, ("below", "level"))
@@ -24,18 +24,18 @@ def claims1(rows: Sequence[Row]) -> Iterator[str]:
     after, whole = sample(lrc, "validation_loss").mean, sample(full, "validation_loss").mean
     if whole < before:
         share = (before - after) / (before - whole)
-        yield f"LRC-only gains {share:.0%} of what full finetuning gains of the loss"
+        yield f"LRC-only gains {share:.0%} of what full finetuning gains in loss"
     else:
         yield (
-            f"full finetuning gains nothing here, from {before:.4g} to {whole:.4g} nats: a lower "
-            "--learning-rate may"
+            f"full finetuning gains nothing here, from {before:.4g} to {whole:.4g} nats: try a "
+            "lower --learning-rate"
         )
     yield _speed("LRC-only", lrc, "full finetuning", full, 3.0)
     yield _trained(lrc, full, 0.35)
 
 
 def claims5(rows: Sequence[Row]) -> Iterator[str]:
-    """Of figure 5."""
+    """Claims of figure 5."""
     lrc, nlrc = of(rows, "lrc"), of(rows, "nlrc")
     yield _perplexities("LRC-only is below N-LRC-only in perplexity after equal tokens", lrc, nlrc)
     yield _speed("LRC-only", lrc, "N-LRC-only", nlrc, 2.0)
@@ -43,14 +43,14 @@ def claims5(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def claims8(rows: Sequence[Row]) -> Iterator[str]:
-    """Of figure 8."""
+    """Claims of figure 8."""
     losses = {t: sample(of(rows, t), "validation_loss").values for t in ("lrc", "full", "lora")}
     near, far = (
         Sample(tuple(abs(a - b) for a, b in zip(losses[train], losses["full"], strict=True)))
         for train in ("lrc", "lora")
     )
     yield _compared(
-        "LRC-only follows the loss of full finetuning closer than LoRA does",
+        "LRC-only follows the loss of full finetuning more closely than LoRA does",
         near.against(far, LEVEL * fmean(losses["full"])),
         ("below",),
         f"{near} against {far} nats away",
@@ -60,7 +60,7 @@ def claims8(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def claims4(rows: Sequence[Row]) -> Iterator[str]:
-    """Of table 4."""
+    """Claims of table 4."""
     for err in dict.fromkeys(row["err"] for row in rows):
         others = [of(rows, train, err) for train in ("lora", "galore")]
         best = min(others, key=lambda runs: sample(runs, "validation_perplexity").mean)
@@ -69,7 +69,7 @@ def claims4(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def claims_of_tasks(rows: Sequence[Row]) -> Iterator[str]:
-    """Of table 5."""
+    """Claims of table 5."""
     for err in dict.fromkeys(row["err"] for row in rows if row["err"] > 0):
         others = [of(rows, train, err) for train in ("lora", "galore")]
         best = max(others, key=lambda runs: sample(runs, "accuracy").mean)
@@ -82,7 +82,7 @@ def claims_of_tasks(rows: Sequence[Row]) -> Iterator[str]:
             f"at ERR {err:.0%} LRC-only is above LoRA and GaLore, in the mean over tasks",
             mine.against(theirs, noise),
             ("above",),
-            f"{numbers}, sure to {noise:.1%} with so many questions",
+            f"{numbers}, certain to {noise:.1%} with so many questions",
         )
     yield from _doubtful(rows)
 
@@ -123,7 +123,7 @@ def _trained(one: Sequence[Row], other: Sequence[Row], paper: float) -> str:
 
 
 def _compared(claim: str, verdict: Verdict, wanted: Sequence[Verdict], numbers: str) -> str:
-    """A claim of the paper, and how it is here."""
+    """A claim of the paper, and the verdict here."""
     if verdict == "open":
         return f'undecided here (the paper: "{claim}"): {numbers}'
     return f'{"as in" if verdict in wanted else "UNLIKE"} the paper ("{claim}"): here {numbers}'

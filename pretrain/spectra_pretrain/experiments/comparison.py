@@ -37,13 +37,13 @@ class Comparison(Experiment):
     """An experiment whose cells are runs of a lab; its settings are `TrainingSettings`."""
 
     cells: Callable[[Any], Iterator[Cell]]
-    """The runs, from its settings."""
+    """Lists the runs, from its settings."""
     claims: Callable[[Sequence[Row]], Iterator[str]]
-    """What the paper says, and what was measured."""
+    """Compares the paper's claims with the rows, in words."""
     curves: bool = False
     """Whether the figure draws every evaluation of the runs."""
     by_task: bool = False
-    """Whether the printed table has a column of every task."""
+    """Whether the printed table has a column for every task."""
 
     def run(
         self,
@@ -54,14 +54,15 @@ class Comparison(Experiment):
         device: str = "cpu",
         progress: Progress = silent,
     ) -> Outcome:
-        """Make every run that is not there yet, and write what was found.
+        """Make every missing run, and write the results.
+
+        If runs fail, the outcome says so, and no claim of the paper is compared at their ERR.
 
         Raises
         ------
         InputError
             When the folder cannot be written, another process writes to it, or something is
-            missing. Where runs fail, the outcome says so, and nothing is said of the paper where
-            they are missed.
+            missing.
         """
         lab = Lab(checkpoint, settings, settings.lab or folder, device, progress)
         cells = list(self.cells(settings))
@@ -81,23 +82,23 @@ class Comparison(Experiment):
         return replace(outcome, failed=tuple(failed.values()))
 
     def table(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows to print: of a method, over seeds."""
+        """The rows to print: one for each method, over seeds."""
         return list(by_task(rows) if self.by_task else over_seeds(rows, self.presentation.columns))
 
     def points(self, rows: Sequence[Row]) -> Iterator[Point]:
-        """Of every method its evaluations, or its last figures: means over seeds and tasks."""
+        """The evaluations or last figures of every method: means over seeds and tasks."""
         found: dict[tuple[Any, str], list[tuple[float, float]]] = {}
         for row in rows:
-            for place, x, y in self._evaluated(row):
-                found.setdefault((place, str(row["train"])), []).append((x, y))
+            for key, x, y in self._evaluated(row):
+                found.setdefault((key, str(row["train"])), []).append((x, y))
         for (_, label), points in found.items():
             xs, ys = zip(*points, strict=True)
             yield fmean(xs), fmean(ys), label
 
     def _evaluated(self, row: Row) -> Iterator[tuple[Any, float, float]]:
-        """What tells a point from the others of its run, and its x and y.
+        """The key of each point within its run, and its x and y.
 
-        An evaluation is told by its step: with every seed, a task's questions have other tokens.
+        The key of an evaluation is its step: with every seed, a task's questions have other tokens.
         """
         if not self.curves:
             x, y = row[self.presentation.x], row[self.presentation.y]
@@ -109,7 +110,7 @@ class Comparison(Experiment):
             yield evaluation["step"], evaluation["tokens"], math.exp(loss) if perplexity else loss
 
     def _claimed(self, rows: Sequence[Row], failed: Mapping[Cell, str]) -> Iterator[str]:
-        """What the paper claims of the ERRs at which every run reached its end."""
+        """The paper's claims at the ERRs at which every run finished."""
         lacking = {cell.err for cell in failed}
         for err in sorted(lacking):
             count = sum(cell.err == err for cell in failed)
@@ -125,13 +126,13 @@ def cells(
     methods: Sequence[str],
     tasks: Sequence[str | None] = (None,),
 ) -> Iterator[Cell]:
-    """A run of every method, on text or every task, with every seed."""
+    """A run for every method, on text or every task, with every seed."""
     for train, task, seed in product(methods, tasks, settings.seeds):
         yield Cell(err, train, seed, task)
 
 
 def _measured(lab: Lab, cells: Sequence[Cell]) -> tuple[list[Row], dict[Cell, str]]:
-    """The runs that reach their end, and why others did not."""
+    """The rows of runs that finish, and the reasons why others did not."""
     rows, failed = [], {}
     for done, cell in enumerate(cells):
         lab.progress(f"run {cell.name}", done, len(cells))

@@ -32,7 +32,7 @@ class Figure8Settings(OneErrSettings, LoraSettings, TaskSettings):
     """Name of the task."""
 
     def checks(self) -> list[Check]:
-        """What they must hold."""
+        """Checks of these options."""
         return [*super().checks(), *known_tasks(self.figure8_task)]
 
 

@@ -22,7 +22,7 @@ from spectra_data.errors import InputError
 from spectra_pretrain.experiments.settings import TrainingSettings
 
 EVALUATED = 16
-"""Windows or so of an evaluation."""
+"""Approximate number of windows per evaluation."""
 RESULT = "result.json"
 KEPT = (
     "steps", "tokens", "train_loss", "validation_loss", "validation_perplexity",
@@ -40,20 +40,20 @@ class Cell:
     train: str
     seed: int
     task: str | None = None
-    """Text where it is None."""
+    """Name of the task; None for text."""
 
     @property
     def name(self) -> str:
-        """Of its folder, before the hash."""
+        """Name of its folder, before the hash."""
         return f"{self.task or 'text'}-{self.err:g}-{self.train}-{self.seed}"
 
 
 class Lab:
-    """Makes what an experiment compares.
+    """Makes the checkpoints and runs that an experiment compares.
 
-    Every run is a process of its own, by the command `spectra finetune`, so that its peak of memory
-    is its own; a run that was killed is resumed. What is made lies under a name with a hash of all
-    that it depends on, so that experiments share a folder and what they have in common.
+    Every run is a process of its own, by the command `spectra finetune`, so that its peak memory is
+    its own; a killed run is resumed. The name of each result has a hash of all that it depends on,
+    so that experiments can share a folder and what they have in common.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Lab:
         return str(target)
 
     def require(self, cells: Sequence[Cell]) -> None:
-        """Require what runs will need, before the first of them.
+        """Require everything that runs will need, before the first of them.
 
         Raises
         ------
@@ -126,7 +126,7 @@ class Lab:
         return key | row
 
     def _finetuned(self, err: float, options: dict[str, Any], out: Path) -> Row:
-        """A run that is brought to its end."""
+        """The figures of a run, which is made or resumed until it finishes."""
         command = [sys.executable, "-m", "spectra.cli", "finetune", self.compressed(err)]
         command += [part for k, v in options.items() for part in (f"--{k}", str(v))]
         found = finished([*command, "--out", str(out), "--resume", "--json"], f"the run {out}")
@@ -161,7 +161,7 @@ class Lab:
 
 
 def _identity(address: str) -> str:
-    """Hash of a checkpoint with its tokenizer, and of what makes runs of it."""
+    """Hash of a checkpoint, its tokenizer, and the version of this package."""
     source = Source(address)
     origin = source.content or source.checkpoint.identity
     tokenizer: Any = source.tokenizer

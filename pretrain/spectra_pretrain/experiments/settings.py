@@ -1,4 +1,4 @@
-"""Options that several experiments that finetune have."""
+"""Options that experiments with finetuning share."""
 
 import math
 from abc import ABC, abstractmethod
@@ -14,30 +14,29 @@ from spectra_data.tasks import TASKS, load_splits
 
 @dataclass(frozen=True)
 class TrainingSettings(CalibrationSettings, ABC):
-    """What every run is made with."""
+    """Options of every run."""
 
     steps: int = 200
-    """Optimizer steps of every run. The paper's: 10 000 on text, 500 to 5000 on a task."""
+    """Optimizer steps of every run; the paper has 10 000 on text, 500 to 5000 on a task."""
     tuning_batch: int = 4
-    """Windows or questions of a step; a pass is of one window, or of all its questions."""
+    """Windows or questions per step; a pass has one window, or all questions of the step."""
     learning_rate: float = 3e-4
-    """Learning rate of every run, the same for all methods; the paper's: 5e-5 on text, 1e-4 on
-    tasks."""
+    """Learning rate of every run, for all methods; the paper has 5e-5 on text, 1e-4 on tasks."""
     compression: str = "svd"
-    """Method that LRCs are factored by: svd is WeLore's; whiten and fisher know activations."""
+    """Method that factors LRCs: svd is WeLore's; whiten and fisher use activations."""
     seeds: tuple[int, ...] = (0,)
-    """Seeds that every run is repeated with; what is said of the paper is said of means."""
+    """Seeds with which every run is repeated; the paper's claims are compared with means."""
     precision: str = "bfloat16"
     """Precision of the runs, bfloat16 or float32."""
     lab: Path | None = None
-    """Folder where checkpoints are compressed and finetuned, made once for all experiments that
-    name it; in --out by default."""
+    """Folder of compressed checkpoints and runs, shared by all experiments that name it;
+    in --out by default."""
 
     EVALUATIONS: ClassVar[int]
-    """Of a run, evenly over its steps."""
+    """Number of evaluations of a run, evenly over its steps."""
 
     def checks(self) -> list[Check]:
-        """What they must hold."""
+        """Checks of these options."""
         return [
             *super().checks(),
             *self.at_least_one("steps", "tuning_batch"),
@@ -54,7 +53,7 @@ class TrainingSettings(CalibrationSettings, ABC):
         ]
 
     def finetune_options(self, train: str, task: str | None) -> dict[str, Any]:
-        """Options of `spectra finetune` for a run, beside those that all runs have."""
+        """Options of `spectra finetune` for a run, in addition to those that all runs have."""
         return {
             "steps": self.steps,
             "seq-len": self.seq_len,
@@ -65,14 +64,14 @@ class TrainingSettings(CalibrationSettings, ABC):
 
     @abstractmethod
     def content(self, task: str | None) -> str:
-        """Hash of what a run is trained on."""
+        """Hash of the data that a run is trained on."""
 
     def to_dict(self) -> dict[str, Any]:
-        """For the written configuration; results do not depend on the lab."""
+        """Options for the written configuration; results do not depend on the lab."""
         return {name: value for name, value in super().to_dict().items() if name != "lab"}
 
     def _checks_of_calibration(self) -> list[Check]:
-        """Only what knows activations is calibrated."""
+        """Checks that options of calibration go with a method that uses activations."""
         knowing = ", ".join(method for method in METHODS if method != "svd")
         also = {"seed": ", and --seeds repeats runs"}
         return [
@@ -90,12 +89,12 @@ class TextSettings(TrainingSettings, DataSettings):
     """Runs on text."""
 
     train_data: str | None = None
-    """Text to finetune on, of which a part is held out for validation; --data by default."""
+    """Text to finetune on, a part of which is held out for validation; --data by default."""
 
     EVALUATIONS = 10
 
     def finetune_options(self, train: str, task: str | None) -> dict[str, Any]:
-        """Options of `spectra finetune` for a run, beside those that all runs have."""
+        """Options of `spectra finetune` for a run, in addition to those that all runs have."""
         own = {"data": self._text, "validation-fraction": 0.05, "micro-batch-size": 1}
         return super().finetune_options(train, task) | own
 
@@ -113,18 +112,18 @@ class TaskSettings(TrainingSettings):
     """Runs on tasks."""
 
     task_data: str = "data/tasks"
-    """Folder of the tasks' folders."""
+    """Folder that contains the tasks' folders."""
     questions: int = 64
-    """Test questions asked of every task."""
+    """Number of test questions of every task."""
 
     EVALUATIONS = 4
 
     def checks(self) -> list[Check]:
-        """What they must hold."""
+        """Checks of these options."""
         return [*super().checks(), *self.at_least_one("questions")]
 
     def finetune_options(self, train: str, task: str | None) -> dict[str, Any]:
-        """Options of `spectra finetune` for a run, beside those that all runs have."""
+        """Options of `spectra finetune` for a run, in addition to those that all runs have."""
         own = {"task": task, "task-data": self.task_data, "validation-fraction": 0.1}
         return super().finetune_options(train, task) | own | {"questions": self.questions}
 
@@ -141,7 +140,7 @@ class OneErrSettings(Settings):
     """Effective rank reduction of the compressed checkpoint."""
 
     def checks(self) -> list[Check]:
-        """What they must hold."""
+        """Checks of these options."""
         wrong = not 0 < self.tuning_err < 1
         return [*super().checks(), (wrong, "--tuning-err is above 0 and below 1")]
 
@@ -154,11 +153,11 @@ class LoraSettings(TrainingSettings):
     """Rank of LoRA's adapters."""
 
     def checks(self) -> list[Check]:
-        """What they must hold."""
+        """Checks of these options."""
         return [*super().checks(), *self.at_least_one("lora_rank")]
 
     def finetune_options(self, train: str, task: str | None) -> dict[str, Any]:
-        """Options of `spectra finetune` for a run, beside those that all runs have."""
+        """Options of `spectra finetune` for a run, in addition to those that all runs have."""
         own = {"lora-rank": self.lora_rank} if train == "lora" else {}
         return super().finetune_options(train, task) | own
 
@@ -171,11 +170,11 @@ class GaloreSettings(TrainingSettings):
     """Rank that GaLore projects gradients to."""
 
     def checks(self) -> list[Check]:
-        """What they must hold."""
+        """Checks of these options."""
         return [*super().checks(), *self.at_least_one("galore_rank")]
 
     def finetune_options(self, train: str, task: str | None) -> dict[str, Any]:
-        """Options of `spectra finetune` for a run, beside those that all runs have."""
+        """Options of `spectra finetune` for a run, in addition to those that all runs have."""
         own = {"galore-rank": self.galore_rank} if train == "galore" else {}
         return super().finetune_options(train, task) | own
 
@@ -183,7 +182,7 @@ class GaloreSettings(TrainingSettings):
 def distinct(field: str, values: tuple[Any, ...]) -> list[Check]:
     """Checks of a list of values."""
     wrong = not values or len(set(values)) < len(values)
-    return [(wrong, f"name one of {option(field)} at least, and none twice")]
+    return [(wrong, f"name at least one of {option(field)}, and none twice")]
 
 
 def known_tasks(*names: str) -> list[Check]:

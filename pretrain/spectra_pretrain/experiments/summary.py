@@ -1,4 +1,4 @@
-"""Runs over seeds and tasks, brought together: samples, and the rows of printed tables."""
+"""Summaries of runs over seeds and tasks: samples, and the rows of printed tables."""
 
 import math
 import statistics
@@ -24,22 +24,22 @@ class Sample:
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
+        """Mean over seeds."""
         return statistics.fmean(self.values)
 
     def against(self, other: "Sample", noise: float = 0.0) -> Verdict:
-        """How it is to another, seed by seed; open where nothing can be said.
+        """Compare it with another, seed by seed; open if nothing can be said.
 
-        From two seeds on by the 95 % interval of the mean difference (Student's t): level where it
-        lies within 1 %, below or above where it is all on one side. With one seed, by the
-        difference alone, which is open where it is under 1 %.
+        With two or more seeds, the 95 % interval of the mean difference decides (Student's t):
+        level if it lies within 1 %, below or above if it lies on one side. With one seed, the
+        difference alone decides, and is open if it is under 1 %.
 
         Parameters
         ----------
         other
             The same figure of another method, with the same seeds.
         noise
-            Difference up to which it is open all the same.
+            Difference up to which the verdict is open in any case.
         """
         differences = [a - b for a, b in zip(self.values, other.values, strict=True)]
         mean = statistics.fmean(differences)
@@ -70,7 +70,7 @@ def of(rows: Sequence[Row], train: str, err: float | None = None) -> list[Row]:
 
 
 def sample(rows: Sequence[Row], column: str) -> Sample:
-    """A column over seeds; of several tasks their mean with each seed."""
+    """A column over seeds; with several tasks, their mean for each seed."""
     seeds = dict.fromkeys(row["seed"] for row in rows)
     means = [
         statistics.fmean(float(row[column]) for row in rows if row["seed"] == seed)
@@ -80,23 +80,23 @@ def sample(rows: Sequence[Row], column: str) -> Sample:
 
 
 def measured(rows: Sequence[Row], column: str) -> float | None:
-    """The mean of a column; None where a run lacks it."""
+    """The mean of a column; None if a run lacks it."""
     values = [row[column] for row in rows]
     return None if None in values else statistics.fmean(values)
 
 
 def chance(higher: Sequence[Row], lower: Sequence[Row]) -> float:
-    """Up to which difference of mean accuracies over tasks so few questions say nothing.
+    """Difference of mean accuracies over tasks below which so few questions say nothing.
 
     The reach of the 95 % interval of the difference towards 0, from the Wilson intervals of both
-    (Newcombe 1998, method 10), of independent tasks. Every seed is asked the same questions, so
-    that they count once.
+    (Newcombe 1998, method 10), for independent tasks. Every seed has the same questions, so they
+    count once.
     """
     return math.hypot(_reach(higher, "accuracy_low"), _reach(lower, "accuracy_high"))
 
 
 def _reach(rows: Sequence[Row], side: str) -> float:
-    """From the mean accuracy over tasks to one side of its interval."""
+    """Distance from the mean accuracy over tasks to one side of its interval."""
     tasks = dict.fromkeys(row["task"] for row in rows)
     reaches = [
         statistics.fmean(row["accuracy"] - row[side] for row in rows if row["task"] == task)
@@ -106,21 +106,21 @@ def _reach(rows: Sequence[Row], side: str) -> float:
 
 
 def over_seeds(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[Row]:
-    """A row of every method and ERR: what seeds differ in as mean and deviation."""
+    """A row for every method and ERR: values that differ by seed as mean and deviation."""
     for err, train in dict.fromkeys((row["err"], row["train"]) for row in rows):
         mine = of(rows, train, err)
-        yield {column: _brought(mine, column) for column in columns if column != "seed"}
+        yield {column: _combined(mine, column) for column in columns if column != "seed"}
 
 
 def by_task(rows: Sequence[Row]) -> Iterator[Row]:
-    """A row of every method and ERR, as in the paper's table 5: accuracies by task, in percent."""
+    """A row for every method and ERR, as in the paper's table 5: accuracies by task, in percent."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     for err, train in dict.fromkeys((row["err"], row["train"]) for row in rows):
         mine = of(rows, train, err)
         row: Row = {"err": err, "train": train}
         for task in tasks:
-            asked = [r for r in mine if r["task"] == task]
-            row[task] = _percent(sample(asked, "accuracy")) if asked else None
+            of_task = [r for r in mine if r["task"] == task]
+            row[task] = _percent(sample(of_task, "accuracy")) if of_task else None
         whole = len(mine) == len(tasks) * len({r["seed"] for r in mine})
         yield row | {
             "mean": _percent(sample(mine, "accuracy")) if whole else None,
@@ -128,7 +128,7 @@ def by_task(rows: Sequence[Row]) -> Iterator[Row]:
         }
 
 
-def _brought(rows: Sequence[Row], column: str) -> object:
+def _combined(rows: Sequence[Row], column: str) -> object:
     values = [row[column] for row in rows]
     if None in values:
         return None

@@ -29,7 +29,7 @@ class Table4Settings(GaloreSettings, LoraSettings, TextSettings):
     """Effective rank reductions."""
 
     def checks(self) -> list[Check]:
-        """What they must hold."""
+        """Checks of these options."""
         wrong = not all(0 < err < 1 for err in self.tuning_errs)
         return [
             *super().checks(),
@@ -48,7 +48,7 @@ class Table5Settings(GaloreSettings, LoraSettings, TaskSettings):
     """Names of the tasks."""
 
     def checks(self) -> list[Check]:
-        """What they must hold."""
+        """Checks of these options."""
         wrong = not all(0 <= err < 1 for err in self.task_errs)
         return [
             *super().checks(),

@@ -1,4 +1,4 @@
-"""Batches of a downstream task: questions with their answers, of which the answers are learnt."""
+"""Batches of a downstream task: questions with answers, of which only the answers are learnt."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ class Answered:
 
     tokens: tuple[int, ...]
     labels: int
-    """How many of them, the last ones, are the answer's."""
+    """Number of tokens, at the end, that belong to the answer."""
 
 
 @dataclass(frozen=True)
 class AnswerBatches:
-    """Questions in an order of the seed's, anew every epoch."""
+    """Questions in an order drawn from the seed, a new one every epoch."""
 
     examples: Sequence[Answered]
     seed: int
@@ -37,13 +37,13 @@ class AnswerBatches:
     def read(self, step: int) -> Batch:
         """See `Batches`."""
         numbers = np.arange(step * self.size, (step + 1) * self.size)
-        epochs, places = np.divmod(numbers, len(self.examples))
+        epochs, positions = np.divmod(numbers, len(self.examples))
         orders = {
             int(e): np.random.default_rng([self.seed, int(e)]).permutation(len(self.examples))
             for e in np.unique(epochs)
         }
         return padded(
-            [self.examples[orders[int(e)][p]] for e, p in zip(epochs, places, strict=True)]
+            [self.examples[orders[int(e)][p]] for e, p in zip(epochs, positions, strict=True)]
         )
 
 
@@ -53,7 +53,7 @@ class AnswerValidation:
 
     examples: Sequence[Answered]
     size: int
-    """Of a batch."""
+    """Questions per batch."""
 
     def batches(self) -> Iterator[Batch]:
         """See `Validation`."""
@@ -62,7 +62,7 @@ class AnswerValidation:
 
     @staticmethod
     def of(examples: Sequence[Answered], tokens: int, size: int) -> "AnswerValidation":
-        """The first questions, of so many tokens together; one at least."""
+        """The first questions, with at most `tokens` tokens together; at least one."""
         ends = np.cumsum([len(example.tokens) for example in examples])
         return AnswerValidation(examples[: max(1, int(np.sum(ends <= tokens)))], size)
 
@@ -70,16 +70,16 @@ class AnswerValidation:
 def answered(
     examples: Sequence[Example], tokenizer: "PreTrainedTokenizerFast", length: int
 ) -> list[Answered]:
-    """Questions with their answers, as tokens: the answer follows the prompt and a blank.
+    """Questions with their answers, as tokens: the answer follows the prompt and a space.
 
     Parameters
     ----------
     examples
-        Of a task.
+        Examples of a task.
     tokenizer
         Puts its own tokens at the beginning of a prompt; its end token ends an answer.
     length
-        The most tokens; of a longer prompt the end is kept, as where questions are asked.
+        Largest number of tokens; a longer prompt keeps its end, as in evaluation.
 
     Raises
     ------
@@ -100,20 +100,20 @@ def answered(
 
 
 def written(answer: str) -> str:
-    """An answer as a sentence has it: `True`, `No`, `B`, `12`."""
+    """An answer as in a sentence: `True`, `No`, `B`, `12`."""
     return answer.capitalize() if answer.isalpha() else answer
 
 
 def held_out(examples: Sequence[Example], share: float, seed: int) -> tuple[list[Example], ...]:
-    """Those to train on, in their order, and those to validate on, as the seed draws them.
+    """Examples to train on, in their order, and examples to validate on, drawn from the seed.
 
     Raises
     ------
     InputError
-        When there are fewer than two: each part has one at least.
+        When there are fewer than two: each part needs at least one.
     """
     if len(examples) < 2:
-        raise InputError("a task needs two training questions at least, one to validate on")
+        raise InputError("a task needs at least two training questions, one to validate on")
     order = np.random.default_rng(seed).permutation(len(examples))
     count = min(len(examples) - 1, max(1, round(share * len(examples))))
     apart = order[:count].tolist()

@@ -1,4 +1,4 @@
-"""The checkpoint that is finetuned: its model, tokenizer, and rank map where it is compressed."""
+"""The checkpoint that is finetuned: its model, tokenizer, and rank map if it is compressed."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Origin:
-    """What tells a checkpoint from any other."""
+    """Identity of a checkpoint."""
 
     identity: str
-    """See `Checkpoint.identity`; that of a copy is another."""
+    """See `Checkpoint.identity`; a copy has another."""
     content: str | None
     """See `content_of`."""
 
     @staticmethod
     def of(source: Source, before: "Origin | None" = None) -> "Origin":
-        """A checkpoint's; its files are read only where their sizes and dates are others."""
+        """The origin of a checkpoint; its files are read only if sizes or dates differ."""
         identity = source.checkpoint.identity
         if before is not None and before.identity == identity:
             return before
@@ -55,25 +55,25 @@ class BaseModel:
 
     @cached_property
     def source(self) -> Source:
-        """Where it lies, and what is there."""
+        """Address and contents."""
         return Source(self.address)
 
     @cached_property
     def rank_map(self) -> RankMap | None:
-        """Of a compressed checkpoint."""
+        """Rank map of a compressed checkpoint; None for any other."""
         return self.source.compressed.rank_map if self.source.is_compressed else None
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerFast":
-        """The one that was named, or its own."""
+        """The named tokenizer, or the checkpoint's own."""
         return tokenizer_of(self.source, self.named_tokenizer)
 
     def model(self) -> Any:
-        """A fresh copy, in the numbers that it is stored in; a GGUF file's in float32."""
+        """A fresh copy of the model in its stored precision; from a GGUF file, in float32."""
         dtype: torch.dtype | str = torch.float32 if self.source.is_gguf else "auto"
         return load_whole(self.source, dtype).model
 
     @property
     def stored(self) -> torch.dtype:
-        """What its weights are saved as again."""
+        """Precision in which its weights are saved again."""
         return self.source.dtype

@@ -1,11 +1,11 @@
 """Finetune a checkpoint through its low-rank components, or by any of the paper's baselines.
 
 On text (continual finetuning, the paper's table 8 by default) or on a downstream task (--task, its
-table 9). Before the first step a table says what is trained and what it takes in memory. Writes
-DIR/model/, a (compressed) checkpoint again, or DIR/adapter/ with only what has changed;
-DIR/spectra.zarr (the recording, with the rank map), DIR/checkpoints/, DIR/finetune.json (every
-option, to pass back by --config). Ctrl-C finishes the step, saves a checkpoint and exits; --resume
-goes on from there, bit for bit.
+table 9). Before the first step a table shows what is trained and its memory. Writes DIR/model/, a
+(compressed) checkpoint again, or DIR/adapter/ with only what has changed; DIR/spectra.zarr (the
+recording, with the rank map), DIR/checkpoints/, DIR/finetune.json (every option, as a file for
+--config). Ctrl-C finishes the step, saves a checkpoint and exits; --resume continues from there,
+bit for bit.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from spectra_pretrain.launch import CommandOptions, TrainingCommand
 PLACES = {
     "spectra.zarr": "gradients and singular values, with the rank map",
     "model": "the finetuned checkpoint",
-    "adapter": "what has changed; loaded like a checkpoint, beside its base",
+    "adapter": "what has changed; loaded like a checkpoint, together with its base",
     "checkpoints": "to resume from",
     "finetune.json": "every option, for --config",
 }
@@ -39,7 +39,7 @@ class Command(CommandOptions):
 
 
 def _job(options: FinetuneOptions) -> Any:
-    from spectra_pretrain.finetuning.run import Finetuning  # which takes seconds to import
+    from spectra_pretrain.finetuning.run import Finetuning  # takes seconds to import
 
     return Finetuning(options)
 

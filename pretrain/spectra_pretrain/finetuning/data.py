@@ -1,4 +1,4 @@
-"""What a finetuning run learns from: text, or a task's questions with their answers."""
+"""The data of a finetuning run: text, or a task's questions with their answers."""
 
 from pathlib import Path
 
@@ -29,21 +29,21 @@ from spectra_pretrain.preparation import Data
 def read_data(
     options: FinetuneOptions, base: BaseModel, out: Path, latest: Path | None, console: Console
 ) -> Data:
-    """What the options name, cut into batches.
+    """The data that the options name, in batches.
 
     Parameters
     ----------
     options, base
-        The run's, and the checkpoint with its tokenizer.
+        The options of the run, and the checkpoint with its tokenizer.
     out, latest
-        The run's folder, and the checkpoint to go on from.
+        The run's folder, and the checkpoint to resume from.
     console
-        For what takes time.
+        Console that shows progress.
 
     Raises
     ------
     InputError
-        When it cannot be read, is too short, or is no longer what the run was begun with.
+        When it cannot be read, is too short, or is no longer what the run started with.
     """
     if options.task.task is not None:
         data = read_task(options, base, options.task.task)
@@ -90,7 +90,7 @@ def random_data(options: FinetuneOptions, vocab_size: int) -> Data:
 
 
 def read_task(options: FinetuneOptions, base: BaseModel, task: str) -> Data:
-    """A task's questions, cut into batches.
+    """A task's questions, in batches.
 
     Raises
     ------
@@ -98,13 +98,13 @@ def read_task(options: FinetuneOptions, base: BaseModel, task: str) -> Data:
         When its files cannot be read.
     """
     splits = load_splits(task, options.task.task_data)
-    asked = splits.test[: options.task.questions]
+    test_questions = splits.test[: options.task.questions]
     train, apart = held_out(splits.train, options.text.validation_fraction, options.seed)
     manifest = {
         "task": task,
         "training_questions": len(train),
         "validation_questions": len(apart),
-        "test_questions": len(asked),
+        "test_questions": len(test_questions),
         "key": splits.fingerprint()[:16],
         **({"note": splits.note} if splits.note else {}),
     }
@@ -118,8 +118,8 @@ def read_task(options: FinetuneOptions, base: BaseModel, task: str) -> Data:
         validation,
         padded(kept[: options.recorder.probe_size]),
         f"task {task}: {len(train):,} questions to train on (the run makes {epochs:.2f} epochs), "
-        f"{len(validation.examples):,} of {len(apart):,} held out for validation, {len(asked):,} "
-        f"asked at the end{'; ' if splits.note else ''}{splits.note}",
+        f"{len(validation.examples):,} of {len(apart):,} held out for validation, "
+        f"{len(test_questions):,} to test on{'; ' if splits.note else ''}{splits.note}",
         manifest,
-        asked,
+        test_questions,
     )

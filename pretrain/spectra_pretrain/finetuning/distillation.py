@@ -1,4 +1,4 @@
-"""Knowledge distillation: the teacher's predictions beside the text's own next tokens."""
+"""Knowledge distillation: the teacher's predictions in addition to the text's own next tokens."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from spectra_pretrain.finetuning.options import FinetuneOptions
 
 
 def learnt_from(options: FinetuneOptions, base: BaseModel, device: torch.device) -> "Distillation":
-    """The objective of learning from the teacher that is asked for.
+    """The objective of learning from the teacher that the options name.
 
     Raises
     ------
     InputError
-        When the teacher speaks of other tokens than the model that learns.
+        When the teacher has another vocabulary, or accepts fewer tokens than the run's windows.
     """
     chosen = options.distillation
     teacher = BaseModel(chosen.teacher or "")
@@ -31,7 +31,9 @@ def learnt_from(options: FinetuneOptions, base: BaseModel, device: torch.device)
     model = teacher.model().eval().requires_grad_(False)
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if longest is not None and options.batch.seq_len > longest:
-        raise InputError(f"the teacher takes {longest} tokens, not {options.batch.seq_len}")
+        raise InputError(
+            f"the teacher accepts {longest} tokens, not --seq-len {options.batch.seq_len}"
+        )
     dtype = torch.bfloat16 if options.precision == "bfloat16" else torch.float32
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
@@ -51,13 +53,13 @@ class Distillation:
     temperature: float
 
     def __call__(self, forward: Callable[..., Any], batch: Batch) -> torch.Tensor:
-        """The mean over the labels that count."""
+        """Mean loss over the labels that count."""
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         with torch.no_grad():
             taught = self.teacher(**inputs, use_cache=False).logits
         output = forward(**batch, use_cache=False)
         counts = batch["labels"][:, 1:] != -100
-        # rows above the tokenizer's tokens are padding, of which models have more or fewer
+        # rows above the tokenizer's tokens are padding, whose number differs by model
         shared = min(output.logits.shape[-1], taught.shape[-1])
         logits, taught = (one[:, :-1, :shared][counts] for one in (output.logits, taught))
         divergence = divergence_of(logits, taught, self.temperature)
@@ -71,9 +73,9 @@ def divergence_of(logits: torch.Tensor, taught: torch.Tensor, temperature: float
     Parameters
     ----------
     logits, taught
-        Of student and teacher, (tokens, vocabulary).
+        Logits of student and teacher, (tokens, vocabulary).
     temperature
-        T.
+        Temperature T.
     """
     student = F.log_softmax(logits.float() / temperature, dim=-1)
     teacher = F.log_softmax(taught.float() / temperature, dim=-1)

@@ -20,34 +20,33 @@ from spectra_pretrain.ways import OptimizerOptions, TrainedOptions
 
 @dataclass(frozen=True)
 class TextOptions:
-    """What continual finetuning reads."""
+    """Text of continual finetuning."""
 
     data: str = "pydocs"
-    """`pydocs` (documentation strings of the installed Python packages), a text / jsonl / json.gz /
-    parquet file or a folder of them, `c4`, or `hf:NAME`."""
+    """Corpus: `pydocs` (documentation strings of the installed Python packages),
+    `c4`, `hf:NAME`, or a text / jsonl / json.gz / parquet file or a folder of these."""
     text_field: str = "text"
     """Field or column that holds the text."""
     tokenizer: str | None = None
-    """Tokenizer to use; the checkpoint's own by default."""
+    """Tokenizer, by path or hub name; the checkpoint's own by default."""
     validation_fraction: float = 0.02
-    """Share of the text held out for validation; of a task, of its training questions."""
+    """Share of the text, or of a task's training questions, that is held out for validation."""
     max_tokens: int | None = None
-    """Tokens of the corpus to use; all by default, and of a hub's stream what the run needs."""
+    """Tokens of the corpus to use; by default all, or of a hub's stream as many as are needed."""
 
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """A downstream task in place of text; batch, length, steps and learning rate are then those of
-    the paper's table 9 by default.
+    """Downstream task instead of text; batch, length, steps and learning rate are then those of the
+    paper's table 9 by default.
     """
 
     task: Literal["commonsenseqa", "svamp", "boolq", "coinflip", "date", "strategyqa"] | None = None
-    """Task to learn: the model is trained on its answers, and asked the test questions at the
-    end."""
+    """Task to learn: the model is trained on its answers, and tested at the end."""
     task_data: str = "data/tasks"
-    """Folder of the tasks' folders, with the files that are published."""
+    """Folder that contains the tasks' folders, with the published files."""
     questions: int | None = None
-    """Number of test questions to ask, from the first on; all by default."""
+    """Number of test questions, from the first on; all by default."""
 
 
 @dataclass(frozen=True)
@@ -59,33 +58,33 @@ class TeacherOptions:
     distill_weight: float = 0.5
     """Share of the teacher's predictions in the loss; the rest is the text's own next tokens."""
     temperature: float = 2.0
-    """Number that both models' logits are divided by before they are compared."""
+    """Temperature that divides both models' logits before they are compared."""
 
 
 @dataclass(frozen=True)
 class SavingOptions:
-    """What the run leaves in DIR/model."""
+    """Result of the run."""
 
     save: Literal["checkpoint", "adapter"] = "checkpoint"
-    """Result to write: a whole (compressed) checkpoint, or DIR/adapter with only what has
-    changed."""
+    """Result to write: a whole (compressed) checkpoint in DIR/model,
+    or only what has changed in DIR/adapter."""
     save_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    """Precision of a whole checkpoint's weights; auto: as the checkpoint has them."""
+    """Precision of a whole checkpoint's weights; auto is that of the checkpoint it came from."""
 
 
 @dataclass(frozen=True)
 class FinetuneOptions(RunOptions):
-    """A finetuning run; the defaults are the paper's for continual finetuning (table 8)."""
+    """Options of a finetuning run; the defaults are the paper's for continual finetuning."""
 
     checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")] = ""
     """Checkpoint to finetune: a compressed one, a Hugging Face folder, or a hub name."""
     steps: int = 10_000
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     seed: int = 0
-    """Seed of everything that is drawn: adapters, the order of the data, the sketches, dropout."""
+    """Seed of everything random: adapters, the order of the data, the sketches, dropout."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """bfloat16 is autocast, with frozen weights in bfloat16; float32 computes and holds all weights
-    in float32."""
+    """Precision: bfloat16 is autocast, with frozen weights in bfloat16;
+    float32 computes and holds all weights in float32."""
     batch: BatchOptions = field(default_factory=lambda: BatchOptions(seq_len=1024, batch_size=1))
     optimizer: OptimizerOptions = field(
         default_factory=lambda: OptimizerOptions(learning_rate=5e-5, warmup=0.05)
@@ -109,7 +108,7 @@ class FinetuneOptions(RunOptions):
         )
 
     def own_checks(self) -> list[Check]:
-        """What further options must hold."""
+        """Checks of further options."""
         distillation, questions = self.distillation, self.task.questions
         return [
             *text_checks(self.text.validation_fraction, self.text.max_tokens),
@@ -129,7 +128,7 @@ class FinetuneOptions(RunOptions):
         ]
 
     def _idle(self) -> Iterator[Check]:
-        """Options that are given and would do nothing."""
+        """Checks for given options that would have no effect."""
         parts: tuple[tuple[Any, Sequence[str], bool, str], ...] = (
             (
                 self.distillation,
@@ -168,7 +167,7 @@ TABLE_9 = {
 
 
 def recipe(task: str | None) -> FinetuneOptions:
-    """The paper's recipe: of continual finetuning (table 8), or of a task (table 9)."""
+    """The paper's recipe for continual finetuning (table 8) or for a task (table 9)."""
     if task is None:
         return FinetuneOptions()
     return FinetuneOptions(

@@ -1,4 +1,4 @@
-"""What a finetuning run leaves: answers to the test questions, an adapter or a checkpoint."""
+"""Results of a finetuning run: accuracy on the test questions, an adapter or a checkpoint."""
 
 import shutil
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ def ask(
     options: FinetuneOptions,
     base: BaseModel,
     training: Training,
-    asked: Sequence[Example],
+    questions: Sequence[Example],
     console: Console,
 ) -> Summary:
-    """Accuracy on the test questions, by the model that is in memory."""
+    """Accuracy of the model in memory on the test questions."""
     name = options.task.task
     assert name is not None
     model = training.model.eval()
@@ -37,9 +37,9 @@ def ask(
             model,
             base.tokenizer,
             name,
-            asked,
+            questions,
             batch_size=options.batch.batch_size,
-            progress=lambda done, count: shown.update(f"asking {name}", done, count),
+            progress=lambda done, count: shown.update(f"testing on {name}", done, count),
         )
     low, high = found.interval
     return {
@@ -58,7 +58,7 @@ def ask(
 def write_result(
     options: FinetuneOptions, base: BaseModel, identity: str, trainee: Trainee, out: Path
 ) -> None:
-    """The adapter's folder, or the base checkpoint with what it changes, whole."""
+    """Write the adapter's folder, or the whole base checkpoint with the changes in it."""
     local = Path(base.address).expanduser()
     address = str(local.resolve()) if local.exists() else base.address
     adapter = out / "adapter"
@@ -77,9 +77,9 @@ def write_result(
             parameter.data = parameter.data.to(dtype)
     described: Any = getattr(fresh.config, "quantization_config", None)
     if hasattr(described, "compression"):
-        told = {"train": options.trained.train, "steps": options.steps, "seed": options.seed}
-        described.compression["finetuned"] = told
-    if base.source.is_gguf:  # what it was read from is no format to write
+        finetuned = {"train": options.trained.train, "steps": options.steps, "seed": options.seed}
+        described.compression["finetuned"] = finetuned
+    if base.source.is_gguf:  # GGUF is only read, not written
         fresh.hf_quantizer = None
         fresh.config.quantization_config = None
         del fresh.config.quantization_config

@@ -1,4 +1,4 @@
-"""A finetuning run from its options: checkpoint, method, data, and what it leaves."""
+"""A finetuning run from its options: checkpoint, method, data, and results."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -40,7 +40,7 @@ BASE = "base.json"
 
 
 def finetune(options: FinetuneOptions, out: Path, *, resume: bool = False) -> Summary:
-    """Finetune, record, and leave a run in `out`; see `spectra_pretrain.session.run`.
+    """Finetune and record a run in `out`; see `spectra_pretrain.session.run`.
 
     The folder gets spectra.zarr, checkpoints/, model/ or adapter/, finetune.json, data.json,
     summary.json.
@@ -49,7 +49,7 @@ def finetune(options: FinetuneOptions, out: Path, *, resume: bool = False) -> Su
 
 
 class Finetuning:
-    """A checkpoint that goes on learning."""
+    """The training of a checkpoint."""
 
     command = "finetune"
 
@@ -86,7 +86,7 @@ class Finetuning:
         def finish(out: Path) -> Summary:
             found: Summary = dict(sizes(groups))
             if options.task.task is not None:
-                found |= ask(options, base, training, data.asked, console)
+                found |= ask(options, base, training, data.test_questions, console)
             write_result(options, base, begun["checkpoint"]["identity"], trainee, out)
             return found
 
@@ -131,8 +131,8 @@ class Finetuning:
     def _training(
         self, base: BaseModel, trainee: Trainee, data: Data, device: torch.device
     ) -> Training:
-        taught = self.options.distillation.teacher is not None
-        objective = learnt_from(self.options, base, device) if taught else None
+        has_teacher = self.options.distillation.teacher is not None
+        objective = learnt_from(self.options, base, device) if has_teacher else None
         return training_of(
             self.options, trainee, data, device, objective=objective, from_checkpoint=True
         )
@@ -144,12 +144,14 @@ def trainee_of(options: FinetuneOptions, base: BaseModel, device: torch.device) 
     Raises
     ------
     InputError
-        When the checkpoint does not fit what is asked.
+        When the checkpoint does not fit the options.
     """
     model = base.model()
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if longest is not None and options.batch.seq_len > longest:
-        raise InputError(f"the model takes {longest} tokens, not --seq-len {options.batch.seq_len}")
+        raise InputError(
+            f"the model accepts {longest} tokens, not --seq-len {options.batch.seq_len}"
+        )
     rows = model.get_input_embeddings().weight.shape[0]
     if len(base.tokenizer) > rows:
         raise InputError(
@@ -162,7 +164,7 @@ def trainee_of(options: FinetuneOptions, base: BaseModel, device: torch.device) 
 def _same_beginning(
     options: FinetuneOptions, base: BaseModel, out: Path, latest: Path | None
 ) -> dict[str, Any]:
-    """What the options name by an address, which must be what the run began with."""
+    """Identities of what the options name by address, which must be those of the run's start."""
     begun = (read_json(out / BASE) if latest else None) or {}
     teacher = options.distillation.teacher
     sources = {"checkpoint": base.source, "teacher": Source(teacher) if teacher else None}
@@ -180,8 +182,8 @@ def _same_beginning(
             differing.append(options.trained.train)
     if differing:
         raise InputError(
-            f"{differing[0]} is no longer what {out} began with: put it back, or begin anew in "
-            "another --out"
+            f"{differing[0]} is no longer what {out} started with: restore it, or start a new run "
+            "in another --out"
         )
     return found
 
@@ -196,8 +198,8 @@ def _map_line(rank_map: RankMap) -> str:
 
 def _title(options: FinetuneOptions) -> str:
     optimizer = options.optimizer.optimizer
-    how = "" if optimizer == "adamw" else f" by {optimizer}"
-    return f"{options.trained.train}{how} of {_name(options)}"
+    update = "" if optimizer == "adamw" else f" by {optimizer}"
+    return f"{options.trained.train}{update} of {_name(options)}"
 
 
 def _name(options: FinetuneOptions) -> str:

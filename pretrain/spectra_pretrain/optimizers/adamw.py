@@ -1,4 +1,4 @@
-"""AdamW: torch's fused one; of bfloat16 weights, the one that rounds updates at random."""
+"""AdamW: torch's fused one; for bfloat16 weights, the one that rounds updates at random."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""The optimizer of a run, from its options and what is trained."""
+"""The optimizer of a run, from its options and the trained parameters."""
 
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
@@ -20,12 +20,11 @@ def optimizer_of(
     Parameters
     ----------
     options
-        Of the run.
+        Options of the run.
     parameters
-        All that are trained.
+        All trained parameters.
     matrices
-        The identities of those that may get a treatment of their own: matrices of blocks, and
-        factors of adapters.
+        Identities of those that an optimizer may take: matrices of blocks, and factors of adapters.
     """
     kind, settings = OPTIMIZERS[options.optimizer.optimizer], options.optimizer_settings
     taken = [p for p in parameters if id(p) in matrices and kind.takes(p, settings)]
@@ -43,7 +42,7 @@ def optimizer_of(
 
 
 def state_bytes(options: "RunOptions", parameter: torch.Tensor, *, is_matrix: bool) -> int:
-    """Bytes that the run's optimizer holds of a parameter."""
+    """Bytes that the run's optimizer holds for a parameter."""
     kind, settings = OPTIMIZERS[options.optimizer.optimizer], options.optimizer_settings
     taken = is_matrix and kind.takes(parameter, settings)
     if taken or kind.rest is None:

@@ -9,13 +9,13 @@ import torch
 class CombinedOptimizer(torch.optim.Optimizer):
     """Optimizers that step together.
 
-    Its groups are theirs, the very same dictionaries: a schedule that changes the one changes the
+    Its groups are theirs, the very same dictionaries: a schedule that changes one changes the
     other. Step hooks are called once, before the first steps and after the last.
 
     Parameters
     ----------
     optimizers
-        Of parameters that are not each other's.
+        Optimizers that share no parameters.
     """
 
     def __init__(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
@@ -40,11 +40,11 @@ class CombinedOptimizer(torch.optim.Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """Those of all, in order."""
+        """The states of all optimizers, in order."""
         return {"optimizers": [one.state_dict() for one in self.optimizers]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         for one, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
             one.load_state_dict(state)
         self.param_groups = [group for one in self.optimizers for group in one.param_groups]

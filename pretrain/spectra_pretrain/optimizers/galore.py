@@ -1,8 +1,8 @@
-"""GaLore: Adam in a subspace of the gradient that is chosen anew every so many steps.
+"""GaLore: Adam in a subspace of the gradient that is chosen again every so many steps.
 
-Source: Zhao et al. 2024, "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection";
-step by step what the package `galore-torch` does, whose Adam has its epsilon outside of the bias
-correction. The state holds tensors and numbers only.
+Source: Zhao et al. 2024, "GaLore: Memory-Efficient LLM Training by Gradient Low-Rank Projection".
+It follows the package `galore-torch` step by step, whose Adam has its epsilon outside of the bias
+correction. The state holds only tensors and numbers.
 """
 
 import math
@@ -29,10 +29,10 @@ class GaLoreAdamW(ParameterwiseOptimizer):
     Parameters
     ----------
     params
-        Groups; of those with ``rank``, matrices whose smaller side is larger are projected. They
+        Groups. In those with ``rank``, matrices whose smaller side is larger are projected; they
         may have ``every`` (steps between projections), ``scale`` and ``randomized``.
     lr, betas, eps, weight_decay
-        As of AdamW.
+        As in AdamW.
     """
 
     def __init__(
@@ -95,9 +95,9 @@ def basis_of(gradient: torch.Tensor, rank: int, randomized: bool = False) -> tor
     gradient
         (rows, cols).
     rank
-        How many.
+        Number of vectors.
     randomized
-        By subspace iteration from a random start, instead of the whole SVD.
+        Whether to use subspace iteration from a random start instead of the full SVD.
 
     Returns
     -------
@@ -117,28 +117,28 @@ def basis_of(gradient: torch.Tensor, rank: int, randomized: bool = False) -> tor
 
 
 def project(gradient: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
-    """(rows, rank) where rows >= cols, else (rank, cols)."""
+    """The gradient in the basis: (rows, rank) where rows >= cols, else (rank, cols)."""
     tall = gradient.shape[0] >= gradient.shape[1]
     return gradient @ basis.mT if tall else basis.mT @ gradient
 
 
 def project_back(direction: torch.Tensor, basis: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """(rows, cols)."""
+    """The direction as a matrix of the original shape: (rows, cols)."""
     return direction @ basis if shape[0] >= shape[1] else basis @ direction
 
 
 @dataclass(frozen=True)
 class GaLoreSettings(Settings):
-    """Of GaLore alone."""
+    """Options of GaLore alone."""
 
     galore_rank: int = 128
-    """Rank that gradients are projected to; matrices with a side that is no larger are not."""
+    """Rank to which gradients are projected, unless a side of the matrix is no larger."""
     galore_every: int = 200
     """Steps between new projections."""
     galore_scale: float = 0.25
-    """Factor of projected updates."""
+    """Scale of projected updates."""
     galore_projection: Literal["exact", "randomized"] = "exact"
-    """Leading singular vectors of the gradient by a whole SVD, or by a randomized one."""
+    """Computation of the gradient's leading singular vectors: a full SVD, or a randomized one."""
 
     def checks(self) -> list[Check]:
         """See `Settings`."""
@@ -155,7 +155,7 @@ def build(
     common: "OptimizerOptions",
     settings: GaLoreSettings,
 ) -> GaLoreAdamW:
-    """Projected and other parameters, each in a group."""
+    """GaLore over projected and other parameters, each in a group."""
     own = {
         "rank": settings.galore_rank,
         "every": settings.galore_every,
@@ -167,7 +167,7 @@ def build(
 
 
 def state_bytes(parameter: torch.Tensor, settings: GaLoreSettings, taken: bool) -> int:
-    """Two moments, and the basis where gradients are projected."""
+    """Two moments, and the basis if gradients are projected."""
     size = parameter.element_size()
     if not taken:
         return 2 * size * parameter.numel()

@@ -1,4 +1,4 @@
-"""The frame of an optimizer that updates one parameter after the other."""
+"""The base class of optimizers that update one parameter after another."""
 
 from collections.abc import Callable
 from typing import Any, overload

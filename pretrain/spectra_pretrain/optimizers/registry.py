@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 
 
 def nothing(parameter: "torch.Tensor", settings: Any) -> bool:
-    """No matrix gets a treatment of its own."""
+    """No matrix is treated in a special way."""
     return False
 
 
 @dataclass(frozen=True)
 class OptimizerKind:
-    """An optimizer: what it takes, what it makes, and what that holds in memory."""
+    """An optimizer: the matrices that it takes, how it is built, and the memory of its state."""
 
     build: "Build"
-    """From the matrices that it takes, the other parameters, the common options and its own to the
-    optimizer. Its state holds tensors and numbers only. A group's ``lr`` is its peak, which the
-    schedule multiplies."""
+    """Builds the optimizer from the matrices that it takes, the other parameters, the common
+    options and its own. Its state holds only tensors and numbers. A group's ``lr`` is its peak,
+    which the schedule multiplies."""
     state_bytes: "Callable[[torch.Tensor, Any, bool], int]"
-    """Bytes of a parameter's state, with its own options, and whether it is one that it takes."""
+    """Bytes of a parameter's state, from its own options and whether it takes the parameter."""
     takes: "Callable[[torch.Tensor, Any], bool]" = nothing
-    """Whether a matrix is one that it takes, with its own options."""
+    """Whether it takes a matrix, from its own options."""
     rest: str | None = None
-    """The optimizer of all other parameters; None where `build` takes them, too."""
+    """Name of the optimizer for all other parameters; None if `build` handles them, too."""
     settings: type[Settings] = Settings
-    """Its own options."""
+    """Class of its own options."""
     masters: tuple[str, ...] = ("float32",)
-    """The precisions of trained weights that it updates."""
+    """Precisions of trained weights that it updates."""
 
 
 OPTIMIZERS: Registry[OptimizerKind] = Registry(
@@ -46,7 +46,7 @@ OPTIMIZERS: Registry[OptimizerKind] = Registry(
     {
         "adamw": Entry("AdamW", "spectra_pretrain.optimizers.adamw:ADAMW"),
         "galore": Entry(
-            "Adam on gradients of matrices that are projected to a rank",
+            "Adam on gradients of matrices, projected to a low rank",
             "spectra_pretrain.optimizers.galore:GALORE",
         ),
     },

@@ -1,9 +1,9 @@
 """AdamW on bfloat16 weights whose updates are rounded at random, so that small ones are not lost.
 
 An update that is smaller than half the spacing of bfloat16 numbers, about 0.4 % of the weight,
-rounds away to nothing; rounded up or down with the probability of its place between the two
-neighbours, it is kept in the mean. Source: Gupta et al. 2015, "Deep Learning with Limited Numerical
-Precision".
+rounds away to nothing. Rounded up or down at random, with probabilities by its distance from the
+two neighbours, it is kept on average. Source: Gupta et al. 2015, "Deep Learning with Limited
+Numerical Precision".
 """
 
 import math
@@ -18,8 +18,8 @@ from spectra_pretrain.optimizers.parameterwise import ParameterwiseOptimizer
 class StochasticAdamW(ParameterwiseOptimizer):
     """AdamW, computed in float32 with float32 moments; weights and gradients are bfloat16.
 
-    The random numbers are torch's, so that a run which restores the random state goes on bit for
-    bit. Parameters of other dtypes are updated as AdamW does.
+    The random numbers are torch's, so that a run that restores the random state resumes bit for
+    bit. Parameters of other dtypes are updated as by AdamW.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class StochasticAdamW(ParameterwiseOptimizer):
         super().__init__(params, defaults)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As of any optimizer, which would round the moments to the weights' dtype."""
+        """Load a state without rounding its moments to the weights' dtype, as torch would."""
         super().load_state_dict(state_dict)
         saved = state_dict["state"]
         numbers = (i for group in state_dict["param_groups"] for i in group["params"])
@@ -67,10 +67,10 @@ class StochasticAdamW(ParameterwiseOptimizer):
 
 
 def rounded_at_random(x: torch.Tensor) -> torch.Tensor:
-    """float32 to bfloat16: to one of the two neighbours, in the mean to the number itself.
+    """Round float32 to bfloat16: to one of the two neighbours, on average to the number itself.
 
     A bfloat16 is the upper half of a float32: a random number is added to the lower half, which is
-    then cut off. What is not finite stays what it is.
+    then cut off. Values that are not finite do not change.
     """
     bits = x.contiguous().view(torch.int32)
     noise = torch.randint(1 << 16, bits.shape, dtype=torch.int32, device=x.device)

@@ -1,1 +1,1 @@
-"""What matrices of layers are made of while a model is trained: a file each, and the registry."""
+"""What a layer's matrix is made of during training: a file for each, and the registry of them."""

@@ -1,7 +1,7 @@
 """Adapters of `peft` over a checkpoint's linear layers, low-rank ones included.
 
 A low-rank layer is adapted as the two linear layers that it is made of, so that every method of
-`peft` applies, and what is merged is a layer of the same rank.
+`peft` applies, and merging makes a layer of the same rank.
 """
 
 import copy
@@ -30,19 +30,19 @@ APPLIED = ("exclude_modules", "layers_to_transform", "layers_pattern")
 PATTERNS = ("rank_pattern", "alpha_pattern")
 NOT_LINEAR = ("ADAPTION_PROMPT", "LN_TUNING", "TRAINABLE_TOKENS")
 INITS_OF_DATA = ("eva", "corda", "lora_ga")
-"""They would train as ordinary LoRA without it."""
+"""Initialisations that would be ordinary LoRA without data."""
 
 
 @dataclass(frozen=True)
 class LoraSettings(Settings):
-    """Of LoRA and DoRA alone."""
+    """Options of LoRA and DoRA alone."""
 
     lora_rank: int = 16
     """Rank of the adapters."""
     lora_alpha: float = 32.0
-    """Factor of the adapters' output, over their rank."""
+    """Numerator of the adapters' scale: their output is multiplied by alpha / rank."""
     lora_dropout: float = 0.0
-    """Share of the adapters' inputs that is dropped."""
+    """Share of the adapters' inputs that are dropped."""
 
     def checks(self) -> list[Check]:
         """See `Settings`."""
@@ -57,7 +57,7 @@ class LoraSettings(Settings):
 
 
 class AdaptedLayers:
-    """A model in which adapters are trained alone.
+    """A model in which only adapters are trained.
 
     Raises
     ------
@@ -74,19 +74,19 @@ class AdaptedLayers:
         except (TypeError, AttributeError, re.error) as error:
             reason = first_line(error)
             raise InputError(
-                f"{options.trained.train} is no peft configuration: {reason}"
+                f"{options.trained.train} is not a peft configuration: {reason}"
             ) from error
         model.requires_grad_(False)
         targets = [model.get_submodule(name) for name in config.target_modules]
-        for target in targets:  # what a method computes of the weights, it computes in float32
+        for target in targets:  # methods compute with these weights in float32
             target.weight.data = target.weight.data.float()
         weights = {name: model.get_submodule(name).weight for name in config.target_modules}
         before = {name: digest(weight) for name, weight in weights.items()}
         torch.manual_seed(options.seed)
         try:
             wrapped = peft.get_peft_model(model, config)
-        except Exception as error:  # of many kinds, by method
-            raise InputError(f"peft cannot adapt this model so: {first_line(error)}") from error
+        except Exception as error:  # many kinds, by method
+            raise InputError(f"peft cannot adapt this model: {first_line(error)}") from error
         if not any(p.requires_grad for p in wrapped.parameters()):
             raise InputError(f"{config.peft_type.value} trains nothing of this model")
         _require_mergeable(peft, wrapped, config)
@@ -126,7 +126,7 @@ class AdaptedLayers:
         if self._is_plain:
             save_peft(folder, base, identity, self.model)
             return
-        # what peft writes of other methods does not always load again
+        # what peft writes for other methods does not always load again
         model, changed = self._unloaded()
         tensors = {n: p.detach() for n, p in model.named_parameters() if id(p) in changed}
         save_changed(folder, base, identity, tensors)
@@ -136,7 +136,7 @@ class AdaptedLayers:
         return self._unloaded()[0]
 
     def _unloaded(self) -> tuple[Any, set[int]]:
-        """The model without adapters, and the identities of the weights that they are in now."""
+        """The model with merged adapters, and the identities of the weights that hold them now."""
         for parameter in self.model.parameters():
             if parameter.ndim > 1 and parameter.is_floating_point():
                 parameter.data = parameter.data.float()
@@ -166,7 +166,7 @@ def _config(peft: Any, options: "RunOptions", layers: dict[str, str]) -> Any:
         fields = _read(Path(trained.train))
     targets = fields.get("target_modules") or "all-linear"
     names = list(layers) if targets == "all-linear" else chosen(layers, targets)
-    # full names overrule what else peft would choose by, so it is applied here
+    # full names override peft's other filters, so these are applied here
     if excluded := fields.get("exclude_modules"):
         names = [name for name in names if name not in chosen(layers, excluded)]
     if (kept := fields.get("layers_to_transform")) is not None:
@@ -190,36 +190,36 @@ def _config(peft: Any, options: "RunOptions", layers: dict[str, str]) -> Any:
         fields = {"total_step": options.steps} | fields
     try:
         config = peft.PeftConfig.from_peft_type(**fields)
-    except Exception as error:  # of many kinds, by method
+    except Exception as error:  # many kinds, by method
         raise InputError(
-            f"{trained.train} is no peft configuration: {first_line(error)}"
+            f"{trained.train} is not a peft configuration: {first_line(error)}"
         ) from error
     if config.is_prompt_learning:
         raise InputError(
-            f"{config.peft_type.value} trains prompts, which no checkpoint holds: name adapters of "
-            "weights"
+            f"{config.peft_type.value} trains prompts, which a checkpoint cannot hold: choose "
+            "adapters of weights"
         )
     if config.peft_type.value in NOT_LINEAR:
         raise InputError(
-            f"{config.peft_type.value} trains no linear layers: name adapters of these, or choose "
-            "by --train"
+            f"{config.peft_type.value} trains no linear layers: choose adapters of these, or "
+            "another --train"
         )
     if (init := getattr(config, "init_lora_weights", None)) in INITS_OF_DATA:
         raise InputError(
-            f"init_lora_weights {init!r} looks at data first, which is not done here: choose "
-            "another, pissa or olora say"
+            f"init_lora_weights {init!r} needs data, which is not supported here: choose another, "
+            "e.g. pissa or olora"
         )
     config.target_modules = set(names)  # peft shortens long lists; ours are exact
     return config
 
 
 def _require_mergeable(peft: Any, wrapped: Any, config: Any) -> None:
-    """Require that what is trained can be written at the end: tried out on a copy of one layer."""
+    """Require that what is trained can be saved at the end, by trying it on a copy of one layer."""
     layer: Any = peft.tuners.tuners_utils.BaseTunerLayer
     adapted_layers = [module for module in wrapped.modules() if isinstance(module, layer)]
     refusal = (
-        f"adapters of {config.peft_type.value} cannot be merged into this model, so that no "
-        "checkpoint could be written"
+        f"adapters of {config.peft_type.value} cannot be merged into this model, so no checkpoint "
+        "could be written"
     )
     if not hasattr(wrapped.base_model, "merge_and_unload") or not adapted_layers:
         raise InputError(refusal)
@@ -227,12 +227,12 @@ def _require_mergeable(peft: Any, wrapped: Any, config: Any) -> None:
     try:
         with torch.no_grad():
             copy.deepcopy(smallest).merge()
-    except Exception as error:  # of many kinds, by method
+    except Exception as error:  # many kinds, by method
         raise InputError(f"{refusal}: {first_line(error)}") from error
 
 
 def _require_weights_alone(config: Any) -> None:
-    """Require that nothing but adapters of weights is trained: only these are saved merged."""
+    """Require that only adapters of weights are trained: nothing else is saved merged."""
     other = [
         name
         for name in ("modules_to_save", "trainable_token_indices")
@@ -251,7 +251,7 @@ def _read(path: Path) -> dict[str, Any]:
     fields = read_json(path)
     if not isinstance(fields, dict) or "peft_type" not in fields:
         raise InputError(
-            f"{path} is no peft configuration: it has no peft_type (LORA, ADALORA, RANDLORA, …)"
+            f"{path} is not a peft configuration: it has no peft_type (LORA, ADALORA, RANDLORA, …)"
         )
     return fields
 
@@ -259,13 +259,13 @@ def _read(path: Path) -> dict[str, Any]:
 def _of_parts(
     key: str, pattern: Mapping[str, Any], layers: Mapping[str, str], names: Iterable[str]
 ) -> dict[str, Any]:
-    """A pattern by names of matrices, as one by names of their linear layers."""
+    """A pattern by names of matrices, turned into one by names of their linear layers."""
     found: dict[str, Any] = {}
     for wanted, value in pattern.items():
         matching = re.compile(rf"(.*\.)?({wanted})$")
         own = [n for n in names if matching.match(n) or matching.match(layers[n])]
         if not own:
-            raise InputError(f"{key} names {wanted!r}, which is no target")
+            raise InputError(f"{key} names {wanted!r}, which is not a target")
         found |= dict.fromkeys(own, value)
     return found
 
@@ -273,7 +273,7 @@ def _of_parts(
 def _rewritten(
     wrapped: Any, weights: Mapping[str, torch.nn.Parameter], before: Mapping[str, bytes]
 ) -> dict[str, torch.nn.Parameter]:
-    """The frozen weights that preparing the adapters has changed, by their names now."""
+    """The frozen weights that preparing the adapters has changed, by their current names."""
     changed = {id(w) for name, w in weights.items() if digest(w) != before[name]}
     return {
         name: p
@@ -283,7 +283,7 @@ def _rewritten(
 
 
 class RankAllocation:
-    """AdaLoRA shares its ranks out anew while it is trained."""
+    """The ranks of AdaLoRA, which it reallocates during training."""
 
     HELD = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 

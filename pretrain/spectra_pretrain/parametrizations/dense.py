@@ -1,4 +1,4 @@
-"""Layers as they are, of which all or some are trained."""
+"""The model's own layers, of which all or some are trained."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +36,7 @@ class DenseLayers:
         """Do nothing."""
 
     def state(self) -> dict[str, Any]:
-        """Nothing."""
+        """See `Parametrized`; it is empty."""
         return {}
 
     def load_state(self, state: dict[str, Any], /) -> None:
@@ -57,7 +57,7 @@ def apply(model: Any, options: "RunOptions", kinds: Mapping[int, str]) -> DenseL
     Raises
     ------
     InputError
-        When the model has nothing of what is to be trained.
+        When the model has nothing to train.
     """
     wanted = _wanted(options.trained)
     for parameter in model.parameters():

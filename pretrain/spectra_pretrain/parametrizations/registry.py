@@ -1,4 +1,4 @@
-"""The parametrizations that `--train` names beside the model's own layers."""
+"""The parametrizations that `--train` names besides the model's own layers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ PEFT = "peft"
 
 
 class Parametrized(Protocol):
-    """A model whose layers are what a parametrization makes of them.
+    """A model with the layers of a parametrization.
 
-    A layer that holds its matrix in parts says what it is by `product` (see `spectra.composites`):
-    so the recorder, maps and reports know it as the matrix that it stands for.
+    A layer that holds its matrix in parts has a `product` (see `spectra.composites`), so that the
+    recorder, maps and reports see the matrix that it represents.
     """
 
     model: Any
-    """With the layers in it; its parameters say whether they are trained."""
+    """Model with the layers in it; its parameters say whether they are trained."""
     kept: tuple[str, ...]
-    """Names, in the model's state, of all that training or preparing it changes."""
+    """Names, in the model's state, of all tensors that training or preparing it changes."""
 
     def weights(self) -> "Mapping[Matrix, Weight]":
         """The effective weight of every matrix."""
@@ -37,11 +37,11 @@ class Parametrized(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """Tensors and numbers beside the model's own, for a checkpoint."""
+        """Tensors and numbers for a checkpoint, in addition to the model's own."""
         ...
 
     def load_state(self, state: dict[str, Any], /) -> None:
-        """Go on from what `state` gave."""
+        """Restore what `state` returned."""
         ...
 
     def save(self, folder: Path, base: str, identity: str, /) -> None:
@@ -58,25 +58,25 @@ class ParametrizationKind:
     """A parametrization: its options, and what replaces the layers."""
 
     apply: "Callable[[Any, RunOptions, Mapping[int, str]], Parametrized]"
-    """From a model, the options of the run and what every parameter is (`spectra_pretrain.kinds`)
-    to the model with its layers replaced, frozen where they are not trained."""
+    """Replaces the layers of a model, and freezes those that are not trained; also gets the options
+    of the run and the kind of every parameter (`spectra_pretrain.kinds`)."""
     settings: type[Settings] = Settings
-    """Its own options."""
+    """Class of its own options."""
 
 
 PARAMETRIZATIONS: Registry[ParametrizationKind] = Registry(
     "parametrization",
     {
-        DENSE: Entry("layers as they are", "spectra_pretrain.parametrizations.dense:DENSE"),
+        DENSE: Entry("the model's own layers", "spectra_pretrain.parametrizations.dense:DENSE"),
         "lora": Entry(
             "adapters on all linear layers of the blocks",
             "spectra_pretrain.parametrizations.adapters:LORA",
         ),
         "dora": Entry(
-            "LoRA with magnitudes of their own", "spectra_pretrain.parametrizations.adapters:DORA"
+            "LoRA with separate magnitudes", "spectra_pretrain.parametrizations.adapters:DORA"
         ),
         PEFT: Entry(
-            "adapters of a configuration of peft", "spectra_pretrain.parametrizations.adapters:PEFT"
+            "adapters of a peft configuration", "spectra_pretrain.parametrizations.adapters:PEFT"
         ),
     },
 )

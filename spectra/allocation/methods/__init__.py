@@ -1,1 +1,1 @@
-"""How ranks are chosen: a file for each method, and the registry of them."""
+"""Methods that choose ranks: one file per method, and their registry."""

@@ -14,14 +14,14 @@ from spectra.metrics.tails import power_law
 from spectra_data.errors import InputError
 
 SPREAD = 0.3
-"""Blocks lose 1 - this to 1 + this times the mean."""
+"""Spread of the loss: blocks lose 1 - spread to 1 + spread times the mean."""
 
 
 def alpha(candidates: Candidates, spread: float = SPREAD) -> ScaledRanks:
-    """Ranks as AlphaPruning has them.
+    """Ranks of AlphaPruning.
 
     The mean power-law exponent of a block's matrices is mapped linearly to [1 - spread,
-    1 + spread], which scales what the block's matrices lose.
+    1 + spread], the factor by which the block's matrices lose.
 
     Raises
     ------
@@ -36,8 +36,8 @@ def alpha(candidates: Candidates, spread: float = SPREAD) -> ScaledRanks:
     if not known.any():
         raise InputError("no block has a power law to fit: choose another method")
     means = np.where(known, means, means[known].mean())
-    place = scaled(means) * 2 * spread + 1 - spread
-    return removing(candidates, place[np.searchsorted(blocks, held)])
+    shares = scaled(means) * 2 * spread + 1 - spread
+    return removing(candidates, shares[np.searchsorted(blocks, held)])
 
 
 def _finite_mean(values: Doubles) -> float:

@@ -1,7 +1,7 @@
 r"""D-Rank: ranks in proportion to :math:`\sqrt{\text{effective rank} / \text{cost}}`, up to full.
 
-Source: D-Rank (layer-wise dynamic rank); the effective rank is that of Roy and Vetterli, the cost
-of a rank the sum of the matrix' sides.
+Source: D-Rank (layer-wise dynamic rank); the effective rank is that of Roy and Vetterli, and
+the cost of a rank is the sum of the matrix's sides.
 """
 
 import numpy as np
@@ -14,10 +14,10 @@ from spectra.metrics.ranks import effective_rank
 
 
 def d_rank(candidates: Candidates) -> ScaledRanks:
-    """Ranks as D-Rank has them."""
+    """Ranks of D-Rank."""
     full = candidates.full_ranks
     effective = np.array([float(effective_rank(c.values)) for c in candidates.each])
-    effective = np.maximum(np.nan_to_num(effective, nan=1.0), 1.0)  # of a zero matrix, too
+    effective = np.maximum(np.nan_to_num(effective, nan=1.0), 1.0)  # also for a zero matrix
     weights = np.sqrt(effective / (candidates.rows + candidates.cols))
     top = (full / weights).max()
     return ScaledRanks(lambda t: np.minimum(t * top * weights, full), full, candidates.names)

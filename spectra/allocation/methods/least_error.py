@@ -1,4 +1,4 @@
-"""The least summed error: of relative truncation errors, or of what truncation does to the loss."""
+"""The least summed error: relative truncation error, or expected change of the loss."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ from spectra.allocation.target import Target
 
 
 def prepare(pricing: Pricing, options: MethodOptions, *, squared: bool = False) -> Choose:
-    """See `AllocationMethod`; errors are squared ones for spectra that are weighted to one unit."""
+    """See `AllocationMethod`; errors are squared if spectra are weighted to one unit."""
     menus = Menus(pricing.candidates, storage=pricing.storage, align=pricing.align, squared=squared)
 
     def choose(target: Target) -> Chosen:

@@ -23,22 +23,22 @@ SPREAD = 0.08
 
 
 def owl(candidates: Candidates, outliers: Outliers, spread: float = SPREAD) -> ScaledRanks:
-    """Ranks as OWL has them: keep = 2·spread·(D - D_min)/(D_max - D_min), centred, plus 1 - s.
+    """Ranks of OWL: keep = 2·spread·(D - D_min)/(D_max - D_min), centred, plus 1 - s.
 
     Parameters
     ----------
     candidates
-        The matrices.
+        Matrices with their spectra.
     outliers
-        By the block's path, or its number where that tells blocks apart: D, the share of entries
-        with |W|·‖x‖ above 5 times the block's mean.
+        D, the share of entries with |W|·‖x‖ above 5 times the block's mean, by the block's path,
+        or by its number if that is unique.
     spread
         OWL's λ.
 
     Raises
     ------
     InputError
-        When a block has no share, or one beyond 0 to 1.
+        When a block has no share, or one outside [0, 1].
     """
     held = np.array([c.matrix.block for c in candidates.each])
     blocks = np.unique(held)
@@ -58,7 +58,7 @@ def owl(candidates: Candidates, outliers: Outliers, spread: float = SPREAD) -> S
 
 
 def _by_block(outliers: Outliers, blocks: list[str]) -> dict[str, float]:
-    """Shares by the blocks' paths, of those that are given by number, too."""
+    """Shares by path of the block, also if they are given by number."""
     numbers = {block.rpartition(".")[2]: block for block in blocks}
     if len(numbers) < len(blocks) and any(str(key) in numbers for key in outliers):
         first, second = sorted(blocks, key=lambda block: int(block.rpartition(".")[2]))[:2]

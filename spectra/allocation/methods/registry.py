@@ -1,4 +1,4 @@
-"""The methods that `--method` of `spectra allocate` names, and those that compression uses."""
+"""The methods of `spectra allocate --method`, and those that compression uses."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,23 +14,23 @@ DEFAULT = "welore"
 LOSS = "loss"
 Need = Literal["outliers", "statistics"]
 NEEDS: Mapping[Need, str] = {
-    "outliers": "the share of outliers of every layer, which takes activations: give outliers=",
-    "statistics": "spectra that statistics of a text have weighted: `spectra compress --budget` "
-    "makes them",
+    "outliers": "the share of outliers of every layer, which needs activations: pass outliers=",
+    "statistics": "spectra that are weighted by the statistics of a text: `spectra compress "
+    "--budget` makes them",
 }
-"""What a method can need beside the spectra, and how to give it."""
+"""Inputs that a method may need besides the spectra, and how to provide them."""
 Outliers = Mapping[str, float] | Mapping[int, float]
 """Shares of outliers, by the path of a block or its number."""
 
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """Settings of single methods; each reads its own."""
+    """Settings of individual methods; each reads its own."""
 
     normalisation: str = "minmax"
-    """How WeLore normalises singular values: ``minmax`` or ``max``."""
+    """Normalisation of singular values by WeLore: ``minmax`` or ``max``."""
     outliers: Outliers | None = None
-    """By block, the share of outliers (`spectra.calibration.outliers`)."""
+    """Share of outliers by block (`spectra.calibration.outliers`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +40,9 @@ class Chosen:
     ranks: Ranks
     """(matrix,)."""
     threshold: float | None = None
-    """The threshold behind them, of a method that has one."""
+    """Threshold behind the ranks; None if the method has none."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """What the map says of the method's own settings and result."""
+    """Settings and results of the method, for the map."""
 
 
 Choose = Callable[[Target], Chosen]
@@ -50,28 +50,29 @@ Choose = Callable[[Target], Chosen]
 
 @dataclass(frozen=True)
 class AllocationMethod:
-    """A method: what it takes, and how it comes from spectra to ranks."""
+    """A method: its targets and inputs, and how it turns spectra into ranks."""
 
     prepare: Callable[[Pricing, MethodOptions], Choose]
-    """From the matrices, and how they are stored, to a function that gives ranks for a target. Work
-    that is the same for all targets is done once, here."""
+    """Maps matrices and their storage to a function that returns ranks for a target. Does the work
+    that all targets share once."""
     targets: tuple[str, ...] = ("err", "budget")
-    """The kinds of targets that it takes."""
+    """Kinds of targets that it accepts."""
     needs: tuple[Need, ...] = ()
-    """What it needs beside the spectra."""
+    """Inputs that it needs besides the spectra."""
     lrcs_alone: bool = False
-    """Whether LRCs alone are factored, and N-LRCs stay whole; else all whose factors are smaller
-    than they are."""
+    """Whether only LRCs are factored, and N-LRCs stay whole; else every matrix is factored whose
+    factors are smaller than the matrix."""
     searched: tuple[str, ...] = ()
-    """Targets that take a search each, some hundred times as long: sliders have fewer of them."""
+    """Kinds of targets that need a search each, which takes some hundred times as long: sliders
+    have fewer of these."""
 
     def require(self, name: str, target: Target) -> None:
-        """Require a target that the method, which has this name, takes.
+        """Require a target that the method of this name accepts.
 
         Raises
         ------
         InputError
-            With those that it takes.
+            With those that it accepts.
         """
         if target.kind not in self.targets:
             other = KINDS[target.kind]
@@ -103,5 +104,5 @@ METHODS: Registry[AllocationMethod] = Registry(
 
 
 def offered(*given: Need) -> tuple[str, ...]:
-    """Names of the methods that need no more than this beside the spectra."""
+    """Names of the methods that need no other inputs besides the spectra."""
     return tuple(name for name in METHODS if set(METHODS[name].needs) <= set(given))

@@ -1,9 +1,8 @@
-"""Ranks that grow together along one scale, which most methods are.
+"""Ranks that grow together along one scale, as in most methods.
 
-A family gives every matrix a real-valued rank that rises with the scale t; ranks are those rounded.
-A target is met by the largest scale that stays within it, and what rounding leaves over is given to
-matrices one rank at a time, in the order of their names: the order in which they are handed over
-changes nothing.
+A family maps the scale t to a real-valued rank of every matrix, which rises with t and is rounded.
+A target is met by the largest scale within it. What rounding leaves over is added one rank at a
+time, in the order of the matrices' names, so that the order of the input does not matter.
 """
 
 from collections.abc import Callable
@@ -27,24 +26,24 @@ class ScaledRanks:
     """Ranks along a scale from 0 to 1."""
 
     wanted: Callable[[float], Doubles]
-    """Real-valued ranks at a scale: (matrix,), each rising with it."""
+    """Real-valued ranks at a scale: (matrix,), each rising with the scale."""
     full_ranks: Ranks
     names: list[str]
 
     def ranks(self, scale: float) -> Ranks:
-        """Rounded, from 1 to the full rank."""
+        """Ranks at a scale, rounded, from 1 to the full rank."""
         rounded = np.floor(self.wanted(scale) + 0.5).astype(np.int64)
         return np.clip(rounded, 1, self.full_ranks)
 
     def largest_within(self, measure: Measure, limit: float) -> Ranks | None:
-        """The largest ranks whose measure stays within a limit; None where none do.
+        """The largest ranks whose measure stays within a limit; None if there are none.
 
         Parameters
         ----------
         measure
-            Of ranks; rises with each of them.
+            Function of the ranks that rises with each of them.
         limit
-            Not to be exceeded.
+            Largest value allowed.
         """
         if measure(self.ranks(1.0)) <= limit:
             return self.ranks(1.0)
@@ -73,11 +72,11 @@ def along(pricing: Pricing, family: ScaledRanks, of_budget: ScaledRanks | None =
     Parameters
     ----------
     pricing
-        The matrices, and how they are stored.
+        Matrices, and how they are stored.
     family
-        The ranks.
+        Family of ranks.
     of_budget
-        Another family for budgets.
+        Family of ranks for budgets; the same by default.
     """
     full = pricing.candidates.full_ranks
     by_target = {"err": family, "budget": of_budget or family}
@@ -110,7 +109,7 @@ def uniform(candidates: Candidates) -> ScaledRanks:
 
 
 def uniform_parameters(candidates: Candidates, storage: str = DEFAULT_STORAGE) -> ScaledRanks:
-    """The same fraction of every matrix' parameters; whole at 1."""
+    """The same fraction of every matrix's parameters; whole at 1."""
     full = candidates.full_ranks
     rows, cols, rank_of = candidates.rows, candidates.cols, require_storage(storage).rank_of
 
@@ -123,14 +122,14 @@ def uniform_parameters(candidates: Candidates, storage: str = DEFAULT_STORAGE) -
 
 
 def removing(candidates: Candidates, shares: Doubles) -> ScaledRanks:
-    """What is removed of every matrix is in proportion to its share, up to everything.
+    """Ranks of which every matrix loses a fraction in proportion to its share, up to all.
 
     Parameters
     ----------
     candidates
-        The matrices.
+        Matrices with their spectra.
     shares
-        (matrix,), more than 0.
+        Shares, (matrix,), more than 0.
     """
     full = candidates.full_ranks
     most = 1 / shares.min()
@@ -140,6 +139,6 @@ def removing(candidates: Candidates, shares: Doubles) -> ScaledRanks:
 
 
 def scaled(values: Doubles) -> Doubles:
-    """Linearly to [0, 1]; one half where all are equal."""
+    """Values mapped linearly to [0, 1]; one half if all are equal."""
     spread = values.max() - values.min()
     return (values - values.min()) / spread if spread > 0 else np.full_like(values, 0.5)
