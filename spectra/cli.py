@@ -6,6 +6,8 @@ is run.
 """
 
 import contextlib
+import difflib
+import io
 import os
 import signal
 import sys
@@ -16,7 +18,7 @@ from typing import Any
 
 import spectra
 from spectra.checkpoint.notes import CheckpointNote
-from spectra_data.errors import InputError
+from spectra_data.errors import InputError, first_line, is_out_of_memory, printable
 
 COMMANDS = {
     "allocate": ("spectra.commands.allocate", "a rank map: the rank of every matrix"),
@@ -55,6 +57,9 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 failed, 2 wrong input."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whatever the locale cannot say is escaped
+            stream.reconfigure(errors="backslashreplace")
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
         return 0 if arguments else 2
@@ -63,25 +68,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
-        print(f"spectra: no command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(COMMANDS)}"
+        return _failed(f"spectra: no command {name!r}; {hint}", 2)
     try:
         with _notes_as_lines(name):
             return int(import_module(COMMANDS[name][0]).main(rest))
     except InputError as error:
-        print(f"spectra {name}: {error}", file=sys.stderr)
-        return 2
+        return _failed(f"spectra {name}: {error}", 2)
     except KeyboardInterrupt:
-        print(f"spectra {name}: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return _failed(f"spectra {name}: interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:
         # the reader of our output is gone; keep Python from complaining about it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:  # from the machine: a full disk, too few descriptors
         where = f"{error.filename}: " if error.filename else ""
-        print(f"spectra {name}: {where}{error.strerror or error}", file=sys.stderr)
-        return 1
+        return _failed(f"spectra {name}: {where}{error.strerror or error}", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return _failed(f"spectra {name}: out of memory: {first_line(error)}", 1)
+
+
+def _failed(line: str, status: int) -> int:
+    print(printable(line), file=sys.stderr)
+    return status
 
 
 @contextlib.contextmanager
@@ -96,7 +108,7 @@ def _notes_as_lines(command: str) -> Iterator[None]:
                 shown(message, category, *where)
             elif str(message) not in said:
                 said.add(str(message))
-                print(f"spectra {command}: {message}", file=sys.stderr)
+                print(printable(f"spectra {command}: {message}"), file=sys.stderr)
 
         warnings.simplefilter("always", CheckpointNote)
         warnings.showwarning = show  # type: ignore[assignment]

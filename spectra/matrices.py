@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ROLES = {f"{role}_proj": role for role in ("q", "k", "v", "o", "gate", "up", "down")}
 ROLES |= {"wq": "q", "wk": "k", "wv": "v", "wo": "o", "w1": "gate", "w3": "up", "w2": "down"}
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+LARGEST_SIDE = 1 << 40
+"""Entries along a dimension of a matrix; a file that states more is damaged."""
 _ATTENTION = re.compile(r"att", re.IGNORECASE)
 _BLOCK_INDEX = re.compile(r"\.(\d+)\.")
 

@@ -1,4 +1,12 @@
-"""The one error that a user can fix, and a one-line text of any other."""
+"""The one error that a user can fix, and texts of errors that fit in a line of a terminal."""
+
+import unicodedata
+
+_OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode's categories of control and format characters, halves of characters, line separators."""
+
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+"""Phrases of torch, whose allocators raise RuntimeError."""
 
 
 class InputError(ValueError):
@@ -12,3 +20,26 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the error's type if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice: Python's own, NumPy's or torch's."""
+    said = str(error)
+    return isinstance(error, MemoryError) or any(text in said for text in _OUT_OF_MEMORY)
+
+
+def printable(text: str) -> str:
+    r"""Text that a terminal shows and does not obey: control characters are escaped.
+
+    Line feeds and tabs stay.
+
+    >>> printable("a\x1b[2J")
+    'a\\x1b[2J'
+    """
+    obeyed = (c not in "\n\t" and unicodedata.category(c) in _OBEYED for c in text)
+    return "".join(ascii(c)[1:-1] if o else c for c, o in zip(text, obeyed, strict=True))
+
+
+def is_printable(name: str) -> bool:
+    """Whether a name can be shown in a line: no control characters, no halves of characters."""
+    return printable(name) == name and "\n" not in name and "\t" not in name

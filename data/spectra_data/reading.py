@@ -60,19 +60,28 @@ def read_text(path: str | Path) -> str:
         return Path(path).read_text(encoding="utf-8-sig")
 
 
-def read_json(path: str | Path) -> Any:
-    """What a JSON file holds.
+def read_json(path: str | Path, *, finite: bool = False) -> Any:
+    """What a JSON file holds; see `parse_json`.
 
     Raises
     ------
     InputError
         When it cannot be read, or is not JSON.
     """
-    return parse_json(read_text(path), str(path))
+    return parse_json(read_text(path), str(path), finite=finite)
 
 
-def parse_json(text: str | bytes, name: str) -> Any:
-    """What a JSON text holds; `name` says whose it is.
+def parse_json(text: str | bytes, name: str, *, finite: bool = False) -> Any:
+    """What a JSON text holds.
+
+    Parameters
+    ----------
+    text
+        The text, or its bytes in UTF-8.
+    name
+        Name of the text in messages.
+    finite
+        Whether to refuse NaN and Infinity, which Python writes although JSON has no word for them.
 
     Raises
     ------
@@ -80,11 +89,15 @@ def parse_json(text: str | bytes, name: str) -> Any:
         When it is not JSON, or nested too deeply to be meant.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_refused if finite else None)
     except RecursionError as error:
         raise InputError(f"{name} is not usable JSON: it is nested too deeply") from error
     except ValueError as error:
         raise InputError(f"{name} is not JSON: {first_line(error)}") from error
+
+
+def _refused(constant: str) -> None:
+    raise ValueError(f"it holds {constant}, which is not a number")
 
 
 def _reason(error: Exception) -> str:

@@ -19,6 +19,7 @@ from spectra.allocation.costs import (
 from spectra.allocation.methods.registry import METHODS
 from spectra.allocation.pricing import LRC_FACTOR
 from spectra.allocation.target import TARGETS, Target
+from spectra.matrices import LARGEST_SIDE
 from spectra.storages.registry import STORAGES
 from spectra.store.destination import write_result
 from spectra_data.errors import InputError
@@ -27,7 +28,11 @@ from spectra_data.reading import read_json
 
 SCHEMA = "spectra.rankmap/1"
 Kind = Literal["LRC", "N-LRC"]
-Count = Annotated[int, msgspec.Meta(ge=1)]
+Name = Annotated[str, msgspec.Meta(pattern=r"^(?!.*[\x00-\x1f\x7f-\x9f\ud800-\udfff])")]
+"""Text without control characters, which a terminal would obey."""
+Side = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_SIDE)]
+Parameters = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
+"""Numbers that every reader of JSON holds exactly."""
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 PositiveShare = Annotated[float, msgspec.Meta(gt=0, le=1)]
 
@@ -36,21 +41,21 @@ PositiveShare = Annotated[float, msgspec.Meta(gt=0, le=1)]
 class Module:
     """One matrix of a rank map."""
 
-    name: Annotated[str, msgspec.Meta(min_length=1)]
-    layer: Annotated[int, msgspec.Meta(ge=0)]
-    role: str
-    rows: Count
-    cols: Count
-    full_rank: Count
-    rank: Count
+    name: Annotated[Name, msgspec.Meta(min_length=1)]
+    layer: Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+    role: Name
+    rows: Side
+    cols: Side
+    full_rank: Side
+    rank: Side
     """Rank that the allocation chose."""
     kind: Kind
     factored: bool
     """Whether it is stored as factors instead of whole."""
     relative_error: Annotated[float, msgspec.Meta(ge=0, le=1.000001)]
     r"""Relative error of the stored form: :math:`\|W - W_r\|_F / \|W\|_F`; 0 if it is whole."""
-    params_dense: Count
-    params: Count
+    params_dense: Parameters
+    params: Parameters
     """Parameters as stored."""
 
 
@@ -58,7 +63,7 @@ class Module:
 class Model:
     """The checkpoint that a map was made for."""
 
-    name: str = ""
+    name: Name = ""
     revision: str | None = None
     """Commit on a hub."""
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")] | None = None
@@ -197,7 +202,7 @@ class RankMap:
         InputError
             When the file is missing, or not a valid rank map.
         """
-        fields = read_json(path)
+        fields = read_json(path, finite=True)
         try:
             return cls.from_dict(fields)
         except InputError as error:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from spectra.checkpoint.folder import Folder, RangedFile
+from spectra.checkpoint.gguf_header import require_header
 from spectra.checkpoint.tensors import StoredTensor
 from spectra_data.errors import InputError
 from spectra_data.reading import reading
@@ -56,6 +57,7 @@ class GgufFile:
         if path is None:
             raise InputError(f"{file.name} is not on this machine: download it, and name that file")
         gguf = _gguf()
+        require_header(path)
         with reading(path.name):
             reader = gguf.GGUFReader(path)
             self.config = _config(reader)
@@ -115,6 +117,7 @@ def split_of(path: Path) -> Split:
     InputError
         When it cannot be read.
     """
+    require_header(path)
     with reading(path.name):
         fields = _gguf().GGUFReader(path).fields
     keys = ("split.no", "split.count", "split.tensors.count")

@@ -1,11 +1,13 @@
 """A safetensors file, read in ranges: the library of the format maps whole, local files only."""
 
+import math
 from typing import Any
 
 import torch
 
 from spectra.checkpoint.folder import RangedFile
 from spectra.checkpoint.tensors import FLOATS, INTEGERS, StoredTensor, require_readable
+from spectra.matrices import LARGEST_SIDE
 from spectra_data.errors import InputError
 from spectra_data.reading import parse_json
 
@@ -58,13 +60,15 @@ class SafetensorsFile:
             shape = tuple(int(side) for side in entry["shape"])
             start, end = (self._data + int(offset) for offset in entry["data_offsets"])
             stored = str(entry["dtype"])
-            if min(shape, default=0) < 0 or not self._data <= start <= end:
-                raise ValueError("negative sides or offsets")
-        except (KeyError, TypeError, ValueError) as error:
+            if not all(0 <= side < LARGEST_SIDE for side in shape):
+                raise ValueError("a side is negative, or too large for any matrix")
+            if not self._data <= start <= end:
+                raise ValueError("negative offsets")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise InputError(f"{file.name}: the header's entry of {name} is malformed") from error
         problem = None
         dtype = FLOATS.get(stored) or INTEGERS.get(stored)
-        if dtype is not None and end - start != torch.Size(shape).numel() * dtype.itemsize:
+        if dtype is not None and end - start != math.prod(shape) * dtype.itemsize:
             problem = f"{file.name}: {name} has {end - start} bytes, not those of {shape}"
         elif end > file.size:
             problem = (

@@ -5,6 +5,7 @@ each tensor, is read without the tensors; files from before torch 1.6 lack it an
 """
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from spectra_data.errors import InputError
 from spectra_data.reading import reading
 
 WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
+LARGEST_PICKLE = 100_000_000
+"""Bytes of the largest table of contents, as of the header of safetensors."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,16 @@ class TorchFile:
         self.tensors: dict[str, StoredTensor] = {}
         self.wrapped = False
         """Whether the tensors are nested in something else, e.g. a trainer's state."""
+        self._require_plain_archive()
         with FakeTensorMode():
             found = self._load()
         for name, tensor in found.items():
             stored = NAMES.get(tensor.dtype, str(tensor.dtype).removeprefix("torch."))
             shape = tuple(tensor.shape)
-            problem = None
+            problem = self._unreadable(name, tensor)
+            if problem is not None:
+                self.tensors[name] = StoredTensor(name, shape, stored, file.name, problem)
+                continue
             offset = getattr(tensor.untyped_storage(), "_checkpoint_offset", None)
             if offset is not None:
                 start = offset + tensor.storage_offset() * tensor.dtype.itemsize
@@ -72,6 +79,35 @@ class TorchFile:
             return None
         return f"{self._file.name} is truncated: {name} ends at byte {end}"
 
+    def _unreadable(self, name: str, tensor: torch.Tensor) -> str | None:
+        """Reason why a tensor has no values that can be read as they are; None if it has them."""
+        if tensor.layout != torch.strided:
+            kind = f"{str(tensor.layout).removeprefix('torch.')} tensor"
+        elif tensor.is_quantized:
+            kind = "quantized tensor"
+        elif tensor.device.type == "meta":
+            kind = "tensor without values"
+        else:
+            return None
+        return f"{self._file.name}: {name} is a {kind}: save it as a dense one"
+
+    def _require_plain_archive(self) -> None:
+        """Refuse an archive that torch did not write: compressed, or with an endless contents."""
+        name = self._file.name
+        self._file.stream.seek(0)
+        with reading(name):
+            try:
+                entries = zipfile.ZipFile(self._file.stream).infolist()
+            except zipfile.BadZipFile:  # from before torch 1.6, or damaged
+                return
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise InputError(f"{name} is compressed, unlike torch's files: save it with torch.save")
+        for entry in entries:
+            if entry.filename.endswith("/data.pkl") and entry.file_size > LARGEST_PICKLE:
+                raise InputError(
+                    f"{name} is damaged: its table of contents has {entry.file_size} bytes"
+                )
+
     def _load(self) -> dict[str, torch.Tensor]:
         self._file.stream.seek(0)
         name = self._file.name
@@ -84,16 +120,23 @@ class TorchFile:
                     f"{name} holds more than tensors and is not unpickled: "
                     "save its weights as safetensors"
                 ) from error
+            if isinstance(error.__cause__, NotImplementedError):
+                raise InputError(
+                    f"{name} holds tensors of a kind that is not read, such as quantized ones: "
+                    "save them as dense tensors"
+                ) from error
             # a truncated file fails in many ways, by the place where it ends
             if self._file.local and isinstance(
                 error.__cause__, OSError | EOFError | RuntimeError | ValueError
             ):
                 raise InputError(f"{name} is truncated, or not a file of torch") from error
             raise
+        seen: set[int] = set()
         while isinstance(loaded, Mapping):
             inner = [key for key in WRAPPERS if isinstance(loaded.get(key), Mapping)]
-            if not inner:
+            if not inner or id(loaded) in seen:
                 break
+            seen.add(id(loaded))
             loaded = loaded[inner[0]]
             self.wrapped = True
         if not isinstance(loaded, Mapping):
