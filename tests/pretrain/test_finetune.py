@@ -188,7 +188,7 @@ def test_an_adapter_moves_with_its_base(checkpoints, inputs, tmp_path):
     (there / "base").rename(there / "other")
     again = load_whole(str(copied / "run/adapter")).model.state_dict()
     assert all(torch.equal(before[name], value) for name, value in again.items())
-    with pytest.raises(InputError, match="or its new place into"):
+    with pytest.raises(InputError, match="or write its new"):
         load_whole(str(there / "run/adapter"))
 
 
@@ -368,7 +368,7 @@ def test_a_dry_run_of_a_task_measures_its_questions(checkpoints, shared, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_ctrl_c_while_questions_are_asked_loses_nothing(
+def test_ctrl_c_while_it_is_tested_loses_nothing(
     checkpoints, shared, tmp_path, monkeypatch, capsys
 ):
     arguments = coin_flips(checkpoints["factors"], shared)
@@ -385,7 +385,7 @@ def test_ctrl_c_while_questions_are_asked_loses_nothing(
     assert main([*arguments, "--resume"]) == 0
     said = capsys.readouterr()
     assert "coinflip: accuracy" in said.out
-    assert "asking coinflip: 2 of 2 questions" in said.err
+    assert "testing on coinflip: 2 of 2 questions" in said.err
 
 
 def test_the_command_prints_one_object_and_a_dry_run_writes_nothing(

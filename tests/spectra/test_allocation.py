@@ -446,7 +446,7 @@ def test_the_commands_report_what_scripts_rely_on(tmp_path, shared, capsys):
     assert main(owl) == 0
     shares.write_text("[]")
     assert main(owl) == 2
-    assert "no JSON object" in capsys.readouterr().err
+    assert "not a JSON object" in capsys.readouterr().err
 
 
 def test_values_normalised_by_min_and_max_run_from_one_to_zero():

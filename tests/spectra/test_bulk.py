@@ -115,5 +115,5 @@ def test_the_random_matrix_is_seeded():
 
 
 def test_a_level_that_is_no_share_is_refused():
-    with pytest.raises(ValueError, match="false spikes"):
+    with pytest.raises(ValueError, match="must be in"):
         bulk.mp_spikes(np.ones(3), 3, 3, level=0.9)

@@ -419,7 +419,7 @@ def test_the_command_prints_what_design_names(model, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--out", "c"], "name --map or --budget"),
+        (["--out", "c"], "name either --map or --budget"),
         (["--out", "c", "--budget", "1.5"], "a budget is a fraction"),
         (["--out", "c", "--budget", "0.001"], "cannot be reached"),
         (["--out", "c", "--map", "none.json"], "cannot read none.json"),

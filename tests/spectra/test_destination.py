@@ -157,7 +157,7 @@ def test_nothing_but_files_is_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="it is a pipe"):
         write_file(tmp_path / "pipe", b"")
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         make_folder(tmp_path / "pipe")
 
 
@@ -213,7 +213,7 @@ def test_two_processes_do_not_write_one_result(material, tmp_path, monkeypatch, 
 
 
 def test_a_refused_result_leaves_no_folder(material, tmp_path):
-    with pytest.raises(InputError, match="no compressed checkpoint"):
+    with pytest.raises(InputError, match="not a compressed checkpoint"):
         merge(str(material / "m"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "own").mkdir()

@@ -239,7 +239,7 @@ def test_a_measured_perplexity_is_added_to_the_scans_store(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name --data or --task"),
+        ([], "name either --data or --task"),
         (["--data", "nowhere.txt"], "nowhere.txt"),
         (["--task", "svamp", "--task-data", "nowhere"], "--task-data"),
         (["--data", "pydocs", "--windows", "0"], "--windows is at least 1"),

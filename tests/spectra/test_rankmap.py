@@ -180,7 +180,7 @@ def test_a_map_of_something_else_is_refused_with_the_differences(tmp_path, scann
     lines = str(caught.value).splitlines()
     assert lines[0].startswith("the rank map does not fit wider")
     down = "model.layers.0.mlp.down_proj"
-    assert f"  {down} is 32 x 64 in the checkpoint, and 32 x 48 in the map" in lines
+    assert f"  {down} is 32 x 64 in the checkpoint, but 32 x 48 in the map" in lines
     saved(tmp_path / "deeper", num_hidden_layers=3)
     with pytest.raises(InputError, match=r"layers\.2\..* is in the checkpoint, but not in the map"):
         require_fit(made, open_checkpoint(tmp_path / "deeper"))
