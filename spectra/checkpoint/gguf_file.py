@@ -117,9 +117,10 @@ def split_of(path: Path) -> Split:
     InputError
         When it cannot be read.
     """
+    gguf = _gguf()
     require_header(path)
     with reading(path.name):
-        fields = _gguf().GGUFReader(path).fields
+        fields = gguf.GGUFReader(path).fields
     keys = ("split.no", "split.count", "split.tensors.count")
     number, count, tensors = (_value(fields[k]) if k in fields else 0 for k in keys)
     return Split(int(number or 0), max(1, int(count or 1)), int(tensors or 0))

@@ -37,31 +37,33 @@ def require_header(path: Path) -> None:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             try:
                 _Header(content).check()
-            except (struct.error, _Malformed) as error:
+            except (struct.error, _MalformedError) as error:
                 raise InputError(f"{path.name} is damaged: {_reason(error)}") from error
 
 
-class _Malformed(Exception):
+class _MalformedError(Exception):
     pass
 
 
 def _reason(error: Exception) -> str:
-    return str(error) if isinstance(error, _Malformed) else "it ends inside its header"
+    return str(error) if isinstance(error, _MalformedError) else "it ends inside its header"
 
 
 class _Header:
     def __init__(self, content: mmap.mmap) -> None:
         if content[:4] != b"GGUF":
-            raise _Malformed("it does not begin as a GGUF file does")
+            raise _MalformedError("it does not begin as a GGUF file does")
         self._content, self._at, self._entries = content, 4, 0
         self._order = "<" if content[4:6] != b"\0\0" else ">"
 
     def check(self) -> None:
         if (version := self._number("I")) not in VERSIONS:
-            raise _Malformed(f"it has version {version}; {VERSIONS[0]} and {VERSIONS[1]} are read")
+            raise _MalformedError(
+                f"it has version {version}; {VERSIONS[0]} and {VERSIONS[1]} are read"
+            )
         tensors, fields = self._number("Q"), self._number("Q")
         if tensors * _LEAST_TENSOR + fields * _LEAST_FIELD > len(self._content):
-            raise _Malformed(f"it announces {tensors} tensors and {fields} fields")
+            raise _MalformedError(f"it announces {tensors} tensors and {fields} fields")
         for _ in range(fields):
             self._skip_string()
             self._skip_value(self._number("I"))
@@ -69,7 +71,7 @@ class _Header:
             self._skip_string()
             dimensions = self._number("I")
             if dimensions > MOST_DIMENSIONS:
-                raise _Malformed(f"a tensor has {dimensions} dimensions")
+                raise _MalformedError(f"a tensor has {dimensions} dimensions")
             self._skip(8 * dimensions + 4 + 8)
 
     def _number(self, kind: str) -> int:
@@ -80,7 +82,7 @@ class _Header:
     def _skip(self, count: int) -> None:
         self._at += count
         if self._at > len(self._content):
-            raise _Malformed("it ends inside its header")
+            raise _MalformedError("it ends inside its header")
 
     def _skip_string(self) -> None:
         self._skip(self._number("Q"))
@@ -97,7 +99,7 @@ class _Header:
         kind, count = self._number("I"), self._number("Q")
         self._entries += count
         if depth > LARGEST_DEPTH or self._entries > LARGEST_ARRAY:
-            raise _Malformed(f"its arrays have {self._entries} entries, at depth {depth}")
+            raise _MalformedError(f"its arrays have {self._entries} entries, at depth {depth}")
         if kind in (_STRING, _ARRAY):
             for _ in range(count):
                 self._skip_value(kind, depth)
@@ -106,5 +108,5 @@ class _Header:
 
     def _size(self, kind: int) -> int:
         if kind not in _SIZES:
-            raise _Malformed(f"it has a value of the unknown type {kind}")
+            raise _MalformedError(f"it has a value of the unknown type {kind}")
         return _SIZES[kind]

@@ -48,7 +48,10 @@ class SafetensorsFile:
             raise InputError(f"{name} is not a safetensors file: its header has {length} bytes")
         if 8 + length > size:
             raise InputError(f"{name} is truncated: it ends inside its header")
-        header = parse_json(bytes(self._file.read(8, length).numpy()), f"the header of {name}")
+        header = parse_json(
+            bytes(self._file.read(8, length).numpy()),
+            f"{name} is not a safetensors file: its header",
+        )
         if not isinstance(header, dict):
             raise InputError(f"{name} is not a safetensors file: its header is not a JSON object")
         self._data = 8 + length

@@ -40,7 +40,7 @@ class TorchFile:
         self.tensors: dict[str, StoredTensor] = {}
         self.wrapped = False
         """Whether the tensors are nested in something else, e.g. a trainer's state."""
-        self._require_plain_archive()
+        self._archive = self._is_archive()
         with FakeTensorMode():
             found = self._load()
         for name, tensor in found.items():
@@ -64,6 +64,8 @@ class TorchFile:
             if self._whole is None:
                 self._whole = self._load()
             whole = self._whole[name]
+            if whole.is_meta:
+                raise InputError(f"{self._file.name}: {name} is a tensor without values")
             return whole if first is None else whole[first]
         offset, stride = located.offset, located.stride
         if first is not None:
@@ -85,21 +87,27 @@ class TorchFile:
             kind = f"{str(tensor.layout).removeprefix('torch.')} tensor"
         elif tensor.is_quantized:
             kind = "quantized tensor"
-        elif tensor.device.type == "meta":
+        elif tensor.device.type == "meta" and self._archive:
             kind = "tensor without values"
         else:
             return None
         return f"{self._file.name}: {name} is a {kind}: save it as a dense one"
 
-    def _require_plain_archive(self) -> None:
-        """Refuse an archive that torch did not write: compressed, or with an endless contents."""
+    def _is_archive(self) -> bool:
+        """Whether it is an archive; False for files from before torch 1.6, and damaged ones.
+
+        Raises
+        ------
+        InputError
+            When torch did not write it: it is compressed, or its table of contents is too long.
+        """
         name = self._file.name
         self._file.stream.seek(0)
         with reading(name):
             try:
                 entries = zipfile.ZipFile(self._file.stream).infolist()
-            except zipfile.BadZipFile:  # from before torch 1.6, or damaged
-                return
+            except zipfile.BadZipFile:
+                return False
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
             raise InputError(f"{name} is compressed, unlike torch's files: save it with torch.save")
         for entry in entries:
@@ -107,6 +115,7 @@ class TorchFile:
                 raise InputError(
                     f"{name} is damaged: its table of contents has {entry.file_size} bytes"
                 )
+        return True
 
     def _load(self) -> dict[str, torch.Tensor]:
         self._file.stream.seek(0)

@@ -462,7 +462,7 @@ def test_folders_and_files_that_hold_no_checkpoint(tmp_path):
         open_checkpoint(tmp_path)
     edit = tmp_path / "config.json"
     edit.write_text("{")
-    with pytest.raises(InputError, match=r"config\.json is damaged"):
+    with pytest.raises(InputError, match=r"config\.json is not JSON"):
         open_checkpoint(tmp_path)
 
 
