@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from spectra_data.documents import DocumentSource, Skips
+from spectra_data.documents import DocumentSource, Skips, first_tokens, texts_of
 from spectra_data.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ def calibration_windows(
     """
     wanted, found = windows * length, 0
     documents: list[npt.NDArray[np.int64]] = []
-    for document in source.documents(Skips()):
-        tokens = np.asarray(tokenizer.encode(document), np.int64)
+    for texts in texts_of(source.pieces(Skips())):
+        tokens = np.asarray(first_tokens(texts, tokenizer.encode, wanted - found), np.int64)
         documents.append(tokens)
         found += len(tokens)
         if found >= wanted:

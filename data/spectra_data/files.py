@@ -1,25 +1,37 @@
 """Documents from local files: text, JSON lines (C4's format), JSON, parquet, plain or gzipped.
 
 A text file is one document; so is each line of JSON lines, each element of a JSON array and each
-row of a parquet file. Malformed lines are counted and skipped, so one bad line in a shard of C4
-costs only that line. A file that is not text at all is an error if the user named it, and is
-counted if it is in a folder that the user named.
+row of a parquet file. Text is read a piece at a time, so that the beginning of a large file costs
+no more than that of a small one. Malformed lines are counted and skipped, so one bad line in a
+shard of C4 costs only that line. A file that is not text at all is an error if the user named it,
+and is counted if it is in a folder that the user named.
 """
 
 import gzip
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from spectra_data.documents import Skips
+from spectra_data.documents import DocumentSource, Piece, Skips
 from spectra_data.errors import InputError
 from spectra_data.pointers import POINTER, WHAT, is_pointer
 
 SNIFFED_BYTES = 1 << 16
+PIECE_BYTES = 1 << 20
+"""Bytes of a text file that are read at once."""
+LARGEST_RECORD = 1 << 26
+"""Bytes of the longest line of JSON lines."""
+LARGEST_ARRAY = 1 << 28
+"""Bytes of the largest file that is one JSON array, which is read whole."""
+ROWS = 1024
+"""Rows of a parquet file that are read at once."""
+LARGEST_RATIO = 200
+"""Bytes that a compressed one may unpack to: text has 2 to 20, and 1000 are zeros."""
 
 
 class NotReadableError(Exception):
@@ -27,7 +39,7 @@ class NotReadableError(Exception):
 
 
 @dataclass(frozen=True)
-class FileSource:
+class FileSource(DocumentSource):
     """The documents of one file, or of every file below a folder in the order of their paths."""
 
     path: Path
@@ -66,17 +78,20 @@ class FileSource:
                 digest.update(hashlib.file_digest(f, "sha256").digest())
         return digest.hexdigest()
 
-    def documents(self, skips: Skips) -> Iterator[str]:
+    def pieces(self, skips: Skips) -> Iterator[Piece]:
         empty = True
         for file in self.files():
+            ends = True
             try:
-                for document in read_file(file, self.text_field, skips):
-                    empty = False
-                    yield document
+                for piece in read_file(file, self.text_field, skips):
+                    empty, ends = False, piece.ends
+                    yield piece
             except NotReadableError as error:
                 if file == self.path:
                     raise InputError(f"{file} {error}") from error
                 skips.add(file.name, str(error))
+                if not ends:
+                    yield Piece("")
         if empty:
             reasons = "; ".join(skips.lines()[:3])
             raise InputError(
@@ -84,7 +99,7 @@ class FileSource:
             )
 
 
-def read_file(file: Path, text_field: str, skips: Skips) -> Iterator[str]:
+def read_file(file: Path, text_field: str, skips: Skips) -> Iterator[Piece]:
     """Yield the documents of one file, in order, without the empty ones.
 
     Raises
@@ -96,16 +111,28 @@ def read_file(file: Path, text_field: str, skips: Skips) -> Iterator[str]:
         if is_pointer(f.read(len(POINTER))):
             raise NotReadableError(WHAT)
     try:
-        for document in _reader(file)(file, text_field, skips):
-            if not document.strip():
-                skips.add(file.name, "empty document")
-            elif _is_unicode(document):
-                yield document
-            else:
-                skips.add(file.name, "document with half a surrogate pair (replaced by ?)")
-                yield document.encode("utf-8", errors="replace").decode()
+        yield from _without_empty(_reader(file)(file, text_field, skips), file, skips)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise NotReadableError(f"cannot be decompressed to its end ({error})") from error
+
+
+def _without_empty(pieces: Iterator[Piece], file: Path, skips: Skips) -> Iterator[Piece]:
+    """The pieces of documents that are more than white space, as valid Unicode."""
+    blank: list[Piece] = []
+    begun = False
+    for piece in pieces:
+        if not _is_unicode(piece.text):
+            skips.add(file.name, "document with half a surrogate pair (replaced by ?)")
+            piece = Piece(piece.text.encode("utf-8", errors="replace").decode(), piece.ends)
+        if begun or piece.text.strip():
+            yield from blank
+            yield piece
+            blank, begun = [], not piece.ends
+        elif piece.ends:
+            skips.add(file.name, "empty document")
+            blank = []
+        else:
+            blank.append(piece)
 
 
 def _exists(path: Path) -> bool:
@@ -124,7 +151,7 @@ def _is_unicode(document: str) -> bool:
     return True
 
 
-def _reader(file: Path) -> Callable[[Path, str, Skips], Iterator[str]]:
+def _reader(file: Path) -> Callable[[Path, str, Skips], Iterator[Piece]]:
     suffixes = [s for s in file.suffixes if s != ".gz"]
     match suffixes[-1] if suffixes else "":
         case ".parquet":
@@ -137,15 +164,48 @@ def _reader(file: Path) -> Callable[[Path, str, Skips], Iterator[str]]:
             return _read_text
 
 
-def _open(file: Path) -> gzip.GzipFile | BufferedReader:
-    """Open plain or gzipped, by the first bytes rather than by the name."""
+def _unpacked(file: Path) -> gzip.GzipFile | BufferedReader:
     with file.open("rb") as f:
-        gzipped = f.read(2) == b"\x1f\x8b"
-    return gzip.open(file, "rb") if gzipped else file.open("rb")
+        packed = f.read(2) == b"\x1f\x8b"
+    return gzip.open(file, "rb") if packed else file.open("rb")
+
+
+class _Bytes:
+    """The bytes of a file, unpacked if its first bytes are gzip's, regardless of its name."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = _unpacked(file)
+        packed = isinstance(self._file, gzip.GzipFile)
+        most = max(LARGEST_RECORD, LARGEST_RATIO * file.stat().st_size)
+        self._most = most if packed else math.inf
+
+    def __enter__(self) -> "_Bytes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def read(self, count: int) -> bytes:
+        return self._plausible(self._file.read(count))
+
+    def lines(self) -> Iterator[bytes]:
+        while line := self._plausible(self._file.readline(LARGEST_RECORD + 1)):
+            if len(line) > LARGEST_RECORD:
+                raise NotReadableError(f"has a line of more than {LARGEST_RECORD:,} bytes")
+            yield line
+
+    def _plausible(self, content: bytes) -> bytes:
+        """Refuse an archive that no text makes: it would fill memory or take hours."""
+        if content and self._file.tell() > self._most:
+            raise NotReadableError(
+                f"unpacks to more than {LARGEST_RATIO} times its size, which is not text: unpack "
+                "it and look at it"
+            )
+        return content
 
 
 def _require_text(file: Path) -> None:
-    with _open(file) as f:
+    with _Bytes(file) as f:
         head = f.read(SNIFFED_BYTES)
     if b"\0" in head:
         raise NotReadableError(f"is not text: a zero byte at offset {head.index(0)}")
@@ -154,17 +214,42 @@ def _require_text(file: Path) -> None:
         raise NotReadableError(f"is not UTF-8 text: {invalid} invalid bytes in the first 64 kB")
 
 
-def _read_text(file: Path, text_field: str, skips: Skips) -> Iterator[str]:
+def _read_text(file: Path, text_field: str, skips: Skips) -> Iterator[Piece]:
     _require_text(file)
-    with _open(file) as f:
-        raw = f.read()
+    with _Bytes(file) as f:
+        encoding, rest = "utf-8-sig", b""
+        while block := f.read(PIECE_BYTES):
+            end = _last_cut(rest + block)
+            content, rest = (rest + block)[:end], (rest + block)[end:]
+            yield Piece(_decoded(content, encoding, file, skips), ends=False)
+            encoding = "utf-8"
+        yield Piece(_decoded(rest, encoding, file, skips))
+
+
+def _last_cut(content: bytes) -> int:
+    """Where a text is best cut: after a lone line feed, else before a blank or a character.
+
+    Tokenizers that split text at white space make of both sides the tokens of the whole.
+    """
+    half, at = len(content) // 2, len(content) - 1
+    while (at := content.rfind(b"\n", half, at)) > 0:
+        if not (content[at - 1 : at].isspace() or content[at + 1 : at + 2].isspace()):
+            return at + 1
+    if (blank := content.rfind(b" ", half)) > 0:
+        return blank
+    begun = next((n for n in range(1, 5) if content[-n : -n + 1 or None][0] & 0xC0 != 0x80), 0)
+    return len(content) - begun if begun and content[-begun] & 0x80 else len(content)
+
+
+def _decoded(content: bytes, encoding: str, file: Path, skips: Skips) -> str:
+    """The text, with bad bytes replaced and their lines counted."""
     try:
-        yield raw.decode("utf-8-sig")
+        return content.decode(encoding)
     except UnicodeDecodeError:
-        for line in raw.splitlines():
+        for line in content.splitlines():
             if not _is_utf8(line):
                 skips.add(file.name, "line that is not UTF-8 (its bad bytes replaced)")
-        yield raw.decode("utf-8-sig", errors="replace")
+        return content.decode(encoding, errors="replace")
 
 
 def _is_utf8(line: bytes) -> bool:
@@ -175,10 +260,10 @@ def _is_utf8(line: bytes) -> bool:
     return True
 
 
-def _read_json_lines(file: Path, text_field: str, skips: Skips) -> Iterator[str]:
+def _read_json_lines(file: Path, text_field: str, skips: Skips) -> Iterator[Piece]:
     _require_text(file)
-    with _open(file) as lines:
-        for line in lines:
+    with _Bytes(file) as f:
+        for line in f.lines():
             if not line.strip():
                 continue
             try:
@@ -189,34 +274,40 @@ def _read_json_lines(file: Path, text_field: str, skips: Skips) -> Iterator[str]
             yield from _text_of(record, text_field, file, skips)
 
 
-def _read_json(file: Path, text_field: str, skips: Skips) -> Iterator[str]:
+def _read_json(file: Path, text_field: str, skips: Skips) -> Iterator[Piece]:
     """An array of records if the file begins with ``[``, else JSON lines, as in C4."""
     _require_text(file)
-    with _open(file) as f:
-        if not f.read(SNIFFED_BYTES).lstrip().startswith(b"["):
+    with _Bytes(file) as f:
+        head = f.read(SNIFFED_BYTES)
+        if not head.lstrip().startswith(b"["):
             yield from _read_json_lines(file, text_field, skips)
             return
-        f.seek(0)
-        try:
-            records = json.load(f)
-        except ValueError as error:
-            raise NotReadableError(f"is not JSON: {error}") from error
-        except RecursionError as error:
-            raise NotReadableError("is not usable JSON: it is nested too deeply") from error
+        content = head + f.read(LARGEST_ARRAY)
+    if len(content) > LARGEST_ARRAY:
+        raise NotReadableError(
+            f"is a JSON array of more than {LARGEST_ARRAY:,} bytes: write one record per line "
+            "(.jsonl)"
+        )
+    try:
+        records = json.loads(content)
+    except ValueError as error:
+        raise NotReadableError(f"is not JSON: {error}") from error
+    except RecursionError as error:
+        raise NotReadableError("is not usable JSON: it is nested too deeply") from error
     for record in records:
         yield from _text_of(record, text_field, file, skips)
 
 
-def _text_of(record: object, text_field: str, file: Path, skips: Skips) -> Iterator[str]:
+def _text_of(record: object, text_field: str, file: Path, skips: Skips) -> Iterator[Piece]:
     if isinstance(record, str):
-        yield record
+        yield Piece(record)
     elif isinstance(record, dict) and isinstance(record.get(text_field), str):
-        yield record[text_field]
+        yield Piece(record[text_field])
     else:
         skips.add(file.name, f"record without a text field {text_field!r}")
 
 
-def _read_parquet(file: Path, text_field: str, skips: Skips) -> Iterator[str]:
+def _read_parquet(file: Path, text_field: str, skips: Skips) -> Iterator[Piece]:
     import pyarrow
     import pyarrow.parquet
 
@@ -230,7 +321,7 @@ def _read_parquet(file: Path, text_field: str, skips: Skips) -> Iterator[str]:
             raise NotReadableError(
                 f"has no column {text_field!r}, only {', '.join(columns)}: set --text-field"
             )
-        batches = parquet.iter_batches(columns=[text_field])
+        batches = parquet.iter_batches(batch_size=ROWS, columns=[text_field])
         while True:
             try:
                 values = next(batches).column(0).to_pylist()

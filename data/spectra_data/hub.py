@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spectra_data.documents import Skips
+from spectra_data.documents import DocumentSource, Skips
 from spectra_data.errors import InputError, first_line
 from spectra_data.files import FileSource
 
 
 @dataclass(frozen=True)
-class HubSource:
+class HubSource(DocumentSource):
     """One split of a data set on a hub, or in a local folder that `datasets` understands."""
 
     dataset: str

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from spectra_data.cache import cache_folder, discard, new_folder
-from spectra_data.documents import Skips
+from spectra_data.documents import DocumentSource, Skips
 from spectra_data.integrity import sealed, unsealed
 
 FORMAT = 1
@@ -59,7 +59,7 @@ class Manifest:
 
 
 @dataclass(frozen=True)
-class PydocsSource:
+class PydocsSource(DocumentSource):
     """Documentation strings of the standard library and installed packages, cached once made."""
 
     @property

@@ -39,7 +39,8 @@ def resolve_tokenizer(
     key = hashlib.sha256(f"{FORMAT} {source.fingerprint()} {vocab_size}".encode()).hexdigest()[:16]
     folder = cache_folder("tokenizers", key)
     if not _is_whole(folder):
-        tokenizer = train_tokenizer(source.documents(Skips()), vocab_size)
+        texts = (piece.text for piece in source.pieces(Skips()))
+        tokenizer = train_tokenizer(texts, vocab_size)
         with new_folder(folder) as partial:
             tokenizer.save_pretrained(partial)
             (partial / MANIFEST).write_bytes(sealed({"sha256": folder_sha256(partial)}))
@@ -62,7 +63,7 @@ def _is_whole(folder: Path) -> bool:
     return fault is None
 
 
-def train_tokenizer(documents: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> "PreTrainedTokenizerFast":
     """Train a byte-level BPE of at most `vocab_size` tokens (fewer on a very small corpus).
 
     Raises
@@ -87,7 +88,7 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int) -> "PreTrainedTok
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_first_characters(documents, TRAINING_CHARACTERS), trainer)
+    tokenizer.train_from_iterator(_first_characters(texts, TRAINING_CHARACTERS), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=BOS,
@@ -155,10 +156,10 @@ def _special_tokens(file: Path) -> dict[str, str]:
     return found
 
 
-def _first_characters(documents: Iterable[str], limit: int) -> Iterator[str]:
+def _first_characters(texts: Iterable[str], limit: int) -> Iterator[str]:
     total = 0
-    for document in documents:
-        yield document
-        total += len(document)
+    for text in texts:
+        yield text
+        total += len(text)
         if total >= limit:
             return

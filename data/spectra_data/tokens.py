@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
@@ -26,7 +26,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from spectra_data.cache import cache_folder, discard, new_folder
-from spectra_data.documents import DocumentSource, Skips
+from spectra_data.documents import DocumentSource, Piece, Skips, texts_of
 from spectra_data.errors import InputError
 from spectra_data.hub import HubSource
 from spectra_data.integrity import file_sha256, sealed, unsealed
@@ -174,7 +174,7 @@ def prepare_tokens(
     with new_folder(cache_folder("tokens", key)) as folder:
         skips = Skips()
         writer = _TokenWriter(folder, tokenizer, validation_fraction, limit)
-        documents = writer.write(source.documents(skips), progress)
+        documents = writer.write(source.pieces(skips), progress)
         train_tokens, validation_tokens = writer.close()
         if train_tokens + validation_tokens == 0:
             raise InputError(f"the corpus {source.name} is empty: it has no tokens")
@@ -235,13 +235,13 @@ class _TokenWriter:
         self.counts = dict.fromkeys(PARTS, 0)
         self.files: dict[str, BinaryIO] = {p: (folder / f"{p}.bin").open("wb") for p in PARTS}
 
-    def write(self, documents: Iterator[str], progress: Progress) -> int:
+    def write(self, pieces: Iterator[Piece], progress: Progress) -> int:
         """Write every document up to the limit; returns their number."""
         seen = characters = 0
         batch: list[Passage] = []
-        for document in documents:
+        for texts in texts_of(pieces):
             seen += 1
-            for passage in self._passages(document):
+            for passage in self._passages(texts):
                 batch.append(passage)
                 characters += len(passage.text)
                 if characters >= self._characters_at_once():
@@ -269,12 +269,15 @@ class _TokenWriter:
             self._hold_out_last_tokens()
         return self.counts["train"], self.counts["validation"]
 
-    def _passages(self, document: str) -> Iterator["Passage"]:
-        passages = list(split_document(document))
-        splits = [self._split(passage) for passage in passages]
-        for i, (split, passage) in enumerate(zip(splits, passages, strict=True)):
-            last_of_its_split = i + 1 == len(passages) or splits[i + 1] != split
-            yield Passage(split, passage, last_of_its_split)
+    def _passages(self, texts: Iterator[str]) -> Iterator["Passage"]:
+        passages = ((self._split(text), text) for text in split_document(texts))
+        last = next(passages, None)
+        for following in passages:
+            assert last is not None
+            yield Passage(*last, ends=following[0] != last[0])
+            last = following
+        if last is not None:
+            yield Passage(*last, ends=True)
 
     def _split(self, passage: str) -> str:
         number = int.from_bytes(hashlib.sha256(passage.encode()).digest()[:8], "big")
@@ -299,23 +302,26 @@ class _TokenWriter:
         self.counts = {"train": self.counts["train"] - count, "validation": count}
 
 
-def split_document(document: str) -> Iterator[str]:
+def split_document(texts: Iterable[str]) -> Iterator[str]:
     """Cut a document into passages of at most `PASSAGE_CHARACTERS`, at paragraphs, lines or words.
 
-    The passages joined are the document.
+    The passages joined are the document, whose pieces may be cut anywhere.
     """
-    start = 0
-    while len(document) - start > PASSAGE_CHARACTERS:
-        end = start + PASSAGE_CHARACTERS
-        for separator in ("\n\n", "\n", " "):
-            cut = document.rfind(separator, start + PASSAGE_CHARACTERS // 2, end)
-            if cut != -1:
-                end = cut + len(separator) if separator != " " else cut
-                break
-        yield document[start:end]
-        start = end
-    if start < len(document):
-        yield document[start:]
+    rest = ""
+    for text in texts:
+        rest, start = rest + text, 0
+        while len(rest) - start > PASSAGE_CHARACTERS:
+            end = start + PASSAGE_CHARACTERS
+            for separator in ("\n\n", "\n", " "):
+                cut = rest.rfind(separator, start + PASSAGE_CHARACTERS // 2, end)
+                if cut != -1:
+                    end = cut + len(separator) if separator != " " else cut
+                    break
+            yield rest[start:end]
+            start = end
+        rest = rest[start:]
+    if rest:
+        yield rest
 
 
 def _own_manifest(source: DocumentSource) -> dict[str, Any]:

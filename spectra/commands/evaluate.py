@@ -176,8 +176,8 @@ def _perplexity(model: Any, checkpoint: Source, options: Options, shown: Shown) 
     source = open_source(options.data or "")
     windows = options.windows
     if options.protocol == "reference":
-        text = reference_tokens(source, tokenizer)
         windows = min(windows or REFERENCE_WINDOWS, REFERENCE_WINDOWS)
+        text = reference_tokens(source, tokenizer, limit=(windows + 1) * seq_len)
     else:
         limit = None if windows is None else (windows + 1) * seq_len
         text = text_tokens(source, tokenizer, bos=options.bos, limit=limit)

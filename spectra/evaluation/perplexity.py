@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torch.nn.functional as F
 
-from spectra_data.documents import DocumentSource, Skips
+from spectra_data.documents import DocumentSource, Skips, first_tokens, texts_of
 from spectra_data.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 Bos = Literal["tokenizer", "start", "windows", "none"]
 REFERENCE_DOCUMENTS = 1100
 REFERENCE_WINDOWS = 256
-CHARACTERS = 20
-"""A token has no more of them on average: so much text is read for a window."""
 
 
 @dataclass(frozen=True)
@@ -79,35 +77,40 @@ def text_tokens(
         The beginning token: where the tokenizer puts it (once at the start, or nowhere), once at
         the ``start``, at the start of all ``windows``, or nowhere (``none``).
     documents
-        So many of them; all by default.
+        Number of them; all by default.
     joint
-        Between documents.
+        Text between documents.
     limit
-        Tokens that are wanted at most, which bounds how much of a large corpus is read.
+        Number of tokens that are needed, which bounds how much of a large corpus is read.
 
     Raises
     ------
     InputError
-        When the tokenizer has no beginning token and one is asked for.
+        When `bos` needs a beginning token and the tokenizer has none.
     """
-    characters = None if limit is None else limit * CHARACTERS
-    text = joint.join(_first(source.documents(Skips()), documents, characters))
-    special = bos == "tokenizer"
-    encoded: Any = tokenizer(text, add_special_tokens=special, verbose=False)
-    tokens = torch.tensor(encoded["input_ids"], dtype=torch.long)
+
+    def encode(text: str) -> list[int]:
+        encoded: Any = tokenizer(text, add_special_tokens=bos == "tokenizer", verbose=False)
+        found: list[int] = encoded["input_ids"]
+        return found
+
+    texts = _joined(texts_of(source.pieces(Skips())), documents, joint)
+    tokens = torch.tensor(first_tokens(texts, encode, limit), dtype=torch.long)
     if bos not in ("start", "windows"):
         return Text(tokens, bos)
     first = tokenizer.bos_token_id
     if not isinstance(first, int):
-        raise InputError("the tokenizer has no beginning token: ask for --bos none")
+        raise InputError("the tokenizer has no beginning token: set --bos none")
     if bos == "start":
         tokens = torch.cat([torch.tensor([first]), tokens])
     return Text(tokens, bos, first if bos == "windows" else None)
 
 
-def reference_tokens(source: DocumentSource, tokenizer: "PreTrainedTokenizerBase") -> Text:
-    """The reference's text: the first 1100 documents, joined by spaces."""
-    return text_tokens(source, tokenizer, documents=REFERENCE_DOCUMENTS, joint=" ")
+def reference_tokens(
+    source: DocumentSource, tokenizer: "PreTrainedTokenizerBase", limit: int | None = None
+) -> Text:
+    """The reference's text: the first 1100 documents, joined by spaces; see `text_tokens`."""
+    return text_tokens(source, tokenizer, documents=REFERENCE_DOCUMENTS, joint=" ", limit=limit)
 
 
 @torch.no_grad()
@@ -207,10 +210,8 @@ def _losses(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     return torch.stack(rows)
 
 
-def _first(documents: Iterator[str], count: int | None, characters: int | None) -> Iterator[str]:
-    total = 0
-    for document in islice(documents, count):
-        yield document
-        total += len(document)
-        if characters is not None and total >= characters:
-            return
+def _joined(documents: Iterator[Iterator[str]], count: int | None, joint: str) -> Iterator[str]:
+    for number, texts in enumerate(islice(documents, count)):
+        if number:
+            yield joint
+        yield from texts

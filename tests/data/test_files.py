@@ -6,10 +6,13 @@ import json
 import pyarrow
 import pyarrow.parquet
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from spectra_data.documents import Skips
+from spectra_data import files
+from spectra_data.documents import Skips, first_tokens
 from spectra_data.errors import InputError
-from spectra_data.files import FileSource
+from spectra_data.files import FileSource, _last_cut
 
 RECORDS = [{"text": "first"}, {"text": "second\nline"}, {"text": "thïrd"}]
 DOCUMENTS = [record["text"] for record in RECORDS]
@@ -140,3 +143,82 @@ def test_the_fingerprint_follows_the_content(tmp_path):
     assert FileSource(path).fingerprint() == before
     path.write_text("two")
     assert FileSource(path).fingerprint() != before
+
+
+def test_long_texts_come_in_pieces_that_are_cut_where_tokens_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PIECE_BYTES", 4000)
+    text = "".join(f"line {i} of thïs text\n" + "\n" * (i % 3 == 0) for i in range(1000))
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8-sig")
+    pieces = list(FileSource(tmp_path / "a.txt").pieces(Skips()))
+    assert "".join(piece.text for piece in pieces) == text
+    assert [piece.ends for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert max(len(piece.text) for piece in pieces) < 8001
+    for piece in pieces[:-1]:
+        assert piece.text.endswith("text\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "cut"),
+    [
+        ("one two three", "one two"),
+        ("one two\nthree", "one two\n"),
+        ("one two\n\nthree", "one two\n\nthree"),
+        ("onetwo", "onetwo"),
+    ],
+)
+def test_a_text_is_cut_at_a_lone_line_feed_else_at_a_blank(text, cut):
+    assert text.encode()[: _last_cut(text.encode())].decode() == cut
+
+
+@pytest.mark.parametrize("missing", [1, 2, 3])
+def test_no_character_is_cut(missing):
+    content = "漢字😀".encode()[:-missing]
+    assert content[: _last_cut(content)].decode() == "漢字"
+
+
+def test_a_beginning_costs_no_more_than_it_is_long(tmp_path):
+    (tmp_path / "a.txt").write_text("word and word\n" * 500_000)
+    pieces = FileSource(tmp_path / "a.txt").pieces(Skips())
+    tokens = first_tokens((piece.text for piece in pieces), str.split, 100)
+    assert len(tokens) >= 100
+    assert len(next(pieces).text) < 2 * files.PIECE_BYTES  # the second of seven
+
+
+@given(st.integers(0, 300), st.integers(1, 30))
+def test_first_tokens_are_those_of_the_whole_text(words, width):
+    texts = [f"{'x' * width}{i} " for i in range(words)]
+    whole = "".join(texts).split()
+    for wanted in (1, 5, 80):
+        found = first_tokens(texts, str.split, wanted)
+        assert found[:wanted] == whole[:wanted]
+        assert len(found) >= min(wanted, len(whole))
+    assert first_tokens(texts, str.split, None) == whole
+
+
+def bomb(path, before=b"", after=b""):
+    with gzip.open(path, "wb", compresslevel=1) as f:
+        f.write(before)
+        for _ in range(80):
+            f.write(b"a" * 1_000_000)
+        f.write(after)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.json.gz"])
+def test_an_archive_that_no_text_makes_is_refused(tmp_path, name):
+    (tmp_path / "good.txt").write_text("good")
+    path = bomb(tmp_path / name, b'[{"text": "' if ".json." in name else b"", b"")
+    with pytest.raises(InputError, match=r"unpacks to more than 200 times|a line of more than"):
+        read(path)
+    documents, lines = read(tmp_path)
+    assert documents[-1] == "good"
+    assert len(lines) == 1
+
+
+def test_a_text_of_white_space_alone_is_empty(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "PIECE_BYTES", 100)
+    (tmp_path / "a.txt").write_text(" \n" * 1000)
+    with pytest.raises(InputError, match="empty document"):
+        read(tmp_path / "a.txt")
+    (tmp_path / "a.txt").write_text(" \n" * 1000 + "word")
+    assert read(tmp_path / "a.txt") == ([" \n" * 1000 + "word"], [])

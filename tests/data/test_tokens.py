@@ -1,6 +1,7 @@
 """Tokenizers, token files, and the held-out part."""
 
 import copy
+import itertools
 import json
 
 import numpy as np
@@ -170,8 +171,11 @@ def test_large_vocabularies_are_stored_in_32_bits(tmp_path, tokenizer, monkeypat
 
 
 @given(st.text(alphabet="ab \n", max_size=300))
-def test_pieces_joined_are_the_document(text):
+def test_passages_joined_are_the_document_however_it_is_read(text):
     document = text * (PASSAGE_CHARACTERS // 50)
-    pieces = list(split_document(document))
-    assert "".join(pieces) == document
-    assert all(0 < len(piece) <= PASSAGE_CHARACTERS for piece in pieces)
+    passages = list(split_document([document]))
+    assert "".join(passages) == document
+    assert all(0 < len(passage) <= PASSAGE_CHARACTERS for passage in passages)
+    cuts = [0, *sorted(len(document) * k // 7 for k in (1, 2, 5)), len(document)]
+    pieces = [document[first:end] for first, end in itertools.pairwise(cuts)]
+    assert list(split_document(pieces)) == passages
