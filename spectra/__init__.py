@@ -11,6 +11,8 @@ Names are imported on first use, so that reading a store does not wait for torch
 transformers' ``from_pretrained`` loads checkpoints that `spectra compress` wrote.
 """
 
+import contextlib
+import warnings
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -47,6 +49,14 @@ try:
     __version__ = version("spectra-dynamics")
 except PackageNotFoundError:  # used from a folder, not installed
     __version__ = "0"
+with contextlib.suppress(PackageNotFoundError):
+    version("spectra")
+    warnings.warn(
+        "the package `spectra`, a colour library, installs into the same folder as "
+        "spectra-dynamics: run `pip uninstall spectra`, then "
+        "`pip install --force-reinstall --no-deps spectra-dynamics`",
+        stacklevel=2,
+    )
 
 _HOMES = {
     "InputError": "spectra_data.errors",

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from spectra.machine.interpreter import search_path
 from spectra.machine.libc import with_parent
 from spectra_data.errors import InputError
 
@@ -44,6 +46,7 @@ def finished(command: Sequence[str], what: str) -> dict[str, Any]:
             stdout=output,
             stderr=errors,
             start_new_session=True,
+            env=os.environ | search_path(),
             preexec_fn=with_parent(),  # safe after a fork: it calls one function of the system
         )
         with _interruptible():

@@ -1,7 +1,6 @@
 """The paper's table 3: memory for inference by ERR and context length, each in its own process."""
 
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from spectra.experiments.ledger import Ledger, Row
 from spectra.experiments.measured import MeasuredExperiment, Setup
 from spectra.experiments.settings import DataSettings, StorageSettings
 from spectra.experiments.writing import Point
+from spectra.machine.interpreter import run_module
 from spectra.scanning.scan import scan
 
 
@@ -68,7 +68,7 @@ def _measured(setup: Setup, err: float) -> Row:
 
 def _in_process(address: str, setup: Setup) -> Row:
     settings: MemorySettings = setup.settings
-    command = [sys.executable, "-m", "spectra.cli", "evaluate", address, "--json", "--speed"]
+    command = [*run_module("spectra.cli"), "evaluate", address, "--json", "--speed"]
     command += ["--data", settings.data, "--windows", "1", "--seq-len", str(settings.seq_len)]
     command += ["--dtype", settings.stored, "--device", setup.device, "--contexts"]
     command += [str(context) for context in settings.contexts]

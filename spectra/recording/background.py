@@ -16,7 +16,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from spectra.machine.interpreter import run_module, search_path
 from spectra.quantities import QUANTITIES
 from spectra.recording.inline import Executor, Rows
 from spectra.recording.measure import Captured
@@ -135,16 +135,14 @@ class Background(Executor):
         inherited = [self._memory.descriptor]
         if self._lock:
             inherited.append(self._lock.descriptor)  # the store stays held until both have ended
-        # the process finds modules where this one does
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with _signals_held():  # the process inherits this, until it ignores them
             worker = subprocess.Popen(
-                [sys.executable, "-m", "spectra.recording.worker"],
+                run_module("spectra.recording.worker"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
                 pass_fds=inherited,
-                env=environment,
+                env=os.environ | search_path(),
                 start_new_session=True,  # Ctrl-C is for the training process, which may flush
             )
         self._worker = worker

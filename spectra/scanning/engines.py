@@ -12,6 +12,7 @@ from uuid import uuid4
 from spectra.checkpoint.address import Address
 from spectra.checkpoint.checkpoint import Checkpoint
 from spectra.machine.cores import available_cores, single_threaded_workers
+from spectra.machine.interpreter import search_path
 from spectra.matrices import Matrix
 from spectra.scanning.decomposition import (
     DecompositionOptions,
@@ -27,6 +28,8 @@ from spectra_data.errors import InputError
 READ_AHEAD = 1
 """Number of weights in memory besides those being decomposed."""
 SCHEDULER_SECONDS = 10
+SPAWNED = "distributed.nanny.pre-spawn-environ"
+"""Setting of dask: variables of the processes that it starts."""
 IGNORE_INTERRUPTS = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)"
 Groups = Sequence[Sequence[Matrix]]
 
@@ -110,6 +113,7 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Any]:
     if scheduler is None and workers is None:
         yield None
         return
+    import dask
     from distributed import Client, LocalCluster
 
     if scheduler is not None:
@@ -121,6 +125,7 @@ def cluster(workers: int | None, scheduler: str | None) -> Iterator[Any]:
             yield client
         return
     with (
+        dask.config.set({f"{SPAWNED}.{name}": value for name, value in search_path().items()}),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=1,

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from spectra.allocation.allocate import allocate
 from spectra.compression.compress import compress
 from spectra.experiments.child import finished
 from spectra.experiments.ledger import Ledger, Row
+from spectra.machine.interpreter import run_module
 from spectra.machine.progress import Progress
 from spectra.models.adapter import require_peft
 from spectra.models.source import Source
@@ -127,7 +127,7 @@ class Lab:
 
     def _finetuned(self, err: float, options: dict[str, Any], out: Path) -> Row:
         """The figures of a run, which is made or resumed until it finishes."""
-        command = [sys.executable, "-m", "spectra.cli", "finetune", self.compressed(err)]
+        command = [*run_module("spectra.cli"), "finetune", self.compressed(err)]
         command += [part for k, v in options.items() for part in (f"--{k}", str(v))]
         found = finished([*command, "--out", str(out), "--resume", "--json"], f"the run {out}")
         return {column: found.get(column) for column in KEPT}
