@@ -67,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"spectra {spectra.__version__}")
         return 0
     name, *rest = arguments
+    if any("\0" in argument for argument in arguments):
+        return _failed("spectra: an argument holds a NUL character, which no name can hold", 2)
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(COMMANDS)}"

@@ -12,6 +12,9 @@ from spectra_pretrain.optimizers.registry import OPTIMIZERS
 from spectra_pretrain.settings import Check, Settings
 from spectra_pretrain.ways import SHORT_FORMS, OptimizerOptions, TrainedOptions, settings_of
 
+MOST = 10**12
+"""Largest number of steps, tokens or windows: no run ends after it."""
+
 
 @dataclass(frozen=True)
 class CorpusOptions:
@@ -204,6 +207,7 @@ class RunOptions:
         return [
             *self._checks_of_training(),
             *((v < 1, f"{name} is at least 1, not {v}") for name, v in at_least_one.items()),
+            *((v > MOST, f"{name} is at most {MOST}, not {v}") for name, v in at_least_one.items()),
             *((v < 0, f"{name} is at least 0, not {v}") for name, v in not_negative.items()),
             *((not 0 <= v <= 1, f"{name} is from 0 to 1, not {v}") for name, v in shares.items()),
             *((not math.isfinite(v), f"{name} is a number, not {v}") for name, v in finite.items()),

@@ -4,9 +4,10 @@ The sizes are those of ReLoRA's and GaLore's published configurations. All have 
 000, untied embeddings and RMSNorm eps 1e-6; a name states the parameters with that vocabulary.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spectra_data.errors import InputError
 from spectra_data.reading import read_json
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 VOCABULARY = 32_000
+MOST_LAYERS = 1000
 POSITIONS = 1024
 
 
@@ -75,6 +77,13 @@ def model_config(spec: str) -> "PreTrainedConfig":
     return _read_config(path)
 
 
+def _require_buildable(path: Path, fields: Mapping[str, Any]) -> None:
+    """Refuse sizes that fill memory before any check of the model notices."""
+    layers = fields.get("num_hidden_layers", fields.get("n_layer", 0))
+    if isinstance(layers, int) and layers > MOST_LAYERS:
+        raise InputError(f"{path} states {layers} layers; at most {MOST_LAYERS} are trained")
+
+
 def _read_config(path: Path) -> "PreTrainedConfig":
     from transformers import AutoConfig
 
@@ -83,6 +92,7 @@ def _read_config(path: Path) -> "PreTrainedConfig":
         model_type = fields.pop("model_type")
     except (KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{path} is no Hugging Face config.json: it has no model_type") from error
+    _require_buildable(path, fields)
     # the LLaMA family's old files use a key that transformers ignores, and a pad id of -1, which it
     # reads as the last row of the embedding
     if "max_sequence_length" in fields:

@@ -11,6 +11,8 @@ from rich.console import Console
 from spectra.machine.devices import device_of
 from spectra.models.messages import silence_library_bars
 from spectra.recording.micro_batches import Probe
+from spectra_data.errors import InputError
+from spectra_pretrain.finiteness import NonFiniteError
 from spectra_pretrain.loop import Training
 from spectra_pretrain.machine import keep_freed_memory
 from spectra_pretrain.memory import sizes, table_of
@@ -63,7 +65,11 @@ def dry_run(job: Drafted, *, as_json: bool = False) -> None:
     draft = job.draft(device)
     groups = draft.trainee.groups(options)
     plan = make_plan(options, draft.trainee.model)
-    forecast = measure(options, draft.training, draft.probe if options.recording.wanted else None)
+    probe = draft.probe if options.recording.wanted else None
+    try:
+        forecast = measure(options, draft.training, probe)
+    except NonFiniteError as error:
+        raise InputError(f"the model cannot be trained: {error}") from error
     if as_json:
         figures = asdict(plan) | asdict(forecast) | dict(draft.figures)
         figures |= {"groups": [asdict(group) for group in groups]} | sizes(groups)

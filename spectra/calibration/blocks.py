@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from spectra.models.inputs import running
 from spectra.models.loading import Loaded, load_skeleton, load_whole
 from spectra.models.source import Source
 from spectra_data.errors import InputError
@@ -134,6 +135,7 @@ class Blocks:
 
         with (
             self._replaced([caught(i) for i in range(len(self._blocks))]),
+            running(self.model, tokens),
             contextlib.suppress(_Reached),
         ):
             self.model(input_ids=tokens.to(self.device), use_cache=False)

@@ -8,6 +8,7 @@ import torch
 
 from spectra.composites import Composite
 from spectra.matrices import Matrix, Weight, find_matrices, unwrapped
+from spectra.models.inputs import running
 from spectra.models.loading import load_whole
 from spectra.models.source import Source
 from spectra_data.calibration import calibration_windows
@@ -54,7 +55,8 @@ def outlier_shares(
         inner.eval()
         with torch.no_grad():
             for batch in batches:
-                inner(input_ids=batch.to(device))
+                with running(inner, batch):
+                    inner(input_ids=batch.to(device))
     finally:
         inner.train(training)
         for hook in hooks:

@@ -27,6 +27,7 @@ from spectra.compression.settings import Settings
 from spectra.compression.truncation import Root, covariance_root, scale_root
 from spectra.compression.weighting import Weighting, Weightings
 from spectra.machine.progress import Progress
+from spectra.models.inputs import require_known
 from spectra.models.loading import require_finite
 from spectra.models.source import Source
 from spectra_data.cache import cache_folder
@@ -106,11 +107,7 @@ def calibration_text(
     windows = corpus_windows(
         calibration.data, tokenizer, windows=calibration.windows, length=calibration.length
     )
-    if int(windows.max()) >= config.vocab_size:
-        raise InputError(
-            f"the tokenizer has more tokens than the model's {config.vocab_size}: name the model's "
-            "own with --tokenizer"
-        )
+    require_known(int(windows.max()), config.vocab_size)
     return windows, about_text(calibration.data, tokenizer, windows)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 import torch.nn.functional as F
 
+from spectra.models.inputs import running
 from spectra_data.documents import DocumentSource, Skips, first_tokens, texts_of
 from spectra_data.errors import InputError
 
@@ -202,7 +203,8 @@ def perplexity(
 
 def _losses(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """Cross-entropy at every inner token, in float32: (windows, length - 1)."""
-    logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
+    with running(model, tokens):
+        logits = model(input_ids=tokens, use_cache=False).logits[:, :-1]
     rows = [
         F.cross_entropy(one.float(), wanted, reduction="none")
         for one, wanted in zip(logits, tokens[:, 1:], strict=True)

@@ -12,6 +12,7 @@ from spectra.checkpoint.adapter import FILE
 from spectra.checkpoint.checkpoint import ADAPTER
 from spectra.machine.memory import peak_memory
 from spectra.matrices import find_matrices, stored_parameters
+from spectra.models.inputs import running
 from spectra.models.source import Source
 
 
@@ -65,7 +66,7 @@ def memory_of(model: torch.nn.Module, contexts: Sequence[int]) -> list[Memory]:
     found = []
     for context in contexts:
         tokens = torch.zeros(1, context, dtype=torch.long, device=device)
-        with peak_memory(device) as peak:
+        with running(model, tokens), peak_memory(device) as peak:
             out = model(input_ids=tokens, use_cache=True, logits_to_keep=1)
         cache = _cache_bytes(out.past_key_values)
         found.append(Memory(context, peak[0], cache))
@@ -89,7 +90,8 @@ def speed_of(
     for _ in range(repeats + 1):  # the first is a warm-up
         _wait(device)
         begin = time.perf_counter()
-        out = model(input_ids=tokens, use_cache=True, logits_to_keep=1)
+        with running(model, tokens):
+            out = model(input_ids=tokens, use_cache=True, logits_to_keep=1)
         _wait(device)
         middle = time.perf_counter()
         cache, last = out.past_key_values, tokens[:, -1:]

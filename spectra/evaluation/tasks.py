@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from scipy.stats import binomtest
 
+from spectra.models.inputs import running
 from spectra_data.errors import InputError
 from spectra_data.tasks import TASKS, Example, read_answer
 
@@ -102,11 +103,12 @@ def _continued(
     device = next(model.parameters()).device
     ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
-    out = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=NEW_TOKENS,
-        do_sample=False,
-        pad_token_id=pad,
-    )
+    with running(model, ids):
+        out = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=NEW_TOKENS,
+            do_sample=False,
+            pad_token_id=pad,
+        )
     return [str(tokenizer.decode(row[longest:], skip_special_tokens=True)) for row in out]

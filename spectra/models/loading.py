@@ -9,7 +9,7 @@ import torch
 
 from spectra.checkpoint.checkpoint import Tensors
 from spectra.checkpoint.compressed import is_compressed
-from spectra.checkpoint.match import amiss
+from spectra.checkpoint.match import Match, amiss
 from spectra.models.adapter import apply_adapter, require_base
 from spectra.models.messages import loading
 from spectra.models.source import Source
@@ -68,6 +68,8 @@ def _whole(source: Source, dtype: torch.dtype | str, options: Mapping[str, Any])
     checkpoint = None if source.is_left_to_transformers else source.checkpoint
     if checkpoint is not None and checkpoint.problems:
         raise InputError("; ".join(checkpoint.problems))
+    if checkpoint is not None and checkpoint.match is not None:
+        require_match(source, checkpoint.match)
     with loading(source.address):
         if source.is_gguf:
             arguments |= _unpacked()
@@ -129,6 +131,18 @@ def require_loaded(address: str, model: torch.nn.Module, report: Mapping[str, An
     if lines:
         raise InputError(f"{address} does not hold the weights of its model: {'; '.join(lines)}")
     require_finite(address, model.named_parameters())
+
+
+def require_match(source: Source, match: Match) -> None:
+    """Require that a checkpoint holds the weights of its model, and no others.
+
+    Raises
+    ------
+    InputError
+        With the weights that are missing, unexpected, or of another shape.
+    """
+    if lines := match.lines():
+        raise InputError(f"{source} does not hold the weights of its model: {'; '.join(lines)}")
 
 
 def require_finite(address: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -194,8 +208,8 @@ def load_skeleton(source: Source) -> Loaded | None:
         stored = held.get(name)
         if stored is None or stored.shape != tuple(parameter.shape) or not stored.readable_as:
             return None
-    if checkpoint.match is not None and (lines := checkpoint.match.lines()):
-        raise InputError(f"{source} does not hold the weights of its model: {'; '.join(lines)}")
+    if checkpoint.match is not None:
+        require_match(source, checkpoint.match)
     require_finite(source.address, ((name, checkpoint.source.read(name)) for name in parameters))
     blocks = {matrix.block.rpartition(".")[0] for matrix in checkpoint.matrices}
     for name in parameters:

@@ -30,9 +30,9 @@ def loading(address: str) -> Any:
     bars.disable_progress_bar()
     try:
         yield
-    except InputError:
+    except (InputError, MemoryError):
         raise
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError, AttributeError) as error:
+    except Exception as error:  # a malformed file breaks its code anywhere
         raise InputError(f"cannot load {address}: {first_line(error)}") from error
     finally:
         if shown:

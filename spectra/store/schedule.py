@@ -60,12 +60,8 @@ class Schedule:
         """The steps of snapshots from `first` to `last`, both included."""
         if self.at is not None:
             return [step for step in self.at if first <= step <= last]
-        regular = range(first + -first % self.every, last + 1, self.every)
-        others = [1 << n for n in range(self.every.bit_length())] if self.early else []
-        if self.steps is not None:
-            others.append(self.steps)
-        due = {*regular, *(step for step in others if first <= step <= last and self.due(step))}
-        return sorted(due)
+        regular, others = self._parts(first, last)
+        return sorted({*regular, *others})
 
     @property
     def last(self) -> int | None:
@@ -77,7 +73,16 @@ class Schedule:
         """Number of snapshots; None if unknown."""
         if self.at is not None:
             return len(self.at)
-        return None if self.steps is None else len(self.between(0, self.steps))
+        return None if self.steps is None else sum(map(len, self._parts(0, self.steps)))
+
+    def _parts(self, first: int, last: int) -> tuple[range, set[int]]:
+        """The regular snapshots from `first` to `last`, and all others."""
+        regular = range(first + -first % self.every, last + 1, self.every)
+        others = {1 << n for n in range(self.every.bit_length())} if self.early else set()
+        if self.steps is not None:
+            others.add(self.steps)
+        due = {step for step in others if first <= step <= last and self.due(step)}
+        return regular, {step for step in due if step not in regular}
 
     def to_dict(self) -> dict[str, Any]:
         return plain(self)
