@@ -51,7 +51,7 @@ demo: $(VENV)/installed
 	@echo "  $(BIN)/spectra pretrain --data FILE --steps 300 --record-every 25 --out runs/mine"
 
 test: lint types imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist worksteal
+	OMP_NUM_THREADS=1 PYTHONWARNDEFAULTENCODING=1 $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist worksteal
 
 test-slow: $(VENV)/installed-peers
 	$(BIN)/python -m pytest -m slow

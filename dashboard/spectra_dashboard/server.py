@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from spectra.machine.libc import few_arenas, give_back
@@ -107,5 +108,5 @@ def _socket(host: str, port: int) -> socket.socket:
 
 def _warm() -> None:
     """Import the modules of the first figures while no request waits for them."""
-    import spectra.analysis.similarity
-    import spectra.analysis.table  # noqa: F401
+    for module in ("spectra.analysis.similarity", "spectra.analysis.table"):
+        import_module(module)

@@ -1,23 +1,64 @@
 """Cache of what was computed from a corpus, for the next run."""
 
+import atexit
 import contextlib
+import functools
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from spectra_data.errors import InputError
+from spectra_data.errors import InputError, first_line
 from spectra_data.partial import partial_folder, remove_leftovers
 
 
 def cache_folder(*parts: str) -> Path:
-    """Folder of cached results: ``$SPECTRA_CACHE``, else ``$XDG_CACHE_HOME/spectra-dynamics``."""
-    root = os.environ.get("SPECTRA_CACHE")
-    if not root:
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        root = str(Path(base) / "spectra-dynamics")
-    return Path(root, *parts)
+    """Folder of cached results: ``$SPECTRA_CACHE``, else ``$XDG_CACHE_HOME/spectra-dynamics``.
+
+    If there is no home to write to, a temporary one that lasts as long as the process; a line
+    says so.
+
+    Raises
+    ------
+    InputError
+        When ``$SPECTRA_CACHE`` cannot be made.
+    """
+    return Path(_root(), *parts)
+
+
+def _root() -> Path:
+    if named := os.environ.get("SPECTRA_CACHE"):
+        root = Path(named)
+        if reason := _unusable(root):
+            raise InputError(f"cannot make the cache {root} ({reason}): set SPECTRA_CACHE")
+        return root
+    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    root = Path(base) / "spectra-dynamics"
+    reason = _unusable(root) or (None if os.access(root, os.W_OK) else "it is read-only")
+    return _temporary(str(root), reason) if reason else root
+
+
+def _unusable(root: Path) -> str | None:
+    """Reason why a folder neither exists nor can be made; None if it does."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return error.strerror or first_line(error)
+    return None
+
+
+@functools.cache
+def _temporary(root: str, reason: str) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="spectra-cache-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    print(
+        f"cannot write to the cache {root} ({reason}): results are not kept for later runs; set "
+        "SPECTRA_CACHE to keep them",
+        file=sys.stderr,
+    )
+    return folder
 
 
 @contextlib.contextmanager

@@ -139,7 +139,7 @@ def _with_adapter(
         for name in COMPANIONS:  # the tokenizer that it was finetuned with
             if (Path(source.address) / name).is_file():
                 shutil.copyfile(Path(source.address) / name, partial / name)
-        config = json.loads((partial / "config.json").read_text())
+        config = json.loads((partial / "config.json").read_text("utf-8"))
         (partial / "config.json").unlink()
         for file in partial.iterdir():
             file.replace(out / file.name)

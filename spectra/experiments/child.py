@@ -1,6 +1,7 @@
 """A command in a child process that never outlives this one."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -39,7 +40,8 @@ def finished(command: Sequence[str], what: str) -> dict[str, Any]:
     KeyboardInterrupt
         When the command was interrupted.
     """
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+    text = functools.partial(tempfile.TemporaryFile, "w+", encoding="utf-8", errors="replace")
+    with text() as output, text() as errors:
         # in its own session, so that a terminal's Ctrl-C reaches it only through this process
         child = subprocess.Popen(
             command,

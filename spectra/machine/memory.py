@@ -35,7 +35,7 @@ def resident_peak() -> int:
     """Peak resident memory of this process since it was last reset, in bytes."""
     status = PROCESS / "status"
     if status.exists():
-        for line in status.read_text().splitlines():
+        for line in status.read_text("utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
@@ -54,6 +54,6 @@ def peak_memory_bytes(*, children: bool = False) -> int:
 def _reset_peak() -> None:
     """Reset the peak on Linux; elsewhere it stays that of the whole process."""
     try:
-        (PROCESS / "clear_refs").write_text("5")
+        (PROCESS / "clear_refs").write_text("5", "utf-8")
     except OSError:
         return

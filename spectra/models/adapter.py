@@ -141,7 +141,7 @@ def _describe(folder: Path, adapter: Adapter) -> None:
             content=Source(adapter.base).content or "",
             beside=os.path.relpath(adapter.base, folder.resolve()),
         )
-    (folder / FILE).write_text(json.dumps(asdict(adapter), indent=2))
+    (folder / FILE).write_text(json.dumps(asdict(adapter), indent=2), "utf-8")
 
 
 def _files_sha256(folder: Path) -> str:

@@ -140,7 +140,7 @@ class Background(Executor):
                 run_module("spectra.recording.worker"),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                text=True,
+                encoding="utf-8",
                 pass_fds=inherited,
                 env=os.environ | search_path(),
                 start_new_session=True,  # Ctrl-C is for the training process, which may flush

@@ -53,16 +53,18 @@ def report_html(run: xr.DataTree, *, name: str) -> str:
     fields = {
         "title": html.escape(_title(run, name)),
         "facts": _facts_html(run, name),
-        "style": (assets / "report.css").read_text(),
+        "style": (assets / "report.css").read_text("utf-8"),
         "others": _others_html(run),
         "plotly": get_plotlyjs(),
         # "</" would end the script element
         "payload": json.dumps(payload(run), allow_nan=False).replace("</", "<\\/"),
-        "script": "\n".join((assets / name).read_text() for name in SCRIPTS),
+        "script": "\n".join((assets / name).read_text("utf-8") for name in SCRIPTS),
     }
     # in one pass, so that no text of a run is mistaken for a field
     return re.sub(
-        r"\{\{(\w+)\}\}", lambda match: fields[match[1]], (assets / "report.html").read_text()
+        r"\{\{(\w+)\}\}",
+        lambda match: fields[match[1]],
+        (assets / "report.html").read_text("utf-8"),
     )
 
 

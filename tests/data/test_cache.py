@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from spectra_data import pydocs, tokens
+from spectra_data import cache, pydocs, tokens
 from spectra_data.cache import cache_folder, new_folder
 from spectra_data.documents import Skips
+from spectra_data.errors import InputError
 from spectra_data.files import FileSource
 from spectra_data.integrity import sealed, unsealed
 from spectra_data.partial import partial_file, partial_folder, remove_leftovers
@@ -164,3 +165,33 @@ def test_an_unfinished_file_or_folder_goes_with_its_block(tmp_path, making):
     with pytest.raises(KeyError), making(tmp_path / "result"):
         raise KeyError
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def no_home(tmp_path, monkeypatch):
+    """A home that nobody can write to: it is a file."""
+    home = tmp_path / "home"
+    home.write_text("")
+    monkeypatch.delenv("SPECTRA_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    cache._temporary.cache_clear()
+    yield home
+    cache._temporary.cache_clear()
+
+
+def test_without_a_home_results_are_kept_for_the_process_and_a_line_says_so(no_home, capsys):
+    folder = cache_folder("tokens")
+    with new_folder(folder / "a") as partial:
+        (partial / "b").write_text("content")
+    assert (cache_folder("tokens") / "a/b").read_text() == "content"
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"cannot write to the cache {no_home}/.cache/spectra-dynamics" in said
+    assert "set SPECTRA_CACHE" in said
+
+
+def test_a_cache_that_was_named_and_cannot_be_made_is_refused(no_home, monkeypatch):
+    monkeypatch.setenv("SPECTRA_CACHE", str(no_home / "cache"))
+    with pytest.raises(InputError, match=r"cannot make the cache .*: set SPECTRA_CACHE"):
+        cache_folder("tokens")

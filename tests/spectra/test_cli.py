@@ -95,3 +95,65 @@ def test_a_full_disk_is_one_line_and_status_1(capsys, store, tmp_path, monkeypat
     monkeypatch.setattr("spectra.report.page.write_result", full)
     status, _, err = run(capsys, "report", str(store), "--out", str(tmp_path / "r.html"))
     assert (status, err) == (1, f"spectra report: {tmp_path}/r.html: No space left on device\n")
+
+
+def test_a_locale_of_ascii_breaks_nothing(recorded_store, tmp_path):
+    (tmp_path / "π.txt").write_text("café\n" * 40, encoding="utf-8")
+    commands = [
+        ["report", str(recorded_store), "--out", str(tmp_path / "report.html")],
+        ["metrics", str(recorded_store), "--out", str(tmp_path / "metrics.csv")],
+        ["pretrain", "--data", str(tmp_path / "π.txt"), "--vocab-size", "1"],
+    ]
+    code = f"import spectra.cli\nprint([spectra.cli.main(command) for command in {commands!a}])"
+    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | plain | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stdout.splitlines()[-1] == "[0, 0, 2]", run.stderr
+    assert "a byte-level vocabulary has at least 258 tokens" in run.stderr
+
+
+@pytest.mark.parametrize("error", [MemoryError("all of it"), RuntimeError("CUDA out of memory. X")])
+def test_too_little_memory_is_one_line(capsys, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("spectra.commands.verify.main", fail)
+    status, _, err = run(capsys, "verify", "store.zarr")
+    assert status == 1
+    assert err.startswith("spectra verify: out of memory: ")
+    assert err.count("\n") == 1
+
+
+def test_other_errors_of_the_program_keep_their_traceback(capsys, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr("spectra.commands.verify.main", fail)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        run(capsys, "verify", "store.zarr")
+
+
+def test_a_terminal_shows_control_characters_and_does_not_obey_them(capsys):
+    status, _, err = run(capsys, "verify", "a\x1b[2Jb\x07\ud800.zarr")
+    assert status == 2
+    assert r"a\x1b[2Jb\x07\ud800.zarr" in err
+    assert "\x1b" not in err
+
+
+def test_a_name_with_a_nul_is_refused(capsys):
+    assert run(capsys, "verify", "a\0b") == (
+        2,
+        "",
+        "spectra: an argument holds a NUL character, which no name can hold\n",
+    )
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("alocate", "allocate"), ("pretrian", "pretrain")])
+def test_a_mistyped_command_is_told_the_nearest(capsys, typed, meant):
+    status, _, err = run(capsys, typed)
+    assert (status, err) == (2, f"spectra: no command {typed!r}; did you mean {meant}?\n")

@@ -124,7 +124,7 @@ def writer_alive(path: Path) -> bool | None:
     The lock is only read, never taken: a writer that starts at that moment must not find it held.
     """
     try:
-        locks = Path("/proc/locks").read_text()
+        locks = Path("/proc/locks").read_text("utf-8")
         inode = str(path.stat().st_ino)
     except OSError:
         return None
