@@ -1,11 +1,12 @@
 """Shares of outliers by block, which OWL needs: they are measured by the model on text."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
+from spectra.calibration.statistics import Inputs, input_of
 from spectra.composites import Composite
 from spectra.matrices import Matrix, Weight, find_matrices, unwrapped
 from spectra.models.inputs import running
@@ -46,7 +47,7 @@ def outlier_shares(
     layers = {matrix: weight for matrix, (_, weight) in modules.items()}
     squares = {matrix: torch.zeros(matrix.cols, dtype=torch.float64) for matrix in layers}
     hooks = [
-        module.register_forward_pre_hook(_adding(squares, matrix))
+        module.register_forward_pre_hook(_adding(squares, matrix), with_kwargs=True)
         for matrix, (module, _) in modules.items()
     ]
     training = inner.training
@@ -94,8 +95,8 @@ def _module(model: torch.nn.Module, matrix: Matrix, weight: Weight) -> torch.nn.
 def _adding(squares: dict[Matrix, torch.Tensor], matrix: Matrix) -> Any:
     """A hook that adds the squared norms of a layer's inputs, by feature."""
 
-    def add(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        tokens = inputs[0].detach().reshape(-1, matrix.cols)
+    def add(_: torch.nn.Module, inputs: Inputs, named: Mapping[str, torch.Tensor]) -> None:
+        tokens = input_of(inputs, named).detach().reshape(-1, matrix.cols)
         squares[matrix] += tokens.double().square().sum(dim=0).cpu()
 
     return add

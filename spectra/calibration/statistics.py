@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+Inputs = tuple[torch.Tensor, ...]
+
 
 @dataclass(eq=False)
 class Moments:
@@ -77,6 +79,11 @@ def linear_layers(block: torch.nn.Module) -> dict[str, torch.nn.Linear]:
     }
 
 
+def input_of(inputs: Inputs, named: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The input that a linear layer was called with, by position or by name."""
+    return inputs[0] if inputs else named["input"]
+
+
 @contextlib.contextmanager
 def watching_inputs(
     layers: Mapping[str, torch.nn.Module], statistics: BlockStatistics
@@ -85,8 +92,8 @@ def watching_inputs(
     last: dict[str, torch.Tensor] = {}
 
     def watcher(name: str):  # type: ignore[no-untyped-def]
-        def watch(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            (x,) = inputs
+        def watch(_: torch.nn.Module, inputs: Inputs, named: Mapping[str, torch.Tensor]) -> None:
+            x = input_of(inputs, named)
             shared = next((other for other, seen in last.items() if seen is x), None)
             last[name] = x
             if name not in statistics.groups:
@@ -99,7 +106,10 @@ def watching_inputs(
 
         return watch
 
-    handles = [layer.register_forward_pre_hook(watcher(name)) for name, layer in layers.items()]
+    handles = [
+        layer.register_forward_pre_hook(watcher(name), with_kwargs=True)
+        for name, layer in layers.items()
+    ]
     try:
         yield
     finally:

@@ -199,7 +199,9 @@ def weighting_of(
         When the layer was never reached, or its statistics are not finite.
     """
     if layer not in statistics.groups:
-        raise InputError("calibration never reached its layer: it is not a separate linear layer")
+        raise InputError(
+            "calibration never reached its layer: name more windows, or use --method svd"
+        )
     group = statistics.groups[layer]
     if group not in roots:
         moments = statistics.inputs[group]

@@ -34,6 +34,7 @@ from spectra.store.durable import write_file
 from spectra_data.errors import InputError
 
 REPORT = "pruning.json"
+UNREACHED = "calibration never reached it"
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,10 @@ def prune(
             windows, text = calibration_text(source, calibration, device)
             about["calibration"] = text | {"seed": calibration.seed, "source": calibration.data}
             ready = _prepared(source, pruner, windows, calibration, device, Path(folder), progress)
+            fixed = fixed | dict.fromkeys(sorted(wanted - ready.keys()), UNREACHED)
+            wanted = wanted & ready.keys()
+            if not wanted:
+                raise InputError(f"there is no matrix to prune by {method}: {UNREACHED}")
 
         def make(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             tensor = stored.read(name)

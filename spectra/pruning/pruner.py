@@ -89,7 +89,8 @@ class Pruner:
 
         Yields
         ------
-        The pruned weights of a block, by the matrix's name.
+        The pruned weights of a block, by the matrix's name; without those of layers that the
+        windows never reached.
         """
         passages = blocks.start(windows, batch_size)
         for i, name in enumerate(blocks.names):
@@ -113,7 +114,7 @@ class Pruner:
         for name, module in layers.items():
             layer = name.removeprefix(f"{block}.")
             if layer not in statistics.groups:
-                raise InputError(f"{name}: calibration never reached it")
+                continue
             weight = module.weight.detach()
             result = self.pruned(name, weight, statistics.of(layer).covariance)
             module.weight.data = result

@@ -10,10 +10,11 @@ from transformers import AutoModelForCausalLM
 
 import spectra
 from spectra.calibration.options import Calibration
+from spectra.calibration.statistics import BlockStatistics, watching_inputs
 from spectra.cli import main
 from spectra.compression.compress import compress
 from spectra.models.source import Source
-from spectra.pruning.prune import prune
+from spectra.pruning.prune import UNREACHED, prune
 from spectra.pruning.sparsity import Pattern, least, magnitude, parse_pattern, sparsegpt, wanda
 from spectra_data.errors import InputError
 from tests.small import random_batch
@@ -282,3 +283,39 @@ def test_what_cannot_be_pruned_is_listed(tmp_path, family):
     saved(tmp_path / "g", "gpt2")
     with pytest.raises(InputError, match="no dense matrix to prune: part of a fused layer"):
         prune(str(tmp_path / "g"), tmp_path / "q", Pattern(0.5), method="magnitude")
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_a_layer_that_calibration_never_reaches_is_left_with_its_reason(tmp_path, method):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    torch.manual_seed(0)
+    config = MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4)
+    model = MambaForCausalLM(config)  # its code reads the weight of dt_proj itself
+    model.save_pretrained(tmp_path / "m")
+    result = prune(
+        str(tmp_path / "m"), tmp_path / "p", Pattern(0.5), method=method, calibration=OWN
+    )
+    unreached = [f"backbone.layers.{i}.mixer.dt_proj" for i in range(2)]
+    assert {n for n, why in result.left.items() if why == UNREACHED} >= set(unreached)
+    assert result.matrices
+    assert not result.matrices.keys() & result.left.keys()
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "p").state_dict()
+    for name in unreached:
+        assert torch.equal(after[f"{name}.weight"], model.state_dict()[f"{name}.weight"])
+
+
+def test_a_layer_that_is_called_by_its_argument_name_is_calibrated():
+    class Named(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.inner(input=x)
+
+    statistics, layer = BlockStatistics(), Named()
+    x = torch.randn(5, 4)
+    with watching_inputs({"inner": layer.inner}, statistics):
+        layer(x)
+    torch.testing.assert_close(statistics.of("inner").covariance.float(), x.mT @ x / 5)
