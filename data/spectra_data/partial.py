@@ -14,8 +14,11 @@ from uuid import uuid4
 
 try:
     import fcntl
-except ImportError:  # Windows has none: there, leftovers stay
+except ImportError:  # Windows has none: there, leftovers stay, and nothing open can be renamed
     fcntl = None  # type: ignore[assignment]
+
+IS_POSIX = fcntl is not None
+"""Whether files can be locked, folders opened, and descriptors given to children."""
 
 
 @contextlib.contextmanager
@@ -58,6 +61,9 @@ def remove_leftovers(folder: Path, target: str | None = None, *, below: bool = F
 
 @contextlib.contextmanager
 def _held(target: Path, new_file: int | None) -> Iterator[Path]:
+    if fcntl is None:
+        yield _made(target, new_file)
+        return
     while True:
         partial = target.with_name(f".{target.name}.{uuid4().hex}.partial")
         if new_file is None:
@@ -71,6 +77,15 @@ def _held(target: Path, new_file: int | None) -> Iterator[Path]:
         yield partial
     finally:
         os.close(descriptor)
+
+
+def _made(target: Path, new_file: int | None) -> Path:
+    partial = target.with_name(f".{target.name}.{uuid4().hex}.partial")
+    if new_file is None:
+        partial.mkdir()
+    else:
+        partial.touch(exist_ok=False)
+    return partial
 
 
 def _lock(descriptor: int) -> None:

@@ -82,7 +82,8 @@ def _wait(child: subprocess.Popen[bytes]) -> bool:
             return interrupted
         except KeyboardInterrupt:
             interrupted = True
-            child.send_signal(signal.SIGINT)
+            with contextlib.suppress(ValueError):  # on Windows the console tells it itself
+                child.send_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,16 @@
 """Memory that work takes."""
 
 import gc
-import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     import torch
@@ -38,12 +42,22 @@ def resident_peak() -> int:
         for line in status.read_text("utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
+    if resource is not None:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit
+    import psutil
+
+    memory = psutil.Process().memory_info()
+    return int(getattr(memory, "peak_wset", memory.rss))
 
 
 def peak_memory_bytes(*, children: bool = False) -> int:
-    """Peak resident bytes of this process; with `children`, at least that of its largest child."""
+    """Peak resident bytes of this process; with `children`, at least that of its largest child.
+
+    On Windows, that of this process alone.
+    """
+    if resource is None:
+        return resident_peak()
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if children:

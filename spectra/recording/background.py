@@ -133,7 +133,7 @@ class Background(Executor):
 
     def _start(self, location: Location, sketch_seed: int, slots: int) -> "subprocess.Popen[str]":
         inherited = [self._memory.descriptor]
-        if self._lock:
+        if self._lock and self._lock.descriptor is not None:
             inherited.append(self._lock.descriptor)  # the store stays held until both have ended
         with _signals_held():  # the process inherits this, until it ignores them
             worker = subprocess.Popen(

@@ -26,6 +26,7 @@ from spectra.store.layout import Layout
 from spectra.store.location import Location, exists, local_path
 from spectra.store.writer import StoreWriter
 from spectra_data.errors import InputError
+from spectra_data.partial import IS_POSIX
 
 
 @spelled_out(Recording)
@@ -212,6 +213,11 @@ def _require_background(recording: Recording, processes: Processes, store: Locat
         raise InputError(f"a queue holds at least 1 snapshot, not {recording.queue}")
     if recording.background == "off":
         return
+    if not IS_POSIX:
+        raise InputError(
+            "recording in the background needs memory that processes share by its descriptor, "
+            "which Windows lacks: leave out background= (--record-background)"
+        )
     if str(store).startswith("memory://"):
         raise InputError(
             f"{store} is in the memory of this process, where a background process cannot write: "

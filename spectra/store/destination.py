@@ -103,13 +103,14 @@ def _descriptor_of(path: Path) -> int | None:
 @contextlib.contextmanager
 def _opened(stream: Path) -> Iterator[int]:
     try:
-        descriptor = os.open(stream, os.O_WRONLY | os.O_NONBLOCK)
+        descriptor = os.open(stream, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         if error.errno == errno.ENXIO:
             raise InputError(f"nobody reads from the pipe {stream}: start its reader") from error
         raise
     try:
-        os.set_blocking(descriptor, True)
+        if os.name != "nt":
+            os.set_blocking(descriptor, True)
         yield descriptor
     finally:
         os.close(descriptor)

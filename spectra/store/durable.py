@@ -11,7 +11,7 @@ from zarr.core.buffer import Buffer
 
 from spectra.store.files import RegularFiles, kind_of
 from spectra_data.errors import InputError
-from spectra_data.partial import partial_file, partial_folder
+from spectra_data.partial import IS_POSIX, partial_file, partial_folder
 
 
 class DurableStore(RegularFiles):
@@ -83,8 +83,7 @@ def _placed(path: Path) -> Iterator[None]:
 
 
 def _replace(partial: Path, path: Path) -> None:
-    with partial.open("rb") as f:
-        os.fsync(f.fileno())
+    _sync_file(partial)
     partial.replace(path)
 
 
@@ -98,8 +97,13 @@ def _require_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring a folder's list of names to disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Bring a folder's list of names to disk; Windows does that itself, and opens no folder."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        if IS_POSIX:
+            raise
+        return
     try:
         os.fsync(descriptor)
     finally:
@@ -109,9 +113,10 @@ def sync_folder(folder: Path) -> None:
 def sync_tree(folder: Path) -> None:
     """Bring every file and folder below to disk."""
     for path in folder.rglob("*"):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        (sync_folder if path.is_dir() else _sync_file)(path)
     sync_folder(folder)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb" if IS_POSIX else "r+b") as file:  # Windows wants to be able to write
+        os.fsync(file.fileno())

@@ -34,35 +34,37 @@ class FolderLock:
         """
         self.lost = False
         """Whether it was released, or taken over."""
-        self.descriptor: int
+        self.descriptor: int | None = None
+        """Descriptor of the folder; None on Windows."""
         self._folder = folder.resolve()
         self.on_lost: Callable[[], None] = lambda: None
         """Called when this process takes the folder over from itself."""
         if take_over and (before := self._held.get(self._folder)):
             before.on_lost()
             before.release()
-        self.descriptor = os.open(folder, os.O_RDONLY)
-        self._lock(folder, time.monotonic() + patience)
+        if fcntl is not None:
+            self.descriptor = os.open(folder, os.O_RDONLY)
+            self._lock(folder, self.descriptor, time.monotonic() + patience)
         self._held[self._folder] = self
 
     def release(self) -> None:
         """Release the folder; further calls do nothing."""
         if not self.lost and self._held.get(self._folder) is self:
             del self._held[self._folder]
-            if fcntl is not None:
+            if self.descriptor is not None:
                 with contextlib.suppress(OSError):  # for a child that still has it, too
                     fcntl.flock(self.descriptor, fcntl.LOCK_UN)
-            os.close(self.descriptor)
+                os.close(self.descriptor)
         self.lost = True
 
-    def _lock(self, folder: Path, deadline: float) -> None:
-        while fcntl is not None:
+    def _lock(self, folder: Path, descriptor: int, deadline: float) -> None:
+        while True:
             try:
-                fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return
             except BlockingIOError as error:
                 if time.monotonic() >= deadline:
-                    os.close(self.descriptor)
+                    os.close(descriptor)
                     raise InputError(
                         f"another process is writing to {folder}: wait for it"
                     ) from error
