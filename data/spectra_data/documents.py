@@ -25,6 +25,10 @@ class Skips:
         ]
 
 
+class NotReadableError(Exception):
+    """The file holds nothing that can be read as documents; the message says why."""
+
+
 class DocumentSource(Protocol):
     """A corpus: documents of plain text, in the same order every time they are read."""
 

@@ -1,9 +1,9 @@
-"""Documents from local files: text, JSON lines (C4's format), JSON, parquet, plain or gzipped.
+"""Documents from local files: text, JSON lines (C4's format), JSON, CSV, TSV, parquet, Arrow.
 
-A text file is one document; so is each line of JSON lines, each element of a JSON array and each
-row of a parquet file. Malformed lines are counted and skipped, so one bad line in a shard of C4
-costs only that line. A file that is not text at all is an error if the user named it, and is
-counted if it is in a folder that the user named.
+All but parquet and Arrow may be compressed with gzip or zstd. A text file is one document; so is
+each line of JSON lines, each element of a JSON array and each row of a table. Malformed lines are
+counted and skipped, so one bad line in a shard of C4 costs only that line. A file that is not text
+at all is an error if the user named it, and is counted if it is in a folder that the user named.
 """
 
 import gzip
@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from spectra_data.documents import Skips
+from spectra_data.documents import NotReadableError, Skips
 from spectra_data.errors import InputError
 from spectra_data.pointers import POINTER, WHAT, is_pointer
+from spectra_data.saved import data_files, require_one_split
+from spectra_data.tables import arrow_texts, csv_texts, missing
+from spectra_data.zstd import MAGIC, decompressed
 
 SNIFFED_BYTES = 1 << 16
-
-
-class NotReadableError(Exception):
-    """The file holds nothing that can be read as documents; the message says why."""
+COMPRESSIONS = (".gz", ".zst")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class FileSource:
         if not _exists(self.path):
             raise InputError(
                 f"no such file or folder: {self.path} (a data source is `pydocs`, `c4`, `hf:NAME`, "
-                "or a path to text, jsonl, json, parquet or a folder of these)"
+                "or a path to text, jsonl, json, csv, tsv, parquet, arrow or a folder of these)"
             )
         if not (self.path.is_file() or self.path.is_dir()):
             raise InputError(f"{self.path} is neither a file nor a folder")
@@ -51,12 +51,14 @@ class FileSource:
     def files(self) -> list[Path]:
         if self.path.is_file():
             return [self.path]
-        return sorted(
+        require_one_split(self.path)
+        found = sorted(
             p
             for p in self.path.rglob("*")
             if p.is_file()
             and not any(part.startswith(".") for part in p.relative_to(self.path).parts)
         )
+        return data_files(found)
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(f"files 1 {self.text_field}".encode())
@@ -125,23 +127,17 @@ def _is_unicode(document: str) -> bool:
 
 
 def _reader(file: Path) -> Callable[[Path, str, Skips], Iterator[str]]:
-    suffixes = [s for s in file.suffixes if s != ".gz"]
-    match suffixes[-1] if suffixes else "":
-        case ".parquet":
-            return _read_parquet
-        case ".jsonl" | ".ndjson":
-            return _read_json_lines
-        case ".json":
-            return _read_json
-        case _:
-            return _read_text
+    suffixes = [s for s in file.suffixes if s not in COMPRESSIONS]
+    return READERS.get(suffixes[-1], _read_text) if suffixes else _read_text
 
 
-def _open(file: Path) -> gzip.GzipFile | BufferedReader:
-    """Open plain or gzipped, by the first bytes rather than by the name."""
+def _open(file: Path) -> BufferedReader | gzip.GzipFile:
+    """Open plain or decompressed, by the first bytes rather than by the name."""
     with file.open("rb") as f:
-        gzipped = f.read(2) == b"\x1f\x8b"
-    return gzip.open(file, "rb") if gzipped else file.open("rb")
+        head = f.read(len(MAGIC))
+    if head == MAGIC:
+        return BufferedReader(decompressed(file))
+    return gzip.open(file, "rb") if head.startswith(b"\x1f\x8b") else file.open("rb")
 
 
 def _require_text(file: Path) -> None:
@@ -193,10 +189,11 @@ def _read_json(file: Path, text_field: str, skips: Skips) -> Iterator[str]:
     """An array of records if the file begins with ``[``, else JSON lines, as in C4."""
     _require_text(file)
     with _open(file) as f:
-        if not f.read(SNIFFED_BYTES).lstrip().startswith(b"["):
-            yield from _read_json_lines(file, text_field, skips)
-            return
-        f.seek(0)
+        array = f.read(SNIFFED_BYTES).lstrip().startswith(b"[")
+    if not array:
+        yield from _read_json_lines(file, text_field, skips)
+        return
+    with _open(file) as f:
         try:
             records = json.load(f)
         except ValueError as error:
@@ -227,9 +224,7 @@ def _read_parquet(file: Path, text_field: str, skips: Skips) -> Iterator[str]:
     with parquet:
         columns = parquet.schema_arrow.names
         if text_field not in columns:
-            raise NotReadableError(
-                f"has no column {text_field!r}, only {', '.join(columns)}: set --text-field"
-            )
+            raise NotReadableError(missing(text_field, columns))
         batches = parquet.iter_batches(columns=[text_field])
         while True:
             try:
@@ -240,3 +235,32 @@ def _read_parquet(file: Path, text_field: str, skips: Skips) -> Iterator[str]:
                 raise NotReadableError(f"is damaged: {error}") from error
             for value in values:
                 yield from _text_of({text_field: value}, text_field, file, skips)
+
+
+def _read_arrow(file: Path, text_field: str, skips: Skips) -> Iterator[str]:
+    for value in arrow_texts(file, text_field):
+        yield from _text_of({text_field: value}, text_field, file, skips)
+
+
+def _read_csv(file: Path, text_field: str, skips: Skips) -> Iterator[str]:
+    _require_text(file)
+    with _open(file) as stream:
+        yield from csv_texts(stream, file.name, text_field, skips)
+
+
+def _read_tsv(file: Path, text_field: str, skips: Skips) -> Iterator[str]:
+    _require_text(file)
+    with _open(file) as stream:
+        yield from csv_texts(stream, file.name, text_field, skips, delimiters=("\t",))
+
+
+READERS: dict[str, Callable[[Path, str, Skips], Iterator[str]]] = {
+    ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
+    ".jsonl": _read_json_lines,
+    ".ndjson": _read_json_lines,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+}
+"""How the files of a suffix are read; all others are text."""
