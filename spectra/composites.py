@@ -1,4 +1,8 @@
-"""Matrices that no single parameter holds: those of low-rank layers and of layers with adapters."""
+"""Matrices that no single parameter holds.
+
+They are those of low-rank layers, of layers with adapters, and of layers whose weight is computed
+from other parameters, such as by weight norm.
+"""
 
 import itertools
 from collections.abc import Iterator
@@ -62,8 +66,8 @@ class Composite:
 def composites(model: "torch.nn.Module") -> dict[str, Composite]:
     """The layers of a model whose matrix no single parameter holds, by path.
 
-    They are low-rank layers, layers with adapters of `peft`, and the pairs of linear layers
-    (`spectra.models.pairs`) that carry adapters.
+    They are low-rank layers, layers with adapters of `peft`, the pairs of linear layers
+    (`spectra.models.pairs`) that carry adapters, and linear layers with a parametrized weight.
     """
     found: dict[str, Composite] = {}
     for path, module in model.named_modules():
@@ -74,10 +78,40 @@ def composites(model: "torch.nn.Module") -> dict[str, Composite]:
 
 def is_composite(module: "torch.nn.Module") -> bool:
     """Whether a module applies one matrix that it holds in parts."""
-    if hasattr(module, "product") or getattr(module, "is_pair", False):
+    if hasattr(module, "product") or getattr(module, "is_pair", False) or _is_parametrized(module):
         return True
     base = getattr(module, "base_layer", None)  # peft's name for the layer that it adapts
     return any(hasattr(base, name) for name in INPUTS)
+
+
+def _is_parametrized(module: "torch.nn.Module") -> bool:
+    """Whether a linear layer computes its weight from other parameters."""
+    import torch
+
+    if not isinstance(module, torch.nn.Linear):
+        return False
+    held = getattr(module, "parametrizations", None)
+    names = dict(module.named_parameters(recurse=False))
+    return (held is not None and "weight" in held) or {"weight_g", "weight_v"} <= names.keys()
+
+
+def normed(magnitude: "torch.Tensor", direction: "torch.Tensor") -> "torch.Tensor":
+    r"""The weight g v / ‖v‖ of weight norm (Salimans, Kingma 2016), in float32 or float64.
+
+    Parameters
+    ----------
+    magnitude
+        g: (rows, 1), (1, cols), or one number.
+    direction
+        v: (rows, cols). Norms are taken along the sides that g does not have.
+    """
+    import torch
+
+    dtype = torch.promote_types(direction.dtype, torch.float32)
+    v, g = direction.to(dtype), magnitude.to(dtype)
+    sides = tuple(i for i in range(v.ndim) if g.ndim == 0 or g.shape[i] == 1)
+    whole: torch.Tensor = v * (g / torch.linalg.vector_norm(v, dim=sides, keepdim=True))
+    return whole
 
 
 def is_bias(name: str) -> bool:

@@ -11,12 +11,20 @@ FORMATS: Registry[Callable[[RangedFile], TensorFile]] = Registry(
     "format of weights",
     {
         ".safetensors": Entry("safetensors", "spectra.checkpoint.safetensors_file:SafetensorsFile"),
+        ".metadata": Entry(
+            "torch.distributed's, with its .distcp files",
+            "spectra.checkpoint.distributed_file:DistributedFile",
+        ),
         ".bin": _TORCH,
         ".pt": _TORCH,
         ".pth": _TORCH,
+        ".ckpt": _TORCH,
         ".gguf": Entry("llama.cpp's", "spectra.checkpoint.gguf_file:GgufFile"),
     },
 )
+
+PIECE = ".distcp"
+"""Suffix of files that hold pieces of tensors, as the ``.metadata`` of their folder says."""
 
 
 def suffix_of(name: str) -> str | None:

@@ -176,7 +176,7 @@ def run_scan(
 
 
 def _opened(planned: "_Planned", towers: bool) -> Checkpoint:
-    checkpoint = open_checkpoint(planned.source)
+    checkpoint = open_checkpoint(planned.source, updates=True)
     return checkpoint.with_towers() if towers else checkpoint
 
 
