@@ -91,8 +91,8 @@ def _is_parametrized(module: "torch.nn.Module") -> bool:
     if not isinstance(module, torch.nn.Linear):
         return False
     held = getattr(module, "parametrizations", None)
-    names = dict(module.named_parameters(recurse=False))
-    return (held is not None and "weight" in held) or {"weight_g", "weight_v"} <= names.keys()
+    own = {name for name, _ in module.named_parameters(recurse=False)}
+    return (held is not None and "weight" in held) or bool(own & {"weight_v", "weight_orig"})
 
 
 def normed(magnitude: "torch.Tensor", direction: "torch.Tensor") -> "torch.Tensor":
@@ -112,6 +112,11 @@ def normed(magnitude: "torch.Tensor", direction: "torch.Tensor") -> "torch.Tenso
     sides = tuple(i for i in range(v.ndim) if g.ndim == 0 or g.shape[i] == 1)
     whole: torch.Tensor = v * (g / torch.linalg.vector_norm(v, dim=sides, keepdim=True))
     return whole
+
+
+def masked(mask: "torch.Tensor", values: "torch.Tensor") -> "torch.Tensor":
+    """The weight of `torch.nn.utils.prune`: the values that a mask keeps, (rows, cols) each."""
+    return values * mask.to(values.dtype)
 
 
 def is_bias(name: str) -> bool:

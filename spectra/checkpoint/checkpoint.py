@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -14,12 +14,12 @@ from spectra.checkpoint import update
 from spectra.checkpoint.address import Address, home_of, one_address, open_folder
 from spectra.checkpoint.compressed import MergedTensors, is_compressed
 from spectra.checkpoint.digests import combined_sha256, digest
+from spectra.checkpoint.effective import EffectiveTensors, has_pairs
 from spectra.checkpoint.folder import Folder
 from spectra.checkpoint.gguf_file import GgufFile, described
 from spectra.checkpoint.match import Match, match_of
 from spectra.checkpoint.module import ModuleTensors
 from spectra.checkpoint.named import NamedTensors
-from spectra.checkpoint.normed import NormedTensors, is_normed
 from spectra.checkpoint.notes import note
 from spectra.checkpoint.shards import is_weights, open_shards, usual_files
 from spectra.checkpoint.tensor_slices import UNKNOWN_SHAPE, TensorSlice, find_slices, scaled
@@ -219,8 +219,8 @@ def open_checkpoint(
         paths = match.matrices
         if any(stored != name for stored, name in names.items()):
             tensors = NamedTensors(tensors, names)
-    if is_normed(tensors.tensors):
-        tensors = NormedTensors(tensors)
+    if has_pairs(tensors.tensors):
+        tensors = EffectiveTensors(tensors)
     found, skipped = find_slices(tensors.tensors, config, paths=paths)
     if not found:
         raise InputError(_nothing(str(address), skipped))
@@ -273,22 +273,22 @@ def _update(address: Address, folder: Folder, commit: str | None, updates: bool)
             "it is a peft adapter, not a checkpoint: merge it into its base (merge_and_unload), "
             "and save the result"
         )
-    adapter = update.described(folder)
+    adapter = update.Lora.of(folder)
     source = open_shards(folder, update.weights_of(folder))
     tensors = update.UpdateTensors(source, adapter)
-    config = update.base_config(adapter)
+    config = adapter.base_config
     found, skipped = find_slices(tensors.tensors, config, upright=True)
     skipped += tensors.skipped
     if not found:
         raise InputError(_nothing("it", skipped))
-    if way := update.moves_base(adapter):
+    if way := adapter.moves_base:
         note(f"{address}: {way} moves a part of the base's weights into the adapter's factors")
     note(f"{address}: scanning the update that this adapter adds to its base's weights")
     broken = tuple(t.problem for t in tensors.tensors.values() if t.problem)
     return Checkpoint(
         address.name,
         commit,
-        {**config, "adapter": adapter},
+        {**config, "adapter": asdict(adapter)},
         found,
         tuple(skipped),
         tuple(dict.fromkeys((*source.problems, *broken))),

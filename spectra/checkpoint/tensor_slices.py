@@ -20,6 +20,7 @@ Rows = tuple[tuple[int, int, int], ...]
 """Runs of rows: first, last (not included), step."""
 
 ROUTERS = re.compile(r"\.(gate|router|shared_expert_gate|block_sparse_moe\.router\.layer)$")
+PARAMETRIZED = re.compile(r"\.weight_(g|v|u|orig|mask)$")
 SCALES = re.compile(r"_scale(_inv|_2)?$|\.(input|output|k|v)_scale$")
 TRANSPOSING = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 """Families whose layers hold their weights as (inputs, outputs)."""
@@ -139,7 +140,7 @@ def _left_out(tensor: StoredTensor) -> str | None:
         return f"{UNKNOWN_SHAPE}: {tensor.problem}"
     stacked = sides == 3 and ("experts" in path or path.endswith("_linear"))
     plain = name.endswith(".weight") or name.rpartition(".")[2] in ATTENTION
-    if ".parametrizations." in name or path.endswith(("weight_g", "weight_v", "weight_orig")):
+    if ".parametrizations." in name or PARAMETRIZED.search(name):
         return "a part of a parametrized weight"
     if sides < 2 or not (plain or stacked):
         return "not the weight of a linear layer"

@@ -7,6 +7,7 @@ LoRA adds scale · B A to a weight, with scale = alpha / rank, or alpha / √ran
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from spectra.checkpoint.folder import Folder
 from spectra.checkpoint.tensors import NAMES, StoredTensor
 from spectra.matrices import Skipped
 from spectra_data.errors import InputError
+from spectra_data.fields import converted
 from spectra_data.reading import parse_json, read_json
 
 DESCRIPTION = "adapter_config.json"
@@ -41,40 +43,74 @@ def weights_of(folder: Folder) -> str:
     return found
 
 
-def described(folder: Folder) -> dict[str, Any]:
-    """The description of an adapter whose update follows from its own tensors.
+@dataclass(frozen=True)
+class Lora:
+    """Description of a LoRA whose update follows from its own tensors, in peft's words."""
 
-    Raises
-    ------
-    InputError
-        When it is damaged, or of another kind, with what to do.
-    """
-    config = parse_json(folder.text(DESCRIPTION), DESCRIPTION)
-    if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
-        raise InputError(f"{DESCRIPTION} is damaged: it names no peft_type")
-    kind = config["peft_type"]
-    advice = "merge it into its base (merge_and_unload), and scan the result"
-    if kind != "LORA":
-        raise InputError(f"it is an adapter of kind {kind}, and only LORA is read: {advice}")
-    if config.get("use_dora"):
-        raise InputError(f"DoRA's update depends on its base's weights: {advice}")
-    for key in ("layer_replication", "target_parameters"):
-        if config.get(key):
-            raise InputError(f"{DESCRIPTION} sets {key}, which is not read: {advice}")
-    return config
+    r: int
+    lora_alpha: float
+    use_rslora: bool | None = False
+    rank_pattern: dict[str, int] | None = None
+    """Ranks of layers that have their own, by a pattern of their names."""
+    alpha_pattern: dict[str, float] | None = None
+    init_lora_weights: Any = True
+    base_model_name_or_path: str | None = None
 
+    def __post_init__(self) -> None:
+        for pattern in (*(self.rank_pattern or {}), *(self.alpha_pattern or {})):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise InputError(
+                    f"{DESCRIPTION} is damaged: {pattern!r} is no pattern of names"
+                ) from error
+        if min([self.r, *(self.rank_pattern or {}).values()]) < 1:
+            raise InputError(f"{DESCRIPTION} is damaged: a rank is below 1")
 
-def moves_base(config: Mapping[str, Any]) -> str | None:
-    """The initialisation of an adapter that changed its base's weights; None for the usual ones."""
-    way = str(config.get("init_lora_weights")).lower()
-    return way if way.startswith(_MOVES_BASE) else None
+    @classmethod
+    def of(cls, folder: Folder) -> "Lora":
+        """The description in an adapter's folder.
 
+        Raises
+        ------
+        InputError
+            When it is damaged, or of another kind of adapter, with what to do.
+        """
+        config = parse_json(folder.text(DESCRIPTION), DESCRIPTION)
+        if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
+            raise InputError(f"{DESCRIPTION} is damaged: it names no peft_type")
+        kind = config["peft_type"]
+        advice = "merge it into its base (merge_and_unload), and scan the result"
+        if kind != "LORA":
+            raise InputError(f"it is an adapter of kind {kind}, and only LORA is read: {advice}")
+        if config.get("use_dora"):
+            raise InputError(f"DoRA's update depends on its base's weights: {advice}")
+        for key in ("layer_replication", "target_parameters"):
+            if config.get(key):
+                raise InputError(f"{DESCRIPTION} sets {key}, which is not read: {advice}")
+        return converted(f"{DESCRIPTION} is damaged: ", config, cls)
 
-def base_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of an adapter's base if it lies on this machine; {} if not."""
-    place = Path(str(config.get("base_model_name_or_path") or ""), "config.json")
-    found = read_json(place) if place.is_file() else {}
-    return found if isinstance(found, dict) else {}
+    def rank(self, path: str) -> int:
+        """Rank of a layer's update."""
+        return int(_own(self.rank_pattern, path, self.r))
+
+    def scale(self, path: str) -> float:
+        """Factor of a layer's B A: alpha / rank, or alpha / √rank if rank-stabilised."""
+        alpha, rank = _own(self.alpha_pattern, path, self.lora_alpha), self.rank(path)
+        return float(alpha / (math.sqrt(rank) if self.use_rslora else rank))
+
+    @property
+    def moves_base(self) -> str | None:
+        """An initialisation that changed the base's weights; None for the others."""
+        way = str(self.init_lora_weights).lower()
+        return way if way.startswith(_MOVES_BASE) else None
+
+    @property
+    def base_config(self) -> dict[str, Any]:
+        """The configuration of its base if that lies on this machine; {} if not."""
+        place = Path(self.base_model_name_or_path or "", "config.json")
+        found = read_json(place) if self.base_model_name_or_path and place.is_file() else {}
+        return found if isinstance(found, dict) else {}
 
 
 class UpdateTensors:
@@ -84,19 +120,19 @@ class UpdateTensors:
     ----------
     source
         Tensors of the adapter, as stored.
-    config
-        Content of ``adapter_config.json``.
+    lora
+        Description of the adapter.
     """
 
-    def __init__(self, source: Any, config: Mapping[str, Any]) -> None:
-        self._source, self._config = source, config
+    def __init__(self, source: Any, lora: Lora) -> None:
+        self._source, self._lora = source, lora
         self._factors: dict[str, dict[str, str]] = {}
         self.skipped: list[Skipped] = []
         """Tensors that belong to no update, with the reason."""
         for name in source.tensors:
             match = _FACTOR.fullmatch(name.removeprefix(_PREFIX))
             if match is None:
-                self.skipped.append(Skipped(name, "a whole tensor beside the adapter's factors"))
+                self.skipped.append(Skipped(name, "no factor of an update"))
             else:
                 self._factors.setdefault(match[1], {})[match[2]] = name
         self.tensors = {f"{path}.weight": self._update(path) for path in self._factors}
@@ -115,7 +151,7 @@ class UpdateTensors:
         factors = self._factors[path]
         dtype = self.tensors[name].dtype
         left, right = (self._source.read(factors[part]).to(dtype) for part in "BA")
-        whole: torch.Tensor = (left @ right) * scale_of(self._config, path)
+        whole: torch.Tensor = (left @ right) * self._lora.scale(path)
         return whole if first is None else whole[first]
 
     def _update(self, path: str) -> StoredTensor:
@@ -132,31 +168,19 @@ class UpdateTensors:
         else:
             (rows, rank), (inner, cols) = held["B"].shape, held["A"].shape
             shape = (rows, cols)
-            if not rank == inner == rank_of(self._config, path):
+            if not rank == inner == self._lora.rank(path):
                 problem = problem or (
                     f"{one.file}: {path} has factors of ranks {inner} and {rank}, but "
-                    f"{DESCRIPTION} says {rank_of(self._config, path)}"
+                    f"{DESCRIPTION} says {self._lora.rank(path)}"
                 )
         wide = any(tensor.readable_as == torch.float64 for tensor in held.values())
         stored = NAMES[torch.float64 if wide else torch.float32]
         return StoredTensor(f"{path}.weight", shape, stored, one.file, problem)
 
 
-def rank_of(config: Mapping[str, Any], path: str) -> int:
-    """Rank of a layer's update, its own or all layers'."""
-    return int(_own(config, "rank_pattern", path, config.get("r") or 0))
-
-
-def scale_of(config: Mapping[str, Any], path: str) -> float:
-    """Factor of a layer's B A: alpha / rank, or alpha / √rank if rank-stabilised."""
-    rank = rank_of(config, path)
-    alpha = float(_own(config, "alpha_pattern", path, config.get("lora_alpha") or 0))
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-
-
-def _own(config: Mapping[str, Any], patterns: str, path: str, usual: Any) -> Any:
-    """What a layer's name gets in a mapping of patterns to values, as peft matches them."""
-    for pattern, value in (config.get(patterns) or {}).items():
+def _own(patterns: Mapping[str, float] | None, path: str, usual: float) -> float:
+    """The value of the first pattern that a layer's name ends with, as peft matches them."""
+    for pattern, value in (patterns or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", path):
             return value
     return usual
