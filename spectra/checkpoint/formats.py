@@ -6,12 +6,16 @@ from spectra.checkpoint.folder import RangedFile
 from spectra.checkpoint.tensors import TensorFile
 from spectra.registry import Entry, Registry
 
+INDEX = ".metadata"
+"""Whole name of the file in which torch.distributed describes the others of its folder."""
+PIECE = ".distcp"
+"""Suffix of these others, which hold pieces of tensors."""
 _TORCH = Entry("torch's archives, never executed", "spectra.checkpoint.torch_file:TorchFile")
 FORMATS: Registry[Callable[[RangedFile], TensorFile]] = Registry(
     "format of weights",
     {
         ".safetensors": Entry("safetensors", "spectra.checkpoint.safetensors_file:SafetensorsFile"),
-        ".metadata": Entry(
+        INDEX: Entry(
             "torch.distributed's, with its .distcp files",
             "spectra.checkpoint.distributed_file:DistributedFile",
         ),
@@ -23,10 +27,10 @@ FORMATS: Registry[Callable[[RangedFile], TensorFile]] = Registry(
     },
 )
 
-PIECE = ".distcp"
-"""Suffix of files that hold pieces of tensors, as the ``.metadata`` of their folder says."""
-
 
 def suffix_of(name: str) -> str | None:
     """The suffix of a name that marks its format; None if it has no known suffix."""
-    return next((suffix for suffix in FORMATS if name.endswith(suffix)), None)
+    last = name.rpartition("/")[2]
+    if last.endswith(INDEX):  # hub clients write notes like model.safetensors.metadata
+        return INDEX if last == INDEX else None
+    return next((suffix for suffix in FORMATS if last.endswith(suffix)), None)

@@ -15,7 +15,7 @@ import torch
 
 from spectra.checkpoint.deepspeed import require_whole
 from spectra.checkpoint.folder import Folder
-from spectra.checkpoint.formats import FORMATS, PIECE, suffix_of
+from spectra.checkpoint.formats import FORMATS, INDEX, PIECE, suffix_of
 from spectra.checkpoint.gguf_file import gguf_parts
 from spectra.checkpoint.tensors import StoredTensor, TensorFile, require_readable
 from spectra_data.errors import InputError
@@ -186,11 +186,11 @@ def _loose(folder: Folder) -> list[str]:
 
 
 def _require_index(names: list[str]) -> None:
-    """Require the ``.metadata`` of files of torch.distributed."""
+    """Require the index of pieces of tensors."""
     pieces = [name for name in names if name.endswith(PIECE)]
-    if pieces and ".metadata" not in names:
+    if pieces and INDEX not in names:
         raise InputError(
-            f"{pieces[0]} cannot be read without .metadata, which torch.distributed writes last: "
+            f"{pieces[0]} cannot be read without {INDEX}, which torch.distributed writes last: "
             "the save did not end, or the file was not copied"
         )
 

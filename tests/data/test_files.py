@@ -1,6 +1,7 @@
 """Documents from files."""
 
 import gzip
+import hashlib
 import json
 
 import pyarrow
@@ -140,3 +141,14 @@ def test_the_fingerprint_follows_the_content(tmp_path):
     assert FileSource(path).fingerprint() == before
     path.write_text("two")
     assert FileSource(path).fingerprint() != before
+
+
+def test_the_fingerprint_of_a_table_is_not_that_of_the_text_that_it_once_was(tmp_path):
+    (tmp_path / "a.csv").write_text("text\none\n")
+    known = hashlib.sha256(b"files 1 text" + b"a.csv")
+    known.update(hashlib.sha256((tmp_path / "a.csv").read_bytes()).digest())
+    assert FileSource(tmp_path / "a.csv").fingerprint() != known.hexdigest()
+    (tmp_path / "a.csv").rename(tmp_path / "a.txt")
+    known = hashlib.sha256(b"files 1 text" + b"a.txt")
+    known.update(hashlib.sha256((tmp_path / "a.txt").read_bytes()).digest())
+    assert FileSource(tmp_path / "a.txt").fingerprint() == known.hexdigest()

@@ -4,6 +4,7 @@ import argparse
 import pickle
 import shutil
 
+import fsspec
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
@@ -216,6 +217,18 @@ def test_pieces_without_their_index_are_no_checkpoint(model, tmp_path):
     (folder / ".metadata").unlink()
     with pytest.raises(InputError, match=r"cannot be read without \.metadata"):
         open_checkpoint(str(folder))
+
+
+def test_an_index_out_of_reach_and_a_hub_clients_notes(model, plain, tmp_path):
+    folder = distributed(tmp_path / "m", model.state_dict())
+    memory = fsspec.filesystem("memory")
+    memory.put(str(folder), "/remote-run", recursive=True)
+    with pytest.raises(InputError, match=r"\.metadata is not on this machine: download its folder"):
+        open_checkpoint("memory://remote-run")
+    (folder / "model.safetensors.metadata").write_text("a commit, an etag, a time")
+    assert same(matrices(folder), plain)
+    with pytest.raises(InputError, match="is not a checkpoint"):
+        open_checkpoint(str(folder / "model.safetensors.metadata"))
 
 
 def test_a_run_of_accelerate_with_fsdp_is_a_series(model, plain, tmp_path):
