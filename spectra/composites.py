@@ -5,7 +5,7 @@ from other parameters, such as by weight norm.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,8 @@ class Composite:
         """The matrix (rows, cols), in memory of its own."""
         layer: Any = self.module
         if not hasattr(layer, "product"):
-            return _applied(self.module, self.shape[1])
+            computed = _computed(self.module)
+            return _applied(self.module, self.shape[1]) if computed is None else computed
         # factors are multiplied in float32
         parts = layer.factorisation.float() if hasattr(layer, "factorisation") else layer
         whole: torch.Tensor = parts.product().detach().float()
@@ -128,8 +129,37 @@ def _inside(path: str, outer: str) -> bool:
     return path.startswith(f"{outer}.")
 
 
+def _computed(module: "torch.nn.Module") -> "torch.Tensor | None":
+    """The weight of a layer that computes it from few parameters; None for the other layers."""
+    layer: Any = module
+    if hasattr(layer, "weight_v") and hasattr(layer, "weight_g"):
+        return normed(layer.weight_g.detach(), layer.weight_v.detach()).float()
+    if hasattr(layer, "weight_orig") and hasattr(layer, "weight_mask"):
+        return masked(layer.weight_mask, layer.weight_orig.detach()).float()
+    if _is_parametrized(module) and hasattr(layer, "parametrizations"):
+        return _evaluated(layer.parametrizations["weight"], [()])[0]
+    return None
+
+
 def _applied(module: "torch.nn.Module", cols: int) -> "torch.Tensor":
     """Images of the unit vectors under a module, without dropout and biases: (rows, cols)."""
+    import torch
+
+    device = next(module.parameters()).device
+
+    def units() -> "Iterator[tuple[torch.Tensor]]":
+        for first in range(0, cols, UNITS_AT_ONCE):
+            some = torch.zeros(min(UNITS_AT_ONCE, cols - first), cols, device=device)
+            some.diagonal(first).fill_(1)
+            yield (some,)
+
+    return torch.cat([image.mT for image in _evaluated(module, units())], dim=1)
+
+
+def _evaluated(
+    module: "torch.nn.Module", inputs: "Iterable[tuple[torch.Tensor, ...]]"
+) -> "list[torch.Tensor]":
+    """What a module makes of inputs, in float32, without dropout and biases."""
     import torch
 
     state = {
@@ -143,15 +173,10 @@ def _applied(module: "torch.nn.Module", cols: int) -> "torch.Tensor":
     module.eval()
     try:
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            parts = []
-            for first in range(0, cols, UNITS_AT_ONCE):
-                units = torch.zeros(min(UNITS_AT_ONCE, cols - first), cols, device=device)
-                units.diagonal(first).fill_(1)
-                parts.append(torch.func.functional_call(module, state, (units,)).mT)
+            return [torch.func.functional_call(module, state, given) for given in inputs]
     finally:
         for part, flag in flags.items():
             part.training = flag
-    return torch.cat(parts, dim=1)
 
 
 def _tensors(module: "torch.nn.Module") -> "Iterator[tuple[str, torch.Tensor]]":
