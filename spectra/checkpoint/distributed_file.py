@@ -70,6 +70,7 @@ class DistributedFile:
                 name: held.state_dict_metadata[key] for name, key in self._keys.items()
             }
             sizes = {p.name: p.stat().st_size for p in self._folder.glob(f"*{PIECE}")}
+            self._lost = self._missing(sizes)
             self.tensors = {name: self._stored(name, sizes) for name in self._keys}
             used = {place.relative_path for place in held.storage_data.values()}
             self.parts = sorted(sizes.keys() & used)
@@ -100,6 +101,19 @@ class DistributedFile:
         problem = self._problem(name, sizes)
         return StoredTensor(name, shape, stored, self._index, problem)
 
+    def _missing(self, sizes: dict[str, int]) -> dict[str, str]:
+        """A line for every file that is missing: what it holds."""
+        known = {key: name for name, key in self._keys.items()}
+        lost: dict[str, list[str]] = {}
+        for index, place in self._reader.storage_data.items():
+            if place.relative_path not in sizes and index.fqn in known:
+                lost.setdefault(place.relative_path, []).append(known[index.fqn])
+        return {
+            file: f"{file} is missing, with {names[0]}"
+            + (f" and {len(names) - 1} more" if len(names) > 1 else "")
+            for file, names in lost.items()
+        }
+
     def _problem(self, name: str, sizes: dict[str, int]) -> str | None:
         """Why a tensor cannot be read: a file of it is missing or too short, or a piece of it."""
         held, entries = self._held[name], 0
@@ -110,8 +124,8 @@ class DistributedFile:
             if where is None:
                 return f"{self._index} does not say where a piece of {name} is"
             file, end = where.relative_path, where.offset + where.length
-            if file not in sizes:
-                return f"{file} is missing, with {name}"
+            if file in self._lost:
+                return self._lost[file]
             if end > sizes[file] or where.offset < 0:
                 return f"{file} is truncated: {name} ends at byte {end}"
             count = math.prod(chunk.sizes)

@@ -223,7 +223,8 @@ def _unindexed(folder: Folder, names: list[str]) -> Shards:
             shards.tensors[tensor.name] = tensor
     if not shards.files:
         raise InputError("; ".join(problems))
-    problems += [tensor.problem for tensor in shards.tensors.values() if tensor.problem]
+    broken = (tensor.problem for tensor in shards.tensors.values() if tensor.problem)
+    problems += dict.fromkeys(broken)
     complete = len(shards.files) == len(names) and not list(_missing_numbers(names))
     return dataclasses.replace(shards, problems=tuple(problems), complete=complete)
 

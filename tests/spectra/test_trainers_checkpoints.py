@@ -183,6 +183,15 @@ def test_damaged_pieces_are_named(tmp_path, damage, message):
         spectra.scan(str(folder), tmp_path / "out.zarr")
 
 
+def test_a_missing_file_is_one_line(model, tmp_path):
+    folder = distributed(tmp_path / "m", model.state_dict(), model.config)
+    next(folder.glob("*.distcp")).unlink()
+    opened = open_checkpoint(str(folder))
+    count = len(model.state_dict())
+    (line,) = opened.problems
+    assert line == f"__0_0.distcp is missing, with model.embed_tokens.weight and {count - 1} more"
+
+
 class Harmful:
     def __reduce__(self):
         return (open, ("harm", "w"))
