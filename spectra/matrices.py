@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 ROLES = {f"{role}_proj": role for role in ("q", "k", "v", "o", "gate", "up", "down")}
 ROLES |= {"wq": "q", "wk": "k", "wv": "v", "wo": "o", "w1": "gate", "w3": "up", "w2": "down"}
+QKV_PARTS = ("q_proj", "k_proj", "v_proj")
+IN_PROJ = "in_proj_weight"
+"""Name of the parameter in which `torch.nn.MultiheadAttention` holds q, then k, then v."""
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 LARGEST_SIDE = 1 << 40
 """Entries along a dimension of a matrix; a file that states more is damaged."""
@@ -264,6 +267,7 @@ def _all_matrices(model: "torch.nn.Module") -> tuple[dict[Matrix, Weight], list[
             skipped.append(Skipped(name, "not two-dimensional: flattened, or partitioned"))
             continue
         outer = parts.get(id(parameter))
+        projections = list(_projections(name, parameter, owner))
         if outer is not None and layer is not None:
             if not any(m.name == outer for m in matrices):
                 whole = composed[outer]
@@ -277,8 +281,8 @@ def _all_matrices(model: "torch.nn.Module") -> tuple[dict[Matrix, Weight], list[
             path = name.removesuffix(".weight")
             matrix = Matrix(path, layer, role_of(path), *shape)
             matrices[matrix] = Weight(parameter, transposed=conv1d)
-        elif layer is not None and parameter.ndim == 3 and _is_stack(owner):
-            for path, weight in _experts(name, parameter, owner):
+        elif layer is not None and (projections or _is_stack(parameter, owner)):
+            for path, weight in projections or _experts(name, parameter, owner):
                 shape = weight.value.shape
                 matrices[Matrix(path, layer, role_of(path), *shape)] = weight
         else:
@@ -291,9 +295,29 @@ def _plain(path: str) -> str:
     return ".".join(part for part in path.split(".") if part not in WRAPPERS)
 
 
-def _is_stack(owner: "torch.nn.Module") -> bool:
-    """Whether a module holds a stack of experts; only Llama 4's does not state its layout."""
-    return hasattr(owner, "is_transposed") or type(owner).__name__ == "Llama4TextExperts"
+def _is_stack(parameter: "torch.nn.Parameter", owner: "torch.nn.Module") -> bool:
+    """Whether a parameter is a stack of experts; only Llama 4's does not state its layout."""
+    states = hasattr(owner, "is_transposed") or type(owner).__name__ == "Llama4TextExperts"
+    return parameter.ndim == 3 and states
+
+
+def _projections(
+    name: str, parameter: "torch.nn.Parameter", owner: "torch.nn.Module"
+) -> Iterator[tuple[str, Weight]]:
+    """The matrices that `torch.nn.MultiheadAttention` holds in a parameter of its own."""
+    import torch
+
+    folder, _, last = name.rpartition(".")
+    part = last.removesuffix("_weight")
+    if not isinstance(owner, torch.nn.MultiheadAttention):
+        return
+    if last == IN_PROJ:
+        side = parameter.shape[0] // len(QKV_PARTS)
+        for number, projection in enumerate(QKV_PARTS):
+            rows = slice(number * side, (number + 1) * side)
+            yield f"{folder}.{projection}", Weight(parameter, (rows,))
+    elif part != last and part in QKV_PARTS:
+        yield f"{folder}.{part}", Weight(parameter)
 
 
 def _experts(

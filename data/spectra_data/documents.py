@@ -30,6 +30,10 @@ class Skips:
         ]
 
 
+class NotReadableError(Exception):
+    """The file holds nothing that can be read as documents; the message says why."""
+
+
 class Piece(NamedTuple):
     """A stretch of a document, all of it unless it is long."""
 

@@ -1,25 +1,29 @@
-"""Documents from local files: text, JSON lines (C4's format), JSON, parquet, plain or gzipped.
+"""Documents from local files: text, JSON lines (C4's format), JSON, CSV, TSV, parquet, Arrow.
 
-A text file is one document; so is each line of JSON lines, each element of a JSON array and each
-row of a parquet file. Text is read a piece at a time, so that the beginning of a large file costs
-no more than that of a small one. Malformed lines are counted and skipped, so one bad line in a
-shard of C4 costs only that line. A file that is not text at all is an error if the user named it,
-and is counted if it is in a folder that the user named.
+All but parquet and Arrow may be compressed with gzip or zstd. A text file is one document; so is
+each line of JSON lines, each element of a JSON array and each row of a table. Text is read a piece
+at a time, so that the beginning of a large file costs no more than that of a small one. Malformed
+lines are counted and skipped, so one bad line in a shard of C4 costs only that line. A file that is
+not text at all is an error if the user named it, and is counted if it is in a folder that the user
+named.
 """
 
 import gzip
 import hashlib
 import json
-import math
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from io import BufferedReader
+from io import BufferedReader, RawIOBase
 from pathlib import Path
+from typing import Any
 
-from spectra_data.documents import DocumentSource, Piece, Skips
+from spectra_data.documents import DocumentSource, NotReadableError, Piece, Skips
 from spectra_data.errors import InputError
 from spectra_data.pointers import POINTER, WHAT, is_pointer
+from spectra_data.saved import data_files, require_one_split
+from spectra_data.tables import arrow_texts, csv_texts, missing
+from spectra_data.zstd import MAGIC, decompressed
 
 SNIFFED_BYTES = 1 << 16
 PIECE_BYTES = 1 << 20
@@ -32,10 +36,7 @@ ROWS = 1024
 """Rows of a parquet file that are read at once."""
 LARGEST_RATIO = 200
 """Bytes that a compressed one may unpack to: text has 2 to 20, and 1000 are zeros."""
-
-
-class NotReadableError(Exception):
-    """The file holds nothing that can be read as documents; the message says why."""
+COMPRESSIONS = (".gz", ".zst")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class FileSource(DocumentSource):
         if not _exists(self.path):
             raise InputError(
                 f"no such file or folder: {self.path} (a data source is `pydocs`, `c4`, `hf:NAME`, "
-                "or a path to text, jsonl, json, parquet or a folder of these)"
+                "or a path to text, jsonl, json, csv, tsv, parquet, arrow or a folder of these)"
             )
         if not (self.path.is_file() or self.path.is_dir()):
             raise InputError(f"{self.path} is neither a file nor a folder")
@@ -63,17 +64,21 @@ class FileSource(DocumentSource):
     def files(self) -> list[Path]:
         if self.path.is_file():
             return [self.path]
-        return sorted(
+        require_one_split(self.path)
+        found = sorted(
             p
             for p in self.path.rglob("*")
             if p.is_file()
             and not any(part.startswith(".") for part in p.relative_to(self.path).parts)
         )
+        return data_files(found)
 
     def fingerprint(self) -> str:
         digest = hashlib.sha256(f"files 1 {self.text_field}".encode())
         for file in self.files():
             digest.update(file.relative_to(self.path.parent).as_posix().encode())
+            if _reader(file) in (_read_csv, _read_tsv):  # earlier versions took them for text
+                digest.update(b" by column")
             with file.open("rb") as f:
                 digest.update(hashlib.file_digest(f, "sha256").digest())
         return digest.hexdigest()
@@ -151,61 +156,66 @@ def _is_unicode(document: str) -> bool:
     return True
 
 
-def _reader(file: Path) -> Callable[[Path, str, Skips], Iterator[Piece]]:
-    suffixes = [s for s in file.suffixes if s != ".gz"]
-    match suffixes[-1] if suffixes else "":
-        case ".parquet":
-            return _read_parquet
-        case ".jsonl" | ".ndjson":
-            return _read_json_lines
-        case ".json":
-            return _read_json
-        case _:
-            return _read_text
+def _reader(file: Path) -> "Reader":
+    suffixes = [s for s in file.suffixes if s not in COMPRESSIONS]
+    return READERS.get(suffixes[-1], _read_text) if suffixes else _read_text
 
 
-def _unpacked(file: Path) -> gzip.GzipFile | BufferedReader:
+def _open(file: Path) -> BufferedReader:
+    """Open plain or decompressed, by the first bytes rather than by the name."""
     with file.open("rb") as f:
-        packed = f.read(2) == b"\x1f\x8b"
-    return gzip.open(file, "rb") if packed else file.open("rb")
+        head = f.read(len(MAGIC))
+    if (packed := _archive(file, head)) is None:
+        return file.open("rb")
+    most = max(LARGEST_RECORD, LARGEST_RATIO * file.stat().st_size)
+    return BufferedReader(_Unpacked(packed, most))
 
 
-class _Bytes:
-    """The bytes of a file, unpacked if its first bytes are gzip's, regardless of its name."""
+def _archive(file: Path, head: bytes) -> RawIOBase | gzip.GzipFile | None:
+    if head == MAGIC:
+        return decompressed(file)
+    return gzip.open(file, "rb") if head.startswith(b"\x1f\x8b") else None
 
-    def __init__(self, file: Path) -> None:
-        self._file = _unpacked(file)
-        packed = isinstance(self._file, gzip.GzipFile)
-        most = max(LARGEST_RECORD, LARGEST_RATIO * file.stat().st_size)
-        self._most = most if packed else math.inf
 
-    def __enter__(self) -> "_Bytes":
-        return self
+class _Unpacked(RawIOBase):
+    """Decompressed bytes, of which there are no more than a text could have.
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+    An archive of zeros would fill memory or take hours.
+    """
 
-    def read(self, count: int) -> bytes:
-        return self._plausible(self._file.read(count))
+    def __init__(self, stream: RawIOBase | gzip.GzipFile, most: int) -> None:
+        self._stream, self._rest = stream, most
 
-    def lines(self) -> Iterator[bytes]:
-        while line := self._plausible(self._file.readline(LARGEST_RECORD + 1)):
-            if len(line) > LARGEST_RECORD:
-                raise NotReadableError(f"has a line of more than {LARGEST_RECORD:,} bytes")
-            yield line
+    def readable(self) -> bool:
+        """Whether it can be read: always."""
+        return True
 
-    def _plausible(self, content: bytes) -> bytes:
-        """Refuse an archive that no text makes: it would fill memory or take hours."""
-        if content and self._file.tell() > self._most:
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer as far as bytes are left."""
+        count = self._stream.readinto(buffer) or 0
+        self._rest -= count
+        if self._rest < 0:
             raise NotReadableError(
                 f"unpacks to more than {LARGEST_RATIO} times its size, which is not text: unpack "
                 "it and look at it"
             )
-        return content
+        return count
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+        super().close()
+
+
+def _lines(file: BufferedReader) -> Iterator[bytes]:
+    while line := file.readline(LARGEST_RECORD + 1):
+        if len(line) > LARGEST_RECORD:
+            raise NotReadableError(f"has a line of more than {LARGEST_RECORD:,} bytes")
+        yield line
 
 
 def _require_text(file: Path) -> None:
-    with _Bytes(file) as f:
+    with _open(file) as f:
         head = f.read(SNIFFED_BYTES)
     if b"\0" in head:
         raise NotReadableError(f"is not text: a zero byte at offset {head.index(0)}")
@@ -216,7 +226,7 @@ def _require_text(file: Path) -> None:
 
 def _read_text(file: Path, text_field: str, skips: Skips) -> Iterator[Piece]:
     _require_text(file)
-    with _Bytes(file) as f:
+    with _open(file) as f:
         encoding, rest = "utf-8-sig", b""
         while block := f.read(PIECE_BYTES):
             end = _last_cut(rest + block)
@@ -262,8 +272,8 @@ def _is_utf8(line: bytes) -> bool:
 
 def _read_json_lines(file: Path, text_field: str, skips: Skips) -> Iterator[Piece]:
     _require_text(file)
-    with _Bytes(file) as f:
-        for line in f.lines():
+    with _open(file) as f:
+        for line in _lines(f):
             if not line.strip():
                 continue
             try:
@@ -277,7 +287,7 @@ def _read_json_lines(file: Path, text_field: str, skips: Skips) -> Iterator[Piec
 def _read_json(file: Path, text_field: str, skips: Skips) -> Iterator[Piece]:
     """An array of records if the file begins with ``[``, else JSON lines, as in C4."""
     _require_text(file)
-    with _Bytes(file) as f:
+    with _open(file) as f:
         head = f.read(SNIFFED_BYTES)
         if not head.lstrip().startswith(b"["):
             yield from _read_json_lines(file, text_field, skips)
@@ -318,9 +328,7 @@ def _read_parquet(file: Path, text_field: str, skips: Skips) -> Iterator[Piece]:
     with parquet:
         columns = parquet.schema_arrow.names
         if text_field not in columns:
-            raise NotReadableError(
-                f"has no column {text_field!r}, only {', '.join(columns)}: set --text-field"
-            )
+            raise NotReadableError(missing(text_field, columns))
         batches = parquet.iter_batches(batch_size=ROWS, columns=[text_field])
         while True:
             try:
@@ -331,3 +339,34 @@ def _read_parquet(file: Path, text_field: str, skips: Skips) -> Iterator[Piece]:
                 raise NotReadableError(f"is damaged: {error}") from error
             for value in values:
                 yield from _text_of({text_field: value}, text_field, file, skips)
+
+
+def _read_arrow(file: Path, text_field: str, skips: Skips) -> Iterator[Piece]:
+    for value in arrow_texts(file, text_field):
+        yield from _text_of({text_field: value}, text_field, file, skips)
+
+
+def _read_csv(file: Path, text_field: str, skips: Skips) -> Iterator[Piece]:
+    _require_text(file)
+    with _open(file) as stream:
+        yield from map(Piece, csv_texts(stream, file.name, text_field, skips))
+
+
+def _read_tsv(file: Path, text_field: str, skips: Skips) -> Iterator[Piece]:
+    _require_text(file)
+    with _open(file) as stream:
+        texts = csv_texts(stream, file.name, text_field, skips, delimiters=("\t",))
+        yield from map(Piece, texts)
+
+
+Reader = Callable[[Path, str, Skips], Iterator[Piece]]
+READERS: dict[str, Reader] = {
+    ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
+    ".jsonl": _read_json_lines,
+    ".ndjson": _read_json_lines,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+}
+"""How the files of a suffix are read; all others are text."""

@@ -22,9 +22,10 @@ class CorpusOptions:
 
     data: str = "pydocs"
     """Corpus: `pydocs` (documentation strings of the installed Python packages),
-    `c4`, `hf:NAME`, or a text / jsonl / json.gz / parquet file or a folder of these."""
+    `c4`, `hf:NAME`, or a text / jsonl / json / csv / tsv / parquet / arrow file, .gz and .zst
+    included, or a folder of these."""
     text_field: str = "text"
-    """Field or column that holds the text."""
+    """Field or column that holds the text, of json, csv, tsv, parquet and arrow."""
     tokenizer: str = "train"
     """Tokenizer: a path, a hub name, or `train` to train a byte-level BPE on the corpus."""
     vocab_size: int | None = None

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import fsspec
 
+from spectra.checkpoint import deepspeed, update
 from spectra.checkpoint.folder import Folder
-from spectra.checkpoint.formats import FORMATS, suffix_of
+from spectra.checkpoint.formats import FORMATS, PIECE, suffix_of
 from spectra.checkpoint.notes import note
-from spectra.checkpoint.shards import INDICES, is_weights
+from spectra.checkpoint.shards import INDICES, is_other_state, is_weights
 from spectra_data.errors import InputError
 from spectra_data.reading import reading
 
@@ -18,6 +19,9 @@ _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _LAST_NUMBER = re.compile(r"(\d+)(?=\D*$)")
 _STEP = re.compile(r"(step|checkpoint|ckpt|iter(ation)?)[-_=]?\d+", re.IGNORECASE)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_INNER = re.compile(r"pytorch_model_fsdp_\d+")
+"""Folder that accelerate puts into a checkpoint's folder, with the weights."""
+_LONGEST_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Address:
     @property
     def step(self) -> int | None:
         """The last number in the revision or the name: ``step1000``, ``checkpoint-500``."""
-        text = self.revision or Path(self.place).name
+        text = self._numbered
         if _COMMIT.fullmatch(text):
             return None
         named = list(_STEP.finditer(text))
@@ -61,7 +65,17 @@ class Address:
     @property
     def says_step(self) -> bool:
         """Whether the name marks its number as a step."""
-        return _STEP.search(self.revision or Path(self.place).name) is not None
+        return _STEP.search(self._numbered) is not None
+
+    @property
+    def _numbered(self) -> str:
+        """The revision, or the name that may have a step in it."""
+        if self.revision:
+            return self.revision
+        path = Path(self.place)
+        if not _INNER.fullmatch(path.name) and not _is_latest(path.parent, path.name):
+            return path.name
+        return path.name if _is_step(path) else path.resolve().parent.name
 
 
 def addresses(places: Sequence[str]) -> list[Address]:
@@ -142,12 +156,25 @@ def open_folder(address: Address) -> tuple[Folder, str | None]:
     return Folder(system, root), None
 
 
+def home_of(place: Path) -> Path:
+    """The folder of a local checkpoint's configuration and tokenizer: its own, or the one around a
+    folder that a trainer made for the weights alone.
+    """
+    folder = place if place.is_dir() else place.parent
+    outer = folder.resolve().parent
+    if (folder / "config.json").is_file() or not (outer / "config.json").is_file():
+        return folder
+    return outer if _inner(outer) == folder.resolve() or _is_step(folder) else folder
+
+
 def _of_one(place: str) -> Iterator[Address]:
     if "://" in place:
         yield Address(place)
     elif Path(place).is_dir():
         yield from _of_folder(Path(place))
     elif Path(place).exists():
+        if place.endswith(PIECE):
+            raise InputError(f"{place} holds pieces of tensors: name its folder")
         if suffix_of(place) is None:
             raise InputError(
                 f"{place} is not a checkpoint: expected a folder, or a file ending in "
@@ -163,7 +190,8 @@ def _of_one(place: str) -> Iterator[Address]:
 
 
 def _of_folder(folder: Path) -> Iterator[Address]:
-    inner = sorted(p for p in folder.iterdir() if p.is_dir() and _holds_weights(p))
+    folders = sorted(p for p in folder.iterdir() if p.is_dir() and not is_other_state(p.name))
+    inner = [weights for p in folders if (weights := _weights_of(p)) is not None]
     if _holds_weights(folder):
         steps = [p.name for p in inner if Address(str(p)).says_step]
         if steps:
@@ -173,12 +201,10 @@ def _of_folder(folder: Path) -> Iterator[Address]:
     if (folder / "snapshots").is_dir():
         yield from _of_cache(folder)
         return
+    if (latest := _inner(folder)) in inner and len(inner) == 1:
+        yield Address(str(latest))
+        return
     numbered = [p for p in inner if Address(str(p)).step is not None]
-    if not numbered and (folder / "adapter_config.json").is_file():
-        raise InputError(
-            f"{folder} is a peft adapter, not a checkpoint: merge it into its base "
-            "(merge_and_unload), and save the result"
-        )
     if not numbered:
         raise InputError(
             f"{folder} holds no checkpoint: no {', '.join(FORMATS)} files, and no folders of "
@@ -210,7 +236,36 @@ def _of_cache(folder: Path) -> Iterator[Address]:
 
 
 def _holds_weights(folder: Path) -> bool:
-    return any(is_weights(path.name) or path.name in INDICES for path in folder.iterdir())
+    return any(
+        is_weights(path.name)
+        or path.name in (*INDICES, *update.WEIGHTS)
+        or path.name.endswith(PIECE)
+        for path in folder.iterdir()
+    )
+
+
+def _weights_of(folder: Path) -> Path | None:
+    """The folder itself, or the one that a trainer put into it, if it holds weights."""
+    inner = folder if _holds_weights(folder) else _inner(folder)
+    return inner if inner is not None and _holds_weights(inner) else None
+
+
+def _inner(folder: Path) -> Path | None:
+    """The folder of weights that a trainer put into a checkpoint's folder, if it is there."""
+    found = (p for p in folder.iterdir() if _INNER.fullmatch(p.name) or _is_latest(folder, p.name))
+    return next((path for path in sorted(found) if path.is_dir()), None)
+
+
+def _is_latest(folder: Path, name: str) -> bool:
+    """Whether DeepSpeed's note in a folder names one of its folders."""
+    file = folder / deepspeed.LATEST
+    if not file.is_file() or file.stat().st_size > _LONGEST_NAME:
+        return False
+    return file.read_text(encoding="utf-8", errors="replace").strip() == name
+
+
+def _is_step(folder: Path) -> bool:
+    return deepspeed.FOLDER.fullmatch(folder.name) is not None
 
 
 def _hub(address: Address) -> tuple[Folder, str]:

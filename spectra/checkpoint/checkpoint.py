@@ -5,29 +5,30 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
 
-from spectra.checkpoint.address import Address, one_address, open_folder
+from spectra.checkpoint import update
+from spectra.checkpoint.address import Address, home_of, one_address, open_folder
 from spectra.checkpoint.compressed import MergedTensors, is_compressed
 from spectra.checkpoint.digests import combined_sha256, digest
+from spectra.checkpoint.effective import EffectiveTensors, has_pairs
 from spectra.checkpoint.folder import Folder
 from spectra.checkpoint.gguf_file import GgufFile, described
 from spectra.checkpoint.match import Match, match_of
 from spectra.checkpoint.module import ModuleTensors
 from spectra.checkpoint.named import NamedTensors
 from spectra.checkpoint.notes import note
-from spectra.checkpoint.shards import open_shards, usual_files
+from spectra.checkpoint.shards import is_weights, open_shards, usual_files
 from spectra.checkpoint.tensor_slices import UNKNOWN_SHAPE, TensorSlice, find_slices, scaled
 from spectra.checkpoint.tensors import FLOAT8, StoredTensor
 from spectra.matrices import Matrix, Skipped, layer_of
 from spectra_data.errors import InputError
 from spectra_data.reading import parse_json
 
-ADAPTER = "adapter_config.json"
-"""File by which transformers recognises an adapter of `peft`."""
+ADAPTER = update.DESCRIPTION
 IN_TOWER = "in another tower than the language model"
 
 
@@ -161,15 +162,20 @@ class Checkpoint:
         return where.of(whole)
 
 
-def open_checkpoint(checkpoint: "str | Address | torch.nn.Module | Checkpoint") -> Checkpoint:
+def open_checkpoint(
+    checkpoint: "str | Address | torch.nn.Module | Checkpoint", *, updates: bool = False
+) -> Checkpoint:
     """Open a checkpoint without reading its weights.
 
     Parameters
     ----------
     checkpoint
         A Hugging Face folder, also one that `spectra compress` wrote, whose matrices are read as
-        products; a ``.safetensors``, ``.bin`` or ``.gguf`` file; a URL that fsspec reads; a hub
-        name, with or without ``@revision``; or a model in memory.
+        products; a ``.safetensors``, ``.bin``, ``.ckpt`` or ``.gguf`` file; a folder of
+        torch.distributed or DeepSpeed; a URL that fsspec reads; a hub name, with or without
+        ``@revision``; or a model in memory.
+    updates
+        Whether an adapter of peft is opened, too: as the update that it adds to its base's weights.
 
     Raises
     ------
@@ -188,6 +194,8 @@ def open_checkpoint(checkpoint: "str | Address | torch.nn.Module | Checkpoint") 
                 f"it holds a checkpoint and an adapter ({ADAPTER}): move one of them to a folder "
                 "of its own"
             )
+        if _is_adapter(folder):
+            return _update(address, folder, commit, updates)
         config = _config(folder)
         explicit = config.get("transformers_weights")
         source = open_shards(folder, explicit)
@@ -211,6 +219,8 @@ def open_checkpoint(checkpoint: "str | Address | torch.nn.Module | Checkpoint") 
         paths = match.matrices
         if any(stored != name for stored, name in names.items()):
             tensors = NamedTensors(tensors, names)
+    if has_pairs(tensors.tensors):
+        tensors = EffectiveTensors(tensors)
     found, skipped = find_slices(tensors.tensors, config, paths=paths)
     if not found:
         raise InputError(_nothing(str(address), skipped))
@@ -249,10 +259,58 @@ def parted(
     return matrices, {m: where for m, where in found.items() if m not in matrices}
 
 
+def _is_adapter(folder: Folder) -> bool:
+    """Whether a folder, or the file that was named in it, holds an adapter of peft."""
+    if folder.named is not None:
+        return folder.named in update.WEIGHTS
+    return ADAPTER in folder.names and not any(is_weights(name) for name in folder.names)
+
+
+def _update(address: Address, folder: Folder, commit: str | None, updates: bool) -> Checkpoint:
+    """The update of an adapter of peft, in place of a checkpoint."""
+    if not updates:
+        raise InputError(
+            "it is a peft adapter, not a checkpoint: merge it into its base (merge_and_unload), "
+            "and save the result"
+        )
+    adapter = update.Lora.of(folder)
+    source = open_shards(folder, update.weights_of(folder))
+    tensors = update.UpdateTensors(source, adapter)
+    config = adapter.base_config
+    found, skipped = find_slices(tensors.tensors, config, upright=True)
+    skipped += tensors.skipped
+    if not found:
+        raise InputError(_nothing("it", skipped))
+    if way := adapter.moves_base:
+        note(f"{address}: {way} moves a part of the base's weights into the adapter's factors")
+    note(f"{address}: scanning the update that this adapter adds to its base's weights")
+    broken = tuple(t.problem for t in tensors.tensors.values() if t.problem)
+    return Checkpoint(
+        address.name,
+        commit,
+        {**config, "adapter": asdict(adapter)},
+        found,
+        tuple(skipped),
+        tuple(dict.fromkeys((*source.problems, *broken))),
+        tensors,
+        source,
+        source.complete and not any(s.reason.startswith(UNKNOWN_SHAPE) for s in skipped),
+        {
+            name: folder.fingerprint(name)
+            for name in (*source.whole_files, ADAPTER)
+            if name in folder.names
+        },
+        usual=False,
+    )
+
+
 def _config(folder: Folder) -> dict[str, Any]:
-    """The configuration in a folder; {} if there is none."""
+    """The configuration in a folder, or around the weights' own folder; {} if there is none."""
     if "config.json" not in folder.names:
-        return {}
+        home = folder.local and home_of(folder.local)
+        if not home or home == folder.local:
+            return {}
+        folder = Folder.at(home)
     config = parse_json(folder.text("config.json"), "config.json")
     if not isinstance(config, dict):
         raise InputError("config.json is damaged: it is not a JSON object")

@@ -36,6 +36,11 @@ class Folder:
         self.named = named
         self._sizes = self._list(named)
 
+    @classmethod
+    def at(cls, path: Path) -> "Folder":
+        """The folder at a path on this machine."""
+        return cls(LocalFileSystem(), str(path))
+
     @property
     def local(self) -> Path | None:
         """Its path on this machine; None if it is remote."""

@@ -190,12 +190,13 @@ def _plain_names(stored: list[str]) -> Iterator[tuple[dict[str, str], str]]:
         yield dict(now), ", ".join(f"{part}." for part in dropped)
     prefix = ""
     for _ in range(DEEPEST):
-        firsts = {plain.partition(".")[0] for plain in now.values()}
-        if len(firsts) != 1 or any("." not in plain for plain in now.values()):
+        # a trainer's module may hold others next to the model, e.g. a loss with weights
+        firsts = {plain.partition(".")[0] for plain in now.values() if layer_of(plain) is not None}
+        if len(firsts) != 1:
             return
         (first,) = firsts
         prefix += f"{first}."
-        now = {name: plain.partition(".")[2] for name, plain in now.items()}
+        now = {name: plain.removeprefix(f"{first}.") for name, plain in now.items()}
         yield dict(now), ", ".join([*(f"{part}." for part in dropped), prefix])
 
 

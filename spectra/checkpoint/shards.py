@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
+from spectra.checkpoint.deepspeed import require_whole
 from spectra.checkpoint.folder import Folder
-from spectra.checkpoint.formats import FORMATS, suffix_of
+from spectra.checkpoint.formats import FORMATS, INDEX, PIECE, suffix_of
 from spectra.checkpoint.gguf_file import gguf_parts
 from spectra.checkpoint.tensors import StoredTensor, TensorFile, require_readable
 from spectra_data.errors import InputError
@@ -24,7 +25,8 @@ INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 USUAL = ("model.safetensors", INDICES[0], "pytorch_model.bin", INDICES[1])
 """Files that transformers looks for, in this order."""
 _OTHER_STATE = re.compile(
-    r"training|optimizer|scheduler|scaler|rng_state|random_states|adapter_model|mmproj"
+    r"training|optimizer|scheduler|scaler|sampler|rng_state|random_states|adapter_model|mmproj"
+    r"|.*_optim_states"
 )
 _NUMBER = re.compile(r"\.\d+(?=\.)")
 _SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)(\.\w+)")
@@ -55,7 +57,9 @@ class Shards:
     def whole_files(self) -> list[str]:
         """Files whose tensors can all be read."""
         broken = {tensor.file for tensor in self.tensors.values() if tensor.problem}
-        return [name for name in self.files if name not in broken]
+        whole = {name: file for name, file in self.files.items() if name not in broken}
+        parts = [part for file in whole.values() for part in getattr(file, "parts", ())]
+        return [*whole, *parts]
 
     def read(self, name: str, first: int | None = None) -> torch.Tensor:
         """A tensor, or one entry along its first dimension.
@@ -72,7 +76,12 @@ class Shards:
 
 def is_weights(name: str) -> bool:
     """Whether a file's name is that of weights, not of a trainer's other states."""
-    return suffix_of(name) is not None and not _OTHER_STATE.match(name)
+    return suffix_of(name) is not None and not is_other_state(name)
+
+
+def is_other_state(name: str) -> bool:
+    """Whether the name of a file or a folder is that of a trainer's other states."""
+    return _OTHER_STATE.match(name) is not None
 
 
 def usual_files(folder: Folder, explicit: str | None = None) -> list[str]:
@@ -129,6 +138,7 @@ def _of_named(folder: Folder, name: str, explicit: str | None) -> Shards:
     parts = usual if name in usual else numbered
     if len(parts) > 1:
         raise InputError(f"{name} is one of {len(parts)} files of a checkpoint: name their folder")
+    require_whole([name], named=True)
     _require_whole_matrices(folder, name)
     return _unindexed(folder, [name])
 
@@ -155,6 +165,7 @@ def _first(folder: Folder, explicit: str | None) -> str | None:
 def _loose(folder: Folder) -> list[str]:
     """Files without an index or a usual name: those of one format, the safest."""
     found = [name for name in folder.names if is_weights(name)]
+    require_whole(found)
     for suffix in FORMATS:
         names = [name for name in found if name.endswith(suffix)]
         if suffix == ".gguf" and len(names) > 1:
@@ -167,10 +178,21 @@ def _loose(folder: Folder) -> list[str]:
             raise InputError(f"there are several {suffix} files: name one of {', '.join(names)}")
         if names:
             return names
+    _require_index(folder.names)
     raise InputError(
         f"no weights here: expected {', '.join(FORMATS)} files, "
         f"found {', '.join(folder.names[:5]) or 'no files'}"
     )
+
+
+def _require_index(names: list[str]) -> None:
+    """Require the index of pieces of tensors."""
+    pieces = [name for name in names if name.endswith(PIECE)]
+    if pieces and INDEX not in names:
+        raise InputError(
+            f"{pieces[0]} cannot be read without {INDEX}, which torch.distributed writes last: "
+            "the save did not end, or the file was not copied"
+        )
 
 
 def _set_of(name: str) -> tuple[str, str] | None:
@@ -201,7 +223,8 @@ def _unindexed(folder: Folder, names: list[str]) -> Shards:
             shards.tensors[tensor.name] = tensor
     if not shards.files:
         raise InputError("; ".join(problems))
-    problems += [tensor.problem for tensor in shards.tensors.values() if tensor.problem]
+    broken = (tensor.problem for tensor in shards.tensors.values() if tensor.problem)
+    problems += dict.fromkeys(broken)
     complete = len(shards.files) == len(names) and not list(_missing_numbers(names))
     return dataclasses.replace(shards, problems=tuple(problems), complete=complete)
 

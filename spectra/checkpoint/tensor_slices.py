@@ -13,13 +13,14 @@ from typing import Any
 import torch
 
 from spectra.checkpoint.tensors import StoredTensor
-from spectra.matrices import ROLES, Matrix, Skipped, layer_of, role_of
+from spectra.matrices import IN_PROJ, QKV_PARTS, ROLES, Matrix, Skipped, layer_of, role_of
 
 Config = Mapping[str, Any]
 Rows = tuple[tuple[int, int, int], ...]
 """Runs of rows: first, last (not included), step."""
 
 ROUTERS = re.compile(r"\.(gate|router|shared_expert_gate|block_sparse_moe\.router\.layer)$")
+PARAMETRIZED = re.compile(r"\.weight_(g|v|u|orig|mask)$")
 SCALES = re.compile(r"_scale(_inv|_2)?$|\.(input|output|k|v)_scale$")
 TRANSPOSING = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 """Families whose layers hold their weights as (inputs, outputs)."""
@@ -45,7 +46,8 @@ GRANITE_NAMES = {"input_linear": "gate_up_proj", "output_linear": "down_proj"}
 GRANITE = ("granitemoe", "granitemoeshared", "granitemoehybrid")
 EMBEDDINGS = re.compile(r"relative_attention_bias|embed|position")
 UNKNOWN_SHAPE = "of unknown shape"
-QKV_PARTS = ("q_proj", "k_proj", "v_proj")
+ATTENTION = {f"{part}_weight": part for part in QKV_PARTS} | {IN_PROJ: IN_PROJ}
+"""Names that `torch.nn.MultiheadAttention` gives to its weights, and their layers' names."""
 GATE_UP_PARTS = ("gate_proj", "up_proj")
 
 
@@ -137,7 +139,10 @@ def _left_out(tensor: StoredTensor) -> str | None:
     if tensor.problem and not tensor.shape:
         return f"{UNKNOWN_SHAPE}: {tensor.problem}"
     stacked = sides == 3 and ("experts" in path or path.endswith("_linear"))
-    if sides < 2 or not (name.endswith(".weight") or stacked):
+    plain = name.endswith(".weight") or name.rpartition(".")[2] in ATTENTION
+    if ".parametrizations." in name or PARAMETRIZED.search(name):
+        return "a part of a parametrized weight"
+    if sides < 2 or not (plain or stacked):
         return "not the weight of a linear layer"
     if sides > 3 or (sides == 3 and not stacked):
         return f"{sides}-dimensional, and no stack of experts"
@@ -157,6 +162,7 @@ def _slices(
 ) -> Iterator[tuple[str, int, int, TensorSlice]]:
     """Path, rows, cols and slice of every matrix in a tensor."""
     folder, last = path.rsplit(".", 1)
+    last = ATTENTION.get(last, last)
     if last in ("input_linear", "output_linear") and config.get("model_type") in GRANITE:
         folder, last = f"{folder}.experts", GRANITE_NAMES[last]
     transposed = not upright and _is_transposed(tensor, last, config)
@@ -199,6 +205,11 @@ def _split(last: str, outputs: int, config: Config) -> Iterator[tuple[str, Rows]
             yield from zip(GATE_UP_PARTS, (((0, outputs, 2),), ((1, outputs, 2),)), strict=True)
         else:
             yield from zip(GATE_UP_PARTS, (((0, half, 1),), ((half, outputs, 1),)), strict=True)
+    elif last == IN_PROJ and outputs % 3 == 0:
+        third = outputs // 3
+        yield from zip(
+            QKV_PARTS, (((n * third, (n + 1) * third, 1),) for n in range(3)), strict=True
+        )
     elif (rows := _qkv_rows(last, outputs, config)) is not None:
         yield from zip(QKV_PARTS, rows, strict=True)
 

@@ -28,6 +28,8 @@ INTEGERS = {
 """Formats that are read unchanged: only the quantiser that wrote them knows what they mean."""
 NAMES = {dtype: name for name, dtype in (FLOATS | INTEGERS).items()}
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+MODEL_KEYS = ("state_dict", "model", "module", "model_state_dict")
+"""Keys under which trainers put a model's tensors, next to their other states."""
 
 
 @dataclass(frozen=True)

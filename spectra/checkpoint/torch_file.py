@@ -14,11 +14,10 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from spectra.checkpoint.folder import RangedFile
-from spectra.checkpoint.tensors import NAMES, StoredTensor
+from spectra.checkpoint.tensors import MODEL_KEYS, NAMES, StoredTensor
 from spectra_data.errors import InputError
 from spectra_data.reading import reading
 
-WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
 LARGEST_PICKLE = 100_000_000
 """Bytes of the largest table of contents, as of the header of safetensors."""
 
@@ -142,7 +141,7 @@ class TorchFile:
             raise
         seen: set[int] = set()
         while isinstance(loaded, Mapping):
-            inner = [key for key in WRAPPERS if isinstance(loaded.get(key), Mapping)]
+            inner = [key for key in MODEL_KEYS if isinstance(loaded.get(key), Mapping)]
             if not inner or id(loaded) in seen:
                 break
             seen.add(id(loaded))

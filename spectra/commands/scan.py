@@ -1,6 +1,7 @@
 """Write the singular values of every matrix of one or several checkpoints into a store.
 
-A CHECKPOINT is a Hugging Face folder, a .safetensors, .bin or .gguf file, a URL, or a hub name, of
+A CHECKPOINT is a Hugging Face folder, a .safetensors, .bin, .ckpt or .gguf file, a folder of
+torch.distributed or DeepSpeed, an adapter of peft (scanned as its update), a URL, or a hub name, of
 which only the matrices are read, by ranges. NAME@rev1,rev2 and a folder of folders like step-1000
 become the snapshots of one store. After an interruption, the same command resumes.
 """

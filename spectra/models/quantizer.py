@@ -22,7 +22,8 @@ from spectra.checkpoint.digests import digest
 from spectra.checkpoint.spectra_config import METHOD, VERSION, SpectraConfig
 from spectra.machine.cores import available_cores
 from spectra.models.lowrank import dense, put_layers
-from spectra.storages.layer import CompressedLinear, put
+from spectra.models.pairs import unpair
+from spectra.storages.layer import CompressedLinear, LayerPair, put
 from spectra_data.errors import InputError
 
 SHOWN = 4
@@ -78,6 +79,7 @@ class SpectraQuantizer(HfQuantizer):
         """Update the hashes; `save_pretrained` calls this before it writes the configuration."""
         if getattr(model, "_hf_peft_config_loaded", False):  # only the adapter is written
             return None, {}
+        _unpair(model)
         factored = self.quantization_config.parsed().factored.values()
         state = model.state_dict()
         dtype = next(model.parameters()).dtype
@@ -104,6 +106,17 @@ class SpectraQuantizer(HfQuantizer):
     def is_trainable(self) -> bool:
         """Whether it can be trained: yes, factors are ordinary parameters."""
         return True
+
+
+def _unpair(model: torch.nn.Module) -> None:
+    """Put low-rank layers back where adapters needed pairs of linear ones."""
+    for name, module in model.named_modules():
+        parts = module.children() if isinstance(module, LayerPair) else ()
+        if any(type(part) is not torch.nn.Linear for part in parts):
+            raise InputError(
+                f"{name} still has adapters: merge them (merge_and_unload), then save the result"
+            )
+    unpair(model)
 
 
 def require_whole(config: SpectraConfig, files: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from spectra.checkpoint.adapter import Adapter, adapter_of
-from spectra.checkpoint.address import Address, one_address, open_folder
+from spectra.checkpoint.address import Address, home_of, one_address, open_folder
 from spectra.checkpoint.checkpoint import ADAPTER, Checkpoint, open_checkpoint
 from spectra.checkpoint.compressed import is_compressed
 from spectra.checkpoint.content import content_of
@@ -148,6 +148,8 @@ class Source:
             return {"pretrained_model_name_or_path": str(folder), "gguf_file": self._single_gguf()}
         if path.is_file():
             return {"pretrained_model_name_or_path": str(path.parent)}
+        if path.is_dir():
+            return {"pretrained_model_name_or_path": str(home_of(path))}
         named = {"pretrained_model_name_or_path": self.place.place}
         return named | ({"revision": self.place.revision} if self.place.revision else {})
 

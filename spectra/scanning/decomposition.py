@@ -102,4 +102,4 @@ def working_bytes(matrix: Matrix, options: DecompositionOptions) -> int:
 
 @functools.lru_cache(maxsize=2)
 def _opened(address: Address, scan: str) -> Checkpoint:
-    return open_checkpoint(address)
+    return open_checkpoint(address, updates=True)

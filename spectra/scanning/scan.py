@@ -89,9 +89,11 @@ def scan(
     Parameters
     ----------
     checkpoint
-        A Hugging Face folder, a ``.safetensors``, ``.bin`` or ``.gguf`` file, a hub name, or a
-        model in memory. Several checkpoints become the snapshots of one store, as do the revisions
-        of ``NAME@rev1,rev2`` and the subfolders of a folder with a step in their names.
+        A Hugging Face folder, a ``.safetensors``, ``.bin``, ``.ckpt`` or ``.gguf`` file, a folder
+        of torch.distributed or DeepSpeed, an adapter of peft, which is scanned as the update that
+        it adds to its base, a hub name, or a model in memory. Several checkpoints become the
+        snapshots of one store, as do the revisions of ``NAME@rev1,rev2`` and the subfolders of a
+        folder with a step in their names.
     store
         Path or URL of the store; an interrupted scan resumes there, and more checkpoints of a
         series are appended.
@@ -176,7 +178,7 @@ def run_scan(
 
 
 def _opened(planned: "_Planned", towers: bool) -> Checkpoint:
-    checkpoint = open_checkpoint(planned.source)
+    checkpoint = open_checkpoint(planned.source, updates=True)
     return checkpoint.with_towers() if towers else checkpoint
 
 

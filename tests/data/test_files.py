@@ -1,6 +1,7 @@
 """Documents from files."""
 
 import gzip
+import hashlib
 import json
 
 import pyarrow
@@ -222,3 +223,14 @@ def test_a_text_of_white_space_alone_is_empty(tmp_path, monkeypatch):
         read(tmp_path / "a.txt")
     (tmp_path / "a.txt").write_text(" \n" * 1000 + "word")
     assert read(tmp_path / "a.txt") == ([" \n" * 1000 + "word"], [])
+
+
+def test_the_fingerprint_of_a_table_is_not_that_of_the_text_that_it_once_was(tmp_path):
+    (tmp_path / "a.csv").write_text("text\none\n")
+    known = hashlib.sha256(b"files 1 text" + b"a.csv")
+    known.update(hashlib.sha256((tmp_path / "a.csv").read_bytes()).digest())
+    assert FileSource(tmp_path / "a.csv").fingerprint() != known.hexdigest()
+    (tmp_path / "a.csv").rename(tmp_path / "a.txt")
+    known = hashlib.sha256(b"files 1 text" + b"a.txt")
+    known.update(hashlib.sha256((tmp_path / "a.txt").read_bytes()).digest())
+    assert FileSource(tmp_path / "a.txt").fingerprint() == known.hexdigest()

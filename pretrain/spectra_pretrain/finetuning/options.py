@@ -24,9 +24,10 @@ class TextOptions:
 
     data: str = "pydocs"
     """Corpus: `pydocs` (documentation strings of the installed Python packages),
-    `c4`, `hf:NAME`, or a text / jsonl / json.gz / parquet file or a folder of these."""
+    `c4`, `hf:NAME`, or a text / jsonl / json / csv / tsv / parquet / arrow file, .gz and .zst
+    included, or a folder of these."""
     text_field: str = "text"
-    """Field or column that holds the text."""
+    """Field or column that holds the text, of json, csv, tsv, parquet and arrow."""
     tokenizer: str | None = None
     """Tokenizer, by path or hub name; the checkpoint's own by default."""
     validation_fraction: float = 0.02
