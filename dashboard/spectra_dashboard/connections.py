@@ -4,8 +4,12 @@ waitress reads whole requests before a thread answers them, so connections that 
 thread; but they hold one of a limited number of connections, and bodies are kept on disk. So a
 request that is refused is refused before its body, a body is small, a request arrives in time or
 its connection is closed, and where connections run out, those of strangers that wait longest go.
+
+A client that sends its body regardless would see the connection break instead of the answer, so
+some of that body is read and thrown away after the answer.
 """
 
+import contextlib
 import socket
 import time
 from typing import Any
@@ -24,6 +28,8 @@ from spectra_dashboard.headers import headers_for
 HEAD_BYTES = 64 << 10
 BODY_BYTES = 4 << 20
 """Most bytes of a request's body; a page sends the names of its controls."""
+THROWN_AWAY = {True: 64 << 20, False: 4 << 20}
+"""Most bytes of a refused body that are thrown away, of clients that are admitted and of others."""
 REQUEST_SECONDS = 15.0
 """Seconds in which a request arrives whole."""
 IDLE_SECONDS = 60.0
@@ -51,6 +57,7 @@ class Request(HTTPRequestParser):  # type: ignore[misc]
     """A request that is complete after its head if it is refused."""
 
     error: Error | None
+    body_rcv: Any
     content_length: int
 
     def __init__(self, adj: Any, connection: "Connection") -> None:
@@ -70,9 +77,12 @@ class Request(HTTPRequestParser):  # type: ignore[misc]
         self._connection.known |= refusal is None
         if refusal is None and self.content_length > BODY_BYTES:
             refusal = Refusal(413, f"A request to this server has at most {BODY_BYTES} bytes.")
-        if refusal is not None:
+        if refusal is None:
+            return
+        self.error = RefusedError(refusal, head)
+        if self.body_rcv is not None:
+            self._connection.unread = THROWN_AWAY[refusal.status == 413]
             self.body_rcv, self.content_length = None, 0
-            self.error = RefusedError(refusal, head)
 
 
 class Connection(HTTPChannel):  # type: ignore[misc]
@@ -80,6 +90,10 @@ class Connection(HTTPChannel):  # type: ignore[misc]
 
     known = False
     """Whether a request of it was admitted."""
+    unread = 0
+    """Bytes of a refused body that may yet be thrown away."""
+    answered = False
+    """Whether the answer to a refused body was sent."""
 
     def __init__(self, server: "Server", *given: Any, **more: Any) -> None:
         self.since = time.monotonic()
@@ -94,6 +108,35 @@ class Connection(HTTPChannel):  # type: ignore[misc]
             self.since = time.monotonic()
         return bool(super().received(data))
 
+    def readable(self) -> bool:
+        return self.answered or bool(super().readable())
+
+    def writable(self) -> bool:
+        return not self.answered and bool(super().writable())
+
+    def handle_read(self) -> None:
+        if not self.answered:
+            super().handle_read()
+            return
+        try:
+            self.unread -= len(self.recv(1 << 16))  # closes the connection at its end
+        except OSError:
+            self.unread = 0
+        if self.unread <= 0:
+            self.handle_close()
+
+    def handle_write(self) -> None:
+        if not (self.unread and self.close_when_flushed):
+            super().handle_write()
+            return
+        self._flush_exception(self._flush_some)
+        if self.will_close:
+            self.handle_close()
+        elif not self.total_outbufs_len:
+            self.answered = True
+            with contextlib.suppress(OSError):  # the client is gone
+                self.socket.shutdown(socket.SHUT_WR)
+
     @property
     def waits(self) -> bool:
         """Whether nothing is being done for it."""
@@ -105,7 +148,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]
             return bool(time.time() - self.last_activity > UNREAD_SECONDS)
         if self.requests:
             return False
-        between = self.known and self.request is None
+        between = self.known and self.request is None and not self.answered
         return now - self.since > (IDLE_SECONDS if between else REQUEST_SECONDS)
 
 

@@ -104,6 +104,24 @@ def test_a_large_body_is_refused_before_it_is_sent(expects):
     assert f"at most {BODY_BYTES} bytes".encode() in answer
 
 
+def test_who_sends_a_large_body_at_once_reads_the_reason():
+    with served() as server:
+        connection = opened(server, *post(f"Content-Length: {8 * BODY_BYTES}"))
+        connection.sendall(bytes(8 * BODY_BYTES))
+        assert everything(connection).startswith(b"HTTP/1.1 413 ")
+
+
+def test_without_the_token_little_of_a_body_is_taken():
+    with served(TOKEN) as server:
+        connection = opened(server, *post("Content-Length: 900000000"))
+        sent = 0
+        with contextlib.suppress(OSError):
+            while sent < 900_000_000:
+                sent += connection.send(bytes(1 << 20))
+        connection.close()
+    assert sent < 24 << 20  # the system's own buffers hold some of it
+
+
 def test_a_body_that_grows_in_chunks_is_cut_off():
     with served() as server:
         connection = opened(server, *post("Transfer-Encoding: chunked"))

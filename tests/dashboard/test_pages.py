@@ -313,7 +313,7 @@ def test_a_link_reproduces_the_view_and_back_and_forward_work(page, browser, add
     page.wait_for_function(f"{checked} === 'sketch,log,raw'")
     page.go_forward()
     page.wait_for_function(f"{checked} === 'sketch,log,first'")
-    other = browser.new_page()
+    other = browser.new_page(bypass_csp=True)
     other.goto(shown)
     drawn(other, panel("cosine", Q))
     other.wait_for_function(f"{checked} === 'sketch,log,first'")
@@ -336,7 +336,7 @@ def test_choosing_another_run_shows_it(page, address):
 
 
 def test_the_theme_is_the_systems_until_it_is_chosen(browser, address):
-    page = browser.new_context(color_scheme="dark").new_page()
+    page = browser.new_page(color_scheme="dark", bypass_csp=True)
     page.goto(f"{address}/ranks?run=scan.zarr")
     drawn(page, "map-a")
     scheme = "document.documentElement.dataset.mantineColorScheme"
