@@ -6,7 +6,8 @@ from spectra_dashboard.registry import PAGES
 
 pytestmark = pytest.mark.browser
 WATCH = """window.violations = [];
-addEventListener('securitypolicyviolation', (e) => violations.push(`${e.effectiveDirective} ${e.blockedURI}`));"""
+addEventListener('securitypolicyviolation',
+  (e) => violations.push(`${e.effectiveDirective} ${e.blockedURI}`));"""
 STOPPED = {
     "script-src-elem inline": """const s = document.createElement('script');
       s.textContent = 'window.ran = 1'; document.body.append(s)""",
@@ -25,7 +26,7 @@ STOPPED = {
 def strict(browser):
     """A page with its policy, and what it complained of."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     page.add_init_script(WATCH)
     said = []
     page.on("pageerror", lambda error: said.append(str(error)))
