@@ -13,7 +13,8 @@ from spectra_data.cells import inert
 @pytest.mark.parametrize(
     "text",
     ["=1+1", "+A1", "-A1", "@SUM(1)", "\t=1", "\r=1", "\n=1", "=cmd|' /C calc'!A0", "-1+1", "=",
-     "-", "\uff1d1+1", "\uff0b1", "\uff0d1", "\uff20SUM(1)", "--5", "+1.2.3", "-0x10", "-1,5", "-1 "],
+     "-", "\uff1d1+1", "\uff0b1", "\uff0d1", "\uff20SUM(1)", "--5", "+1.2.3", "-0x10", "-1,5",
+     "-1 "],
 )  # fmt: skip
 def test_a_text_that_a_spreadsheet_would_run_begins_with_an_apostrophe(text):
     assert inert(text).startswith("'")
