@@ -18,6 +18,7 @@ from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.memory import Memory
 from spectra_dashboard.access.run import MOST_MATRICES, Run
 from spectra_dashboard.access.summary import sparkline, summary, writer_alive
+from spectra_dashboard.pages import runs
 from spectra_data.errors import InputError
 from tests.dashboard.served import Growing, write_scan
 
@@ -171,6 +172,15 @@ def test_a_summary_says_what_a_run_is(library):
     assert found.tokens == int(run["train"].tokens[-1])
     assert len(found.sparks) == 7
     assert summary(library.run("scan.zarr")).state == "finished"
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 1_000_000, "\ud800", ["\ud800\x1b"], {"a": 1}, 10**400, None]
+)
+def test_whatever_a_model_is_called_its_row_can_be_sent(shared, name):
+    rewrite(shared / "scan.zarr", lambda m: m["attributes"].update(model={"name": name}))
+    row = runs.row(summary(Library(shared).run("scan.zarr")))
+    assert len(json.dumps(row, ensure_ascii=False).encode()) < 2_000
 
 
 def test_a_broken_store_is_listed_with_the_reason_and_without_its_path(library):

@@ -45,7 +45,7 @@ def test_the_table_of_runs_says_what_there_is(page, address):
     rows.nth(3).wait_for()
     said = rows.all_inner_texts()
     assert "unreadable" in said[0]
-    assert "broken.zarr cannot be read" in said[0]
+    assert "broken.zarr/zarr.json is not JSON" in said[0]
     assert "finished" in said[3]
     assert "7 / 7" in said[3]
     assert page.locator(".sparks polyline").count() == 1
