@@ -1,7 +1,15 @@
 """The policy of the pages: it stops what is not theirs, and none of them needs what it stops."""
 
-import pytest
+import contextlib
+import socket
+import threading
 
+import pytest
+from flask import Flask
+
+from spectra_dashboard.connections import Server
+from spectra_dashboard.guard import Guard, guard
+from spectra_dashboard.headers import headers_for
 from spectra_dashboard.registry import PAGES
 
 pytestmark = pytest.mark.browser
@@ -69,3 +77,38 @@ def test_the_policy_stops_what_is_no_part_of_a_page(strict, address, directive):
     page.wait_for_timeout(100)
     assert directive in page.evaluate("window.violations")
     assert page.evaluate("window.ran") is None
+
+
+@contextlib.contextmanager
+def served(text, watch):
+    """The port of a server of one page."""
+    application = Flask("page")
+    application.add_url_rule("/", view_func=lambda: text)
+    guard(application, watch, headers_for())
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = Server(application, listening, watch, threads=2)
+        threading.Thread(target=server.run, daemon=True).start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            server.task_dispatcher.shutdown(timeout=2)
+            server.close()
+
+
+def test_the_address_with_the_token_opens_directly_and_by_a_link_of_another_site(browser):
+    with served("the dashboard", Guard(token="a-token")) as port:
+        address = f"http://127.0.0.1:{port}/"
+        page = browser.new_page()
+        page.goto(f"{address}?token=a-token")
+        assert (page.url, page.inner_text("body")) == (address, "the dashboard")
+        page.close()
+        link = f"<a href='{address}?token=a-token'>open</a>"
+        with served(link, Guard()) as other:
+            page = browser.new_page()
+            page.goto(f"http://localhost:{other}/")
+            page.get_by_text("open").click()
+            page.get_by_text("continue").click()
+            page.get_by_text("the dashboard").wait_for()
+            (cookie,) = page.context.cookies()
+            assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
+            page.close()
