@@ -18,7 +18,8 @@ from typing import Any
 
 import spectra
 from spectra.checkpoint.notes import CheckpointNote
-from spectra_data.errors import InputError, first_line, is_out_of_memory, printable
+from spectra_data.errors import InputError, first_line, is_out_of_memory
+from spectra_data.streams import plain_streams
 
 COMMANDS = {
     "allocate": ("spectra.commands.allocate", "a rank map: the rank of every matrix"),
@@ -60,6 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # whatever the locale cannot say is escaped
             stream.reconfigure(errors="backslashreplace")
+    with plain_streams():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(overview())
         return 0 if arguments else 2
@@ -94,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _failed(line: str, status: int) -> int:
-    print(printable(line), file=sys.stderr)
+    print(line, file=sys.stderr)
     return status
 
 
@@ -110,7 +116,7 @@ def _notes_as_lines(command: str) -> Iterator[None]:
                 shown(message, category, *where)
             elif str(message) not in said:
                 said.add(str(message))
-                print(printable(f"spectra {command}: {message}"), file=sys.stderr)
+                print(f"spectra {command}: {message}", file=sys.stderr)
 
         warnings.simplefilter("always", CheckpointNote)
         warnings.showwarning = show  # type: ignore[assignment]

@@ -105,13 +105,14 @@ def block_labels(names: Sequence[str]) -> list[int | str]:
     """Labels for tables and figures of the matrices' blocks, from the matrices' names.
 
     A label is the block's number; if a model has several stacks of blocks, it follows what
-    distinguishes the stack: ``encoder 0`` and ``decoder 0``.
+    distinguishes the stack: ``encoder 0`` and ``decoder 0``. Without a number it is empty.
     """
     blocks = [block_of(name) for name in names]
     stacks = {block: block.rpartition(".")[0].split(".") for block in blocks}
     paths = list(stacks.values())
     if all(path == paths[0] for path in paths):
-        return [int(block.rpartition(".")[2]) for block in blocks]
+        numbers = [block.rpartition(".")[2] for block in blocks]
+        return [int(number) if number else "" for number in numbers]
     shortest = min(map(len, paths))
     alike = [len({path[i] for path in paths}) == 1 for i in range(shortest)]
     first = alike.index(False) if False in alike else shortest

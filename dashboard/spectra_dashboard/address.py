@@ -1,7 +1,6 @@
 """From an address to a view of an existing run."""
 
 import functools
-import logging
 from collections.abc import Callable
 from dataclasses import replace
 from html import escape
@@ -12,6 +11,7 @@ from dash.exceptions import PreventUpdate
 from spectra.allocation.methods.registry import offered
 from spectra.figures.theme import empty
 from spectra_dashboard.access.library import Library
+from spectra_dashboard.faults import log
 from spectra_dashboard.registry import runs_needed
 from spectra_dashboard.view import View
 from spectra_data.errors import InputError
@@ -67,5 +67,5 @@ def reason_figure(error: Exception) -> Any:
     """A figure that says why it is empty."""
     if isinstance(error, InputError):
         return empty(escape(str(error), quote=False))
-    logging.getLogger("spectra_dashboard").error("a figure could not be drawn", exc_info=error)
+    log("a figure could not be drawn", error)
     return empty("This cannot be drawn: spectra verify says whether the store is whole.")

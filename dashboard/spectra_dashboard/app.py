@@ -1,6 +1,5 @@
 """The application: its frame, and the page for an address."""
 
-import logging
 from collections.abc import Collection
 from typing import Any
 
@@ -13,7 +12,10 @@ from spectra_dashboard import components, downloads
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.summary import summary
 from spectra_dashboard.address import view_at
-from spectra_dashboard.guard import guard
+from spectra_dashboard.connections import BODY_BYTES
+from spectra_dashboard.faults import log, refused
+from spectra_dashboard.guard import Guard, guard
+from spectra_dashboard.headers import headers_for
 from spectra_dashboard.registry import PAGES, Page, runs_needed
 from spectra_dashboard.view import View
 from spectra_data.errors import InputError
@@ -22,19 +24,21 @@ TICK = 2_000
 """Milliseconds between requests for news."""
 KERNEL = {"namespace": "spectra", "relative_package_path": "assets/ranks.js"}
 """The script that the report shares with those of `assets/`, served from the library."""
-_FRAME = """<!DOCTYPE html>
-<html lang="en">
-<head>{%metas%}<title>{%title%}</title>{%favicon%}{%css%}
-<script>
+_THEME = """
 {
   const system = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
   const chosen = (localStorage.getItem("mantine-color-scheme-value") ?? "").replace(/"/g, "");
   document.documentElement.dataset.mantineColorScheme =
     ["light", "dark"].includes(chosen) ? chosen : system;
 }
-</script>
+"""
+"""Script that sets the theme before anything is painted."""
+_FRAME = f"""<!DOCTYPE html>
+<html lang="en">
+<head>{{%metas%}}<title>{{%title%}}</title>{{%favicon%}}{{%css%}}
+<script>{_THEME}</script>
 </head>
-<body>{%app_entry%}<footer>{%config%}{%scripts%}{%renderer%}</footer></body>
+<body>{{%app_entry%}}<footer>{{%config%}}{{%scripts%}}{{%renderer%}}</footer></body>
 </html>"""
 
 
@@ -62,13 +66,16 @@ def make_app(library: Library, *, hosts: Collection[str] = (), token: str | None
     )
     app.scripts.append_script(KERNEL)
     app.enable_dev_tools(debug=False, dev_tools_hot_reload=False)
-    guard(app.server, hosts, token)
+    app.server.config["MAX_CONTENT_LENGTH"] = BODY_BYTES
+    app.server.register_error_handler(Exception, refused)
     downloads.register(app.server, library)
     app.layout = _frame()
     _route(app, library)
     _news(app, library)
     for name in PAGES:
         PAGES[name].register(app, library)
+    # Dash's own script is known once every callback is registered
+    guard(app.server, Guard(hosts, token), headers_for([_THEME, app.renderer]))
     return app
 
 
@@ -163,7 +170,7 @@ def _route(app: Dash, library: Library) -> None:
         except InputError as error:
             return components.broken(library, view, str(error)), key
         except Exception as error:  # attributes of a store may hold anything
-            _log(error)
+            log("a page could not be laid out", error)
             return components.broken(library, view, f"{view.run} cannot be understood"), key
 
     app.clientside_callback(
@@ -270,12 +277,5 @@ def _state(library: Library, view: View, page: Page) -> list[Any]:
 
 def _failed(error: Exception) -> Any:
     """Keep the page as it is when a callback fails, and log the reason."""
-    _log(error)
+    log("a page could not be updated", error)
     raise PreventUpdate from error
-
-
-def _log(error: Exception) -> None:
-    known = isinstance(error, InputError)
-    logging.getLogger("spectra_dashboard").error(
-        "a page could not be updated: %s", error, exc_info=None if known else error
-    )

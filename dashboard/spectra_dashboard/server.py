@@ -11,7 +11,7 @@ from typing import Any
 
 from spectra.machine.libc import few_arenas, give_back
 from spectra_dashboard.access.library import Library
-from spectra_dashboard.guard import is_loopback
+from spectra_dashboard.guard import Guard, is_loopback
 from spectra_data.errors import InputError
 
 THREADS = 8
@@ -47,23 +47,17 @@ def listen(
     InputError
         When it cannot listen there.
     """
-    from waitress.server import create_server
-
     from spectra_dashboard.app import make_app
+    from spectra_dashboard.connections import Server
 
     few_arenas()
     listening = _socket(host, port)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a page requests many figures
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
     own = (socket.gethostname(), socket.getfqdn()) if host in EVERYWHERE else (host,)
-    app = make_app(library, hosts=(*own, *allow), token=token)
-    server = create_server(
-        app.server,
-        sockets=[listening],
-        threads=THREADS,
-        ident="spectra",
-        clear_untrusted_proxy_headers=True,
-    )
+    hosts = (*own, *allow)
+    app = make_app(library, hosts=hosts, token=token)
+    server = Server(app.server, listening, Guard(hosts, token), threads=THREADS)
     shown = own[0]
     if ":" in shown:
         shown = f"[{shown}]"

@@ -68,7 +68,10 @@ class View:
         """A view from an address; invalid fields have their defaults."""
         page = (pathname or "").strip("/") or FIRST
         given: dict[str, Any] = {"page": page if page in PAGES else MISSING}
-        query = parse_qs((search or "").removeprefix("?"), max_num_fields=200)
+        try:
+            query = parse_qs((search or "").removeprefix("?"), max_num_fields=200)
+        except ValueError:  # no page has so many fields
+            query = {}
         for field in fields(cls):
             if field.name in query and field.name != "page":
                 value = _read(field.type, query[field.name])

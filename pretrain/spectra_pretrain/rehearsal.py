@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
-from rich.console import Console
 
+from spectra.machine.console import Console
 from spectra.machine.devices import device_of
 from spectra.models.messages import silence_library_bars
 from spectra.recording.micro_batches import Probe

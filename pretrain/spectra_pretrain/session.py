@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from spectra.commands.options import program_name
+from spectra.machine.console import Console
 from spectra.machine.devices import device_of
 from spectra.machine.memory import peak_memory
 from spectra.models.messages import silence_library_bars

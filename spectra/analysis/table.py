@@ -18,6 +18,7 @@ from spectra.metrics.weightwatcher import FEWEST
 from spectra.quantities import QUANTITIES
 from spectra.store.destination import is_stream, write_result
 from spectra.store.schema import Status
+from spectra_data.cells import inert
 from spectra_data.errors import InputError
 
 if TYPE_CHECKING:
@@ -171,7 +172,8 @@ def write_table(table: xr.Dataset, out: Path) -> int:
     """Write a table as .csv, .parquet or .json (a list of objects); return the rows written.
 
     A device or a pipe without an ending, e.g. ``/dev/stdout``, receives CSV. Missing and undefined
-    values are empty fields in CSV, and null in the other formats.
+    values are empty fields in CSV, and null in the other formats. In CSV, a text that a spreadsheet
+    would run as a formula is preceded by an apostrophe.
 
     Raises
     ------
@@ -179,7 +181,10 @@ def write_table(table: xr.Dataset, out: Path) -> int:
         When the name ends in something else, or the file cannot be written.
     """
     require_format(out)
-    arrow = pa.table({name: _arrow(values) for name, values in columns(table).items()})
+    found = columns(table)
+    if out.suffix not in (".json", ".parquet"):
+        found = {name: _inert(values) for name, values in found.items()}
+    arrow = pa.table({name: _arrow(values) for name, values in found.items()})
     sink = pa.BufferOutputStream()
     if out.suffix == ".json":
         text = json.dumps(arrow.to_pylist(), indent=1, allow_nan=False)
@@ -196,6 +201,13 @@ def require_format(out: Path) -> None:
     """Require a file name with the ending of a table format."""
     if out.suffix not in FORMATS and not is_stream(out):
         raise InputError(f"a table's file name ends in {', '.join(FORMATS)}, not in {out.suffix!r}")
+
+
+def _inert(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Cells of a column in CSV; numbers as they are."""
+    if values.dtype.kind in "biuf":
+        return values
+    return np.array([inert(value) for value in values.tolist()], object)
 
 
 def _arrow(values: Any) -> pa.Array:

@@ -7,6 +7,9 @@ const index = new Map(data.matrices.map((matrix, i) => [matrix.name, i]));
 const view = { chosen: new Set(data.chosen), scale: "linear", norm: "raw" };
 const squares = new Set(["cosine", "overlap"]); // in [-1, 1], over pairs of snapshots
 
+// a text that plotly shows as it is: texts of figures are markup
+const literal = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+
 function plot(target, { data: traces, layout }) {
   target.style.minHeight = `${layout.height}px`; // a figure loses its height while it is resized
   Plotly.newPlot(target, traces, { ...layout, template: data.template }, config);
@@ -31,7 +34,7 @@ function figure(kind, i) {
   if (kind === "tail") return structuredClone(data.tails[i]);
   const { data: [trace], layout } = structuredClone(data.templates[kind]);
   const { name, shape } = data.matrices[i];
-  layout.title.text = name;
+  layout.title.text = literal(name);
   layout.title.subtitle.text = `${shape[0]} × ${shape[1]}, ${layout.title.subtitle.text}`;
   trace.z = decode(kind, i);
   if (kind === "overlap") {

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.console import Console
 
 from spectra.allocation.rankmap import RankMap
 from spectra.calibration.options import SELF
 from spectra.commands.options import parse
 from spectra.compression.compress import Compressed, compress
 from spectra.compression.settings import Compression
+from spectra.machine.console import Console
 from spectra.machine.devices import device_of
 from spectra.machine.memory import peak_memory_bytes
 from spectra.machine.progress import Shown

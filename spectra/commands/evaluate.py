@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import tyro
-from rich.console import Console
 
 from spectra.calibration.text import tokenizer_of
 from spectra.commands.options import parse
@@ -36,6 +35,7 @@ from spectra.evaluation.resources import (
     speed_of,
 )
 from spectra.evaluation.tasks import Accuracy, task_accuracy
+from spectra.machine.console import Console
 from spectra.machine.devices import AUTO, device_of
 from spectra.machine.memory import peak_memory
 from spectra.machine.progress import Shown

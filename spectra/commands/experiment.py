@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from spectra.commands.options import parse, unknown_options
 from spectra.experiments.experiment import Outcome
 from spectra.experiments.registry import EXPERIMENTS, owners_of
 from spectra.experiments.settings import Settings
+from spectra.machine.console import Console
 from spectra.machine.devices import device_of
 from spectra.machine.progress import Shown
 from spectra_data.errors import InputError

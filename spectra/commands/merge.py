@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from rich.console import Console
 
 from spectra.commands.options import parse
 from spectra.compression.merge import merge
+from spectra.machine.console import Console
 from spectra.machine.progress import Shown
 from spectra.models.messages import silence_library_bars
 

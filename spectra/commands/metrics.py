@@ -14,7 +14,6 @@ import numpy as np
 import tyro
 import xarray as xr
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
@@ -27,6 +26,7 @@ from spectra.analysis.table import (
     write_table,
 )
 from spectra.commands.options import parse
+from spectra.machine.console import Console
 from spectra.store.damage import unless_damaged
 from spectra.store.destination import messages_beside
 from spectra.store.reader import open_store

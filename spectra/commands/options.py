@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import tyro
 
 from spectra_data.errors import InputError
+from spectra_data.streams import behind
 
 Options = TypeVar("Options")
 
@@ -66,7 +67,8 @@ def parse(
     errors = io.StringIO()
     markers = (tyro.conf.OmitArgPrefixes, *(() if pairs else (tyro.conf.FlagCreatePairsOff,)))
     try:
-        with contextlib.redirect_stderr(errors):
+        # the help has tyro's colours
+        with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(behind(sys.stdout)):
             given: dict[str, Any] = {} if default is None else {"default": default}
             if others:
                 given["return_unknown_args"] = True

@@ -12,11 +12,11 @@ import numpy as np
 import tyro
 import xarray as xr
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from spectra.allocation.path import STEP, write_path
 from spectra.commands.options import parse
+from spectra.machine.console import Console
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from rich.console import Console
 
 from spectra.allocation.rankmap import RankMap
 from spectra.calibration.options import Calibration
 from spectra.commands.compress import left_lines
 from spectra.commands.options import parse
+from spectra.machine.console import Console
 from spectra.machine.devices import device_of
 from spectra.machine.progress import Shown
 from spectra.pruning.prune import prune

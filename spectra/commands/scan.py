@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import tyro
-from rich.console import Console
 
 from spectra.commands.options import parse
+from spectra.machine.console import Console
 from spectra.machine.memory import peak_memory_bytes
 from spectra.machine.progress import Shown
 from spectra.scanning.scan import Summary, run_scan

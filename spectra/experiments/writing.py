@@ -13,6 +13,7 @@ from spectra.experiments.experiment import Outcome, Presentation
 from spectra.experiments.ledger import Row
 from spectra.figures.results import measured_lines
 from spectra.store.durable import write_file
+from spectra_data.cells import inert
 
 Point = tuple[Any, Any, str]
 """x, y and label, for the figure."""
@@ -36,7 +37,7 @@ def written(
     """Write rows, already in the file `results`, as CSV and figure, and their claims as text."""
     columns = tuple(c for c in _columns(shape.presentation, rows) if any(c in row for row in rows))
     csv, html = folder / f"{shape.name}.csv", folder / f"{shape.name}.html"
-    table = pd.DataFrame([{c: row.get(c) for c in columns} for row in rows])
+    table = pd.DataFrame([{inert(c): inert(row.get(c)) for c in columns} for row in rows])
     write_file(csv, table.to_csv(index=False).encode())
     figure = _figure(shape.presentation, shape.points, subtitle)
     write_file(html, figure.to_html(include_plotlyjs=True).encode())

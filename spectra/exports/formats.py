@@ -11,6 +11,7 @@ from typing import Any
 from spectra.allocation.rankmap import Module, RankMap
 from spectra.matrices import Skipped, block_labels, in_order
 from spectra.store.destination import write_result
+from spectra_data.cells import inert
 from spectra_data.errors import InputError
 
 VLLM_LARGEST_RANK = 512
@@ -33,8 +34,8 @@ def export(rank_map: RankMap, kind: str, path: str | Path) -> None:
 
 
 def to_csv(rank_map: RankMap) -> str:
-    """A row a matrix, with a header."""
-    return str(_frame(rank_map).to_csv(index=False, lineterminator="\n"))
+    """A row a matrix, with a header; see `spectra_data.cells` for texts that look like formulas."""
+    return str(_frame(rank_map).map(inert).to_csv(index=False, lineterminator="\n"))
 
 
 def to_parquet(rank_map: RankMap) -> bytes:

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from spectra.machine.memory import peak_memory_bytes
+from spectra_data.errors import printable
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage, the number of its steps done, and the number of all."""
@@ -29,7 +30,7 @@ class Shown:
         self._console = console
         self._unit = f" {unit}" if unit else ""
         self._bar = Bar(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -50,6 +51,7 @@ class Shown:
     def update(self, name: str, done: int, count: int) -> None:
         """Show how many steps of a stage are done."""
         if self._console.is_terminal:
+            name = printable(name)  # before rich measures its width
             if self._task is None:
                 self._task = self._bar.add_task(name)
             self._bar.update(self._task, description=name, completed=done, total=count)

@@ -5,6 +5,7 @@ a relative error under 0.05 % over eight decades.
 """
 
 import base64
+import json
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,20 @@ def encode_cosines(values: npt.NDArray[Any]) -> Encoded:
     """Cosines as 16-bit integers: 0 is missing, 1..65535 span -1 to 1."""
     codes = np.where(np.isfinite(values), 1 + np.round((values + 1) / 2 * 65534), 0)
     return {"shape": list(values.shape), "codes": as_base64(codes.astype("<u2"))}
+
+
+def as_script(content: Any) -> str:
+    r"""JSON that can stand in a script element, with no text that a page's parser acts on.
+
+    The parser ends the script at ``</script>``, and ``<!--<script>`` keeps it from seeing the end.
+
+    >>> as_script("</script>")
+    '"\\u003c/script\\u003e"'
+    """
+    text = json.dumps(content, allow_nan=False)  # U+2028, U+2029 are escaped already
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
 
 
 def as_base64(array: npt.NDArray[Any]) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import xarray as xr
 
 from spectra.quantities import QUANTITIES
+from spectra.report.encoding import as_script
 from spectra.report.facts import facts
 from spectra.report.payload import payload
 from spectra.store.damage import unless_damaged
@@ -38,7 +39,7 @@ def write_report(store: str | Path, out: str | Path) -> int:
     run = open_store(store)
     with unless_damaged(store):
         page = report_html(run, name=str(store))
-    content = page.encode()
+    content = page.encode(errors="xmlcharrefreplace")  # names may hold halves of characters
     write_result(out, content)
     return len(content)
 
@@ -56,8 +57,7 @@ def report_html(run: xr.DataTree, *, name: str) -> str:
         "style": (assets / "report.css").read_text("utf-8"),
         "others": _others_html(run),
         "plotly": get_plotlyjs(),
-        # "</" would end the script element
-        "payload": json.dumps(payload(run), allow_nan=False).replace("</", "<\\/"),
+        "payload": as_script(payload(run)),
         "script": "\n".join((assets / name).read_text("utf-8") for name in SCRIPTS),
     }
     # in one pass, so that no text of a run is mistaken for a field

@@ -4,6 +4,7 @@ If all snapshots would not fit into `PAYLOAD_BYTES`, it holds fewer, evenly spac
 says so.
 """
 
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,7 @@ Payload = dict[str, Any]
 def payload(run: xr.DataTree) -> Payload:
     """All data that the page's script draws from."""
     spectra = run["spectra"].to_dataset()
+    run = with_literal_names(run)
     kinds = [kind for kind in quantities.shown() if kind in spectra]
     cosine, notes = _cosines(run)
     has_overlap = "subspaces" in run.children
@@ -107,13 +109,29 @@ def payload(run: xr.DataTree) -> Payload:
         "arrays": arrays,
         "templates": _templates(steps, kinds, cosine, chance),
         "chance": chance,
-        "tails": [] if table is None else tail_figures(spectra, table),
+        "tails": [] if table is None else tail_figures(run["spectra"].to_dataset(), table),
         "template": common_template(),
         "loss": _loss_figure(run),
         "measures": measure_figures(table, run_dynamics(run, cosine)),
-        "figure4": figure_four(spectra),
+        "figure4": figure_four(run["spectra"].to_dataset()),
         "claim": claim_figures(run, cosine),
     }
+
+
+def with_literal_names(run: xr.DataTree) -> xr.DataTree:
+    """A run whose names and roles figures show as they are: in figures, texts are markup."""
+    groups = {}
+    for place, node in run.subtree_with_keys:
+        dataset = node.to_dataset(inherit=False)
+        for name in {"matrix", "role"} & set(dataset.coords):
+            texts = np.array(
+                [escape(str(t), quote=False) for t in dataset[name].to_numpy()], object
+            )
+            dataset = dataset.assign_coords({name: dataset[name].copy(data=texts)})
+        groups[place] = dataset
+    literal = xr.DataTree.from_dict(groups)
+    literal.encoding = dict(run.encoding)
+    return literal
 
 
 def _cosines(run: xr.DataTree) -> tuple[xr.DataArray | None, list[str]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from spectra.store.durable import write_file
-from spectra_data.errors import InputError
+from spectra_data.errors import InputError, printable
 from spectra_data.partial import remove_leftovers
 
 STREAMS = (1, 2)
@@ -120,6 +120,8 @@ def _write_all(descriptor: int, content: bytes) -> None:
     for own in (sys.__stdout__, sys.__stderr__):  # keep the order with what was printed before
         if own is not None:
             own.flush()
+    if os.isatty(descriptor):  # names in tables must not be obeyed
+        content = printable(content.decode(errors="backslashreplace")).encode()
     rest = memoryview(content)
     while rest:
         rest = rest[os.write(descriptor, rest) :]

@@ -1,7 +1,10 @@
 """The files of a store on this machine, of which none may keep a reader waiting."""
 
 import asyncio
+import os
 import stat
+from pathlib import Path
+from typing import Self
 
 from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
@@ -16,7 +19,26 @@ _ZSTD = b"\x28\xb5\x2f\xfd"
 
 
 class RegularFiles(LocalStore):
-    """A local zarr store that reads files alone: a pipe or a device would never end."""
+    """A local zarr store that reads files alone: a pipe or a device would never end.
+
+    Parameters
+    ----------
+    root
+        The store's folder.
+    read_only
+        Whether writing is refused.
+    within
+        Folder that no link may lead out of, if there is one.
+    """
+
+    def __init__(
+        self, root: Path | str, *, read_only: bool = False, within: Path | None = None
+    ) -> None:
+        super().__init__(root, read_only=read_only)
+        self.within = within
+
+    def with_read_only(self, read_only: bool = False) -> Self:
+        return type(self)(self.root, read_only=read_only, within=self.within)
 
     async def get(
         self,
@@ -25,7 +47,19 @@ class RegularFiles(LocalStore):
         byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
         await asyncio.to_thread(self._require_file, key)
-        found = await super().get(key, prototype, byte_range)
+        return self._bounded(key, await super().get(key, prototype, byte_range))
+
+    def get_sync(
+        self,
+        key: str,
+        *,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        self._require_file(key)
+        return self._bounded(key, super().get_sync(key, prototype=prototype, byte_range=byte_range))
+
+    def _bounded(self, key: str, found: Buffer | None) -> Buffer | None:
         if found is not None and announced_bytes(found.as_buffer_like()) > LARGEST_CHUNK:
             raise InputError(f"{self.root / key} announces more bytes than a store writes at once")
         return found
@@ -38,6 +72,14 @@ class RegularFiles(LocalStore):
             return
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise InputError(f"cannot read {path}: it is {kind_of(mode)}, not a file")
+        if self.within is not None and leads_out(path, self.within):
+            raise InputError(f"{path} is a link that leads out of {self.within}")
+
+
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether a path below a folder leads out of it, by links."""
+    inner, outer = os.path.realpath(path), os.path.realpath(folder)
+    return os.path.commonpath([inner, outer]) != outer
 
 
 def announced_bytes(content: BytesLike) -> int:

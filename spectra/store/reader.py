@@ -13,13 +13,15 @@ from spectra.store.location import check_schema, local_path
 from spectra.store.schema import UNSET
 
 
-def open_store(store: str | Path) -> xr.DataTree:
+def open_store(store: str | Path, *, within: Path | None = None) -> xr.DataTree:
     """Open a run or a scan, lazily.
 
     Parameters
     ----------
     store
         Path of a ``.zarr`` store, or an fsspec URL of one.
+    within
+        Folder that no link in the store may lead out of, for a store that somebody else put there.
 
     Returns
     -------
@@ -41,12 +43,14 @@ def open_store(store: str | Path) -> xr.DataTree:
     """
     check_schema(store)
     with unless_damaged(store):
-        return _opened(store)
+        return _opened(store, within)
 
 
-def _opened(store: str | Path) -> xr.DataTree:
+def _opened(store: str | Path, within: Path | None) -> xr.DataTree:
     path = local_path(store)
-    files: Any = str(store) if path is None else RegularFiles(path.absolute(), read_only=True)
+    files: Any = str(store)
+    if path is not None:
+        files = RegularFiles(path.absolute(), read_only=True, within=within)
     tree = xr.open_datatree(files, engine="zarr", chunks={})
     # committed steps are read once, so that groups agree while a writer continues
     steps = tree["spectra"]["step"].to_numpy()

@@ -33,8 +33,11 @@ def address(folder):
 
 @contextlib.contextmanager
 def opened(browser, width=1280, height=900):
-    """A page of a browser, and the errors in it so far."""
-    found = browser.new_page(viewport={"width": width, "height": height})
+    """A page of a browser, and the errors in it so far.
+
+    Without the pages' policy, which forbids what playwright waits with; see `test_policy`.
+    """
+    found = browser.new_page(viewport={"width": width, "height": height}, bypass_csp=True)
     found.set_default_timeout(20_000)
     errors = []
     found.on("pageerror", lambda error: errors.append(str(error)))

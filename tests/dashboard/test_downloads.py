@@ -58,7 +58,7 @@ def test_a_map_that_lies_there_is_downloaded_as_it_is(folder):
         ({"run": "scan.zarr", "value": "abc"}, "from 0 to 1, not 'abc'"),
         ({"run": "scan.zarr", "value": "2"}, "from 0 to 1, not '2'"),
         ({"run": "scan.zarr", "step": "abc"}, "no step 'abc'"),
-        ({"run": "broken.zarr"}, "broken.zarr cannot be read"),
+        ({"run": "broken.zarr"}, "broken.zarr/zarr.json is not JSON"),
         ({"map": "../maps/map.json"}, "no rank map called"),
         ({"run": "scan.zarr", "method": "uniform", "target": "threshold"}, "WeLore's"),
         ({"run": "scan.zarr", "value": "0", "format": "peft"}, "no LRC"),

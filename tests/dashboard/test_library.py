@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.memory import Memory
 from spectra_dashboard.access.run import MOST_MATRICES, Run
 from spectra_dashboard.access.summary import sparkline, summary, writer_alive
+from spectra_dashboard.pages import runs
 from spectra_data.errors import InputError
 from tests.dashboard.served import Growing, write_scan
 
@@ -45,10 +47,105 @@ def test_only_names_that_were_found_are_looked_up(library, name):
         library.map(name)
 
 
-def test_links_out_of_the_folder_and_hidden_folders_are_not_followed(tmp_path, folder):
-    (tmp_path / "link").symlink_to(folder)
+def test_hidden_folders_are_passed_over(tmp_path, folder):
     shutil.copytree(folder / "scan.zarr", tmp_path / ".hidden" / "scan.zarr")
     assert not Library(tmp_path).runs
+
+
+@pytest.fixture
+def shared(tmp_path, folder):
+    """A folder that is served, with a store and a map, next to one that is not."""
+    for name in ("served", "outside"):
+        shutil.copytree(folder / "scan.zarr", tmp_path / name / "scan.zarr")
+        shutil.copy(folder / "maps" / "map.json", tmp_path / name / "map.json")
+    return tmp_path / "served"
+
+
+def test_links_that_lead_out_of_the_folder_are_not_followed(shared):
+    outside = shared.parent / "outside"
+    (shared / "linked").symlink_to(outside)
+    (shared / "store.zarr").symlink_to(outside / "scan.zarr")
+    (shared / "linked.json").symlink_to(outside / "map.json")
+    (shared / "twice.json").symlink_to("linked.json")
+    (shared / "around.zarr").symlink_to("../outside/scan.zarr")
+    (shared / "itself.zarr").symlink_to("itself.zarr")
+    library = Library(shared)
+    assert (list(library.runs), list(library.maps)) == (["scan.zarr"], ["map.json"])
+
+
+def test_links_inside_the_folder_are_followed(shared):
+    (shared / "again.zarr").symlink_to("scan.zarr")
+    (shared / "again.json").symlink_to("map.json")
+    library = Library(shared)
+    assert library.run("again.zarr").matrices() == library.run("scan.zarr").matrices()
+    assert library.map("again.json") == library.map("map.json")
+
+
+def test_a_folder_that_is_reached_by_a_link_is_served(shared):
+    (shared.parent / "link").symlink_to(shared)
+    assert Library(shared.parent / "link").run("scan.zarr").matrices()
+
+
+@pytest.mark.parametrize("part", ["zarr.json", "spectra", "spectra/matrix", "spectra/weight/c/0"])
+def test_links_in_a_store_that_lead_out_are_refused_when_they_are_read(shared, part):
+    run = Library(shared).run("scan.zarr")
+    replaced = shared / "scan.zarr" / part
+    replaced.rename(shared.parent / "moved")
+    replaced.symlink_to(shared.parent / "moved")
+    with pytest.raises(InputError, match="a link that leads out of the folder") as refused:
+        run.spectrum("weight", run.matrices()[0].name, 0)
+    assert str(shared) not in str(refused.value)
+    with pytest.raises(InputError, match="a link that leads out of the folder"):
+        run.measures(0)
+
+
+def test_a_map_that_becomes_a_link_is_refused_when_it_is_read(shared):
+    library = Library(shared)
+    assert library.maps
+    (shared / "map.json").unlink()
+    (shared / "map.json").symlink_to(shared.parent / "outside" / "map.json")
+    with pytest.raises(InputError, match="is a link that leads out of the folder"):
+        library.map("map.json")
+
+
+DEEP = '{"schema": "spectra.rankmap/1", "modules": ' + "[" * 50_000 + "]" * 50_000 + "}"
+
+
+def test_what_one_file_holds_keeps_no_other_from_being_found(shared):
+    (shared / "deep.json").write_text(DEEP)
+    (shared / "surrogate.json").write_text(DEEP.replace("modules", "\\ud800"))
+    os.mkfifo(shared / "pipe.json")
+    for name, held in {"deep": "[" * 50_000, "attributes": '{"attributes": {"schema": "spectra/1",'
+                       f' "model": {"[" * 9_000 + "]" * 9_000}}}}}'}.items():  # fmt: skip
+        (shared / f"{name}.zarr").mkdir()
+        (shared / f"{name}.zarr" / "zarr.json").write_text(held)
+    (shared / "pipe.zarr").mkdir()
+    os.mkfifo(shared / "pipe.zarr" / "zarr.json")
+    (shared / os.fsdecode(b"\xff.zarr")).mkdir()
+    (shared / "a\x1b[2J\n.zarr").mkdir()
+    library = Library(shared)
+    assert list(library.maps) == ["deep.json", "map.json", "surrogate.json"]
+    odd = {"a\\x1b[2J\\n.zarr", "\\udcff.zarr"}
+    assert set(library.runs) == {"scan.zarr", "deep.zarr", "attributes.zarr", "pipe.zarr"} | odd
+    states = {run.name: summary(run).state for run in library.runs.values()}
+    assert states.pop("scan.zarr") == "finished"
+    assert set(states.values()) == {"unreadable"}
+    for name in ("deep.json", "surrogate.json"):
+        with pytest.raises(InputError, match="nested too deeply"):
+            library.map(name)
+
+
+def test_a_folder_that_may_not_be_entered_keeps_no_other_from_being_found(shared, monkeypatch):
+    (shared / "locked").mkdir()
+    real = Path.stat
+
+    def stat(path, **more):
+        if path.parent.name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, **more)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    assert list(Library(shared).runs) == ["scan.zarr"]
 
 
 def test_a_new_store_is_found(tmp_path, monkeypatch):
@@ -77,10 +174,19 @@ def test_a_summary_says_what_a_run_is(library):
     assert summary(library.run("scan.zarr")).state == "finished"
 
 
+@pytest.mark.parametrize(
+    "name", ["x" * 1_000_000, "\ud800", ["\ud800\x1b"], {"a": 1}, 10**400, None]
+)
+def test_whatever_a_model_is_called_its_row_can_be_sent(shared, name):
+    rewrite(shared / "scan.zarr", lambda m: m["attributes"].update(model={"name": name}))
+    row = runs.row(summary(Library(shared).run("scan.zarr")))
+    assert len(json.dumps(row, ensure_ascii=False).encode()) < 2_000
+
+
 def test_a_broken_store_is_listed_with_the_reason_and_without_its_path(library):
     found = summary(library.run("broken.zarr"))
     assert found.state == "unreadable"
-    assert "broken.zarr cannot be read" in found.reason
+    assert "broken.zarr/zarr.json is not JSON" in found.reason
     assert str(library.folder) not in found.reason
 
 
@@ -177,7 +283,7 @@ def test_measures_of_a_step_that_was_written_again_are_new(tmp_path):
     [
         (lambda m: m["attributes"].update(schema="spectra/9"), "has the schema 'spectra/9'"),
         (lambda m: m.update(attributes=[]), "not a mapping"),
-        (lambda m: m.pop("attributes"), "cannot be read"),
+        (lambda m: m.pop("attributes"), "not a mapping"),
     ],
 )
 def test_stores_of_another_kind_are_refused_everywhere(tmp_path, change, said):

@@ -1,5 +1,7 @@
 """Who is answered, and how the server starts and stops."""
 
+import base64
+import hashlib
 import os
 import re
 import signal
@@ -15,7 +17,7 @@ import pytest
 from spectra.cli import main
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.app import make_app
-from spectra_dashboard.guard import is_loopback
+from spectra_dashboard.guard import Guard, Head, is_loopback
 
 TOKEN = "a-token"
 
@@ -64,11 +66,104 @@ def test_with_a_token_nothing_is_told_without_it(remote):
     answer = remote.get(f"/ranks?run=scan.zarr&token={TOKEN}", headers=named)
     assert (answer.status_code, answer.headers["Location"]) == (302, "/ranks?run=scan.zarr")
     cookie = answer.headers["Set-Cookie"]
-    assert "HttpOnly" in cookie
-    assert "SameSite=Lax" in cookie
+    assert {"HttpOnly", "SameSite=Strict"} <= set(cookie.split("; "))
+    assert TOKEN not in cookie
     assert remote.get("/", headers=named | {"Cookie": cookie.split(";")[0]}).status_code == 200
     assert remote.get("/", headers={"Host": "other.example"}).status_code == 400
     assert remote.get("/", headers={"Host": "10.0.0.7"}).status_code == 401
+
+
+def test_the_token_is_no_cookie():
+    watch = Guard(("lab.example",), TOKEN)
+    for value, admitted in ((watch.kept, True), (TOKEN, False), ("", False)):
+        sent = {"HOST": "lab.example", "COOKIE": f"{watch.cookie}={value}"}
+        assert (watch.refusal(Head("GET", "", sent)) is None) == admitted
+
+
+def test_servers_of_one_machine_have_cookies_of_their_own():
+    one, other = Guard(token="a"), Guard(token="b")
+    assert one.cookie != other.cookie
+    assert one.kept != other.kept
+
+
+def test_who_comes_from_another_page_with_a_strict_cookie_goes_on_by_a_link(remote):
+    answer = remote.get("/", headers={"Host": "lab.example", "Accept": "text/html,*/*"})
+    assert answer.status_code == 401
+    assert "<a href=''>continue</a>" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        ({"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}, 200),
+        ({"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"}, 200),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate",
+          "Sec-Fetch-Dest": "document"}, 200),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate",
+          "Sec-Fetch-Dest": "iframe"}, 400),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}, 400),
+        ({"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"}, 400),
+    ],
+)  # fmt: skip
+def test_what_a_browser_marks_as_another_sites_is_refused_unless_a_user_follows_a_link(
+    local, sent, status
+):
+    named = {"Host": "localhost:8050"}
+    assert local.get("/map?run=scan.zarr", headers=named | sent).status_code == status
+
+
+def test_every_answer_says_what_a_browser_may_do_with_it(local):
+    paths = ("/", "/ranks", "/map?run=scan.zarr", "/_dash-layout", "/map?run=none")
+    answers = [local.get(path, headers={"Host": "localhost"}) for path in paths]
+    answers.append(local.get("/", headers={"Host": "evil.example"}))
+    for answer in answers:
+        rules = dict(r.partition(" ")[::2] for r in
+                     answer.headers["Content-Security-Policy"].split("; "))  # fmt: skip
+        assert rules["default-src"] == "'none'"
+        assert "unsafe" not in rules["script-src"]
+        assert rules["frame-ancestors"] == "'self'"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Referrer-Policy"] == "no-referrer"
+    script = local.get("/assets/address.js", headers={"Host": "localhost"})
+    assert script.headers["Cache-Control"] != "no-store"
+
+
+def test_a_page_holds_only_scripts_that_its_policy_names(local):
+    page = local.get("/", headers={"Host": "localhost"})
+    held = re.findall(
+        r"<script(?![^>]*(?:src=|application/json))[^>]*>(.*?)</script>", page.text, re.S
+    )
+    assert len(held) == 2
+    for script in held:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in page.headers["Content-Security-Policy"]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"null", b"{}", b"[" * 100_000, b'{"output":"x"}', b"\xff",
+             b'{"output":"none.x","outputs":{"id":"none","property":"x"},"inputs":[]}'],
+)  # fmt: skip
+def test_what_no_page_sends_is_refused_in_a_line(local, body, caplog):
+    sent = {"Host": "localhost", "Content-Type": "application/json"}
+    answer = local.post("/_dash-update-component", data=body, headers=sent)
+    assert answer.status_code == 400
+    assert "Traceback" not in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/_dash-component-suites/os/x", "/assets/none.js",
+                                  "/_dash-component-suites/spectra/cli.py"])  # fmt: skip
+def test_what_is_not_there_is_not_found(local, path, caplog):
+    assert local.get(path, headers={"Host": "localhost"}).status_code == 404
+    assert not caplog.records
+
+
+def test_an_address_with_too_many_fields_is_refused_in_a_line(local, remote):
+    fields = "&".join(f"a{i}=1" for i in range(300))
+    answer = local.get(f"/map?run=scan.zarr&{fields}", headers={"Host": "localhost"})
+    assert (answer.status_code, answer.text.count("\n")) == (400, 1)
+    answer = remote.get(f"/?token={TOKEN}&{fields}", headers={"Host": "lab.example"})
+    assert answer.status_code == 401
 
 
 def test_the_way_back_stays_on_this_server(remote):

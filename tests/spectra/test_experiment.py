@@ -15,6 +15,7 @@ from spectra.experiments.ledger import FORMER, Ledger
 from spectra.experiments.measured import MeasuredExperiment, Setup
 from spectra.experiments.registry import EXPERIMENTS
 from spectra.experiments.settings import DataSettings
+from spectra.experiments.writing import Shape, written
 from spectra.registry import Entry
 from spectra_data.errors import InputError
 from spectra_data.integrity import sealed
@@ -244,6 +245,14 @@ def test_a_new_experiment_is_one_file_and_a_line(stories, shared, tmp_path, monk
     } == {"letters.csv", "letters.html", "results.json"}
     assert main(["experiment", "table1", stories, "--letters", "s"]) == 2
     assert "--letters goes with letters, not table1: leave it out" in capsys.readouterr().err
+
+
+def test_labels_that_look_like_formulas_are_text_in_csv_alone(tmp_path):
+    shape = Shape("odd", LETTERS.presentation, [])
+    rows = [{"letter": "=1+1", "count": -2}]
+    outcome = written(shape, rows, tmp_path, "", tmp_path / "results.json")
+    assert (tmp_path / "odd.csv").read_text() == "letter,count\n'=1+1,-2\n"
+    assert outcome.rows == tuple(rows)
 
 
 def test_an_experiment_that_is_not_there_is_one_line(capsys):

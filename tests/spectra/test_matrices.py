@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from spectra.matrices import Matrix, find_matrices, layer_of, role_of
+from spectra.matrices import Matrix, block_labels, find_matrices, layer_of, role_of
 from spectra_data.errors import InputError
 from tests.small import SIZES, small_llama, small_model
 
@@ -140,3 +140,7 @@ def test_roles_and_layers_come_from_the_path():
 def test_a_model_without_blocks_is_refused():
     with pytest.raises(InputError, match="no linear layer inside a numbered block"):
         find_matrices(torch.nn.Linear(3, 3))
+
+
+def test_matrices_outside_any_block_have_an_empty_label():
+    assert block_labels(["a.b", "c"]) == ["", ""]

@@ -12,8 +12,11 @@ import zarr
 import spectra
 from spectra import cli
 from spectra.analysis.table import IDENTITY, to_pandas, write_table
+from spectra.matrices import Matrix
 from spectra.metrics.measures import MEASURES
 from spectra.metrics.weightwatcher import COLUMNS
+from spectra.store.layout import Contents, Layout
+from spectra.store.writer import StoreWriter
 from spectra_data.errors import InputError
 
 FIXED = [
@@ -82,6 +85,25 @@ def test_files_hold_a_row_for_every_recorded_spectrum(store, tmp_path, ending):
     assert len(frame) == 4 * 14 * 3 - 14  # no step led to the first state
     expected = to_pandas(spectra.metrics_table(spectra.open(store)))
     pd.testing.assert_frame_equal(frame, expected, check_dtype=False, rtol=1e-6)
+
+
+def test_names_that_look_like_formulas_are_text_in_csv_alone(tmp_path):
+    odd = "=cmd|' /C calc'!A0"
+    layout = Layout(
+        (Matrix(odd, 0, "@SUM(1)", 8, 8),), 1, 1, Contents(spectra=("weight",), sketch=0)
+    )
+    writer = StoreWriter.create(tmp_path / "a.zarr", layout, {})
+    writer.write_snapshot(0, {"spectra/weight": np.linspace(2, 1, 8, dtype=np.float32)[None]})
+    writer.close()
+    table = spectra.metrics_table(spectra.open(tmp_path / "a.zarr"))
+    read = {}
+    for ending, reader in READERS.items():
+        write_table(table, tmp_path / f"a{ending}")
+        read[ending] = reader(tmp_path / f"a{ending}").iloc[0]
+    assert (read[".csv"].matrix, read[".csv"].role) == (f"'{odd}", "'@SUM(1)")
+    for exact in (read[".parquet"], read[".json"]):
+        assert (exact.matrix, exact.role) == (odd, "@SUM(1)")
+        assert exact.spectral_norm == pytest.approx(read[".csv"].spectral_norm)
 
 
 def test_json_on_stdout_has_the_rows(store, capsys):

@@ -203,6 +203,21 @@ def test_every_format_is_written_by_the_command(tmp_path, scanned, capsys, kind)
     assert str(out) in capsys.readouterr().out
 
 
+def test_names_that_look_like_formulas_are_text_in_csv_alone(tmp_path, scanned):
+    first, second, *rest = scanned[2].modules
+    odd = (dataclasses.replace(first, name="=cmd|' /C calc'!A0"),
+           dataclasses.replace(second, role="@SUM(1)"))  # fmt: skip
+    made = dataclasses.replace(scanned[2], modules=(*odd, *rest))
+    for kind in ("csv", "parquet"):
+        export(made, kind, tmp_path / kind)
+    table, exact = pandas.read_csv(tmp_path / "csv"), pandas.read_parquet(tmp_path / "parquet")
+    assert table.name[0] == "'=cmd|' /C calc'!A0"
+    assert table.role[1] == "'@SUM(1)"
+    assert (exact.name[0], exact.role[1]) == ("=cmd|' /C calc'!A0", "@SUM(1)")
+    numbers = [name for name in exact if exact[name].dtype.kind in "if"]
+    pandas.testing.assert_frame_equal(table[numbers], exact[numbers])
+
+
 def test_tables_hold_every_matrix(tmp_path, scanned):
     made = scanned[2]
     export(made, "csv", tmp_path / "a.csv")

@@ -12,7 +12,7 @@ from spectra.allocation.path import write_path
 from spectra.figures.dynamics import cosine_heatmap, spectrum_heatmap
 from spectra.figures.training import loss_curve
 from spectra.matrices import Matrix
-from spectra.report.encoding import encode_cosines, encode_logarithms
+from spectra.report.encoding import as_script, encode_cosines, encode_logarithms
 from spectra.report.page import report_html, write_report
 from spectra.report.payload import PAYLOAD_BYTES, default_matrices, payload
 from spectra.store.layout import Contents, Layout
@@ -104,6 +104,46 @@ def test_nothing_in_a_runs_own_words_becomes_markup(recorded_store, reported):
     assert "<script>alert(1)" not in page
     assert "random &lt;tokens&gt;" in page
     assert page.count("</script>") == reported.read_text().count("</script>")
+
+
+ODD = [
+    "<!--<script>",
+    "</script><script>window.ran = 1</script>",
+    "<img src=x onerror='window.ran = 1'>",
+    "a\u2028b\u2029c & <b>d</b> &lt;",
+]
+
+
+def test_json_in_a_script_has_nothing_that_a_parser_acts_on():
+    for text in ODD:
+        held = as_script({text: [text]})
+        assert json.loads(held) == {text: [text]}
+        assert not set("<>&\u2028\u2029") & set(held)
+
+
+@pytest.mark.browser
+def test_a_report_works_and_shows_names_that_look_like_markup(tmp_path, browser):
+    matrices = tuple(Matrix(name, 0, name, 8, 8) for name in ODD)
+    layout = Layout(matrices, 1, 1, Contents(spectra=("weight",), sketch=0))
+    attrs = {"kind": "scan", "model": {"name": f"{''.join(ODD)}\ud800"}}
+    writer = StoreWriter.create(tmp_path / "a.zarr", layout, attrs)
+    values = np.linspace(2, 1, 8, dtype=np.float32)
+    writer.write_snapshot(0, {"spectra/weight": np.stack([values] * len(ODD))})
+    writer.close()
+    write_report(tmp_path / "a.zarr", tmp_path / "a.html")
+    page, errors = browser.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((tmp_path / "a.html").as_uri())
+    page.locator("#figure4 .annotation-text").first.wait_for()
+    assert page.locator("#figure4 .annotation-text").all_text_contents() == ODD
+    assert page.locator("#chooser td button").all_text_contents() == ODD
+    page.locator("[data-kind=tail] .panel").last.scroll_into_view_if_needed()
+    page.locator("[data-kind=tail] .gtitle").last.wait_for()
+    titles = page.locator("[data-kind=tail] .gtitle").all_text_contents()
+    assert [t.startswith(name) for t, name in zip(titles, ODD, strict=True)] == [True] * len(ODD)
+    assert page.locator("img").count() == 0
+    assert (page.evaluate("window.ran"), errors) == (None, [])
+    page.close()
 
 
 def test_the_report_is_one_file_that_asks_for_nothing_else(reported):

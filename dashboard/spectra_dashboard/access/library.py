@@ -1,11 +1,13 @@
 """Stores and rank maps below a folder, by name.
 
 A name is a path relative to the folder. A name that a browser sends is looked up among the names
-that were found; it never becomes a path.
+that were found; it never becomes a path. What a link leads to is passed over if it is outside the
+folder, and nothing that one file holds keeps the others from being found.
 """
 
 import json
 import os
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -14,9 +16,10 @@ from pathlib import Path
 
 from spectra.allocation.rankmap import SCHEMA as MAP_SCHEMA
 from spectra.allocation.rankmap import RankMap
+from spectra.store.files import leads_out
 from spectra_dashboard.access.memory import Memory
 from spectra_dashboard.access.run import Run
-from spectra_data.errors import InputError
+from spectra_data.errors import InputError, printable
 
 LOOK_AGAIN = 3.0
 """Seconds after which the folder is searched again."""
@@ -32,6 +35,8 @@ class MapFile:
 
     name: str
     path: Path
+    folder: Path
+    """The folder that it was found in."""
 
     def read(self) -> RankMap:
         """Read the map.
@@ -39,8 +44,11 @@ class MapFile:
         Raises
         ------
         InputError
-            When the map is not valid; the message has its name instead of its path.
+            When the map is not valid, or became a link that leads out of the folder; the message
+            has its name instead of its path.
         """
+        if leads_out(self.path, self.folder):
+            raise InputError(f"{self.name} is a link that leads out of the folder")
         try:
             return RankMap.load(self.path)
         except InputError as error:
@@ -110,11 +118,12 @@ class Library:
             return
         try:
             stores, maps = _found(self.folder)
-            known = self._runs
+            known, within = self._runs, self.folder
             self._runs = {
-                name: known.get(name) or Run(name, path, self.memory) for name, path in stores
+                name: known.get(name) or Run(name, path, self.memory, within=within)
+                for name, path in stores
             }
-            self._maps = {name: MapFile(name, path) for name, path in maps}
+            self._maps = {name: MapFile(name, path, self.folder) for name, path in maps}
             self._looked = time.monotonic()
         finally:
             self._lock.release()
@@ -123,11 +132,13 @@ class Library:
 def _found(folder: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]]:
     """Stores and maps with their names, sorted by path."""
     if is_store(folder):
-        return [(folder.name, folder)], []
+        return [(_shown(folder.name), folder)], []
     stores, maps = [], []
-    for path in sorted(_candidates(folder)):
-        name = path.relative_to(folder).as_posix()
-        if path.is_dir():
+    for path, is_folder in sorted(_candidates(folder)):
+        if leads_out(path, folder):
+            continue
+        name = _shown(path.relative_to(folder).as_posix())
+        if is_folder:
             if is_store(path):
                 stores.append((name, path))
         elif _is_map(path):
@@ -135,28 +146,31 @@ def _found(folder: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path]]
     return stores, maps
 
 
-def _candidates(folder: Path) -> Iterator[Path]:
-    """Zarr stores and JSON files below a folder; links to folders are not followed."""
+def _shown(name: str) -> str:
+    """A name that can be sent and shown in a line."""
+    return printable(name).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def _candidates(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Zarr stores (True) and JSON files (False) below a folder."""
     for root, folders, files in os.walk(folder):
         here = Path(root)
         inner = []
         for name in folders:
             if name.startswith(".") or name in _PASSED_OVER:
                 continue
-            if name.endswith(".zarr") or (here / name / "zarr.json").is_file():
-                yield here / name
+            if name.endswith(".zarr") or _is_file(here / name / "zarr.json"):
+                yield here / name, True
             elif len(here.relative_to(folder).parts) < DEEPEST:
                 inner.append(name)
         folders[:] = inner
-        yield from (here / name for name in files if name.endswith(".json"))
+        yield from ((here / name, False) for name in files if name.endswith(".json"))
 
 
 def is_store(path: Path) -> bool:
     """Whether a folder is a store of any schema version, or a broken store by its name."""
-    try:
-        with (path / "zarr.json").open("rb") as file:
-            head = file.read(HEAD_BYTES)
-    except OSError:
+    head = _head(path / "zarr.json", HEAD_BYTES)
+    if head is None:
         return path.suffix == ".zarr"
     if b'"spectra/' in head:
         return True
@@ -171,7 +185,25 @@ def _is_map(path: Path) -> bool:
     try:
         if not 2 < path.stat().st_size < MAP_BYTES:
             return False
+    except OSError:
+        return False
+    return json.dumps(MAP_SCHEMA).encode() in (_head(path, 200) or b"")
+
+
+def _head(path: Path, size: int) -> bytes | None:
+    """First bytes of a file; None for anything else, as a pipe, which would never end."""
+    if not _is_file(path):
+        return None
+    try:
         with path.open("rb") as file:
-            return json.dumps(MAP_SCHEMA).encode() in file.read(200)
+            return file.read(size)
+    except OSError:
+        return None
+
+
+def _is_file(path: Path) -> bool:
+    """As Path.is_file, which raises for a folder that may not be entered."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
     except OSError:
         return False

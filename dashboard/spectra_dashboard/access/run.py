@@ -25,6 +25,7 @@ from spectra.allocation.target import Target
 from spectra.matrices import Matrix, block_labels
 from spectra.quantities import QUANTITIES
 from spectra.store.evaluations import Evaluation, evaluations
+from spectra.store.files import RegularFiles, leads_out
 from spectra.store.reader import open_store
 from spectra.store.schema import SCHEMA, UNSET
 from spectra_dashboard.access.memory import Memory
@@ -63,9 +64,13 @@ class Run:
     Every method raises InputError if the store cannot be read, with its name instead of its path.
     """
 
-    def __init__(self, name: str, path: Path, memory: Memory) -> None:
+    def __init__(
+        self, name: str, path: Path, memory: Memory, *, within: Path | None = None
+    ) -> None:
         self.name = name
         self.path = path
+        self.within = path if within is None else within
+        """Folder that no link in the store may lead out of."""
         self._memory = memory
 
     @property
@@ -188,7 +193,7 @@ class Run:
     def evaluations(self) -> list[Evaluation]:
         """Evaluations of compressed checkpoints."""
         stamp = self.signature("zarr.json", "evaluations/perplexity")
-        return self._kept("evaluations", stamp, lambda: evaluations(open_store(self.path)))
+        return self._kept("evaluations", stamp, lambda: evaluations(self._opened()))
 
     def _kept(self, what: Any, stamp: Any, make: Callable[[], T]) -> T:
         def read() -> T:
@@ -216,13 +221,15 @@ class Run:
         """A message with the store's name instead of its path."""
         for path in (self.path, self.path.resolve()):
             text = text.replace(str(path), self.name)
-        return text
+        return text.replace(str(self.within), "the folder")
 
     def _stamp(self) -> Signature:
         return self.signature("zarr.json", "spectra/step/c")
 
     def _attributes(self) -> dict[str, Any]:
         file = self.path / "zarr.json"
+        if leads_out(file, self.within):
+            raise InputError(f"{self.name} has a link that leads out of the folder")
         if file.stat().st_size > METADATA_BYTES:
             raise InputError(f"{self.name} has {file.stat().st_size >> 20} MB of metadata")
         described = read_json(file)
@@ -236,7 +243,8 @@ class Run:
     def _group(self) -> zarr.Group:
         def opened() -> zarr.Group:
             self._attributes()
-            return zarr.open_group(self.path, mode="r")
+            files = RegularFiles(self.path, read_only=True, within=self.within)
+            return zarr.open_group(files, mode="r")
 
         return self._kept("group", self.signature("zarr.json"), opened)
 
@@ -286,7 +294,10 @@ class Run:
         self.matrices()
         for kind in self.kinds():
             self._array(f"spectra/{kind}")
-        return open_store(self.path)
+        return self._opened()
+
+    def _opened(self) -> xr.DataTree:
+        return open_store(self.path, within=self.within)
 
     def _train(self, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
         # the steps are written last, so the other arrays hold at least as many rows

@@ -12,11 +12,13 @@ import numpy.typing as npt
 
 from spectra.store.schedule import Schedule
 from spectra_dashboard.access.run import Run
-from spectra_data.errors import InputError
+from spectra_data.errors import InputError, printable
 
 State = Literal["running", "finished", "stalled", "unreadable"]
 SPARKS = 48
 """Points of a sparkline."""
+LONGEST = 200
+"""Most characters of an attribute that are shown."""
 QUIET = 60.0
 """Seconds without news after which a writer may have stalled; more if snapshots are slow."""
 PATIENCE = 4
@@ -70,8 +72,8 @@ def _summary(run: Run) -> Summary:
     return Summary(
         name=run.name,
         label=run.label,
-        kind=str(attributes.get("kind", "run")),
-        model=str(model.get("name", "") if isinstance(model, dict) else model or ""),
+        kind=_text(attributes.get("kind", "run")),
+        model=_text(model.get("name", "") if isinstance(model, dict) else model or ""),
         data=_named(config.get("data")) if isinstance(config, dict) else "",
         snapshots=len(steps),
         step=int(steps[-1]) if len(steps) else None,
@@ -170,4 +172,10 @@ def _last(values: npt.NDArray[Any]) -> float | None:
 def _named(data: Any) -> str:
     """A data source without its parent folders."""
     text = "" if data is None else str(data)
-    return text.rstrip("/").rsplit("/", 1)[-1] if not text.startswith("hf:") else text
+    return _text(text.rstrip("/").rsplit("/", 1)[-1] if not text.startswith("hf:") else text)
+
+
+def _text(value: Any) -> str:
+    """An attribute as a text that fits into a row and can be sent."""
+    text = str(value)
+    return printable(text if len(text) <= LONGEST else f"{text[:LONGEST]}…")
