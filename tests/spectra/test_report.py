@@ -160,7 +160,7 @@ def test_a_store_without_snapshots_and_an_unwritable_place_say_so(tmp_path, stor
     with pytest.raises(InputError, match="it is a folder"):
         write_report(store, tmp_path)
     (store / "spectra/weight/c/1/0/0").write_bytes(b"junk")
-    with pytest.raises(InputError, match="spectra verify says what is wrong"):
+    with pytest.raises(InputError, match="is damaged: "):
         write_report(store, tmp_path / "report.html")
     with pytest.raises(InputError, match=r"cannot be read|cannot write"):
         write_report(store, tmp_path / "file" / "report.html")
