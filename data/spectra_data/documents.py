@@ -26,7 +26,11 @@ class Skips:
 
 
 class DocumentSource(Protocol):
-    """A corpus: documents of plain text, in the same order every time they are read."""
+    """A corpus: documents of plain text, in the same order every time they are read.
+
+    A source whose documents are fetched or made first also has `expected_characters`, their
+    approximate length.
+    """
 
     @property
     def name(self) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 from spectra.recording.options import Recording
 from spectra_data.errors import InputError
@@ -11,6 +11,11 @@ from spectra_data.tokenizer import SMALLEST_VOCABULARY, TRAIN
 from spectra_pretrain.optimizers.registry import OPTIMIZERS
 from spectra_pretrain.settings import Check, Settings
 from spectra_pretrain.ways import SHORT_FORMS, OptimizerOptions, TrainedOptions, settings_of
+
+AUTO = "auto"
+"""Value of an option that is chosen when a run starts; its files hold what was chosen."""
+OWN = "model"
+"""Vocabulary of the model's own size."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,10 @@ class CorpusOptions:
     """Field or column that holds the text."""
     tokenizer: str = "train"
     """Tokenizer: a path, a hub name, or `train` to train a byte-level BPE on the corpus."""
-    vocab_size: int | None = None
-    """Vocabulary of a trained tokenizer; by default the model's own (32 000 for the presets)."""
+    vocab_size: int | Literal["auto", "model"] = "auto"
+    """Vocabulary of a trained tokenizer: a number of tokens, or `model` for the model's own (32 000
+    for the presets). auto is the model's own if the text has 2000 characters for each token, else
+    as many tokens as it has, at most so many that they weigh as much as the blocks."""
     validation_fraction: float = 0.02
     """Share of the text that is held out for validation."""
     max_tokens: int | None = None
@@ -99,8 +106,9 @@ class RunOptions:
     """Number of optimizer steps."""
     seed: int = 0
     """Seed of everything random: initial weights, the order of the data, the sketches."""
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """Precision: bfloat16 is autocast with float32 weights, gradients and optimizer state."""
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Precision: bfloat16 is autocast with float32 weights, gradients and optimizer state.
+    auto is bfloat16 on a device that has instructions for it, else float32."""
     batch: BatchOptions = field(default_factory=BatchOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     optimizer_settings: Settings = field(default_factory=Settings)
@@ -136,6 +144,18 @@ class RunOptions:
         for name, kind in settings_of(self.optimizer.optimizer, self.trained.train).items():
             if type(getattr(self, name)) is Settings:
                 object.__setattr__(self, name, kind())
+
+    def settled(self, recorded: Self) -> Self:
+        """Options in which `auto` is what a recorded run chose."""
+        if self.precision != AUTO:
+            return self
+        return dataclasses.replace(self, precision=recorded.precision)
+
+    @property
+    def reduced(self) -> bool:
+        """Whether products are computed in bfloat16; `auto` must be chosen before."""
+        assert self.precision != AUTO, "see spectra_pretrain.machine.chosen"
+        return self.precision == "bfloat16"
 
     @property
     def micro_batch_size(self) -> int:
@@ -260,17 +280,28 @@ class PretrainOptions(RunOptions):
     llama_9m, _20m, _35m, _60m, _71m, _100m, _130m, _250m, _350m, _1b, _3b, _7b."""
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
 
+    def settled(self, recorded: Self) -> Self:
+        """Options in which `auto` is what a recorded run chose."""
+        found = super().settled(recorded)
+        if found.corpus.vocab_size != AUTO:
+            return found
+        return found.with_vocabulary(recorded.corpus.vocab_size)
+
+    def with_vocabulary(self, size: int | Literal["auto", "model"]) -> Self:
+        """Options with another size of the vocabulary."""
+        return dataclasses.replace(self, corpus=dataclasses.replace(self.corpus, vocab_size=size))
+
     def own_checks(self) -> list[Check]:
         """Checks of corpus and tokenizer."""
         size, trained = self.corpus.vocab_size, self.corpus.tokenizer == TRAIN
         return [
             *text_checks(self.corpus.validation_fraction, self.corpus.max_tokens),
             (
-                size is not None and trained and size < SMALLEST_VOCABULARY,
+                isinstance(size, int) and trained and size < SMALLEST_VOCABULARY,
                 f"a byte-level vocabulary has at least {SMALLEST_VOCABULARY} tokens, not {size}",
             ),
             (
-                size is not None and not trained,
+                size != AUTO and not trained,
                 "--vocab-size goes with --tokenizer train: a loaded tokenizer has its own",
             ),
         ]
