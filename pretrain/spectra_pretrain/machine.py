@@ -1,7 +1,7 @@
 """Settings that are fast on a device."""
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -20,8 +20,13 @@ def chosen(options: Run, device: torch.device) -> Run:
     """Options with the precision that suits a device, if they leave it open (``auto``)."""
     if options.precision != AUTO:
         return options
-    reduced = is_native(device) or options.trained.masters == "bfloat16"
-    return dataclasses.replace(options, precision="bfloat16" if reduced else "float32")
+    short = options.trained.masters == "bfloat16"
+    return dataclasses.replace(options, precision="bfloat16" if short else suited(device))
+
+
+def suited(device: torch.device) -> Literal["bfloat16", "float32"]:
+    """The precision to compute in on a device: bfloat16 if it has instructions for it."""
+    return "bfloat16" if is_native(device) else "float32"
 
 
 def precision_line(options: RunOptions, device: torch.device) -> str:

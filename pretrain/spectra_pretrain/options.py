@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from spectra.recording.options import Recording
 from spectra_data.errors import InputError
@@ -12,9 +12,9 @@ from spectra_pretrain.optimizers.registry import OPTIMIZERS
 from spectra_pretrain.settings import Check, Settings
 from spectra_pretrain.ways import SHORT_FORMS, OptimizerOptions, TrainedOptions, settings_of
 
-AUTO = "auto"
+AUTO: Final = "auto"
 """Value of an option that is chosen when a run starts; its files hold what was chosen."""
-OWN = "model"
+OWN: Final = "model"
 """Vocabulary of the model's own size."""
 
 
@@ -29,7 +29,7 @@ class CorpusOptions:
     """Field or column that holds the text."""
     tokenizer: str = "train"
     """Tokenizer: a path, a hub name, or `train` to train a byte-level BPE on the corpus."""
-    vocab_size: int | Literal["auto", "model"] = "auto"
+    vocab_size: int | Literal["auto", "model"] = AUTO
     """Vocabulary of a trained tokenizer: a number of tokens, or `model` for the model's own (32 000
     for the presets). auto is the model's own if the text has 2000 characters for each token, else
     as many tokens as it has, at most so many that they weigh as much as the blocks."""
@@ -106,7 +106,7 @@ class RunOptions:
     """Number of optimizer steps."""
     seed: int = 0
     """Seed of everything random: initial weights, the order of the data, the sketches."""
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    precision: Literal["auto", "bfloat16", "float32"] = AUTO
     """Precision: bfloat16 is autocast with float32 weights, gradients and optimizer state.
     auto is bfloat16 on a device that has instructions for it, else float32."""
     batch: BatchOptions = field(default_factory=BatchOptions)

@@ -98,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     source = Source(options.checkpoint)
     # accelerate's word for all devices together
     device = AUTO if options.device == AUTO else str(device_of(options.device))
-    dtype = options.dtype or ("float32" if device == "cpu" else "auto")
+    dtype = options.dtype or ("float32" if device_of(device).type == "cpu" else "auto")
     evaluation = None
     if options.store is not None:
         evaluation = _compressed(source, options)

@@ -9,6 +9,7 @@ import tyro
 
 from spectra.recording.options import Recording
 from spectra_pretrain.options import (
+    AUTO,
     BatchOptions,
     EvaluationOptions,
     RunOptions,
@@ -82,7 +83,7 @@ class FinetuneOptions(RunOptions):
     """Number of optimizer steps."""
     seed: int = 0
     """Seed of everything random: adapters, the order of the data, the sketches, dropout."""
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    precision: Literal["auto", "bfloat16", "float32"] = AUTO
     """Precision: bfloat16 is autocast, with frozen weights in bfloat16;
     float32 computes and holds all weights in float32.
     auto is bfloat16 on a device that has instructions for it, else float32."""
