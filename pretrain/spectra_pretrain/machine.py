@@ -37,9 +37,10 @@ def precision_line(options: RunOptions, device: torch.device) -> str:
     what = "CPU" if device.type == "cpu" else "GPU"
     if not options.reduced:
         return f"{line}: this {what} has no instructions for bfloat16"
+    without = " without --masters bfloat16" if options.trained.masters == "bfloat16" else ""
     return (
-        f"{line}, for which this {what} has no instructions: --precision float32 needs more "
-        "memory, but is faster here"
+        f"{line}, for which this {what} has no instructions: --precision float32{without} needs "
+        "more memory, but is faster here"
     )
 
 

@@ -1,15 +1,18 @@
 """Arithmetic in bfloat16: on a device without instructions for it, it is slower than float32."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
 """Instructions of x86 and ARM that multiply bfloat16 numbers, by torch's names."""
 
 
-def is_native(device: torch.device) -> bool | None:
+def is_native(device: "torch.device") -> bool | None:
     """Whether a device has instructions for bfloat16, and torch uses them; None if not known."""
+    import torch
+
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     get_capabilities = getattr(torch.cpu, "get_capabilities", dict)  # in recent versions of torch

@@ -90,6 +90,9 @@ def test_a_slow_precision_is_said(inputs, on, name):
     slow = "without" in name
     line = precision_line(options_of(inputs, precision="bfloat16"), device)
     assert ("--precision float32 needs more memory, but is faster here" in line) == slow
+    short = options_of(inputs, precision="bfloat16", masters="bfloat16")
+    line = precision_line(short, device)  # else the advice would be refused
+    assert ("--precision float32 without --masters bfloat16 needs" in line) == slow
     line = precision_line(options_of(inputs, precision="float32"), device)
     assert ("has no instructions for bfloat16" in line) == slow
     assert line.startswith("computes in float32")
