@@ -30,9 +30,9 @@ class CorpusOptions:
     tokenizer: str = "train"
     """Tokenizer: a path, a hub name, or `train` to train a byte-level BPE on the corpus."""
     vocab_size: int | Literal["auto", "model"] = AUTO
-    """Vocabulary of a trained tokenizer: a number of tokens, or `model` for the model's own (32 000
-    for the presets). auto is the model's own if the text has 2000 characters for each token, else
-    as many tokens as it has, at most so many that they weigh as much as the blocks."""
+    """Vocabulary of a trained tokenizer, in tokens; `model` is the model's own (32 000 of presets).
+    auto is a token for every 2000 characters of text, at most the model's own; a smaller
+    vocabulary than that never weighs more than the blocks."""
     validation_fraction: float = 0.02
     """Share of the text that is held out for validation."""
     max_tokens: int | None = None
@@ -282,14 +282,14 @@ class PretrainOptions(RunOptions):
 
     def settled(self, recorded: Self) -> Self:
         """Options in which `auto` is what a recorded run chose."""
-        found = super().settled(recorded)
-        if found.corpus.vocab_size != AUTO:
-            return found
-        return found.with_vocabulary(recorded.corpus.vocab_size)
+        return super().settled(recorded).with_fitted_vocabulary(recorded.corpus.vocab_size)
 
-    def with_vocabulary(self, size: int | Literal["auto", "model"]) -> Self:
-        """Options with another size of the vocabulary."""
-        return dataclasses.replace(self, corpus=dataclasses.replace(self.corpus, vocab_size=size))
+    def with_fitted_vocabulary(self, size: int | Literal["auto", "model"]) -> Self:
+        """Options with the size that was chosen for a trained tokenizer, if they leave it open."""
+        corpus = self.corpus
+        if corpus.tokenizer != TRAIN or corpus.vocab_size != AUTO:
+            return self
+        return dataclasses.replace(self, corpus=dataclasses.replace(corpus, vocab_size=size))
 
     def own_checks(self) -> list[Check]:
         """Checks of corpus and tokenizer."""

@@ -23,7 +23,7 @@ from spectra_pretrain.checkpoint import appearing, load_model, save_model
 from spectra_pretrain.corpus import MANIFEST, Corpus, Text, open_corpus, recorded_tokens
 from spectra_pretrain.machine import chosen
 from spectra_pretrain.memory import sizes, table_of
-from spectra_pretrain.options import AUTO, PretrainOptions
+from spectra_pretrain.options import PretrainOptions
 from spectra_pretrain.plan import make_plan, random_windows
 from spectra_pretrain.preparation import (
     Data,
@@ -71,8 +71,7 @@ class Pretraining:
         corpus = _open_corpus(options, latest, out, console)
         tokenizer = corpus.tokenizer
         vocabulary = vocabulary_line(options, len(tokenizer))
-        if options.corpus.vocab_size == AUTO and options.corpus.tokenizer == TRAIN:
-            options = options.with_vocabulary(len(tokenizer))
+        options = options.with_fitted_vocabulary(len(tokenizer))
         adapts = options.trained.adapts
         if latest and not adapts:
             model = load_model(latest)
@@ -127,8 +126,7 @@ class Pretraining:
         if isinstance(size, FittedVocabulary):
             size = size.size(expected_characters(source))
         vocabulary = vocabulary_line(options, size)
-        if given is None:
-            options = options.with_vocabulary(size)
+        options = options.with_fitted_vocabulary(size)
         windows = random_windows(options, size)
         data = _data(options, windows, windows, {})
         trainee = prepare_trainee(options, new_model(options, size, given), None, device)

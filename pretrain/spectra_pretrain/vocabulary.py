@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 
-from spectra.matrices import find_matrices, stored_parameters
 from spectra_data.tokenizer import TRAIN, FittedVocabulary
 from spectra_pretrain.options import AUTO, OWN, PretrainOptions
 from spectra_pretrain.presets import default_vocabulary, model_config, model_of
@@ -56,8 +55,7 @@ def _balanced(spec: str) -> int:
     """Tokens with which a model's embedding and head weigh as much as its blocks."""
     with init_empty_weights():
         model = model_of(spec, model_config(spec))
-    matrices, _ = find_matrices(model)
     ends: tuple[Any, ...] = (model.get_input_embeddings(), model.get_output_embeddings())
     weights: dict[int, torch.Tensor] = {id(e.weight): e.weight for e in ends if e is not None}
     width = sum(weight.shape[1] for weight in weights.values())
-    return stored_parameters(matrices.values()) // width
+    return sum(p.numel() for p in model.parameters() if id(p) not in weights) // width
