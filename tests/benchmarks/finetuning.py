@@ -3,7 +3,8 @@
 All methods train the same compressed model in one process, their steps taken in turns, so that the
 machine's moods meet them alike. Seconds are medians of whole optimizer steps, without evaluations
 and checkpoints; bytes are those of gradients and optimizer state, as the run's table counts them.
-The precision is the one that `--precision auto` chooses. Takes two to seven minutes on two cores.
+The precision is the one that `--precision auto` chooses. In float32 it takes five minutes of
+processor time, three of them in 35 steps.
 """
 
 import statistics

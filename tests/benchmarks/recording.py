@@ -8,8 +8,8 @@ loop's own time for a snapshot when another process does the rest, over a step. 
 the resident set, read while a snapshot is taken and while only training goes on. The precision is
 the one that `--precision auto` chooses.
 
-Takes three to eight minutes on two cores. SPECTRA_BENCH_MODELS names other presets; llama_130m
-alone takes as long.
+Takes five minutes of processor time with bfloat16 instructions. SPECTRA_BENCH_MODELS names other
+presets, such as llama_130m, which takes longer.
 """
 
 import contextlib
