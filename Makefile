@@ -11,6 +11,7 @@ export SPECTRA_SHARED
 export SPECTRA_CACHE ?= $(CURDIR)/.cache
 
 DEMO := runs/demo
+# the vocabulary and precision of the published figures, on every machine
 DEMO_OPTIONS := --model llama_9m --vocab-size 4096 --precision float32 --steps 600 \
 	--record-every 25 --eval-every 100 --checkpoint-every 100
 

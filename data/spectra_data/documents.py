@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 MOST_CHARACTERS = 20
 """Characters of a token, on average, of nearly all text: so much is read for a token at first."""
@@ -47,6 +47,9 @@ class DocumentSource:
 
     A source defines `pieces`, or `documents` if none of its documents is too long for memory.
     """
+
+    expected_characters: ClassVar[int | None] = None
+    """Approximate length of documents that are fetched or made first; None if they are there."""
 
     @property
     def name(self) -> str:

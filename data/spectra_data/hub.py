@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from spectra_data.documents import DocumentSource, Skips
 from spectra_data.errors import InputError, first_line
@@ -23,6 +23,9 @@ class HubSource(DocumentSource):
     config: str | None = None
     split: str = "train"
     text_field: str = "text"
+
+    expected_characters: ClassVar[int] = 1 << 62
+    """More than any limit: a hub's data sets are rarely small."""
 
     @property
     def name(self) -> str:

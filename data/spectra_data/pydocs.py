@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from spectra_data.cache import cache_folder, discard, new_folder
 from spectra_data.documents import DocumentSource, Skips
@@ -61,6 +62,8 @@ class Manifest:
 @dataclass(frozen=True)
 class PydocsSource(DocumentSource):
     """Documentation strings of the standard library and installed packages, cached once made."""
+
+    expected_characters: ClassVar[int] = TOTAL_BYTES
 
     @property
     def name(self) -> str:

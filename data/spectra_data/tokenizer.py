@@ -8,6 +8,7 @@ used.
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,23 +29,79 @@ TRAINING_CHARACTERS = 64_000_000
 BOS, EOS = "<s>", "</s>"
 SMALLEST_VOCABULARY = 256 + 2
 """All bytes and the two special tokens."""
+CHARACTERS_PER_MERGE = 2000
+"""Characters of text that a merge needs, so that its token occurs some fifty times."""
+CHARACTERS_PER_TOKEN = 4
+"""Approximate characters of a token."""
+
+
+@dataclass(frozen=True)
+class FittedVocabulary:
+    """A vocabulary that is smaller than a model's own if the text or the model is small.
+
+    A text carries a merge for every `CHARACTERS_PER_MERGE`. If that does not fill the model's own
+    vocabulary, the tokens are at most so many that embedding and head weigh as much as the blocks.
+    """
+
+    own: int
+    """Tokens of the model's own vocabulary."""
+    balanced: int
+    """Tokens with which embedding and head weigh as much as the blocks."""
+    max_tokens: int | None = None
+    """Tokens of the text that are used; None for all."""
+
+    def size(self, characters: int) -> int:
+        """Tokens for a text of so many characters.
+
+        >>> FittedVocabulary(own=32_000, balanced=3_136).size(8_000_000)
+        3136
+        >>> FittedVocabulary(own=32_000, balanced=3_136).size(64_000_000)
+        32000
+        """
+        if self.max_tokens is not None:
+            characters = min(characters, CHARACTERS_PER_TOKEN * self.max_tokens)
+        carried = SMALLEST_VOCABULARY + characters // CHARACTERS_PER_MERGE
+        if carried >= self.own:
+            return max(SMALLEST_VOCABULARY, self.own)
+        fitted = min(carried, self.balanced) // 64 * 64  # a width that matrix products like
+        return max(SMALLEST_VOCABULARY, fitted)
 
 
 def resolve_tokenizer(
-    spec: str, source: DocumentSource, vocab_size: int
+    spec: str, source: DocumentSource, vocabulary: int | FittedVocabulary
 ) -> "PreTrainedTokenizerFast":
-    """The tokenizer that `spec` names: ``train``, or the path or hub name of a trained one."""
+    """The tokenizer that `spec` names: ``train``, or the path or hub name of a trained one.
+
+    Parameters
+    ----------
+    spec, source
+        Name of the tokenizer, and the corpus to train it on.
+    vocabulary
+        Number of tokens of a trained one, or the rule that derives it from the text's length.
+    """
     if spec != TRAIN:
         return load_tokenizer(spec)
-    key = hashlib.sha256(f"{FORMAT} {source.fingerprint()} {vocab_size}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{FORMAT} {source.fingerprint()} {vocabulary}".encode()).hexdigest()[:16]
     folder = cache_folder("tokenizers", key)
     if not _is_whole(folder):
-        texts = (piece.text for piece in source.pieces(Skips()))
-        tokenizer = train_tokenizer(texts, vocab_size)
+        texts: Iterable[str] = (piece.text for piece in source.pieces(Skips()))
+        if isinstance(vocabulary, FittedVocabulary):
+            # kept: reading a stream a second time may mean fetching it again
+            texts = list(_first_characters(texts, TRAINING_CHARACTERS))
+            vocabulary = vocabulary.size(sum(map(len, texts)))
+        tokenizer = train_tokenizer(texts, vocabulary)
         with new_folder(folder) as partial:
             tokenizer.save_pretrained(partial)
             (partial / MANIFEST).write_bytes(sealed({"sha256": folder_sha256(partial)}))
     return load_tokenizer(str(folder))
+
+
+def expected_characters(source: DocumentSource) -> int:
+    """Characters that a tokenizer would be trained on, without fetching or writing anything."""
+    if source.expected_characters is not None:
+        return min(source.expected_characters, TRAINING_CHARACTERS)
+    texts = (piece.text for piece in source.pieces(Skips()))
+    return sum(map(len, _first_characters(texts, TRAINING_CHARACTERS)))
 
 
 def _is_whole(folder: Path) -> bool:

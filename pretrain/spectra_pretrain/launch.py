@@ -82,10 +82,11 @@ class TrainingCommand(Generic[Run]):
         if given.dry_run:
             dry_run(self.job(given.options), as_json=given.json)
             return 0
+        job = self.job(given.options)
         summary, status = launched(
             self.name,
-            lambda: run(self.job(given.options), given.out, resume=given.resume),
-            precision=given.options.precision,
+            lambda: run(job, given.out, resume=given.resume),
+            reduced=job.options.reduced,
         )
         if summary is None:
             return status
@@ -104,7 +105,7 @@ class TrainingCommand(Generic[Run]):
         recorded = recorded_options(start, self.name, self.kind)
         base = default_options(start, recorded, self.recipe(start))
         try:
-            given: Given = parse(
+            given = parse(
                 self.given,
                 arguments,
                 command=self.name,
@@ -116,6 +117,8 @@ class TrainingCommand(Generic[Run]):
             if (hint := choice_of(arguments, str(error))) is not None:
                 raise InputError(hint) from error
             raise
+        if recorded is not None:
+            given = replace(given, options=given.options.settled(recorded))
         return require_same(given, recorded)
 
 
@@ -207,7 +210,7 @@ def require_same(given: Given, recorded: RunOptions | None) -> Given:
 
 
 def launched(
-    command: str, train: Callable[[], dict[str, Any]], *, precision: str
+    command: str, train: Callable[[], dict[str, Any]], *, reduced: bool
 ) -> tuple[dict[str, Any] | None, int]:
     """Train, and turn an error that stops the run into a line and an exit status."""
     from spectra_pretrain.checkpoint import SaveError
@@ -223,7 +226,7 @@ def launched(
     except NonFiniteError as error:
         print(
             f"{name}: {error}. That step was not made; try a lower --learning-rate"
-            + (" or --precision float32" if precision == "bfloat16" else "")
+            + (" or --precision float32" if reduced else "")
             + ", in a new run",
             file=sys.stderr,
         )

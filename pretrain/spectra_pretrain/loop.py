@@ -192,8 +192,8 @@ class Training:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision that the model computes in."""
-        reduced = self.options.precision == "bfloat16"
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=reduced)
+        enabled = self.options.reduced
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=enabled)
 
     def _stop_non_finite(self, batch: Batch, loss: float) -> None:
         micro_batches = split(moved(batch, self._device), self.options.micro_batch_size)

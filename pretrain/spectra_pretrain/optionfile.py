@@ -11,7 +11,8 @@ from spectra.keywords import names_of, typed
 from spectra_data.errors import InputError
 from spectra_data.fields import fault
 from spectra_data.reading import read_json
-from spectra_pretrain.options import RunOptions
+from spectra_data.tokenizer import TRAIN
+from spectra_pretrain.options import AUTO, OWN, RunOptions
 from spectra_pretrain.ways import owner_of, settings_of
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ def _renamed(flat: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(flat)
     if (steps := found.pop("record_at", None)) is not None:
         found["record_every"] = steps
+    if found.get("vocab_size", AUTO) is None:  # that of the model, or of a loaded tokenizer
+        found["vocab_size"] = OWN if found.get("tokenizer", TRAIN) == TRAIN else AUTO
     return found
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal, Self
 
 from spectra.recording.options import Recording
 from spectra_data.errors import InputError
@@ -14,6 +14,10 @@ from spectra_pretrain.ways import SHORT_FORMS, OptimizerOptions, TrainedOptions,
 
 MOST = 10**12
 """Largest number of steps, tokens or windows: no run ends after it."""
+AUTO: Final = "auto"
+"""Value of an option that is chosen when a run starts; its files hold what was chosen."""
+OWN: Final = "model"
+"""Vocabulary of the model's own size."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,10 @@ class CorpusOptions:
     """Field or column that holds the text, of json, csv, tsv, parquet and arrow."""
     tokenizer: str = "train"
     """Tokenizer: a path, a hub name, or `train` to train a byte-level BPE on the corpus."""
-    vocab_size: int | None = None
-    """Vocabulary of a trained tokenizer; by default the model's own (32 000 for the presets)."""
+    vocab_size: int | Literal["auto", "model"] = AUTO
+    """Vocabulary of a trained tokenizer, in tokens; `model` is the model's own (32 000 of presets).
+    auto is a token for every 2000 characters of text, at most the model's own; a smaller
+    vocabulary than that never weighs more than the blocks."""
     validation_fraction: float = 0.02
     """Share of the text that is held out for validation."""
     max_tokens: int | None = None
@@ -103,8 +109,9 @@ class RunOptions:
     """Number of optimizer steps."""
     seed: int = 0
     """Seed of everything random: initial weights, the order of the data, the sketches."""
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """Precision: bfloat16 is autocast with float32 weights, gradients and optimizer state."""
+    precision: Literal["auto", "bfloat16", "float32"] = AUTO
+    """Precision: bfloat16 is autocast with float32 weights, gradients and optimizer state.
+    auto is bfloat16 on a device that has instructions for it, else float32."""
     batch: BatchOptions = field(default_factory=BatchOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     optimizer_settings: Settings = field(default_factory=Settings)
@@ -140,6 +147,18 @@ class RunOptions:
         for name, kind in settings_of(self.optimizer.optimizer, self.trained.train).items():
             if type(getattr(self, name)) is Settings:
                 object.__setattr__(self, name, kind())
+
+    def settled(self, recorded: Self) -> Self:
+        """Options in which `auto` is what a recorded run chose."""
+        if self.precision != AUTO:
+            return self
+        return dataclasses.replace(self, precision=recorded.precision)
+
+    @property
+    def reduced(self) -> bool:
+        """Whether products are computed in bfloat16; `auto` must be chosen before."""
+        assert self.precision != AUTO, "see spectra_pretrain.machine.chosen"
+        return self.precision == "bfloat16"
 
     @property
     def micro_batch_size(self) -> int:
@@ -265,17 +284,28 @@ class PretrainOptions(RunOptions):
     llama_9m, _20m, _35m, _60m, _71m, _100m, _130m, _250m, _350m, _1b, _3b, _7b."""
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
 
+    def settled(self, recorded: Self) -> Self:
+        """Options in which `auto` is what a recorded run chose."""
+        return super().settled(recorded).with_fitted_vocabulary(recorded.corpus.vocab_size)
+
+    def with_fitted_vocabulary(self, size: int | Literal["auto", "model"]) -> Self:
+        """Options with the size that was chosen for a trained tokenizer, if they leave it open."""
+        corpus = self.corpus
+        if corpus.tokenizer != TRAIN or corpus.vocab_size != AUTO:
+            return self
+        return dataclasses.replace(self, corpus=dataclasses.replace(corpus, vocab_size=size))
+
     def own_checks(self) -> list[Check]:
         """Checks of corpus and tokenizer."""
         size, trained = self.corpus.vocab_size, self.corpus.tokenizer == TRAIN
         return [
             *text_checks(self.corpus.validation_fraction, self.corpus.max_tokens),
             (
-                size is not None and trained and size < SMALLEST_VOCABULARY,
+                isinstance(size, int) and trained and size < SMALLEST_VOCABULARY,
                 f"a byte-level vocabulary has at least {SMALLEST_VOCABULARY} tokens, not {size}",
             ),
             (
-                size is not None and not trained,
+                size != AUTO and not trained,
                 "--vocab-size goes with --tokenizer train: a loaded tokenizer has its own",
             ),
         ]

@@ -13,7 +13,7 @@ def set_precision(model: torch.nn.Module, options: "RunOptions") -> None:
 
     Frozen vectors, e.g. of norms, are float32: they are small, and are combined with float32.
     """
-    frozen = torch.bfloat16 if options.precision == "bfloat16" else torch.float32
+    frozen = torch.bfloat16 if options.reduced else torch.float32
     masters = torch.bfloat16 if options.trained.masters == "bfloat16" else torch.float32
     for parameter in model.parameters():
         if parameter.is_floating_point():

@@ -62,7 +62,7 @@ def prepare_trainee(
     torch.nn.Module.to(trainee.model, device).train()
     set_attention(model, options, device)
     embeddings = model.get_input_embeddings()
-    if options.precision == "bfloat16" and embeddings.weight.dtype != torch.float32:
+    if options.reduced and embeddings.weight.dtype != torch.float32:
         # the residual stream is float32, as it is with embeddings that are masters
         embeddings.register_forward_hook(lambda module, inputs, out: out.float())
     if options.machine.activation_checkpointing:
@@ -95,8 +95,7 @@ def training_of(
     if objective is None and options.machine.compile:
         objective = own_loss
     elif objective is None:
-        reduced = options.precision == "bfloat16"
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=reduced)
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=options.reduced)
         objective = objective_of(trainee.model, moved(data.sample, device), autocast)
     return Training(
         options,

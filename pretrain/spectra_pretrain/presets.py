@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spectra_data.errors import InputError
+from spectra_data.errors import InputError, first_line
 from spectra_data.reading import read_json
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 VOCABULARY = 32_000
 MOST_LAYERS = 1000
@@ -104,6 +104,32 @@ def _read_config(path: Path) -> "PreTrainedConfig":
     except Exception as error:  # the library's validators raise exceptions of their own
         reason = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"{path} is not a usable configuration: {reason}") from error
+
+
+def model_of(spec: str, config: "PreTrainedConfig") -> "PreTrainedModel":
+    """A new model, in float32.
+
+    Parameters
+    ----------
+    spec
+        Name of the model, for messages.
+    config
+        Its configuration.
+
+    Raises
+    ------
+    InputError
+        When no causal language model has that configuration.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except Exception as error:  # any error of the model's own checks
+        reason = first_line(error)
+        raise InputError(f"no causal language model of {spec}: {reason}") from error
+    return model
 
 
 def default_vocabulary(spec: str) -> int:

@@ -14,7 +14,7 @@ from spectra.recording.micro_batches import Probe
 from spectra_data.errors import InputError
 from spectra_pretrain.finiteness import NonFiniteError
 from spectra_pretrain.loop import Training
-from spectra_pretrain.machine import keep_freed_memory
+from spectra_pretrain.machine import keep_freed_memory, precision_line
 from spectra_pretrain.memory import sizes, table_of
 from spectra_pretrain.optionfile import to_dict
 from spectra_pretrain.options import RunOptions
@@ -26,6 +26,8 @@ from spectra_pretrain.trainee import Trainee
 class Draft:
     """A run that is ready to be measured."""
 
+    options: RunOptions
+    """Everything that decides the run, with what would be chosen for ``auto``."""
     title: str
     """Model that is trained, in words."""
     about: str
@@ -59,10 +61,11 @@ def dry_run(job: Drafted, *, as_json: bool = False) -> None:
         When the run cannot be made.
     """
     silence_library_bars()
-    options, console = job.options, Console()
-    device = device_of(options.machine.device)
+    console = Console()
+    device = device_of(job.options.machine.device)
     keep_freed_memory(device)
     draft = job.draft(device)
+    options, precision = draft.options, precision_line(draft.options, device)
     groups = draft.trainee.groups(options)
     plan = make_plan(options, draft.trainee.model)
     probe = draft.probe if options.recording.wanted else None
@@ -73,12 +76,14 @@ def dry_run(job: Drafted, *, as_json: bool = False) -> None:
     if as_json:
         figures = asdict(plan) | asdict(forecast) | dict(draft.figures)
         figures |= {"groups": [asdict(group) for group in groups]} | sizes(groups)
+        figures["precision"] = precision
         print(json.dumps({"options": to_dict(options)} | figures))
         return
     console.print_json(json.dumps(to_dict(options)))
     for line in [
         *plan.lines(options, draft.title, draft.about),
         table_of(groups),
+        precision,
         *forecast.lines(options),
         "nothing was written (--dry-run)",
     ]:

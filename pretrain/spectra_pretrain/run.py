@@ -7,13 +7,21 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from spectra_data.errors import InputError, first_line
+from spectra.machine.devices import device_of
+from spectra_data.errors import InputError
 from spectra_data.sources import open_source
-from spectra_data.tokenizer import TRAIN, load_tokenizer, resolve_tokenizer
+from spectra_data.tokenizer import (
+    TRAIN,
+    FittedVocabulary,
+    expected_characters,
+    load_tokenizer,
+    resolve_tokenizer,
+)
 from spectra_data.windows import Windows
 from spectra_pretrain.batches import WindowBatches, WindowValidation
 from spectra_pretrain.checkpoint import appearing, load_model, save_model
 from spectra_pretrain.corpus import MANIFEST, Corpus, Text, open_corpus, recorded_tokens
+from spectra_pretrain.machine import chosen
 from spectra_pretrain.memory import sizes, table_of
 from spectra_pretrain.options import PretrainOptions
 from spectra_pretrain.plan import make_plan, random_windows
@@ -24,9 +32,10 @@ from spectra_pretrain.preparation import (
     training_of,
     write_held,
 )
-from spectra_pretrain.presets import default_vocabulary, model_config
+from spectra_pretrain.presets import model_config, model_of
 from spectra_pretrain.rehearsal import Draft
-from spectra_pretrain.session import Prepared, Summary, run
+from spectra_pretrain.session import Prepared, Summary, run, settled
+from spectra_pretrain.vocabulary import trained_vocabulary, vocabulary_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -37,6 +46,7 @@ def pretrain(options: PretrainOptions, out: Path, *, resume: bool = False) -> Su
 
     The folder gets spectra.zarr, checkpoints/, model/, pretrain.json, data.json, summary.json.
     """
+    options = settled(options, Pretraining.command, out) if resume else options
     return run(Pretraining(options), out, resume=resume)
 
 
@@ -46,7 +56,7 @@ class Pretraining:
     command = "pretrain"
 
     def __init__(self, options: PretrainOptions) -> None:
-        self._options = options
+        self._options = chosen(options, device_of(options.machine.device))
 
     @property
     def options(self) -> PretrainOptions:
@@ -60,6 +70,8 @@ class Pretraining:
         options = self.options
         corpus = _open_corpus(options, latest, out, console)
         tokenizer = corpus.tokenizer
+        vocabulary = vocabulary_line(options, len(tokenizer))
+        options = options.with_fitted_vocabulary(len(tokenizer))
         adapts = options.trained.adapts
         if latest and not adapts:
             model = load_model(latest)
@@ -88,8 +100,9 @@ class Pretraining:
         return Prepared(
             training,
             data.probe,
+            options,
             [
-                *plan.lines(options, _title(options), _vocabulary_line(options, len(tokenizer))),
+                *plan.lines(options, _title(options), vocabulary),
                 corpus.line(options.tokens),
                 table_of(groups),
             ],
@@ -107,14 +120,18 @@ class Pretraining:
         """See `spectra_pretrain.rehearsal.Drafted`."""
         options = self.options
         corpus = options.corpus
-        open_source(corpus.data, corpus.text_field)
+        source = open_source(corpus.data, corpus.text_field)
         given = None if corpus.tokenizer == TRAIN else load_tokenizer(corpus.tokenizer)
-        vocab_size = len(given) if given else _trained_vocabulary(options)
-        windows = random_windows(options, vocab_size)
+        size = len(given) if given else trained_vocabulary(options)
+        if isinstance(size, FittedVocabulary):
+            size = size.size(expected_characters(source))
+        vocabulary = vocabulary_line(options, size)
+        options = options.with_fitted_vocabulary(size)
+        windows = random_windows(options, size)
         data = _data(options, windows, windows, {})
-        trainee = prepare_trainee(options, new_model(options, vocab_size, given), None, device)
-        vocabulary = _vocabulary_line(options, vocab_size)
+        trainee = prepare_trainee(options, new_model(options, size, given), None, device)
         return Draft(
+            options,
             _title(options),
             vocabulary,
             trainee,
@@ -154,7 +171,7 @@ def _open_corpus(
             options.tokens,
             options.batch.seq_len,
         ),
-        lambda source: resolve_tokenizer(corpus.tokenizer, source, _trained_vocabulary(options)),
+        lambda source: resolve_tokenizer(corpus.tokenizer, source, trained_vocabulary(options)),
         out,
         console,
         recorded=recorded_tokens(out) if latest else None,
@@ -172,8 +189,6 @@ def new_model(
     InputError
         When no causal language model has that configuration.
     """
-    from transformers import AutoModelForCausalLM
-
     config = model_config(options.model)
     config.vocab_size = vocab_size
     if options.batch.seq_len > getattr(config, "max_position_embeddings", options.batch.seq_len):
@@ -184,11 +199,7 @@ def new_model(
     if (config.pad_token_id or 0) >= vocab_size:  # it belongs to another tokenizer
         config.pad_token_id = None
     torch.manual_seed(options.seed)
-    try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except Exception as error:  # any error of the model's own checks
-        reason = first_line(error)
-        raise InputError(f"no causal language model of {options.model}: {reason}") from error
+    model = model_of(options.model, config)
     _require_causal(options.model, model)
     model.train()
     return model
@@ -210,14 +221,3 @@ def _title(options: PretrainOptions) -> str:
     selection = "" if train == "full" else f", {train} alone"
     update = "" if optimizer == "adamw" else f", by {optimizer}"
     return f"model {options.model}{selection}{update}"
-
-
-def _trained_vocabulary(options: PretrainOptions) -> int:
-    return options.corpus.vocab_size or default_vocabulary(options.model)
-
-
-def _vocabulary_line(options: PretrainOptions, vocab_size: int) -> str:
-    preset = default_vocabulary(options.model)
-    if vocab_size == preset:
-        return f"vocabulary {vocab_size:,}"
-    return f"vocabulary {vocab_size:,} of the tokenizer instead of {preset:,}"

@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from rich.console import RenderableType
@@ -36,7 +36,7 @@ from spectra_data.partial import remove_leftovers
 from spectra_pretrain.checkpoint import RUN, Checkpoints, read_state, restore_random_state, step_of
 from spectra_pretrain.display import open_display
 from spectra_pretrain.loop import Outcome, Training, run_loop
-from spectra_pretrain.machine import keep_freed_memory, slowness
+from spectra_pretrain.machine import keep_freed_memory, precision_line
 from spectra_pretrain.optionfile import differences, read_options, to_dict
 from spectra_pretrain.options import RunOptions
 from spectra_pretrain.signals import StopRequest
@@ -44,6 +44,7 @@ from spectra_pretrain.signals import StopRequest
 SUMMARY = "summary.json"
 PARTS = ("spectra.zarr", "checkpoints", "model", "adapter")
 Summary = dict[str, Any]
+Options = TypeVar("Options", bound=RunOptions)
 
 
 class RunInterruptedError(Exception):
@@ -60,6 +61,8 @@ class Prepared:
 
     training: Training
     probe: Probe
+    options: RunOptions
+    """Everything that decides the run, with what was chosen for ``auto``."""
     lines: list[RenderableType]
     """Lines to print before the run."""
     write_checkpoint: Callable[[Path], None]
@@ -163,16 +166,15 @@ def _train(
     console: Console,
     resume: bool,
 ) -> Summary:
-    options = job.options
     with StopRequest() as stop:
         prepared = job.prepare(latest, out, device, console)
-        training = prepared.training
+        options, training = prepared.options, prepared.training
         state = read_state(latest) if latest else None
         if state:
             training.load_state(state)
-        for line in [*prepared.lines, *slowness(options, device)]:
+        for line in [*prepared.lines, precision_line(options, device)]:
             console.print(line, highlight=False, soft_wrap=True)
-        recorder = _open_recorder(job, prepared, out, resume)
+        recorder = _open_recorder(prepared, out, resume)
         described = {f"{job.command}.json": to_dict(options), **prepared.files}
         files = {name: json.dumps(about, indent=2).encode() for name, about in described.items()}
         for name, content in files.items():
@@ -248,10 +250,8 @@ def _summary(
     }
 
 
-def _open_recorder(
-    job: Job, prepared: Prepared, out: Path, resume: bool
-) -> Recorder | NullRecorder:
-    options = job.options
+def _open_recorder(prepared: Prepared, out: Path, resume: bool) -> Recorder | NullRecorder:
+    options = prepared.options
     if not options.recording.wanted:
         return NullRecorder()
     return record(
@@ -266,6 +266,15 @@ def _open_recorder(
         resume=resume,
         attrs={"config": to_dict(options), **prepared.attrs},
     )
+
+
+def settled(options: Options, command: str, out: Path) -> Options:
+    """Options in which `auto` is what the run in `out` chose when it began, if there is one."""
+    name = f"{command}.json"
+    for copy in (out / name, *sorted(out.glob(f"checkpoints/*/{RUN}/{name}"), reverse=True)):
+        with contextlib.suppress(InputError):  # missing or damaged: refused, or restored, later
+            return options.settled(read_options(copy, type(options)))
+    return options
 
 
 def store_of(options: RunOptions, out: Path) -> str:

@@ -10,6 +10,7 @@ question is skipped.
 import dataclasses
 import json
 import math
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from spectra.evaluation.resources import (
     speed_of,
 )
 from spectra.evaluation.tasks import Accuracy, task_accuracy
+from spectra.machine.bfloat16 import is_native
 from spectra.machine.console import Console
 from spectra.machine.devices import AUTO, device_of
 from spectra.machine.memory import peak_memory
@@ -98,7 +100,7 @@ def main(arguments: Sequence[str]) -> int:
     source = Source(options.checkpoint)
     # accelerate's word for all devices together
     device = AUTO if options.device == AUTO else str(device_of(options.device))
-    dtype = options.dtype or ("float32" if device == "cpu" else "auto")
+    dtype = options.dtype or ("float32" if device_of(device).type == "cpu" else "auto")
     evaluation = None
     if options.store is not None:
         evaluation = _compressed(source, options)
@@ -106,6 +108,13 @@ def main(arguments: Sequence[str]) -> int:
     size = size_of(model)
     started = time.perf_counter()
     parameter = next(model.parameters())
+    computed = str(parameter.dtype).removeprefix("torch.")
+    if computed == "bfloat16" and is_native(parameter.device) is False:
+        print(
+            "spectra evaluate: this device has no instructions for bfloat16: --dtype float32 needs "
+            "more memory, but is faster here",
+            file=sys.stderr,
+        )
     result: Perplexity | Accuracy
     with Shown(Console(stderr=True)) as shown, peak_memory(parameter.device) as peak:
         result = (
@@ -120,7 +129,7 @@ def main(arguments: Sequence[str]) -> int:
         "block_parameters": size.block_parameters,
         "weight_bytes": size.weight_bytes,
         "bytes_on_disk": bytes_on_disk(source),
-        "dtype": str(parameter.dtype).removeprefix("torch."),
+        "dtype": computed,
         "device": str(parameter.device),
         "peak_memory_bytes": peak[0],
         "seconds": seconds,

@@ -11,6 +11,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from spectra.machine.bfloat16 import is_native
+from spectra.machine.devices import device_of
+
 BENCHMARKS = (
     "decomposition", "recording", "corpus", "measures", "power_law", "cosine", "scan", "allocation",
     "dashboard", "compression", "finetuning",
@@ -41,6 +44,7 @@ def main(names: tyro.conf.Positional[tuple[Literal[BENCHMARKS], ...]] = BENCHMAR
         console.print(table)
         machine = {"cpu": platform.processor() or platform.machine(), "torch": torch.__version__}
         machine["threads"] = torch.get_num_threads()
+        machine["bfloat16"] = is_native(device_of("auto"))
         machine["cuda"] = torch.cuda.get_device_name() if torch.cuda.is_available() else None
         result = {"benchmark": name, "machine": machine, "rows": rows}
         (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2))

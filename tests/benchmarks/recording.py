@@ -5,10 +5,15 @@ with histogram hooks on all gradients as `wandb.watch` places them, and with a r
 full snapshot (spectra of weight, gradient and update, sketches) at every step. Overhead at a
 cadence is a snapshot's seconds over those of the steps between two. "own/step in background" is the
 loop's own time for a snapshot when another process does the rest, over a step. Peak memory is of
-the resident set, read while a snapshot is taken and while only training goes on.
+the resident set, read while a snapshot is taken and while only training goes on. The precision is
+the one that `--precision auto` chooses.
+
+Takes five minutes of processor time with bfloat16 instructions. SPECTRA_BENCH_MODELS names other
+presets, such as llama_130m, which takes longer.
 """
 
 import contextlib
+import os
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -23,26 +28,30 @@ from spectra.recording.start import record
 from spectra_data.windows import Windows
 from spectra_pretrain.batches import WindowBatches, WindowValidation
 from spectra_pretrain.loop import Training
+from spectra_pretrain.machine import chosen
 from spectra_pretrain.options import BatchOptions, PretrainOptions
 from spectra_pretrain.preparation import Data, prepare_trainee, training_of
 from spectra_pretrain.run import new_model
 from tests.benchmarks.histograms import HistogramHooks
 from tests.benchmarks.timing import median_seconds
 
-MODELS = {"llama_9m": 5, "llama_60m": 3, "llama_130m": 3}
-"""By name, how many runs the median is taken of."""
+MODELS = "llama_9m llama_60m"
+RUNS = {"llama_9m": 5}
+"""How many runs the median is taken of, 3 for others."""
 PROBE_WINDOWS = (4, 8)
 CADENCES = (20, 100, 500)
 
 
 def run() -> list[dict[str, object]]:
     """Measure every model."""
-    return [row for name, runs in MODELS.items() for row in _measure(name, runs)]
+    names = os.environ.get("SPECTRA_BENCH_MODELS", MODELS).split()
+    return [row for name in names for row in _measure(name, RUNS.get(name, 3))]
 
 
 def _measure(name: str, runs: int) -> Iterator[dict[str, object]]:
-    options = PretrainOptions(model=name, batch=BatchOptions(seq_len=256, batch_size=8))
     device = device_of("auto")
+    options = PretrainOptions(model=name, batch=BatchOptions(seq_len=256, batch_size=8))
+    options = chosen(options, device)
     trainee = prepare_trainee(options, new_model(options, 32_000, None), None, device)
     tokens = np.random.default_rng(0).integers(32_000, size=200_000, dtype=np.uint16)
     windows = Windows(tokens, 256)
@@ -57,7 +66,8 @@ def _measure(name: str, runs: int) -> Iterator[dict[str, object]]:
         watched = median_seconds(lambda: training.train_step(NullRecorder()), runs)
     for probe_windows in PROBE_WINDOWS:
         probe = torch.from_numpy(windows.read(np.arange(probe_windows)))
-        row: dict[str, object] = {"model": name, "probe windows": probe_windows, "step": step}
+        row: dict[str, object] = {"model": name, "precision": options.precision}
+        row |= {"probe windows": probe_windows, "step": step}
         row["step with histograms"] = watched
         row |= _snapshot(training, probe, runs, step, training_peak[0])
         if probe_windows == PROBE_WINDOWS[0]:

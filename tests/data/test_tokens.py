@@ -11,9 +11,15 @@ from hypothesis import strategies as st
 
 from spectra_data.errors import InputError
 from spectra_data.files import FileSource
+from spectra_data.hub import HubSource
+from spectra_data.pydocs import TOTAL_BYTES, PydocsSource
 from spectra_data.tokenizer import (
+    CHARACTERS_PER_MERGE,
     SMALLEST_VOCABULARY,
+    TRAINING_CHARACTERS,
+    FittedVocabulary,
     end_of_document,
+    expected_characters,
     load_tokenizer,
     resolve_tokenizer,
     train_tokenizer,
@@ -57,6 +63,61 @@ def test_a_trained_tokenizer_is_cached_by_content(tmp_path, cache):
     assert len(list((cache / "tokenizers").iterdir())) == count
     resolve_tokenizer("train", corpus(tmp_path, seed=1), 300)
     assert len(list((cache / "tokenizers").iterdir())) == count + 1
+
+
+@given(st.integers(0, 10**12), st.integers(1, 200_000), st.integers(0, 200_000))
+def test_a_fitted_vocabulary_is_one_that_the_text_carries(characters, own, balanced):
+    size = FittedVocabulary(own, balanced).size(characters)
+    merges = size - SMALLEST_VOCABULARY
+    assert 0 <= merges <= characters // CHARACTERS_PER_MERGE
+    assert size <= max(own, SMALLEST_VOCABULARY)
+    carries_own = SMALLEST_VOCABULARY + characters // CHARACTERS_PER_MERGE >= own
+    assert size == max(own, SMALLEST_VOCABULARY) or not carries_own
+    assert carries_own or size <= max(balanced, SMALLEST_VOCABULARY)
+
+
+def test_the_tokens_that_are_used_count_as_the_text():
+    assert FittedVocabulary(32_000, 32_000).size(10**9) == 32_000
+    few = FittedVocabulary(32_000, 32_000, max_tokens=1_000_000)
+    assert few.size(10**9) == FittedVocabulary(32_000, 32_000).size(4_000_000) < 3_000
+
+
+def test_the_tokens_of_a_fitted_vocabulary_occur_often_enough_to_be_learnt(shared):
+    text = (shared / "data/text/wikitext2-valid.txt").read_text()
+    fitted = train_tokenizer([text], FittedVocabulary(32_000, 32_000).size(len(text)))
+    own = train_tokenizer([text], 32_000)
+
+    def rare(tokenizer) -> float:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        merged = np.bincount(ids, minlength=len(tokenizer))[SMALLEST_VOCABULARY:]
+        return float(np.mean(merged < 50))
+
+    assert rare(fitted) < 0.15
+    assert rare(own) > 0.9
+
+
+def test_a_fitted_tokenizer_is_made_once_by_reading_the_text_once(tmp_path, cache, monkeypatch):
+    source = corpus(tmp_path, documents=100, seed=5)
+    reads = []
+    original = FileSource.documents
+    monkeypatch.setattr(
+        FileSource, "documents", lambda self, skips: reads.append(1) or original(self, skips)
+    )
+    fitted = resolve_tokenizer("train", source, FittedVocabulary(300, 300))
+    assert len(fitted) < 300
+    again = resolve_tokenizer("train", source, FittedVocabulary(300, 300))
+    assert again.get_vocab() == fitted.get_vocab()
+    assert len(reads) == 1
+    by_number = resolve_tokenizer("train", source, len(fitted))
+    assert by_number.get_vocab() == fitted.get_vocab()
+
+
+def test_the_length_of_a_text_is_estimated_without_making_or_fetching_it(tmp_path, cache):
+    source = corpus(tmp_path, seed=6)
+    text = [json.loads(line)["text"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert expected_characters(source) == sum(map(len, text))
+    assert expected_characters(PydocsSource()) == TOTAL_BYTES
+    assert expected_characters(HubSource("nobody/nothing")) == TRAINING_CHARACTERS
 
 
 def test_tokenizers_load_from_a_folder_and_from_a_file(shared):

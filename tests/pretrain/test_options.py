@@ -240,6 +240,39 @@ def test_a_run_of_an_earlier_version_is_resumed_with_its_list_of_steps(tmp_path)
     assert pretraining.COMMAND.parse(elsewhere).options.recording.background == "off"
 
 
+CHOSEN = {"precision": "float32", "vocab_size": 300}
+
+
+def test_what_a_run_chose_stays_when_it_is_resumed(tmp_path):
+    (tmp_path / "pretrain.json").write_text(json.dumps(to_dict(PretrainOptions()) | CHOSEN))
+    for typed in ([], ["--precision", "auto", "--vocab-size", "auto"]):
+        arguments = [*typed, "--resume", "--out", str(tmp_path)]
+        resumed = pretraining.COMMAND.parse(arguments).options
+        assert (resumed.precision, resumed.corpus.vocab_size) == ("float32", 300)
+    message = r"--precision bfloat16 \(was float32\), --vocab-size model \(was 300\)"
+    other = ["--precision", "bfloat16", "--vocab-size", "model"]
+    with pytest.raises(InputError, match=message):
+        pretraining.COMMAND.parse([*other, "--resume", "--out", str(tmp_path)])
+    elsewhere = tmp_path / "finetuning"
+    elsewhere.mkdir()
+    fields = to_dict(FinetuneOptions(checkpoint="model")) | {"precision": "bfloat16"}
+    (elsewhere / "finetune.json").write_text(json.dumps(fields))
+    arguments = ["model", "--precision", "auto", "--resume", "--out", str(elsewhere)]
+    assert finetuning.COMMAND.parse(arguments).options.precision == "bfloat16"
+
+
+def test_a_run_of_an_earlier_version_keeps_the_models_own_vocabulary(tmp_path):
+    fields = to_dict(PretrainOptions()) | {"precision": "bfloat16", "vocab_size": None}
+    (tmp_path / "pretrain.json").write_text(json.dumps(fields))
+    resumed = pretraining.COMMAND.parse(["--resume", "--out", str(tmp_path)]).options
+    assert (resumed.precision, resumed.corpus.vocab_size) == ("bfloat16", "model")
+    # repeated from its file, it is not fitted either
+    assert read_options(tmp_path / "pretrain.json", PretrainOptions) == resumed
+    (tmp_path / "pretrain.json").write_text(json.dumps(fields | {"tokenizer": "folder"}))
+    loaded = pretraining.COMMAND.parse(["--resume", "--out", str(tmp_path)]).options
+    assert loaded.corpus.tokenizer == "folder"
+
+
 def test_a_switch_that_was_not_given_is_a_difference(tmp_path):
     (tmp_path / "pretrain.json").write_text(json.dumps(to_dict(PretrainOptions())))
     with pytest.raises(InputError, match=r"--record-early True \(was False\)"):

@@ -1,6 +1,8 @@
 """Pretraining from end to end."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +13,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import spectra
 from spectra.cli import main
 from spectra.store.writer import StoreWriter
+from spectra_pretrain import machine
 from spectra_pretrain.optionfile import read_options
 from spectra_pretrain.options import PretrainOptions
+from spectra_pretrain.presets import model_config
 from spectra_pretrain.run import pretrain
+from spectra_pretrain.vocabulary import trained_vocabulary
 from tests.pretrain.runs import SETTINGS, assert_same_run, flags, options_of
 
 
@@ -123,6 +128,69 @@ def test_a_dry_run_says_everything_and_writes_nothing(inputs, tmp_path, capsys, 
                  "a step takes", "a snapshot takes", "the run takes about"):  # fmt: skip
         assert word in said, said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_says_and_keeps_what_it_chose(inputs, tmp_path, capsys, monkeypatch):
+    # a preset's vocabulary, which so small a text does not carry
+    (tmp_path / "model").mkdir()
+    config = json.loads(Path(inputs["model"]).read_text()) | {"vocab_size": 32_000}
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    given = inputs | {"model": str(tmp_path / "model")}
+    monkeypatch.setattr(machine, "is_native", lambda device: False)
+    out = tmp_path / "run"
+    lines = (
+        "fitted to the text and the blocks, instead of 32,000 (--vocab-size model keeps those)",
+        "computes in float32: this CPU has no instructions for bfloat16",
+    )
+    assert main(["pretrain", "--dry-run", *flags(given, out=str(out))]) == 0
+    said = capsys.readouterr().out
+    expected = json.loads(said[: said.index("\n}") + 2])
+    assert all(line in said for line in lines)
+    assert main(["pretrain", *flags(given, out=str(out), steps=4, checkpoint_every=2)]) == 0
+    said = capsys.readouterr().err
+    assert all(line in said for line in lines)
+    chosen = json.loads((out / "pretrain.json").read_text())
+    assert chosen["precision"] == expected["precision"] == "float32"
+    size = chosen["vocab_size"]
+    assert 258 <= size == expected["vocab_size"] < 512
+    model = AutoModelForCausalLM.from_pretrained(out / "model")
+    assert model.config.vocab_size == size == len(AutoTokenizer.from_pretrained(out / "model"))
+    assert spectra.open(out / "spectra.zarr").attrs["config"]["vocab_size"] == size
+    # on a machine that would choose otherwise
+    monkeypatch.setattr(machine, "is_native", lambda device: True)
+    shutil.rmtree(out / "checkpoints/step-000004")
+    (out / "summary.json").unlink()
+    pretrain(options_of(given, steps=4, checkpoint_every=2), out, resume=True)
+    assert json.loads((out / "pretrain.json").read_text()) == chosen
+    pretrain(read_options(out / "pretrain.json", PretrainOptions), tmp_path / "again")
+    assert_same_run(out, tmp_path / "again")
+
+
+def test_a_vocabulary_that_the_text_cannot_fill_is_said(inputs, tmp_path, capsys):
+    given = ["--vocab-size", "90000", "--steps", "1", "--out", str(tmp_path / "run")]
+    assert main(["pretrain", *flags(inputs, record_every=0), *given]) == 0
+    assert "the text has too few words for 90,000" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run/pretrain.json").read_text())["vocab_size"] == 90_000
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "run/model")
+    assert model.config.vocab_size < 90_000
+
+
+def test_a_slow_precision_is_said_before_the_run(inputs, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "is_native", lambda device: False)
+    arguments = flags(inputs, precision="bfloat16", out=str(tmp_path / "run"))
+    for command in (["pretrain", "--dry-run"], ["pretrain", "--dry-run", "--json"], ["pretrain"]):
+        assert main([*command, *arguments]) == 0
+        assert "--precision float32 needs more memory" in "".join(capsys.readouterr())
+
+
+def test_the_embedding_of_a_preset_does_not_outweigh_its_blocks_on_a_small_text():
+    for name in ("llama_9m", "llama_60m", "llama_7b"):
+        rule = trained_vocabulary(PretrainOptions(model=name))
+        small, large = rule.size(8_000_000), rule.size(64_000_000)
+        config = model_config(name)
+        block = 4 * config.hidden_size**2 + 3 * config.hidden_size * config.intermediate_size
+        assert 2 * small * config.hidden_size <= config.num_hidden_layers * block
+        assert large == 32_000
 
 
 def test_a_config_file_and_the_options_given_are_checked_together(inputs, tmp_path):

@@ -183,6 +183,36 @@ def test_runs_are_made_once_for_all_experiments_of_a_lab(shared, tmp_path, monke
     assert len(list((tmp_path / "lab/compressed").iterdir())) == 3
 
 
+def test_the_precision_of_a_labs_runs_is_kept(shared, tmp_path, monkeypatch):
+    stories = str(shared / "data/checkpoints/stories260K")
+    computed = []
+
+    def run(command, what):
+        precision = command[command.index("--precision") + 1]
+        out = Path(command[command.index("--out") + 1])
+        out.mkdir(parents=True)
+        fields = {"checkpoint": "model", "precision": precision}
+        (out / "finetune.json").write_text(json.dumps(fields))
+        computed.append(precision)
+        return made("any", 3.0)
+
+    monkeypatch.setattr(lab, "finished", run)
+    data = str(shared / "data/text/books.jsonl.gz")
+
+    def experiment(native: str, **changes) -> None:
+        monkeypatch.setattr(lab, "suited", lambda device: native)
+        EXPERIMENTS["figure1"].run(stories, settings("figure1", data=data, **changes), tmp_path)
+        written = json.loads((tmp_path / "figure1.json").read_text())
+        assert written["settings"]["precision"] == computed[-1]
+
+    experiment("float32")
+    experiment("bfloat16", seeds=(0, 1))  # on another machine
+    assert computed == ["float32"] * 4
+    experiment("float32", precision="bfloat16")
+    experiment("bfloat16", seeds=(2,))
+    assert computed[4:] == ["bfloat16"] * 4
+
+
 def test_a_run_that_fails_costs_no_other(shared, tmp_path, monkeypatch, capsys):
     stories = str(shared / "data/checkpoints/stories260K")
 

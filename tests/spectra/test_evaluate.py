@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 import spectra
 from spectra.cli import main
+from spectra.commands import evaluate
 from spectra.compression.compress import compress
 from spectra.evaluation.perplexity import Text, perplexity, reference_tokens, text_tokens
 from spectra.evaluation.resources import memory_of, size_of, speed_of
@@ -203,6 +204,30 @@ def test_the_command_prints_what_design_names(stories, shared, tmp_path, capsys)
     found = json.loads(capsys.readouterr().out)
     assert {"accuracy", "correct", "total", "unparsed", "seed"} <= found.keys()
     assert found["total"] == 3
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_is_never_chosen_on_a_cpu_and_said_if_it_is_slow(
+    stories, tokenizer, shared, tmp_path, capsys, monkeypatch, native
+):
+    whole = tmp_path / "model"
+    short = AutoModelForCausalLM.from_pretrained(stories, dtype=torch.bfloat16)
+    short.save_pretrained(whole)
+    tokenizer.save_pretrained(whole)
+    monkeypatch.setattr(evaluate, "is_native", lambda device: native)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    data = ["--data", str(shared / "data/text/books.jsonl.gz"), "--seq-len", "32"]
+    for given, dtype in (
+        ([], "float32"),
+        (["--device", "auto"], "float32"),
+        (["--dtype", "auto"], "bfloat16"),
+        (["--dtype", "bfloat16"], "bfloat16"),
+    ):
+        assert main(["evaluate", str(whole), *data, "--windows", "2", "--json", *given]) == 0
+        said = capsys.readouterr()
+        assert json.loads(said.out)["dtype"] == dtype
+        slow = dtype == "bfloat16" and not native
+        assert ("--dtype float32 needs more memory, but is faster here" in said.err) == slow
 
 
 def test_a_measured_perplexity_is_added_to_the_scans_store(

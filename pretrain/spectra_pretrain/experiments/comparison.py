@@ -64,7 +64,9 @@ class Comparison(Experiment):
             When the folder cannot be written, another process writes to it, or something is
             missing.
         """
-        lab = Lab(checkpoint, settings, settings.lab or folder, device, progress)
+        place = settings.lab or folder
+        settings = Lab.chosen(settings, place, device)
+        lab = Lab(checkpoint, settings, place, device, progress)
         cells = list(self.cells(settings))
         lab.require(cells)
         make_folder(folder)
@@ -77,7 +79,7 @@ class Comparison(Experiment):
             write_results(results, known, rows, failed=list(failed.values()))
             points, claims = list(self.points(rows)), tuple(self._claimed(rows, failed))
             shape = Shape(self.name, self.presentation, points, claims, tuple(self.table(rows)))
-            subtitle = f"{Path(checkpoint).name}, {settings.steps} steps"
+            subtitle = f"{Path(checkpoint).name}, {settings.steps} steps in {settings.precision}"
             outcome = written(shape, rows, folder, subtitle, results)
         return replace(outcome, failed=tuple(failed.values()))
 

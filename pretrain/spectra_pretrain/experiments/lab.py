@@ -1,18 +1,20 @@
 """Compressed checkpoints and finetuning runs, each made once for all experiments of a folder."""
 
+import contextlib
 import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from spectra import __version__
 from spectra.allocation.allocate import allocate
 from spectra.compression.compress import compress
 from spectra.experiments.child import finished
 from spectra.experiments.ledger import Ledger, Row
+from spectra.machine.devices import device_of
 from spectra.machine.interpreter import run_module
 from spectra.machine.progress import Progress
 from spectra.models.adapter import require_peft
@@ -20,7 +22,12 @@ from spectra.models.source import Source
 from spectra.scanning.scan import scan
 from spectra_data.errors import InputError
 from spectra_pretrain.experiments.settings import TrainingSettings
+from spectra_pretrain.finetuning.options import FinetuneOptions
+from spectra_pretrain.machine import suited
+from spectra_pretrain.optionfile import read_options
+from spectra_pretrain.options import AUTO
 
+Settings = TypeVar("Settings", bound=TrainingSettings)
 EVALUATED = 16
 """Approximate number of windows per evaluation."""
 RESULT = "result.json"
@@ -67,6 +74,21 @@ class Lab:
         self.address, self.settings = address, settings
         self.folder, self.device, self.progress = folder, device, progress
         self._identity = _identity(address)
+
+    @staticmethod
+    def chosen(settings: Settings, folder: Path, device: str) -> Settings:
+        """Settings with the precision of the runs in a lab, or one that suits the device.
+
+        A lab whose runs have several precisions does not count.
+        """
+        if settings.precision != AUTO:
+            return settings
+        known = set()
+        for file in folder.glob("runs/*/finetune.json"):
+            with contextlib.suppress(InputError):  # damaged: refused when it is that run's turn
+                known.add(read_options(file, FinetuneOptions).precision)
+        precision = known.pop() if len(known) == 1 else suited(device_of(device))
+        return replace(settings, precision=precision)
 
     def compressed(self, err: float) -> str:
         """The checkpoint at an ERR, by WeLore's ranks; the dense one at 0."""

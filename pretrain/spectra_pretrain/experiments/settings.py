@@ -4,12 +4,13 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from spectra.compression.settings import METHODS
 from spectra.experiments.settings import CalibrationSettings, Check, DataSettings, Settings, option
 from spectra_data.sources import open_source
 from spectra_data.tasks import TASKS, load_splits
+from spectra_pretrain.options import AUTO
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,9 @@ class TrainingSettings(CalibrationSettings, ABC):
     """Method that factors LRCs: svd is WeLore's; whiten and fisher use activations."""
     seeds: tuple[int, ...] = (0,)
     """Seeds with which every run is repeated; the paper's claims are compared with means."""
-    precision: str = "bfloat16"
-    """Precision of the runs, bfloat16 or float32."""
+    precision: Literal["auto", "bfloat16", "float32"] = AUTO
+    """Precision of the runs; auto is that of the runs in the lab if there are any, else bfloat16
+    on a device that has instructions for it, else float32."""
     lab: Path | None = None
     """Folder of compressed checkpoints and runs, shared by all experiments that name it;
     in --out by default."""

@@ -34,7 +34,7 @@ def learnt_from(options: FinetuneOptions, base: BaseModel, device: torch.device)
         raise InputError(
             f"the teacher accepts {longest} tokens, not --seq-len {options.batch.seq_len}"
         )
-    dtype = torch.bfloat16 if options.precision == "bfloat16" else torch.float32
+    dtype = torch.bfloat16 if options.reduced else torch.float32
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     return Distillation(model.to(device), chosen.distill_weight, chosen.temperature)

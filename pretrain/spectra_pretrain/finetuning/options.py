@@ -9,6 +9,7 @@ import tyro
 
 from spectra.recording.options import Recording
 from spectra_pretrain.options import (
+    AUTO,
     BatchOptions,
     EvaluationOptions,
     RunOptions,
@@ -83,9 +84,10 @@ class FinetuneOptions(RunOptions):
     """Number of optimizer steps."""
     seed: int = 0
     """Seed of everything random: adapters, the order of the data, the sketches, dropout."""
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    precision: Literal["auto", "bfloat16", "float32"] = AUTO
     """Precision: bfloat16 is autocast, with frozen weights in bfloat16;
-    float32 computes and holds all weights in float32."""
+    float32 computes and holds all weights in float32.
+    auto is bfloat16 on a device that has instructions for it, else float32."""
     batch: BatchOptions = field(default_factory=lambda: BatchOptions(seq_len=1024, batch_size=1))
     optimizer: OptimizerOptions = field(
         default_factory=lambda: OptimizerOptions(learning_rate=5e-5, warmup=0.05)

@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from spectra.allocation.rankmap import RankMap
+from spectra.machine.devices import device_of
 from spectra.models.source import Source
 from spectra_data.errors import InputError
 from spectra_data.sources import open_source
@@ -18,6 +19,7 @@ from spectra_pretrain.finetuning.distillation import learnt_from
 from spectra_pretrain.finetuning.options import FinetuneOptions
 from spectra_pretrain.finetuning.result import ask, write_result
 from spectra_pretrain.loop import Training
+from spectra_pretrain.machine import chosen
 from spectra_pretrain.memory import sizes, table_of
 from spectra_pretrain.plan import make_plan
 from spectra_pretrain.preparation import (
@@ -33,6 +35,7 @@ from spectra_pretrain.session import (
     Summary,
     read_json,
     run,
+    settled,
 )
 from spectra_pretrain.trainee import Trainee
 
@@ -45,6 +48,7 @@ def finetune(options: FinetuneOptions, out: Path, *, resume: bool = False) -> Su
     The folder gets spectra.zarr, checkpoints/, model/ or adapter/, finetune.json, data.json,
     summary.json.
     """
+    options = settled(options, Finetuning.command, out) if resume else options
     return run(Finetuning(options), out, resume=resume)
 
 
@@ -56,7 +60,7 @@ class Finetuning:
     def __init__(self, options: FinetuneOptions) -> None:
         if not options.checkpoint:
             raise InputError("name the CHECKPOINT to finetune")
-        self._options = options
+        self._options = chosen(options, device_of(options.machine.device))
 
     @property
     def options(self) -> FinetuneOptions:
@@ -93,6 +97,7 @@ class Finetuning:
         return Prepared(
             training,
             data.probe,
+            options,
             [
                 *plan.lines(options, _title(options), data.about),
                 *([] if rank_map is None else [_map_line(rank_map)]),
@@ -120,6 +125,7 @@ class Finetuning:
         trainee = trainee_of(options, base, device)
         data = data or random_data(options, len(base.tokenizer))
         return Draft(
+            options,
             _title(options),
             data.about,
             trainee,
