@@ -99,9 +99,9 @@ def test_the_tokens_of_a_fitted_vocabulary_occur_often_enough_to_be_learnt(share
 def test_a_fitted_tokenizer_is_made_once_by_reading_the_text_once(tmp_path, cache, monkeypatch):
     source = corpus(tmp_path, documents=100, seed=5)
     reads = []
-    original = FileSource.documents
+    original = FileSource.pieces
     monkeypatch.setattr(
-        FileSource, "documents", lambda self, skips: reads.append(1) or original(self, skips)
+        FileSource, "pieces", lambda self, skips: reads.append(1) or original(self, skips)
     )
     fitted = resolve_tokenizer("train", source, FittedVocabulary(300, 300))
     assert len(fitted) < 300
