@@ -1,25 +1,29 @@
 """Register compressed checkpoints with transformers once it is imported, without importing it.
 
 Reading a store must not wait for transformers and torch, so `import spectra` leaves a hook on
-transformers' list of quantizers, which registers ours with it.
+transformers' list of quantizers, which imports ours; that registers itself.
 """
 
+import importlib
 from types import ModuleType
 
 import wrapt
 
-QUANTIZERS = "transformers.quantizers.auto"
+from spectra.transformers_internals import is_tried
+
+LIST = "transformers.quantizers.auto"
+OURS = "spectra.models.quantizer"
 
 
 def register_when_imported() -> None:
     """Register with transformers now if it is imported, else as soon as it is."""
-    wrapt.register_post_import_hook(_register, QUANTIZERS)
+    wrapt.register_post_import_hook(_register, LIST)
 
 
-def _register(quantizers: ModuleType) -> None:
-    from spectra.checkpoint.spectra_config import METHOD
-    from spectra.models.quantizer import SpectraQuantizationConfig, SpectraQuantizer
-
-    if METHOD not in quantizers.AUTO_QUANTIZER_MAPPING:
-        quantizers.register_quantization_config(METHOD)(SpectraQuantizationConfig)
-        quantizers.register_quantizer(METHOD)(SpectraQuantizer)
+def _register(_: ModuleType) -> None:
+    try:
+        importlib.import_module(OURS)
+    except (ImportError, AttributeError):
+        if is_tried():
+            raise
+        # transformers stays usable; it knows no compressed checkpoints then, and refuses them
