@@ -147,7 +147,7 @@ def leave_out(model: Any, patterns: set[str]) -> None:
     """Make a model leave out tensors of a checkpoint, beside those that it leaves out anyway."""
     require_tried()
     known = model._keys_to_ignore_on_load_unexpected
-    # releases below 5.14 add a list to it, later ones a set
+    # older releases add a list to it, newer ones a set
     both = known | patterns if isinstance(known, set) else [*(known or ()), *sorted(patterns)]
     model._keys_to_ignore_on_load_unexpected = both
 
