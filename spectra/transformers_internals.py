@@ -17,7 +17,7 @@ from spectra_data.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-LOWEST = "5.0"
+LOWEST = "5.7"
 BELOW = "5.25"
 """The first release after those that were tried."""
 UNTRIED = "SPECTRA_UNTRIED_TRANSFORMERS"
