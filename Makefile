@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# where the lowest versions are installed that pyproject.toml allows
+LOWEST := .venv-lowest
 SPECTRA_SHARED ?= ../shared
 # processes that tests are spread over, of one thread each
 JOBS ?= 2
@@ -15,21 +17,26 @@ DEMO := runs/demo
 DEMO_OPTIONS := --model llama_9m --vocab-size 4096 --precision float32 --steps 600 \
 	--record-every 25 --eval-every 100 --checkpoint-every 100
 
-.PHONY: help demo test test-slow lint types imports bench screenshots soak clean
+.PHONY: help demo test test-slow test-lowest lint types imports bench screenshots soak clean
 
 help:
 	@echo "make demo       train a small LLaMA with the recorder on, write $(DEMO)/report.html"
 	@echo "make test       install what the tests need; tests, lint, types, import rules (JOBS=2)"
 	@echo "make test-slow  the tests that take minutes"
+	@echo "make test-lowest  the tests with the lowest versions that pyproject.toml allows"
 	@echo "make bench      the benchmarks, as tables and JSON"
 	@echo "make screenshots  every page of the dashboard, in both themes and widths, to artefacts/"
 	@echo "make soak       the dashboard for ten minutes with 50 stores and 8 clients"
-	@echo "make clean      remove what make made: $(VENV), .cache, $(DEMO), artefacts"
+	@echo "make clean      remove what make made: $(VENV), $(LOWEST), .cache, $(DEMO), artefacts"
 
-$(VENV)/installed: pyproject.toml constraints.txt
+define make-venv
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(@D)
+endef
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(make-venv)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
@@ -53,6 +60,15 @@ demo: $(VENV)/installed
 
 test: lint types imports
 	OMP_NUM_THREADS=1 PYTHONWARNDEFAULTENCODING=1 $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist worksteal
+
+$(LOWEST)/installed: pyproject.toml constraints-lowest.txt
+	$(make-venv)
+	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints-lowest.txt \
+		--editable '.[test]'
+	@touch $@
+
+test-lowest: $(LOWEST)/installed
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -m "not slow" -n $(JOBS) --dist worksteal
 
 test-slow: $(VENV)/installed-peers
 	$(BIN)/python -m pytest -m slow
@@ -78,6 +94,6 @@ soak: $(VENV)/installed-test
 	$(BIN)/python -m tests.dashboard.soak
 
 clean:
-	rm -rf $(VENV) .cache $(DEMO) artefacts build *.egg-info .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf $(VENV) $(LOWEST) .cache $(DEMO) artefacts build *.egg-info .mypy_cache .ruff_cache .pytest_cache \
 		.import_linter_cache .hypothesis tests/benchmarks/results
 	-rmdir runs 2>/dev/null

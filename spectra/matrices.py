@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from spectra.composites import Composite, composites
+from spectra.transformers_internals import StackLayout, stack_layout
 from spectra_data.errors import InputError
 
 if TYPE_CHECKING:
@@ -282,8 +283,12 @@ def _all_matrices(model: "torch.nn.Module") -> tuple[dict[Matrix, Weight], list[
             path = name.removesuffix(".weight")
             matrix = Matrix(path, layer, role_of(path), *shape)
             matrices[matrix] = Weight(parameter, transposed=conv1d)
-        elif layer is not None and (projections or _is_stack(parameter, owner)):
-            for path, weight in projections or _experts(name, parameter, owner):
+        elif layer is not None and projections:
+            for path, weight in projections:
+                shape = weight.value.shape
+                matrices[Matrix(path, layer, role_of(path), *shape)] = weight
+        elif layer is not None and parameter.ndim == 3 and (layout := stack_layout(owner)):
+            for path, weight in _experts(name, parameter, layout):
                 shape = weight.value.shape
                 matrices[Matrix(path, layer, role_of(path), *shape)] = weight
         else:
@@ -294,12 +299,6 @@ def _all_matrices(model: "torch.nn.Module") -> tuple[dict[Matrix, Weight], list[
 def _plain(path: str) -> str:
     """A path without the names of wrappers."""
     return ".".join(part for part in path.split(".") if part not in WRAPPERS)
-
-
-def _is_stack(parameter: "torch.nn.Parameter", owner: "torch.nn.Module") -> bool:
-    """Whether a parameter is a stack of experts; only Llama 4's does not state its layout."""
-    states = hasattr(owner, "is_transposed") or type(owner).__name__ == "Llama4TextExperts"
-    return parameter.ndim == 3 and states
 
 
 def _projections(
@@ -322,22 +321,18 @@ def _projections(
 
 
 def _experts(
-    name: str, parameter: "torch.nn.Parameter", owner: "torch.nn.Module"
+    name: str, parameter: "torch.nn.Parameter", layout: StackLayout
 ) -> Iterator[tuple[str, Weight]]:
-    """The matrices in a stack of experts (experts, out, in), in the layout that its module states.
-
-    A module of transformers states whether its experts are transposed, (experts, in, out), and
-    whether gate and up are concatenated or interleaved (``integrations/moe.py``).
-    """
+    """The matrices in a stack of experts: a parameter of three dimensions."""
     folder, last = name.rsplit(".", 1)
-    transposed = bool(getattr(owner, "is_transposed", True))
+    transposed = layout.transposed
     out = parameter.shape[2 if transposed else 1]
     parts = {last: slice(None)}
     if last == "gate_up_proj":
-        if getattr(owner, "is_concatenated", True):
-            parts = {"gate_proj": slice(0, out // 2), "up_proj": slice(out // 2, None)}
-        else:
+        if layout.interleaved:
             parts = {"gate_proj": slice(0, None, 2), "up_proj": slice(1, None, 2)}
+        else:
+            parts = {"gate_proj": slice(0, out // 2), "up_proj": slice(out // 2, None)}
     for expert in range(parameter.shape[0]):
         for part, outputs in parts.items():
             index = (expert, slice(None), outputs) if transposed else (expert, outputs)

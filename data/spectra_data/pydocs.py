@@ -15,6 +15,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import re
 import sys
 import sysconfig
 import textwrap
@@ -29,7 +30,7 @@ from spectra_data.cache import cache_folder, discard, new_folder
 from spectra_data.documents import DocumentSource, Skips
 from spectra_data.integrity import sealed, unsealed
 
-FORMAT = 1
+FORMAT = 2
 DOCUMENTS = "documents.jsonl"
 TOTAL_BYTES = 8_000_000
 PACKAGE_BYTES = 1_500_000
@@ -40,6 +41,8 @@ PACKAGES = (
 )  # fmt: skip
 LEFT_OUT_FOLDERS = {"test", "tests", "testing", "_tests", "idle_test", "pydoc_data", "lib2to3"}
 LEFT_OUT_FOLDERS |= {"__pycache__", "site-packages", "dist-packages"}
+_BLANK = re.compile(r"\n[^\S\n]*\n")
+"""A line that shows nothing, be it empty or of blanks."""
 Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -180,7 +183,7 @@ def _document(file: Path, seen: set[bytes]) -> str:
         tree = ast.parse(source)
     paragraphs = []
     for definition in _definitions(tree):
-        for block in (ast.get_docstring(definition) or "").split("\n\n"):
+        for block in _BLANK.split(ast.get_docstring(definition) or ""):
             paragraph = textwrap.dedent(block.strip("\n")).rstrip()
             if not _is_english(paragraph):
                 continue

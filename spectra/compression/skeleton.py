@@ -26,6 +26,7 @@ from spectra.models.loading import empty_model
 from spectra.models.lowrank import put_layers
 from spectra.models.source import Source
 from spectra.storages.layer import put
+from spectra.transformers_internals import initialise_again
 from spectra_data.errors import InputError, first_line
 
 READS_WEIGHT = "its model's code reads its weight itself"
@@ -140,11 +141,10 @@ def _filled(model: Any, mode: FakeTensorMode) -> None:
 
 @torch.no_grad()
 def _run(model: Any) -> None:
-    """Run the initialisation that follows loading, and a forward pass."""
-    for module in model.modules():
-        module._is_hf_initialized = False
+    """Run the initialisation that follows loading, and a forward pass as in evaluation."""
+    model.eval()
     with contextlib.suppress(*UNKNOWN):
-        model.initialize_weights()
+        initialise_again(model)
     model(input_ids=torch.zeros(1, LENGTH, dtype=torch.long), use_cache=False)
 
 

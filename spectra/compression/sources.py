@@ -9,6 +9,7 @@ from spectra.checkpoint.checkpoint import Tensors
 from spectra.checkpoint.tensors import NAMES, StoredTensor
 from spectra.models.loading import load_whole
 from spectra.models.source import Source
+from spectra.transformers_internals import tied_parameters
 from spectra_data.errors import InputError
 
 
@@ -16,7 +17,7 @@ class ModelState:
     """A model in memory, as tensors by name."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        tied = set(getattr(model, "all_tied_weights_keys", None) or {})
+        tied = tied_parameters(model)
         self._state = {k: v for k, v in model.state_dict().items() if k not in tied}
         self.tensors = {
             name: StoredTensor(name, tuple(value.shape), NAMES.get(value.dtype, "F32"), "")

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
@@ -24,6 +25,7 @@ from spectra.machine.cores import available_cores
 from spectra.models.lowrank import dense, put_layers
 from spectra.models.pairs import unpair
 from spectra.storages.layer import CompressedLinear, LayerPair, put
+from spectra.transformers_internals import leave_out, require_tried, saves_adapter_only
 from spectra_data.errors import InputError
 
 SHOWN = 4
@@ -31,6 +33,7 @@ UNCHECKED = "SPECTRA_SKIP_HASHES"
 """Environment variable that skips the comparison of hashes, not that of names and shapes."""
 
 
+@register_quantization_config(METHOD)
 class SpectraQuantizationConfig(QuantizationConfigMixin):
     """The ``quantization_config`` of a compressed checkpoint; see `SpectraConfig`."""
 
@@ -42,6 +45,7 @@ class SpectraQuantizationConfig(QuantizationConfigMixin):
         version: int = VERSION,
         **_: Any,
     ) -> None:
+        require_tried()
         self.quant_method: Any = METHOD
         self.version = version
         self.rank_map = dict(rank_map or {})
@@ -53,6 +57,7 @@ class SpectraQuantizationConfig(QuantizationConfigMixin):
         return SpectraConfig.of({"quantization_config": self.to_dict()})
 
 
+@register_quantizer(METHOD)
 class SpectraQuantizer(HfQuantizer):
     """Puts low-rank layers into a model that is being loaded."""
 
@@ -67,17 +72,14 @@ class SpectraQuantizer(HfQuantizer):
             require_whole(config, checkpoint_files)
         put_layers(model, config)
         guards = {f"^{re.escape(name)}$" for m in config.factored.values() for name in m.guard}
-        ignored: Any = model
-        ignored._keys_to_ignore_on_load_unexpected = guards.union(
-            ignored._keys_to_ignore_on_load_unexpected or ()
-        )
+        leave_out(model, guards)
         return model
 
     def get_state_dict_and_metadata(
         self, model: torch.nn.Module
     ) -> tuple[dict[str, torch.Tensor] | None, dict[str, Any]]:
         """Update the hashes; `save_pretrained` calls this before it writes the configuration."""
-        if getattr(model, "_hf_peft_config_loaded", False):  # only the adapter is written
+        if saves_adapter_only(model):
             return None, {}
         _unpair(model)
         factored = self.quantization_config.parsed().factored.values()
@@ -141,7 +143,8 @@ def require_whole(config: SpectraConfig, files: Sequence[str]) -> None:
         if name in shapes and shapes[name] != shape
     ]
     if not wrong and config.sha256 and not os.environ.get(UNCHECKED):
-        found = dict(_hashes(_tensors(files)))
+        with torch.device("cpu"):  # transformers may be building on meta, where nothing has values
+            found = dict(_hashes(_tensors(files)))
         wrong = [
             f"{name} is not what was written"
             for name, known in config.sha256.items()

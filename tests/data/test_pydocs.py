@@ -59,3 +59,10 @@ def test_a_file_that_cannot_be_parsed_is_listed(monkeypatch, tmp_path):
     documents, manifest = pydocs.collect()
     assert documents == []
     assert list(manifest.left_out) == [f"{pydocs.STANDARD_LIBRARY}: bad.py"]
+
+
+def test_a_line_of_blanks_ends_a_paragraph(tmp_path):
+    file = tmp_path / "module.py"
+    said = "A paragraph that is long enough to be prose"
+    file.write_text(f'"""{said} one.\n  \n{said} two.\n\t\n{said} one.\n"""\n')
+    assert pydocs._document(file, set()) == f"{said} one.\n\n{said} two."

@@ -161,7 +161,9 @@ def test_a_layer_that_torch_pruned_is_read_with_its_mask(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "norm", [nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm], ids=str
+    "norm",
+    [nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm],
+    ids=["new", "old"],
 )
 @pytest.mark.filterwarnings("ignore")
 def test_other_parametrizations_are_read_in_memory_and_left_out_of_files(tmp_path, norm):
