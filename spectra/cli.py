@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 failed, 2 wrong input."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # whatever the locale cannot say is escaped
+        if isinstance(stream, io.TextIOWrapper):  # escape what the locale cannot encode
             stream.reconfigure(errors="backslashreplace")
     with plain_streams():
         return _run(arguments)

@@ -130,7 +130,7 @@ def _inside(path: str, outer: str) -> bool:
 
 
 def _computed(module: "torch.nn.Module") -> "torch.Tensor | None":
-    """The weight of a layer that computes it from few parameters; None for the other layers."""
+    """The weight of a layer that computes it from a few parameters; None for other layers."""
     layer: Any = module
     if hasattr(layer, "weight_v") and hasattr(layer, "weight_g"):
         return normed(layer.weight_g.detach(), layer.weight_v.detach()).float()
@@ -159,7 +159,7 @@ def _applied(module: "torch.nn.Module", cols: int) -> "torch.Tensor":
 def _evaluated(
     module: "torch.nn.Module", inputs: "Iterable[tuple[torch.Tensor, ...]]"
 ) -> "list[torch.Tensor]":
-    """What a module makes of inputs, in float32, without dropout and biases."""
+    """A module's outputs for inputs, in float32, without dropout and biases."""
     import torch
 
     state = {

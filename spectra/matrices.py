@@ -24,7 +24,7 @@ IN_PROJ = "in_proj_weight"
 """Name of the parameter in which `torch.nn.MultiheadAttention` holds q, then k, then v."""
 WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 LARGEST_SIDE = 1 << 40
-"""Entries along a dimension of a matrix; a file that states more is damaged."""
+"""Most entries along a dimension of a matrix; a file that states more is damaged."""
 _ATTENTION = re.compile(r"att", re.IGNORECASE)
 _BLOCK_INDEX = re.compile(r"\.(\d+)\.")
 

@@ -3,7 +3,8 @@
 waitress reads whole requests before a thread answers them, so connections that send nothing hold no
 thread; but they hold one of a limited number of connections, and bodies are kept on disk. So a
 request that is refused is refused before its body, a body is small, a request arrives in time or
-its connection is closed, and where connections run out, those of strangers that wait longest go.
+its connection is closed, and if connections run out, those of strangers that have waited longest
+are closed.
 
 A client that sends its body regardless would see the connection break instead of the answer, so
 some of that body is read and thrown away after the answer.
@@ -29,13 +30,13 @@ HEAD_BYTES = 64 << 10
 BODY_BYTES = 4 << 20
 """Most bytes of a request's body; a page sends the names of its controls."""
 THROWN_AWAY = {True: 64 << 20, False: 4 << 20}
-"""Most bytes of a refused body that are thrown away, of clients that are admitted and of others."""
+"""Most bytes thrown away of a refused body: of admitted clients (True), and of others (False)."""
 REQUEST_SECONDS = 15.0
-"""Seconds in which a request arrives whole."""
+"""Seconds within which a request must arrive whole."""
 IDLE_SECONDS = 60.0
 """Seconds that a connection stays open between requests."""
 UNREAD_SECONDS = 30.0
-"""Seconds without a byte of an answer read after which a connection is closed."""
+"""Seconds after which a connection is closed if its client reads no byte of an answer."""
 CONNECTIONS = 400
 """Most connections at a time."""
 
@@ -89,7 +90,7 @@ class Connection(HTTPChannel):  # type: ignore[misc]
     """A connection that knows how long it has waited for a request."""
 
     known = False
-    """Whether a request of it was admitted."""
+    """Whether a request on it was admitted."""
     unread = 0
     """Bytes of a refused body that may yet be thrown away."""
     answered = False
@@ -169,7 +170,7 @@ class Server(TcpWSGIServer):  # type: ignore[misc]
             max_request_body_size=BODY_BYTES + 1,
             connection_limit=CONNECTIONS + 8,  # the server's own sockets count, too
             cleanup_interval=1,
-            asyncore_use_poll=True,  # select knows 1024 files
+            asyncore_use_poll=True,  # select is limited to 1024 files
         )
         self.watch = watch
         dispatcher = ThreadedTaskDispatcher()

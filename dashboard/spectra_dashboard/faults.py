@@ -1,4 +1,4 @@
-"""Faults: requests that no page sends, and errors while one is answered, as lines of a log."""
+"""Faults: requests that no page sends, and errors in answering one, as lines of a log."""
 
 import logging
 import traceback
@@ -23,7 +23,7 @@ def log(what: str, error: Exception) -> None:
 
 
 def refused(error: Exception) -> Response | HTTPException:
-    """The answer to a request that Dash or Flask could not follow.
+    """The answer to a request that Dash or Flask could not handle.
 
     Errors of callbacks do not come here: Dash hands them to the application.
     """

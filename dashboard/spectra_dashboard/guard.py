@@ -35,12 +35,12 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True)
 class Head:
-    """What the head of a request says of who sent it."""
+    """The head of a request, which shows who sent it."""
 
     method: str
     query: str
     headers: Mapping[str, str]
-    """By upper-case names with underscores, as in WSGI without its prefix."""
+    """Headers by upper-case names with underscores, as in WSGI without its prefix."""
 
     def header(self, name: str) -> str:
         return self.headers.get(name, "")
@@ -54,7 +54,7 @@ class Refusal:
     reason: str
 
     def content(self, head: Head) -> tuple[str, str]:
-        """Text and media type of the answer: a page where a browser shows it."""
+        """Text and media type of the answer: a page if a browser shows it."""
         if self.status != 401 or "text/html" not in head.header("ACCEPT"):
             return f"{self.reason}\n", "text/plain"
         # a browser keeps a strict cookie back while it follows a link of another site
@@ -76,7 +76,7 @@ class Guard:
         address: a page cannot make a browser send the token there.
     token
         Token, which the browser sends once as ``?token=``; it then keeps a cookie that was derived
-        from the token, and does not tell it.
+        from the token, and does not reveal it.
     """
 
     hosts: Collection[str] = ()
@@ -142,7 +142,7 @@ def guard(server: Flask, watch: Guard, headers: Callable[[str], Mapping[str, str
     watch
         Guard that judges them.
     headers
-        Headers for an answer by the path of its request; those that it has already are kept.
+        Headers of an answer by the path of its request; the answer's own have precedence.
     """
 
     @server.before_request

@@ -23,8 +23,8 @@ POLICY = {
     "frame-ancestors": "'self'",
 }
 """Content-Security-Policy. Plotly, Mantine and AG Grid write style elements, plotly makes images
-from data and blobs, and AG Grid's font is data; scripts are this server's, and those that are named
-by their hashes."""
+from data and blobs, and AG Grid's font is data; scripts are this server's, and those named by their
+hashes."""
 CODE = ("/assets/", "/_dash-component-suites/", "/_favicon.ico")
 """Paths whose answers are the same for everyone and may be kept: scripts, styles, the icon."""
 
@@ -35,7 +35,7 @@ def headers_for(scripts: Iterable[str] = ()) -> Callable[[str], Mapping[str, str
     Parameters
     ----------
     scripts
-        Texts of the scripts that a page holds itself.
+        Texts of a page's inline scripts.
     """
     named = "".join(f" '{_hash(script)}'" for script in scripts)
     rules = {

@@ -17,8 +17,8 @@ from spectra_data.partial import partial_folder, remove_leftovers
 def cache_folder(*parts: str) -> Path:
     """Folder of cached results: ``$SPECTRA_CACHE``, else ``$XDG_CACHE_HOME/spectra-dynamics``.
 
-    If there is no home to write to, a temporary one that lasts as long as the process; a line
-    says so.
+    If the latter cannot be written to, it is a temporary folder, removed when the process ends; a
+    line says so.
 
     Raises
     ------
@@ -41,7 +41,7 @@ def _root() -> Path:
 
 
 def _unusable(root: Path) -> str | None:
-    """Reason why a folder neither exists nor can be made; None if it does."""
+    """Reason why a folder cannot be made; None if it exists."""
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Cells of CSV tables: what a spreadsheet would run as a formula is text there."""
+"""Cells of CSV tables, in which no text is one that a spreadsheet would run as a formula."""
 
 import re
 from typing import Any
@@ -13,7 +13,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 def inert(value: Any) -> Any:
     """A value for a CSV cell; a text that a spreadsheet would run is preceded by an apostrophe.
 
-    Numbers stay as they are, also as text. A carriage return, at which pandas' writer would not
+    Numbers are unchanged, also as text. A carriage return, at which pandas' writer would not
     quote, is escaped.
 
     >>> [inert(value) for value in ("=1+1", "-1.5e-3", -2.0, "model.layers.0", None)]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar, NamedTuple
 
 MOST_CHARACTERS = 20
-"""Characters of a token, on average, of nearly all text: so much is read for a token at first."""
+"""Characters read for a token at first: nearly all text has fewer in a token, on average."""
 MARGIN = 64
 """Tokens before a cut that may differ from those of the whole text."""
 
@@ -49,7 +49,7 @@ class DocumentSource:
     """
 
     expected_characters: ClassVar[int | None] = None
-    """Approximate length of documents that are fetched or made first; None if they are there."""
+    """Approximate length of documents that are still to be fetched or made; None if they exist."""
 
     @property
     def name(self) -> str:
@@ -61,7 +61,7 @@ class DocumentSource:
         raise NotImplementedError
 
     def pieces(self, skips: Skips) -> Iterator[Piece]:
-        """Yield every document in pieces, read no further than they are taken.
+        """Yield every document in pieces, each read when it is needed.
 
         What cannot be read is counted in `skips`.
 
@@ -78,7 +78,7 @@ class DocumentSource:
 
 
 def texts_of(pieces: Iterable[Piece]) -> Iterator[Iterator[str]]:
-    """The texts of every document's pieces; each iterator ends before the next is taken.
+    """The texts of every document's pieces; each iterator is exhausted before the next.
 
     >>> [list(texts) for texts in texts_of([Piece("a", False), Piece("b"), Piece("c")])]
     [['a', 'b'], ['c']]
@@ -101,20 +101,20 @@ def _document(piece: Piece, following: Iterator[Piece]) -> Iterator[str]:
 def first_tokens(
     texts: Iterable[str], encode: Callable[[str], list[int]], wanted: int | None
 ) -> list[int]:
-    """The first tokens of a text that comes in pieces, of which no more is read than they need.
+    """The first tokens of a text that comes in pieces; no more pieces are read than needed.
 
     Parameters
     ----------
     texts
-        The pieces.
+        Pieces of the text.
     encode
-        Tokenizes a text.
+        Function that tokenizes a text.
     wanted
         Number of tokens that must be those of the whole text; None if all must be.
 
     Returns
     -------
-    At least as many as wanted, or all of the text.
+    At least that many tokens, or those of all the text.
     """
     texts, text = iter(texts), ""
     goal = None if wanted is None else wanted * MOST_CHARACTERS
@@ -129,7 +129,7 @@ def first_tokens(
 
 
 def _read(texts: Iterator[str], characters: int | None) -> str:
-    """Pieces until they have a number of characters."""
+    """The next pieces, until they have a number of characters; all of them for None."""
     found, count = [], 0
     while characters is None or count < characters:
         if (text := next(texts, None)) is None:

@@ -3,7 +3,7 @@
 import unicodedata
 
 _OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Unicode's categories of control and format characters, halves of characters, line separators."""
+"""Unicode's categories of control and format characters, lone surrogates, line separators."""
 
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 """Phrases of torch, whose allocators raise RuntimeError."""
@@ -41,5 +41,5 @@ def printable(text: str) -> str:
 
 
 def is_printable(name: str) -> bool:
-    """Whether a name can be shown in a line: no control characters, no halves of characters."""
+    """Whether a name can be shown in a line: no control characters, no lone surrogates."""
     return printable(name) == name and "\n" not in name and "\t" not in name

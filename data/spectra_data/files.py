@@ -35,7 +35,7 @@ LARGEST_ARRAY = 1 << 28
 ROWS = 1024
 """Rows of a parquet file that are read at once."""
 LARGEST_RATIO = 200
-"""Bytes that a compressed one may unpack to: text has 2 to 20, and 1000 are zeros."""
+"""Bytes that a compressed byte may unpack to: 2 to 20 in text, 1000 in a file of zeros."""
 COMPRESSIONS = (".gz", ".zst")
 
 
@@ -77,7 +77,7 @@ class FileSource(DocumentSource):
         digest = hashlib.sha256(f"files 1 {self.text_field}".encode())
         for file in self.files():
             digest.update(file.relative_to(self.path.parent).as_posix().encode())
-            if _reader(file) in (_read_csv, _read_tsv):  # earlier versions took them for text
+            if _reader(file) in (_read_csv, _read_tsv):  # earlier versions read them as text
                 digest.update(b" by column")
             with file.open("rb") as f:
                 digest.update(hashlib.file_digest(f, "sha256").digest())
@@ -162,7 +162,7 @@ def _reader(file: Path) -> "Reader":
 
 
 def _open(file: Path) -> BufferedReader:
-    """Open plain or decompressed, by the first bytes rather than by the name."""
+    """Open a file, decompressed if its first bytes, not its name, mark it as an archive."""
     with file.open("rb") as f:
         head = f.read(len(MAGIC))
     if (packed := _archive(file, head)) is None:
@@ -178,7 +178,7 @@ def _archive(file: Path, head: bytes) -> RawIOBase | gzip.GzipFile | None:
 
 
 class _Unpacked(RawIOBase):
-    """Decompressed bytes, of which there are no more than a text could have.
+    """Decompressed bytes, no more of them than a text could have.
 
     An archive of zeros would fill memory or take hours.
     """
@@ -239,7 +239,7 @@ def _read_text(file: Path, text_field: str, skips: Skips) -> Iterator[Piece]:
 def _last_cut(content: bytes) -> int:
     """Where a text is best cut: after a lone line feed, else before a blank or a character.
 
-    Tokenizers that split text at white space make of both sides the tokens of the whole.
+    Tokenizers that split text at white space make the same tokens of both sides as of the whole.
     """
     half, at = len(content) // 2, len(content) - 1
     while (at := content.rfind(b"\n", half, at)) > 0:
@@ -369,4 +369,4 @@ READERS: dict[str, Reader] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
 }
-"""How the files of a suffix are read; all others are text."""
+"""Functions that read files, by suffix; all others are read as text."""

@@ -1,7 +1,7 @@
-"""The `spectra` program: the command line, unless another package stands in its place.
+"""The `spectra` program: the command line, unless another package is in its place.
 
 PyPI has a colour library that installs into a folder `spectra`, too. Whichever is installed last
-overwrites the other's files without a word.
+silently overwrites the other's files.
 """
 
 import sys

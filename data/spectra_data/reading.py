@@ -1,4 +1,4 @@
-"""Files that others wrote: whatever is wrong with one is said in one line that names it."""
+"""Files that others wrote: anything wrong with one is reported in one line that names it."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ from typing import Any
 from spectra_data.errors import InputError, first_line
 
 OPEN_ALREADY = ("/dev/fd/", "/dev/stdin", "/proc/")
-"""Where a shell puts what another process writes: ``<(…)``."""
+"""Beginnings of paths through which a shell passes another process's output: ``<(…)``."""
 
 
 @contextlib.contextmanager
@@ -20,7 +20,7 @@ def reading(name: str) -> Iterator[None]:
     Raises
     ------
     InputError
-        For whatever the file system, the network, a parser or the hub's library raises.
+        For any error of the file system, the network, a parser or the hub's library.
     """
     try:
         yield
@@ -36,7 +36,7 @@ def require_file(path: str | Path) -> None:
     Raises
     ------
     InputError
-        When it is none, or missing.
+        When it is not such a file, or missing.
     """
     if str(path).startswith(OPEN_ALREADY):
         return
@@ -61,7 +61,7 @@ def read_text(path: str | Path) -> str:
 
 
 def read_json(path: str | Path, *, finite: bool = False) -> Any:
-    """What a JSON file holds; see `parse_json`.
+    """Content of a JSON file; see `parse_json`.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def read_json(path: str | Path, *, finite: bool = False) -> Any:
 
 
 def parse_json(text: str | bytes, name: str, *, finite: bool = False) -> Any:
-    """What a JSON text holds.
+    """Content of a JSON text.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def parse_json(text: str | bytes, name: str, *, finite: bool = False) -> Any:
     Raises
     ------
     InputError
-        When it is not JSON, or nested too deeply to be meant.
+        When it is not JSON, or is nested too deeply.
     """
     try:
         return json.loads(text, parse_constant=_refused if finite else None)

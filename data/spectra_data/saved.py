@@ -30,7 +30,7 @@ def require_one_split(folder: Path) -> None:
 
 
 def data_files(files: Sequence[Path]) -> list[Path]:
-    """The files that hold data: of a saved data set, those that its description lists.
+    """The files that hold data; in a saved data set, those that its description lists.
 
     Parameters
     ----------

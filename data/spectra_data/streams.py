@@ -1,4 +1,4 @@
-"""Standard output and error that show names of others without obeying them.
+"""Standard output and standard error that show names without obeying the codes in them.
 
 Names in checkpoints, stores and maps may hold the codes that move a terminal's cursor, set its
 title or answer for its user. They are escaped here, at the one place that every line passes.
@@ -13,7 +13,7 @@ from typing import Any, TextIO, cast
 from spectra_data.errors import printable
 
 _BAR = re.compile(r"\r?|\n*(\x1b\[A)*")
-"""What begins a progress bar of other libraries: back to the line's start; or all of its moves."""
+"""Cursor moves of other libraries' progress bars: to the line's start, or down and up."""
 
 
 class PlainStream:
@@ -57,7 +57,7 @@ def plain_streams() -> Iterator[None]:
 
 
 def behind(stream: Any) -> Any:
-    """The stream that a stream writes to in the end."""
+    """The innermost stream that a stream writes to."""
     while (inner := getattr(stream, "rich_proxied_file", None)) is not None:
         stream = inner
     return stream

@@ -1,6 +1,6 @@
 """Texts in the columns of tables: CSV and TSV with a header, Arrow's IPC files and streams.
 
-Rows are read one after the other, whatever the size of the file.
+Rows are read one by one, so a file may have any size.
 """
 
 import csv
@@ -13,9 +13,9 @@ from spectra_data.documents import NotReadableError, Skips
 from spectra_data.errors import first_line
 
 DELIMITERS = (",", ";", "\t")
-"""Delimiters of .csv files, by how usual they are."""
+"""Delimiters of .csv files, the most usual first."""
 LONGEST = 1 << 26
-"""Characters of the longest line and cell: an unclosed quote would swallow the rest of a file."""
+"""Characters in the longest line and cell: an unclosed quote would swallow the rest of a file."""
 ARROW_MAGIC = b"ARROW1"
 """First bytes of Arrow's file format, which its stream format lacks."""
 
@@ -27,25 +27,25 @@ def csv_texts(
     skips: Skips,
     delimiters: tuple[str, ...] = DELIMITERS,
 ) -> Iterator[str]:
-    """The cells of a column, one document a row.
+    """The cells of a column, one document per row.
 
     Parameters
     ----------
     stream
-        The file, opened, in UTF-8.
+        Opened file, in UTF-8.
     name
-        Name of the file among what is skipped.
+        Name of the file under which rows are counted as skipped.
     text_field
         Name of the column in the first row.
     skips
-        Counts rows that are malformed.
+        Counter of malformed rows.
     delimiters
-        Characters that may separate cells; the first that gives such a column is taken.
+        Characters that may separate cells; the first that yields such a column is used.
 
     Raises
     ------
     NotReadableError
-        When there is no such column, or a line or a cell has no end.
+        When there is no such column, or a line or a cell is too long.
     """
     csv.field_size_limit(LONGEST)
     text = TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
@@ -70,7 +70,7 @@ def csv_texts(
         if not row:
             continue
         if len(row) != len(header):
-            skips.add(name, f"row that has not {len(header)} cells, as the header has")
+            skips.add(name, f"row without {len(header)} cells, the number in the header")
             continue
         yield _utf8(row[column], name, skips)
 
@@ -104,12 +104,12 @@ def arrow_texts(file: Path, text_field: str) -> Iterator[object]:
 
 
 def missing(text_field: str, columns: list[str]) -> str:
-    """What to say of a table without the column that holds the text."""
+    """Message about a table without the column that should hold the text."""
     return f"has no column {text_field!r}, only {', '.join(columns)}: set --text-field"
 
 
 def _lines(text: TextIOWrapper) -> Iterator[str]:
-    """The lines of a text, none of which is endless."""
+    """The lines of a text, none longer than `LONGEST`."""
     while line := text.readline(LONGEST):
         if len(line) == LONGEST and line[-1] not in "\r\n":
             raise NotReadableError(f"has a line of over {LONGEST} characters")

@@ -39,19 +39,19 @@ CHARACTERS_PER_TOKEN = 4
 class FittedVocabulary:
     """A vocabulary that is smaller than a model's own if the text or the model is small.
 
-    A text carries a merge for every `CHARACTERS_PER_MERGE`. If that does not fill the model's own
-    vocabulary, the tokens are at most so many that embedding and head weigh as much as the blocks.
+    A text carries one merge for every `CHARACTERS_PER_MERGE` characters. If that does not fill the
+    model's own vocabulary, embedding and head weigh at most as much as the blocks.
     """
 
     own: int
-    """Tokens of the model's own vocabulary."""
+    """Number of tokens in the model's own vocabulary."""
     balanced: int
-    """Tokens with which embedding and head weigh as much as the blocks."""
+    """Number of tokens with which embedding and head weigh as much as the blocks."""
     max_tokens: int | None = None
-    """Tokens of the text that are used; None for all."""
+    """Number of tokens of the text that are used; None for all."""
 
     def size(self, characters: int) -> int:
-        """Tokens for a text of so many characters.
+        """Number of tokens for a text of a number of characters.
 
         >>> FittedVocabulary(own=32_000, balanced=3_136).size(8_000_000)
         3136
@@ -63,7 +63,7 @@ class FittedVocabulary:
         carried = SMALLEST_VOCABULARY + characters // CHARACTERS_PER_MERGE
         if carried >= self.own:
             return max(SMALLEST_VOCABULARY, self.own)
-        fitted = min(carried, self.balanced) // 64 * 64  # a width that matrix products like
+        fitted = min(carried, self.balanced) // 64 * 64  # matrix products of such widths are fast
         return max(SMALLEST_VOCABULARY, fitted)
 
 
@@ -77,7 +77,7 @@ def resolve_tokenizer(
     spec, source
         Name of the tokenizer, and the corpus to train it on.
     vocabulary
-        Number of tokens of a trained one, or the rule that derives it from the text's length.
+        Number of tokens if it is trained, or the rule that derives it from the text's length.
     """
     if spec != TRAIN:
         return load_tokenizer(spec)

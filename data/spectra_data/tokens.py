@@ -305,7 +305,7 @@ class _TokenWriter:
 def split_document(texts: Iterable[str]) -> Iterator[str]:
     """Cut a document into passages of at most `PASSAGE_CHARACTERS`, at paragraphs, lines or words.
 
-    The passages joined are the document, whose pieces may be cut anywhere.
+    Joined, the passages are the document. Its pieces may be cut anywhere.
     """
     rest = ""
     for text in texts:

@@ -13,11 +13,11 @@ from spectra_pretrain.settings import Check, Settings
 from spectra_pretrain.ways import SHORT_FORMS, OptimizerOptions, TrainedOptions, settings_of
 
 MOST = 10**12
-"""Largest number of steps, tokens or windows: no run ends after it."""
+"""Largest number of steps, tokens or windows; no run gets that far."""
 AUTO: Final = "auto"
 """Value of an option that is chosen when a run starts; its files hold what was chosen."""
 OWN: Final = "model"
-"""Vocabulary of the model's own size."""
+"""Value of an option: the size of the model's own vocabulary."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class CorpusOptions:
     tokenizer: str = "train"
     """Tokenizer: a path, a hub name, or `train` to train a byte-level BPE on the corpus."""
     vocab_size: int | Literal["auto", "model"] = AUTO
-    """Vocabulary of a trained tokenizer, in tokens; `model` is the model's own (32 000 of presets).
-    auto is a token for every 2000 characters of text, at most the model's own; a smaller
-    vocabulary than that never weighs more than the blocks."""
+    """Vocabulary of a trained tokenizer, in tokens; `model` is the model's own (32 000 in presets).
+    auto is one token for every 2000 characters of text, at most the model's own; a vocabulary
+    smaller than that never weighs more than the blocks."""
     validation_fraction: float = 0.02
     """Share of the text that is held out for validation."""
     max_tokens: int | None = None
@@ -156,7 +156,7 @@ class RunOptions:
 
     @property
     def reduced(self) -> bool:
-        """Whether products are computed in bfloat16; `auto` must be chosen before."""
+        """Whether products are computed in bfloat16; `auto` must be resolved before."""
         assert self.precision != AUTO, "see spectra_pretrain.machine.chosen"
         return self.precision == "bfloat16"
 

@@ -78,7 +78,7 @@ def model_config(spec: str) -> "PreTrainedConfig":
 
 
 def _require_buildable(path: Path, fields: Mapping[str, Any]) -> None:
-    """Refuse sizes that fill memory before any check of the model notices."""
+    """Refuse sizes that would fill memory before any check of the model notices."""
     layers = fields.get("num_hidden_layers", fields.get("n_layer", 0))
     if isinstance(layers, int) and layers > MOST_LAYERS:
         raise InputError(f"{path} states {layers} layers; at most {MOST_LAYERS} are trained")

@@ -27,7 +27,7 @@ class Draft:
     """A run that is ready to be measured."""
 
     options: RunOptions
-    """Everything that decides the run, with what would be chosen for ``auto``."""
+    """Options of the run, with the values that would be chosen for ``auto``."""
     title: str
     """Model that is trained, in words."""
     about: str

@@ -62,7 +62,7 @@ class Prepared:
     training: Training
     probe: Probe
     options: RunOptions
-    """Everything that decides the run, with what was chosen for ``auto``."""
+    """Options of the run, with the values that were chosen for ``auto``."""
     lines: list[RenderableType]
     """Lines to print before the run."""
     write_checkpoint: Callable[[Path], None]

@@ -35,7 +35,7 @@ def vocabulary_line(options: PretrainOptions, size: int) -> str:
     options
         Options in which ``auto`` is not yet replaced.
     size
-        Tokens of the tokenizer.
+        Number of tokens of the tokenizer.
     """
     own, wanted = default_vocabulary(options.model), options.corpus.vocab_size
     wanted = own if wanted == OWN else wanted
@@ -52,7 +52,7 @@ def vocabulary_line(options: PretrainOptions, size: int) -> str:
 
 
 def _balanced(spec: str) -> int:
-    """Tokens with which a model's embedding and head weigh as much as its blocks."""
+    """Number of tokens with which a model's embedding and head weigh as much as its blocks."""
     with init_empty_weights():
         model = model_of(spec, model_config(spec))
     ends: tuple[Any, ...] = (model.get_input_embeddings(), model.get_output_embeddings())

@@ -32,7 +32,7 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^(?!.*[\x00-\x1f\x7f-\x9f\ud800-\ud
 """Text without control characters, which a terminal would obey."""
 Side = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_SIDE)]
 Parameters = Annotated[int, msgspec.Meta(ge=1, le=1 << 53)]
-"""Numbers that every reader of JSON holds exactly."""
+"""Number that every reader of JSON holds exactly."""
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 PositiveShare = Annotated[float, msgspec.Meta(gt=0, le=1)]
 

@@ -157,8 +157,9 @@ def open_folder(address: Address) -> tuple[Folder, str | None]:
 
 
 def home_of(place: Path) -> Path:
-    """The folder of a local checkpoint's configuration and tokenizer: its own, or the one around a
-    folder that a trainer made for the weights alone.
+    """The folder of a local checkpoint's configuration and tokenizer.
+
+    It is the checkpoint's own, or the one around a folder that a trainer made for weights alone.
     """
     folder = place if place.is_dir() else place.parent
     outer = folder.resolve().parent

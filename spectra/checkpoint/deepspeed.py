@@ -16,7 +16,7 @@ LATEST = "latest"
 """File with the name of the folder of the last step."""
 _REFUSED = {
     re.compile(r"(bf16_)?zero_pp_rank_\d+_mp_rank_\d+_model_states\.pt"): (
-        "holds partitions of ZeRO stage 3: join them with DeepSpeed's script, which lies next to "
+        "holds partitions of ZeRO stage 3: join them with DeepSpeed's script, which is next to "
         "the step's folder (python zero_to_fp32.py . joined --safe_serialization), and name the "
         "folder joined"
     ),
@@ -41,7 +41,7 @@ def require_whole(names: Sequence[str], *, named: bool = False) -> None:
     names
         Files from which the weights would be read.
     named
-        Whether the user named them; a partitioned optimizer beside whole weights is no obstacle.
+        Whether the user named them; a partitioned optimizer next to whole weights is no obstacle.
 
     Raises
     ------

@@ -1,8 +1,8 @@
 """A checkpoint of torch.distributed: ``.metadata`` and the ``.distcp`` files that it describes.
 
 No process group is needed. A tensor, or one entry of a stack, is read by torch's own reader from
-the ranges of the files that hold its pieces. ``.metadata`` is a pickle: only the classes of which
-torch makes it are built, and nothing else in it is called.
+the ranges of the files that hold its pieces. ``.metadata`` is a pickle: only the classes that
+torch puts into it are built, and nothing else in it is called.
 """
 
 import collections
@@ -115,7 +115,7 @@ class DistributedFile:
         }
 
     def _problem(self, name: str, sizes: dict[str, int]) -> str | None:
-        """Why a tensor cannot be read: a file of it is missing or too short, or a piece of it."""
+        """Why a tensor cannot be read: a file or piece of it is missing or short; else None."""
         held, entries = self._held[name], 0
         for chunk in held.chunks:
             where = self._reader.storage_data.get(

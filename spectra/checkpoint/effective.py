@@ -1,7 +1,7 @@
 """Weights that torch stores as two tensors, read as the weights that act.
 
 Weight norm stores a direction v and a magnitude g: the weight is g v / ‖v‖. Pruning stores the
-weights from before, and a mask: the weight is their product.
+original weights and a mask: the weight is their product.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,13 +18,13 @@ from spectra_data.errors import InputError
 
 @dataclass(frozen=True)
 class _Pair:
-    """How torch names the two tensors after the layer, and makes a weight of them."""
+    """Endings of the two tensors' names, and how torch makes a weight of the tensors."""
 
     main: str
     other: str
     made: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     thin: bool
-    """Whether the other tensor has one entry a row, or a column; else one for each entry."""
+    """Whether the other tensor has an entry per row or per column, not per entry of the main."""
 
     def fits(self, main: tuple[int, ...], other: tuple[int, ...]) -> bool:
         """Whether their shapes belong together."""

@@ -1,4 +1,4 @@
-"""Lengths in the header of a GGUF file, checked before anything is allocated by them.
+"""Lengths in the header of a GGUF file, checked before memory is allocated for them.
 
 The layout is that of the format's specification (ggml, docs/gguf.md), versions 2 and 3.
 """
@@ -11,7 +11,7 @@ from spectra_data.errors import InputError
 from spectra_data.reading import reading
 
 LARGEST_ARRAY = 1 << 22
-"""Entries of all arrays together. The largest vocabularies with their merges have about a third."""
+"""Entries of all arrays together: three times those of the largest vocabularies with merges."""
 LARGEST_DEPTH = 4
 MOST_DIMENSIONS = 4
 VERSIONS = (2, 3)
@@ -29,7 +29,7 @@ def require_header(path: Path) -> None:
     Raises
     ------
     InputError
-        When it is not a GGUF file, or announces more than it holds.
+        When the file is not GGUF, or announces more than it holds.
     """
     with reading(path.name), path.open("rb") as file:
         if path.stat().st_size < 24:

@@ -35,7 +35,7 @@ def weights_of(folder: Folder) -> str:
     Raises
     ------
     InputError
-        When there is none.
+        When there is no such file.
     """
     found = next((name for name in WEIGHTS if name in folder.names), None)
     if found is None:
@@ -45,7 +45,7 @@ def weights_of(folder: Folder) -> str:
 
 @dataclass(frozen=True)
 class Lora:
-    """Description of a LoRA whose update follows from its own tensors, in peft's words."""
+    """Description of a LoRA whose update follows from its own tensors, in peft's terms."""
 
     r: int
     lora_alpha: float
@@ -62,7 +62,7 @@ class Lora:
                 re.compile(pattern)
             except re.error as error:
                 raise InputError(
-                    f"{DESCRIPTION} is damaged: {pattern!r} is no pattern of names"
+                    f"{DESCRIPTION} is damaged: {pattern!r} is not a pattern of names"
                 ) from error
         if min([self.r, *(self.rank_pattern or {}).values()]) < 1:
             raise InputError(f"{DESCRIPTION} is damaged: a rank is below 1")
@@ -107,7 +107,7 @@ class Lora:
 
     @property
     def base_config(self) -> dict[str, Any]:
-        """The configuration of its base if that lies on this machine; {} if not."""
+        """The configuration of its base if that is on this machine; {} if not."""
         place = Path(self.base_model_name_or_path or "", "config.json")
         found = read_json(place) if self.base_model_name_or_path and place.is_file() else {}
         return found if isinstance(found, dict) else {}
@@ -164,7 +164,7 @@ class UpdateTensors:
         if lacking:
             problem = f"{one.file}: {path}.lora_{lacking[0]}.weight is missing"
         elif any(len(tensor.shape) != 2 for tensor in held.values()):
-            problem = f"{one.file}: {path} is no linear layer"
+            problem = f"{one.file}: {path} is not a linear layer"
         else:
             (rows, rank), (inner, cols) = held["B"].shape, held["A"].shape
             shape = (rows, cols)

@@ -68,10 +68,11 @@ class Options:
     windows: int | None = None
     """Largest number of windows or questions; by default all, 256 with --protocol reference."""
     stride: int | None = None
-    """Tokens from window to window; the window by default. Tokens seen before are only context."""
+    """Tokens from window to window; by default a window's length. Tokens seen before are only
+    context."""
     bos: Literal["tokenizer", "start", "windows", "none"] = "tokenizer"
     """Place of the beginning token. tokenizer: where the tokenizer puts it; start: once, at the
-    start; windows: at the start of all windows; none: nowhere."""
+    start; windows: at the start of every window; none: nowhere."""
     tokenizer: str | None = None
     """Tokenizer to use; the checkpoint's own by default."""
     batch_size: int = 4
@@ -181,7 +182,7 @@ def _perplexity(model: Any, checkpoint: Source, options: Options, shown: Shown) 
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
     seq_len = options.seq_len or min(longest, 4096)
     if seq_len > longest:
-        raise InputError(f"the model takes {longest} tokens, not windows of {seq_len}")
+        raise InputError(f"the model accepts {longest} tokens, not windows of {seq_len}")
     source = open_source(options.data or "")
     windows = options.windows
     if options.protocol == "reference":

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _measured(options: Options) -> tuple[xr.DataTree, xr.Dataset]:
-    """The snapshots that are asked for, and their table."""
+    """The run with the chosen snapshots, and their table."""
     run = open_store(options.store)
     if run["spectra"].sizes["step"] == 0:
         raise InputError("the store has no snapshot yet: the first one is taken at the first step")

@@ -1,1 +1,1 @@
-"""How good a model is, how fast, and what it takes: perplexity, tasks, memory, throughput."""
+"""Evaluation of models: perplexity, downstream tasks, memory and throughput."""

@@ -15,16 +15,16 @@ def load_model(named: str | Source, dtype: str = "float32", device: str = "cpu")
     Parameters
     ----------
     named
-        A folder, a GGUF file, or a hub name.
+        Checkpoint: a folder, a GGUF file, or a hub name.
     dtype
-        What to compute in, or ``auto``: as it is stored.
+        Precision to compute in; ``auto`` is the stored one.
     device
-        One device, or ``auto``: all there are, with the disk for what does not fit.
+        Device; ``auto`` is all devices together, with the disk for what does not fit.
 
     Raises
     ------
     InputError
-        When it cannot be loaded.
+        When the checkpoint cannot be loaded.
     """
     precision: torch.dtype | str = dtype if dtype == "auto" else require_dtype(dtype)
     where = {} if device == "cpu" else {"device_map": device}

@@ -1,6 +1,6 @@
-"""Perplexity on text, by the reference's protocol or on any text, window and stride.
+"""Perplexity, by the reference's protocol or on any text, with any window and stride.
 
-No window is ever passed over: one whose loss is not finite is an error that names it.
+No window is ever skipped: one whose loss is not finite raises an error that names it.
 """
 
 import math
@@ -30,32 +30,32 @@ class Text:
     """Tokens to evaluate on, and how they were made."""
 
     tokens: torch.Tensor
-    """(count,)."""
+    """Token ids, (count,)."""
     bos: Bos
     bos_token: int | None = None
-    """Put before every window where `bos` is ``windows``."""
+    """Beginning token before every window if `bos` is ``windows``; None otherwise."""
 
 
 @dataclass(frozen=True)
 class Perplexity:
-    """A perplexity, with what it was measured on."""
+    """A perplexity, and the windows that it was measured on."""
 
     nll: float
     """Mean cross-entropy in nats over the tokens that count."""
     windows: int
     tokens: int
-    """Those that count."""
+    """Number of tokens that count."""
     seq_len: int
     stride: int
     bos: Bos
     losses: tuple[float, ...]
     """Mean cross-entropy of every window."""
     seconds: float = 0.0
-    """Of the model's passes."""
+    """Duration of the model's passes."""
 
     @property
     def perplexity(self) -> float:
-        """exp(nll); infinite where that overflows."""
+        """exp(nll); infinite if that overflows."""
         return math.exp(self.nll) if self.nll < 700 else math.inf
 
 
@@ -68,21 +68,22 @@ def text_tokens(
     joint: str = "\n\n",
     limit: int | None = None,
 ) -> Text:
-    """The documents of a corpus, joined and tokenised at once.
+    """The documents of a corpus, joined and tokenised as one text.
 
     Parameters
     ----------
     source, tokenizer
-        The corpus, and the model's tokenizer.
+        Corpus, and the model's tokenizer.
     bos
-        The beginning token: where the tokenizer puts it (once at the start, or nowhere), once at
-        the ``start``, at the start of all ``windows``, or nowhere (``none``).
+        Place of the beginning token. ``tokenizer``: where the tokenizer puts it (once at the start,
+        or nowhere); ``start``: once, at the start; ``windows``: at the start of every window;
+        ``none``: nowhere.
     documents
-        Number of them; all by default.
+        Number of documents; all by default.
     joint
         Text between documents.
     limit
-        Number of tokens that are needed, which bounds how much of a large corpus is read.
+        Number of tokens needed, which bounds how much of a large corpus is read.
 
     Raises
     ------
@@ -130,25 +131,25 @@ def perplexity(
     Parameters
     ----------
     model
-        A causal language model of transformers, in evaluation mode while this runs.
+        Causal language model of transformers, in evaluation mode while this runs.
     text
-        What to evaluate on.
+        Text to evaluate on.
     seq_len
-        Tokens of a window, beginning token included.
+        Number of tokens in a window, beginning token included.
     windows
-        At most so many; all full ones by default.
+        Largest number of windows; all full ones by default.
     stride
-        From one window to the next; their length by default. Where it is less, tokens that a window
-        before has counted are context only.
+        Number of tokens from one window to the next; a window's length by default. If it is less,
+        tokens that an earlier window counted are only context.
     batch_size
-        Windows at a time.
+        Number of windows at a time.
     progress
-        Called with the number of windows done, and of all.
+        Called with the number of windows done, and their total.
 
     Raises
     ------
     InputError
-        When there is no full window, or a window's loss is not finite.
+        When the text fills no window, or a window's loss is not finite.
     """
     own = seq_len - (text.bos_token is not None)
     step = own if stride is None else stride
@@ -160,8 +161,8 @@ def perplexity(
     starts = starts[: len(starts) if windows is None else windows]
     if not starts:
         raise InputError(
-            f"the text has {len(text.tokens)} tokens, which is no window of {seq_len}: name more "
-            "text, or a smaller --seq-len"
+            f"the text has {len(text.tokens)} tokens, too few for a window of {seq_len}: name "
+            "more text, or a smaller --seq-len"
         )
     training = model.training
     model.eval()

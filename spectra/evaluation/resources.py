@@ -1,4 +1,4 @@
-"""What a model takes: parameters, bytes, memory by context length, tokens a second."""
+"""Resources of a model: parameters, bytes, memory by context length, tokens per second."""
 
 import statistics
 import time
@@ -22,24 +22,24 @@ class Size:
 
     parameters: int
     block_parameters: int
-    """Of the matrices in the blocks, of their factors where they are low-rank."""
+    """Parameters of the matrices in the blocks; of their factors if they are low-rank."""
     weight_bytes: int
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak memory of one forward pass over a context, beside what the process holds anyway."""
+    """Peak memory of one forward pass over a context, with what the process holds anyway."""
 
     context: int
     peak_bytes: int
-    """Resident at the peak (CPU) or allocated (CUDA), weights included."""
+    """Bytes resident at the peak (CPU) or allocated (CUDA), weights included."""
     cache_bytes: int
-    """Of keys and values at that length."""
+    """Bytes of keys and values at that length."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Tokens a second, medians of several runs."""
+    """Tokens per second, as medians of several runs."""
 
     prefill: float
     decode: float
@@ -61,7 +61,7 @@ def size_of(model: torch.nn.Module) -> Size:
 
 @torch.no_grad()
 def memory_of(model: torch.nn.Module, contexts: Sequence[int]) -> list[Memory]:
-    """Peak memory by context length, with the cache of keys and values kept: Table 3."""
+    """Peak memory by context length, with the cache of keys and values kept, as in Table 3."""
     device = next(model.parameters()).device
     found = []
     for context in contexts:
@@ -83,7 +83,7 @@ def speed_of(
     batch_size: int = 1,
     repeats: int = 3,
 ) -> Speed:
-    """Tokens a second while a context is read, and while tokens are added one by one."""
+    """Tokens per second while a context is read, and while tokens are added one by one."""
     device = next(model.parameters()).device
     tokens = torch.zeros(batch_size, context, dtype=torch.long, device=device)
     prefill, decode = [], []
@@ -111,12 +111,12 @@ def speed_of(
 
 
 def bytes_on_disk(named: str | Path | Source) -> int | None:
-    """Bytes of a checkpoint's weight files; None for one that lies elsewhere."""
+    """Bytes of a checkpoint's weight files; None if it is not on this machine."""
     source = Source.of(named)
     place = Path(source.address)
     if not place.exists():
         return None
-    if any((place / name).is_file() for name in (FILE, ADAPTER)):  # its base lies elsewhere
+    if any((place / name).is_file() for name in (FILE, ADAPTER)):  # its base is stored elsewhere
         return sum(file.stat().st_size for file in place.glob("*.safetensors"))
     return sum(int(size) for size, *_ in source.checkpoint.files.values())
 

@@ -1,4 +1,4 @@
-"""Accuracy on a downstream task: answers are generated and read; what cannot be read is wrong."""
+"""Accuracy on a downstream task: answers are generated and read; unreadable ones are wrong."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ NEW_TOKENS = 8
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How many answers were right."""
+    """Number of right answers, among all."""
 
     correct: int
     total: int
     unparsed: int
-    """Answers that could not be read, which count as wrong."""
+    """Number of answers that could not be read, which count as wrong."""
     cut: int = 0
-    """Prompts longer than the model's window, of which the end was kept."""
+    """Number of prompts longer than the model's window, of which only the end was kept."""
 
     @property
     def accuracy(self) -> float:
-        """Right answers over all."""
+        """Right answers over all answers."""
         return self.correct / self.total
 
     @property
@@ -49,20 +49,20 @@ def task_accuracy(
     batch_size: int = 8,
     progress: Callable[[int, int], None] = lambda done, count: None,
 ) -> Accuracy:
-    """Ask a model every question, and count.
+    """Ask a model every question, and count the right answers.
 
     Parameters
     ----------
     model, tokenizer
-        A causal language model of transformers, and its tokenizer.
+        Causal language model of transformers, and its tokenizer.
     name
-        The task, which says how answers are read.
+        Name of the task, which decides how answers are read.
     examples
         Questions and answers.
     batch_size
-        Questions at a time.
+        Number of questions at a time.
     progress
-        Called with the number of questions done, and of all.
+        Called with the number of questions done, and their total.
 
     Raises
     ------
@@ -70,12 +70,12 @@ def task_accuracy(
         When there is no question.
     """
     if not examples:
-        raise InputError("there is no question to ask: name at least one by --windows")
+        raise InputError("there is no question to ask: set --windows to at least 1")
     kind = TASKS[name].kind
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     room = (longest or 1 << 20) - NEW_TOKENS
     correct = unparsed = cut = done = 0
-    # of like length together, so that little is padding
+    # similar lengths together, so that there is little padding
     ordered = sorted(examples, key=lambda e: (len(e.prompt), e.prompt))
     for first in range(0, len(ordered), batch_size):
         batch = ordered[first : first + batch_size]
@@ -95,7 +95,7 @@ def task_accuracy(
 def _continued(
     model: Any, tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[Sequence[int]]
 ) -> list[str]:
-    """What a model adds to prompts, greedily."""
+    """Greedy continuations of prompts by a model."""
     longest = max(map(len, prompts))
     pad = tokenizer.pad_token_id
     pad = tokenizer.eos_token_id if pad is None else pad

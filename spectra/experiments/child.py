@@ -82,7 +82,7 @@ def _wait(child: subprocess.Popen[bytes]) -> bool:
             return interrupted
         except KeyboardInterrupt:
             interrupted = True
-            with contextlib.suppress(ValueError):  # on Windows the console tells it itself
+            with contextlib.suppress(ValueError):  # on Windows the console interrupts it
                 child.send_signal(signal.SIGINT)
 
 

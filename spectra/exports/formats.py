@@ -1,4 +1,4 @@
-"""One function a format, from a rank map to text or bytes."""
+"""One function per format, from a rank map to text or bytes."""
 
 import io
 import json
@@ -34,12 +34,12 @@ def export(rank_map: RankMap, kind: str, path: str | Path) -> None:
 
 
 def to_csv(rank_map: RankMap) -> str:
-    """A row a matrix, with a header; see `spectra_data.cells` for texts that look like formulas."""
+    """A header, and a row per matrix; see `spectra_data.cells` for texts like formulas."""
     return str(_frame(rank_map).map(inert).to_csv(index=False, lineterminator="\n"))
 
 
 def to_parquet(rank_map: RankMap) -> bytes:
-    """A row a matrix; the map's other fields are in the file's metadata, as JSON."""
+    """A row per matrix; the map's other fields are in the file's metadata, as JSON."""
     import pyarrow
     import pyarrow.parquet
 
@@ -57,12 +57,12 @@ def to_peft(rank_map: RankMap) -> str:
     """A PEFT ``adapter_config.json``: LoRA on the LRCs, each with its own rank.
 
     Keys of ``rank_pattern`` and ``alpha_pattern`` are regular expressions there, so full names are
-    escaped; alpha is the rank, which scales the adapter by 1. Ranks are cut at 512, which is the
-    most that vLLM serves. A layer that fuses several LRCs gets the largest of their ranks.
+    escaped; alpha is the rank, which scales the adapter by 1. Ranks are cut at 512, the most that
+    vLLM serves. A layer that fuses several LRCs gets the largest of their ranks.
     """
     layers, _ = _adapted(rank_map)
     if not layers:
-        raise InputError("the map has no LRC, and adapters go on those: ask for a higher ERR")
+        raise InputError("the map has no LRC for adapters to go on: allocate with a higher ERR")
     ranks = {re.escape(name): min(rank, VLLM_LARGEST_RANK) for name, rank in layers.items()}
     common = max(set(ranks.values()), key=list(ranks.values()).count)
     config = {
@@ -98,7 +98,7 @@ def _adapted(rank_map: RankMap) -> tuple[dict[str, int], list[Skipped]]:
         if any(part not in ranks for part in rank_map.fused.get(layer, ())):
             skipped.append(Skipped(name, f"fused with N-LRCs in {layer}"))
         elif _EXPERT.search(name):
-            skipped.append(Skipped(name, "one of a stack of experts, which is no layer"))
+            skipped.append(Skipped(name, "one of a stack of experts, which is not a layer"))
         else:
             found[layer] = max(rank, found.get(layer, 0))
     return found, skipped
@@ -107,7 +107,7 @@ def _adapted(rank_map: RankMap) -> tuple[dict[str, int], list[Skipped]]:
 def to_llm_compressor(rank_map: RankMap) -> str:
     """The ``ignore`` list of a recipe (YAML) that leaves LRCs and the head alone.
 
-    What is pruned or quantised then is what stayed whole.
+    Only what stayed whole is then pruned or quantised.
     """
     low = {module.name for module in rank_map.lrc}
     fused = [layer for layer, names in rank_map.fused.items() if low & set(names)]
@@ -127,7 +127,7 @@ def to_ranks(rank_map: RankMap) -> str:
 
 
 def to_ratios(rank_map: RankMap) -> str:
-    """``{name: fraction of parameters kept}``, of every matrix; 1 where it is whole."""
+    """``{name: fraction of parameters kept}``, of every matrix; 1 if it is whole."""
     return _json({m.name: m.params / m.params_dense for m in rank_map.modules})
 
 
@@ -148,7 +148,7 @@ def to_table(rank_map: RankMap) -> str:
 
 
 class Format:
-    """A format: how it is made, and what it is for."""
+    """A format: function that makes it, summary, and suffix of its files."""
 
     def __init__(self, make: Callable[[RankMap], str | bytes], summary: str, suffix: str) -> None:
         self.make = make
@@ -158,8 +158,8 @@ class Format:
 
 FORMATS: Mapping[str, Format] = {
     "json": Format(RankMap.to_json, "the map itself", ".json"),
-    "csv": Format(to_csv, "a row a matrix", ".csv"),
-    "parquet": Format(to_parquet, "a row a matrix", ".parquet"),
+    "csv": Format(to_csv, "a row per matrix", ".csv"),
+    "parquet": Format(to_parquet, "a row per matrix", ".parquet"),
     "peft": Format(to_peft, "LoRA adapter_config.json, the LRCs with their ranks", ".json"),
     "llm-compressor": Format(to_llm_compressor, "a recipe's ignore list: the LRCs", ".yaml"),
     "asvd": Format(to_asvd, "truncation_ranks, as in ASVD's config.json", ".json"),

@@ -10,7 +10,7 @@ INSTRUCTIONS = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
 
 
 def is_native(device: "torch.device") -> bool | None:
-    """Whether a device has instructions for bfloat16, and torch uses them; None if not known."""
+    """Whether a device has instructions for bfloat16, and torch uses them; None if unknown."""
     import torch
 
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""rich's console for names of others: shown as they are, and never obeyed."""
+"""rich's console, which shows names literally and obeys no codes in them."""
 
 from collections.abc import Iterable
 from typing import IO, Any

@@ -1,4 +1,4 @@
-"""Further Python processes that find the modules of this one, and no others."""
+"""Child processes of Python that find the modules of this process, and no others."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ def run_module(module: str) -> list[str]:
 
 
 def search_path() -> dict[str, str]:
-    """The variables by which such a process finds modules where this one does."""
+    """Environment variables that make such a process find modules where this one does."""
     here = Path.cwd()
     paths = [path for path in sys.path if path and Path(path) != here]
     paths += [str(root) for root in _roots() if str(root) not in paths]
@@ -22,7 +22,7 @@ def search_path() -> dict[str, str]:
 
 
 def _roots() -> list[Path]:
-    """Folders of our own packages, which may be found by the working directory alone."""
+    """Folders of our own packages, which may be found through the working directory alone."""
     names = ("spectra", "spectra_data", "spectra_pretrain", "spectra_dashboard")
     files = (getattr(sys.modules.get(name), "__file__", None) for name in names)
     return [Path(file).resolve().parents[1] for file in files if file]

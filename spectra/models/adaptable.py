@@ -1,9 +1,9 @@
 """Low-rank layers, made adaptable when `peft` puts adapters into a model.
 
-`peft` adapts linear layers, and takes ``all-linear`` for those that it knows: low-rank layers would
-keep their weights without a word. So they become the pairs of linear layers that they are made of
-(`spectra.models.pairs`), which share their parameters and compute the same. Where a configuration
-names matrices, their parts are added.
+`peft` adapts the linear layers that it knows, and ``all-linear`` means those: low-rank layers would
+silently be left out. So they become the pairs of linear layers that they are made of
+(`spectra.models.pairs`), which share their parameters and compute the same. If a configuration
+names matrices, the names of their parts are added.
 """
 
 import re
@@ -93,7 +93,7 @@ def _names_parts(layers: Mapping[str, Any], targets: Any) -> bool:
 def _extended(
     pattern: Mapping[str, Any], parts: Mapping[str, str], linear: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Values by patterns of names, with those of matrices for their parts."""
+    """Values by patterns of names; parts get the values of their matrices."""
     found: dict[str, Any] = {}
     for wanted, value in pattern.items():
         matching = re.compile(rf"(.*\.)?({wanted})$")

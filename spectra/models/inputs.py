@@ -1,4 +1,4 @@
-"""Tokens that a model is run on: they must be tokens of its vocabulary."""
+"""Tokens that a model is run on: they must be in its vocabulary."""
 
 import contextlib
 from collections.abc import Iterator

@@ -111,7 +111,7 @@ class SpectraQuantizer(HfQuantizer):
 
 
 def _unpair(model: torch.nn.Module) -> None:
-    """Put low-rank layers back where adapters needed pairs of linear ones."""
+    """Restore low-rank layers that were split into pairs of linear ones for adapters."""
     for name, module in model.named_modules():
         parts = module.children() if isinstance(module, LayerPair) else ()
         if any(type(part) is not torch.nn.Linear for part in parts):

@@ -51,7 +51,7 @@ class Pruner:
         Raises
         ------
         InputError
-            When it cannot be pruned in this way, with its name.
+            When the weight cannot be pruned in this way; the message has its name.
         """
         try:
             if self.method == "magnitude":
@@ -89,8 +89,8 @@ class Pruner:
 
         Yields
         ------
-        The pruned weights of a block, by the matrix's name; without those of layers that the
-        windows never reached.
+        The pruned weights of a block by matrix name, without those of layers that the windows
+        never reached.
         """
         passages = blocks.start(windows, batch_size)
         for i, name in enumerate(blocks.names):

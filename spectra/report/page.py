@@ -39,7 +39,7 @@ def write_report(store: str | Path, out: str | Path) -> int:
     run = open_store(store)
     with unless_damaged(store):
         page = report_html(run, name=str(store))
-    content = page.encode(errors="xmlcharrefreplace")  # names may hold halves of characters
+    content = page.encode(errors="xmlcharrefreplace")  # names may hold lone surrogates
     write_result(out, content)
     return len(content)
 

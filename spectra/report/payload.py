@@ -119,7 +119,7 @@ def payload(run: xr.DataTree) -> Payload:
 
 
 def with_literal_names(run: xr.DataTree) -> xr.DataTree:
-    """A run whose names and roles figures show as they are: in figures, texts are markup."""
+    """A run whose names and roles are escaped, because figures treat texts as markup."""
     groups = {}
     for place, node in run.subtree_with_keys:
         dataset = node.to_dataset(inherit=False)

@@ -1,4 +1,4 @@
-"""What is wrong with a store, said where reading it fails."""
+"""A failed read of a damaged store, reported in one line."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,15 +10,15 @@ from spectra_data.errors import InputError, first_line
 
 @contextlib.contextmanager
 def unless_damaged(store: Location) -> Iterator[None]:
-    """Read a store; where that fails because the store is damaged, say so in one line.
+    """Read a store; if that fails because the store is damaged, say so in one line.
 
-    Anything may be raised by what reads a damaged file. Only `verify` tells that from a fault of
-    the program, which is raised as it is.
+    Reading a damaged file may raise any error. Only `verify` distinguishes that from a fault of the
+    program, which is raised unchanged.
 
     Raises
     ------
     InputError
-        With what is wrong with the store.
+        When the store is damaged; the message says how.
     """
     try:
         yield
@@ -28,7 +28,7 @@ def unless_damaged(store: Location) -> Iterator[None]:
         if (found := _damage(store)) is None:
             raise
         raise InputError(
-            f"{store} is damaged: {found} (`spectra verify {store}` says all)"
+            f"{store} is damaged: {found} (`spectra verify {store}` lists all damage)"
         ) from error
 
 

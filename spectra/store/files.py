@@ -1,4 +1,4 @@
-"""The files of a store on this machine, of which none may keep a reader waiting."""
+"""The files of a store on this machine, none of which may keep a reader waiting."""
 
 import asyncio
 import os
@@ -14,12 +14,12 @@ from zarr.storage import LocalStore
 from spectra_data.errors import InputError
 
 LARGEST_CHUNK = 1 << 29
-"""Bytes. The largest shard that is written has 1 << 28."""
+"""Bytes of the largest chunk that is read; the largest shard that is written has 1 << 28."""
 _ZSTD = b"\x28\xb5\x2f\xfd"
 
 
 class RegularFiles(LocalStore):
-    """A local zarr store that reads files alone: a pipe or a device would never end.
+    """A local zarr store that reads only regular files: a pipe or a device would never end.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def leads_out(path: Path, folder: Path) -> bool:
 
 
 def announced_bytes(content: BytesLike) -> int:
-    """How many bytes a Zstandard frame says that it holds; 0 where it does not say, or is none.
+    """Bytes that a Zstandard frame says it holds; 0 if it does not say, or is not a frame.
 
     The layout of its header is that of RFC 8878, section 3.1.1.1.
 
@@ -103,7 +103,7 @@ def announced_bytes(content: BytesLike) -> int:
 
 
 def kind_of(mode: int) -> str:
-    """What is no regular file, in words, from its mode."""
+    """The kind of a file that is not a regular one, in words, from its mode."""
     kinds = {
         stat.S_IFDIR: "a folder",
         stat.S_IFCHR: "a device",

@@ -75,8 +75,8 @@ def test_malformed_rows_are_counted_and_the_others_read(tmp_path):
     documents, lines = read(path)
     assert documents == ["good", "b\ufffd\ufffdd", "also good"]
     assert lines == [
-        "2 x a.csv: row that has not 2 cells, as the header has",
         "1 x a.csv: row that is not UTF-8 (its bad bytes replaced)",
+        "2 x a.csv: row without 2 cells, the number in the header",
     ]
 
 

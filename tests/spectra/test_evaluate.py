@@ -116,7 +116,7 @@ def test_a_window_that_is_not_finite_is_never_passed_over():
 
 
 def test_what_gives_no_window_is_said(model):
-    with pytest.raises(InputError, match="has 10 tokens, which is no window of 64"):
+    with pytest.raises(InputError, match="has 10 tokens, too few for a window of 64"):
         perplexity(model, Text(torch.arange(10), "none"), seq_len=64)
     with pytest.raises(InputError, match="stride of 70"):
         perplexity(model, Text(torch.arange(100), "none"), seq_len=64, stride=70)

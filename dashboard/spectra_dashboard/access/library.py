@@ -1,8 +1,8 @@
 """Stores and rank maps below a folder, by name.
 
 A name is a path relative to the folder. A name that a browser sends is looked up among the names
-that were found; it never becomes a path. What a link leads to is passed over if it is outside the
-folder, and nothing that one file holds keeps the others from being found.
+that were found; it never becomes a path. Links that lead out of the folder are skipped, and one
+bad file does not hide the others.
 """
 
 import json
@@ -36,7 +36,7 @@ class MapFile:
     name: str
     path: Path
     folder: Path
-    """The folder that it was found in."""
+    """Folder that it was found in."""
 
     def read(self) -> RankMap:
         """Read the map.
@@ -191,7 +191,7 @@ def _is_map(path: Path) -> bool:
 
 
 def _head(path: Path, size: int) -> bytes | None:
-    """First bytes of a file; None for anything else, as a pipe, which would never end."""
+    """First bytes of a file; None for anything else, such as a pipe, which would never end."""
     if not _is_file(path):
         return None
     try:
@@ -202,7 +202,7 @@ def _head(path: Path, size: int) -> bytes | None:
 
 
 def _is_file(path: Path) -> bool:
-    """As Path.is_file, which raises for a folder that may not be entered."""
+    """Like Path.is_file, but False in a folder that may not be entered, where that raises."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError:

@@ -18,7 +18,7 @@ State = Literal["running", "finished", "stalled", "unreadable"]
 SPARKS = 48
 """Points of a sparkline."""
 LONGEST = 200
-"""Most characters of an attribute that are shown."""
+"""Largest number of characters of an attribute that are shown."""
 QUIET = 60.0
 """Seconds without news after which a writer may have stalled; more if snapshots are slow."""
 PATIENCE = 4

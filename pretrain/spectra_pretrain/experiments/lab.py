@@ -79,7 +79,7 @@ class Lab:
     def chosen(settings: Settings, folder: Path, device: str) -> Settings:
         """Settings with the precision of the runs in a lab, or one that suits the device.
 
-        A lab whose runs have several precisions does not count.
+        A lab whose runs differ in precision is ignored.
         """
         if settings.precision != AUTO:
             return settings
