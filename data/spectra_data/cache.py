@@ -32,7 +32,9 @@ def _root() -> Path:
     if named := os.environ.get("SPECTRA_CACHE"):
         root = Path(named)
         if reason := _unusable(root):
-            raise InputError(f"cannot make the cache {root} ({reason}): set SPECTRA_CACHE")
+            raise InputError(
+                f"cannot make the cache {root} ({reason}): set SPECTRA_CACHE to another folder"
+            )
         return root
     base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     root = Path(base) / "spectra-dynamics"
