@@ -1,6 +1,7 @@
 """The one error that a user can fix, and texts of errors that fit in a line of a terminal."""
 
 import unicodedata
+from collections.abc import Sequence
 
 _OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode's categories of control and format characters, lone surrogates, line separators."""
@@ -20,6 +21,16 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the error's type if the message is empty."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def first_lines(lines: Sequence[str], most: int = 20) -> list[str]:
+    """The first of many lines, and the number of the others.
+
+    >>> first_lines(["a", "b", "c"], most=2)
+    ['a', 'b', 'and 1 more']
+    """
+    rest = len(lines) - most
+    return [*lines[:most], f"and {rest} more"] if rest > 0 else list(lines)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -23,6 +23,7 @@ from spectra.machine.progress import Shown
 from spectra.scanning.scan import Summary, run_scan
 from spectra.store.destination import require_no_broken_link
 from spectra.store.location import local_path
+from spectra_data.errors import first_lines
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
             progress=shown.update,
         )
     seconds = time.perf_counter() - started
-    for line in (*summary.problems, *summary.not_finite):
+    for line in (*first_lines(summary.problems), *summary.not_finite):
         print(f"spectra scan: {line}", file=sys.stderr)
     if options.json:
         print(json.dumps(_report(summary, options, seconds)))

@@ -30,7 +30,7 @@ from spectra.store.location import Location, exists
 from spectra.store.reader import open_store
 from spectra.store.schema import Status
 from spectra.store.writer import StoreWriter
-from spectra_data.errors import InputError
+from spectra_data.errors import InputError, first_lines
 
 Source = str | Path | torch.nn.Module
 UNMEASURED = {
@@ -66,7 +66,7 @@ class IncompleteError(InputError):
     def __init__(self, problems: Sequence[str], done: int, count: int) -> None:
         self.problems = tuple(problems)
         super().__init__(
-            "\n".join(problems)
+            "\n".join(first_lines(problems))
             + f"\n{done} of {count} matrices are done and kept: repair the checkpoint, then repeat "
             "the command"
         )
@@ -271,7 +271,7 @@ def _open_store(
     store: Location, checkpoint: Checkpoint, options: DecompositionOptions
 ) -> StoreWriter:
     if not checkpoint.complete:  # the layout of the store is unknown
-        raise InputError("\n".join(checkpoint.problems))
+        raise InputError("\n".join(first_lines(checkpoint.problems)))
     contents = Contents(("weight",), sketch=0, source=True, errors=options.approximate)
     layout = Layout(tuple(checkpoint.matrices), contents=contents)
     attrs = _describe(checkpoint, contents, options)
