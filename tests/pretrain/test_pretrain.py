@@ -14,6 +14,7 @@ from spectra.store.writer import StoreWriter
 from spectra_pretrain.optionfile import read_options
 from spectra_pretrain.options import PretrainOptions
 from spectra_pretrain.run import pretrain
+from tests.modes import unusual_modes
 from tests.pretrain.runs import SETTINGS, assert_same_run, flags, options_of
 
 
@@ -35,6 +36,7 @@ def test_a_run_leaves_what_the_design_says(finished, inputs):
         "step-000008",
     ]
     assert json.loads((out / "data.json").read_text())["train_tokens"] > 0
+    assert not unusual_modes(out)
 
 
 def test_the_model_is_left_in_hugging_face_format(finished):
