@@ -10,9 +10,7 @@ from pathlib import Path
 import tyro
 
 from spectra.commands.options import parse
-from spectra_dashboard.access.library import Library
 from spectra_dashboard.registry import PAGES
-from spectra_dashboard.server import listen, serve
 from spectra_data.errors import InputError
 
 
@@ -36,6 +34,9 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, arguments, command="dashboard", description=described)
     if not 0 <= options.port <= 65535:
         raise InputError(f"--port is from 0 to 65535, not {options.port}")
+    from spectra_dashboard.access.library import Library
+    from spectra_dashboard.server import listen, serve
+
     library = Library(options.folder)
     listening = listen(library, host=options.host, port=options.port, allow=options.allow_host)
     serve(listening, library, lambda line: print(line, flush=True))

@@ -154,6 +154,8 @@ def owner_of(name: str) -> str | None:
     '--train lora or dora'
     """
     for option, registry in (("--optimizer", OPTIMIZERS), ("--train", PARAMETRIZATIONS)):
+        if not any(name.startswith(f"{kind}_") for kind in registry):  # see Settings
+            continue
         owners = [
             kind for kind in registry if name in {f.name for f in fields(_settings(registry, kind))}
         ]

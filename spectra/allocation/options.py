@@ -10,6 +10,8 @@ from spectra.allocation.pricing import LRC_FACTOR
 from spectra.allocation.target import TargetOptions
 from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
 
+PATH_SPACING = 0.005
+"""Default spacing of points of ERR on a compression path."""
 GIVEN: tuple[Need, ...] = ("outliers",)
 """Inputs besides the spectra that the command can provide to a method."""
 

@@ -14,7 +14,7 @@ from spectra.allocation.allocate import Maker
 from spectra.allocation.candidates import Candidates, candidates_of
 from spectra.allocation.costs import bytes_per_parameter, factored_bytes
 from spectra.allocation.methods.registry import Chosen
-from spectra.allocation.options import AllocationSettings
+from spectra.allocation.options import PATH_SPACING, AllocationSettings
 from spectra.allocation.target import Target
 from spectra.keywords import completed, spelled_out
 from spectra.store.damage import unless_damaged
@@ -23,8 +23,6 @@ from spectra.store.reader import open_store
 from spectra_data.errors import InputError
 
 GROUP = "path"
-STEP = 0.005
-"""Default spacing of points of ERR."""
 
 
 @spelled_out(AllocationSettings)
@@ -33,7 +31,7 @@ def compression_path(
     settings: AllocationSettings | None = None,
     *,
     target: str = "err",
-    spacing: float = STEP,
+    spacing: float = PATH_SPACING,
     **keywords: Any,
 ) -> xr.Dataset:
     """Rank maps on a fine grid of targets, as arrays.
@@ -141,7 +139,9 @@ DESCRIBED = {
 }
 
 
-def write_path(store: str | Path, *, step: int | None = None, spacing: float = STEP) -> xr.Dataset:
+def write_path(
+    store: str | Path, *, step: int | None = None, spacing: float = PATH_SPACING
+) -> xr.Dataset:
     """Compute the compression path of a snapshot, and store it next to the spectra.
 
     Raises

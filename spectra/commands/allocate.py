@@ -8,20 +8,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from spectra.allocation.allocate import allocate
-from spectra.allocation.costs import require_storage
 from spectra.allocation.methods.registry import METHODS
 from spectra.allocation.options import Allocation
-from spectra.allocation.rankmap import RankMap
 from spectra.commands.options import parse
-from spectra.exports.formats import to_table
-from spectra.store.destination import messages_beside
 from spectra_data.errors import InputError
 from spectra_data.reading import read_json
+
+if TYPE_CHECKING:
+    from spectra.allocation.rankmap import RankMap
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,11 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="allocate", description=__doc__)
+    from spectra.allocation.allocate import allocate
+    from spectra.allocation.costs import require_storage
+    from spectra.exports.formats import to_table
+    from spectra.store.destination import messages_beside
+
     allocation = options.allocation
     require_storage(allocation.storage)
     rank_map = allocate(options.store, allocation, outliers=_outliers(options), step=options.step)
@@ -64,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _report(rank_map: RankMap, options: Options) -> dict[str, Any]:
+def _report(rank_map: "RankMap", options: Options) -> dict[str, Any]:
     return {
         "method": rank_map.method,
         "err_asked": rank_map.asked["err"],
@@ -83,7 +86,7 @@ def _report(rank_map: RankMap, options: Options) -> dict[str, Any]:
     }
 
 
-def _print_totals(rank_map: RankMap) -> None:
+def _print_totals(rank_map: "RankMap") -> None:
     dense = sum(module.params_dense for module in rank_map.modules)
     print(
         f"{rank_map.parameters:,} of {dense:,} block parameters, {rank_map.bytes / 1e9:.3g} GB as "

@@ -14,37 +14,24 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 from rich.console import Console
 
-from spectra.calibration.text import tokenizer_of
 from spectra.commands.options import parse
-from spectra.evaluation.models import load_model
-from spectra.evaluation.perplexity import (
-    REFERENCE_WINDOWS,
-    Perplexity,
-    perplexity,
-    reference_tokens,
-    text_tokens,
-)
-from spectra.evaluation.resources import (
-    bytes_on_disk,
-    memory_of,
-    size_of,
-    speed_of,
-)
-from spectra.evaluation.tasks import Accuracy, task_accuracy
 from spectra.machine.devices import AUTO, device_of
 from spectra.machine.memory import peak_memory
 from spectra.machine.progress import Shown
-from spectra.models.source import Source
-from spectra.store.evaluations import Evaluation, add_evaluation
-from spectra.store.reader import open_store
 from spectra_data.errors import InputError
 from spectra_data.sources import open_source
 from spectra_data.tasks import load_task
+
+if TYPE_CHECKING:
+    from spectra.evaluation.perplexity import Perplexity
+    from spectra.evaluation.tasks import Accuracy
+    from spectra.models.source import Source
+    from spectra.store.evaluations import Evaluation
 
 
 @dataclass(frozen=True)
@@ -95,6 +82,12 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="evaluate", description=__doc__)
     _require(options)
+    from spectra.evaluation.models import load_model
+    from spectra.evaluation.perplexity import Perplexity
+    from spectra.evaluation.resources import bytes_on_disk, memory_of, size_of, speed_of
+    from spectra.models.source import Source
+    from spectra.store.evaluations import add_evaluation
+
     source = Source(options.checkpoint)
     # accelerate's word for all devices together
     device = AUTO if options.device == AUTO else str(device_of(options.device))
@@ -164,10 +157,20 @@ def _require(options: Options) -> None:
     if options.data is not None:
         open_source(options.data)
     if options.store is not None:
+        from spectra.store.reader import open_store
+
         open_store(options.store)
 
 
-def _perplexity(model: Any, checkpoint: Source, options: Options, shown: Shown) -> Perplexity:
+def _perplexity(model: Any, checkpoint: "Source", options: Options, shown: Shown) -> "Perplexity":
+    from spectra.calibration.text import tokenizer_of
+    from spectra.evaluation.perplexity import (
+        REFERENCE_WINDOWS,
+        perplexity,
+        reference_tokens,
+        text_tokens,
+    )
+
     tokenizer = tokenizer_of(checkpoint, options.tokenizer)
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
     seq_len = options.seq_len or min(longest, 4096)
@@ -192,7 +195,10 @@ def _perplexity(model: Any, checkpoint: Source, options: Options, shown: Shown) 
     )
 
 
-def _task(model: Any, checkpoint: Source, options: Options, shown: Shown) -> Accuracy:
+def _task(model: Any, checkpoint: "Source", options: Options, shown: Shown) -> "Accuracy":
+    from spectra.calibration.text import tokenizer_of
+    from spectra.evaluation.tasks import task_accuracy
+
     assert options.task is not None
     examples = load_task(options.task, options.task_data)
     return task_accuracy(
@@ -205,8 +211,10 @@ def _task(model: Any, checkpoint: Source, options: Options, shown: Shown) -> Acc
     )
 
 
-def _compressed(source: Source, options: Options) -> Evaluation:
+def _compressed(source: "Source", options: Options) -> "Evaluation":
     """The evaluation of a compressed checkpoint, complete but for its perplexity."""
+    from spectra.store.evaluations import Evaluation
+
     if options.task is not None or not source.is_compressed:
         raise InputError("--store is for the perplexity of a compressed checkpoint")
     described = source.compressed
@@ -222,7 +230,9 @@ def _compressed(source: Source, options: Options) -> Evaluation:
     )
 
 
-def _described(result: Perplexity | Accuracy, options: Options) -> dict[str, Any]:
+def _described(result: "Perplexity | Accuracy", options: Options) -> dict[str, Any]:
+    from spectra.evaluation.perplexity import Perplexity
+
     if isinstance(result, Perplexity):
         return {
             # JSON has no infinity

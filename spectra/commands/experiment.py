@@ -10,19 +10,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from spectra.commands.options import parse, unknown_options
-from spectra.experiments.experiment import Outcome
 from spectra.experiments.registry import EXPERIMENTS, owners_of
 from spectra.experiments.settings import Settings
 from spectra.machine.devices import device_of
 from spectra.machine.progress import Shown
 from spectra_data.errors import InputError
+
+if TYPE_CHECKING:
+    from spectra.experiments.experiment import Outcome
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def _named(arguments: Sequence[str]) -> str | None:
     return None
 
 
-def _print(outcome: Outcome) -> None:
+def _print(outcome: "Outcome") -> None:
     table = Table(title=outcome.title, title_justify="left")
     for column in outcome.columns:
         words = column in ("recipe", "train", "task")

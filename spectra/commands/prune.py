@@ -15,14 +15,12 @@ from typing import Literal
 import tyro
 from rich.console import Console
 
-from spectra.allocation.rankmap import RankMap
 from spectra.calibration.options import Calibration
 from spectra.commands.compress import left_lines
 from spectra.commands.options import parse
 from spectra.machine.devices import device_of
 from spectra.machine.progress import Shown
-from spectra.pruning.prune import prune
-from spectra.pruning.sparsity import parse_pattern
+from spectra.pruning.methods import Method
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Options:
     """Share of entries to set to zero, e.g. 0.5; or name --pattern."""
     pattern: str | None = None
     """Pattern n:m, e.g. 2:4: n of every m neighbours are kept, as hardware requires."""
-    method: Literal["magnitude", "wanda", "sparsegpt"] = "wanda"
+    method: Method = "wanda"
     """Method of pruning. magnitude: the smallest entries; wanda: the smallest times their inputs'
     size; sparsegpt: the others make up for what is removed."""
     only: Literal["nlrc"] | None = None
@@ -54,6 +52,10 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="prune", description=__doc__)
+    from spectra.allocation.rankmap import RankMap
+    from spectra.pruning.prune import prune
+    from spectra.pruning.sparsity import parse_pattern
+
     pattern = parse_pattern(options.sparsity, options.pattern)
     with Shown(Console(stderr=True)) as shown:
         made = prune(

@@ -10,6 +10,8 @@ from spectra.calibration.options import Calibration
 from spectra.storages.registry import BUDGET_STORAGE, STORAGES
 from spectra_data.errors import InputError
 
+Dtype = Literal["bfloat16", "float16", "float32"]
+DTYPES: tuple[str, ...] = get_args(Dtype)
 Method = Literal["svd", "asvd", "whiten", "fisher", "sequential"]
 METHODS: tuple[str, ...] = get_args(Method)
 SHRINKAGE = {"fisher": 0.01}
@@ -98,7 +100,7 @@ class Compression:
     ] = None
     shrinkage: float | None = None
     align: int | None = None
-    dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    dtype: Dtype | None = None
     calibration: Calibration = field(default_factory=Calibration)
 
     @property
@@ -112,3 +114,15 @@ class Compression:
         """
         method = self.method or ("svd" if self.budget is None else "fisher")
         return Settings(method, self.calibration, self.shrinkage)
+
+
+def require_known_dtype(name: str) -> None:
+    """Require the name of a dtype that weights are stored in.
+
+    Raises
+    ------
+    InputError
+        When there is none; the message lists those that exist.
+    """
+    if name not in DTYPES:
+        raise InputError(f"no dtype {name!r}; there are: {', '.join(DTYPES)}")

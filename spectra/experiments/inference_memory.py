@@ -5,8 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from spectra.allocation.allocate import allocate
-from spectra.compression.compress import compress
 from spectra.experiments.child import finished
 from spectra.experiments.experiment import Presentation
 from spectra.experiments.ledger import Ledger, Row
@@ -14,7 +12,6 @@ from spectra.experiments.measured import MeasuredExperiment, Setup
 from spectra.experiments.settings import DataSettings, StorageSettings
 from spectra.experiments.writing import Point
 from spectra.machine.interpreter import run_module
-from spectra.scanning.scan import scan
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,10 @@ def table3(setup: Setup, ledger: Ledger) -> Iterator[Row]:
 
 
 def _measured(setup: Setup, err: float) -> Row:
+    from spectra.allocation.allocate import allocate
+    from spectra.compression.compress import compress
+    from spectra.scanning.scan import scan
+
     address = setup.checkpoint
     if err == 0:
         return _in_process(address, setup)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.experiments.experiment import Experiment, Outcome
 from spectra.experiments.ledger import Ledger, Row
 from spectra.experiments.writing import Point, Shape, written
@@ -52,6 +51,8 @@ class MeasuredExperiment(Experiment):
         InputError
             When the folder holds results of other settings, or another process writes to it.
         """
+        from spectra.checkpoint.checkpoint import open_checkpoint
+
         known = {"experiment": self.name, "checkpoint": checkpoint, "device": device}
         known |= settings.to_dict()
         known |= {"identity": open_checkpoint(checkpoint).identity}

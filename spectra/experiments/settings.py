@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spectra.calibration.options import SELF, Calibration
-from spectra.compression.sources import require_dtype
+from spectra.compression.settings import require_known_dtype
 from spectra_data.errors import InputError
 from spectra_data.sources import open_source
 
@@ -124,7 +124,7 @@ class StorageSettings(Settings):
         InputError
             When there is no such precision.
         """
-        require_dtype(self.stored)
+        require_known_dtype(self.stored)
         return super().checks()
 
 

@@ -10,6 +10,7 @@ import pytest
 import zarr
 
 from spectra.cli import COMMANDS, main
+from spectra.experiments.registry import EXPERIMENTS
 
 
 def run(capsys, *arguments):
@@ -80,12 +81,38 @@ def test_report_says_what_it_wrote(capsys, store):
     assert str(store.parent / "report.html") in out
 
 
-def test_help_and_verify_do_not_wait_for_torch(store):
-    code = (
-        "import sys; from spectra.cli import main; main(['verify', sys.argv[1]]); main(['--help']);"
-        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+HEAVY = {"torch", "transformers", "zarr", "xarray", "pandas", "scipy", "plotly", "dash", "peft"}
+AFTER_EACH = """
+import json, sys
+from spectra.cli import main
+
+heavy, found = set(json.loads(sys.argv[1])), {}
+for arguments in json.loads(sys.argv[2]):
+    try:
+        status = main(arguments)
+    except SystemExit as stop:  # --help
+        status = stop.code
+    found[" ".join(arguments)] = [status, sorted(heavy & set(sys.modules))]
+print(json.dumps(found))
+"""
+
+
+def test_help_and_wrong_options_wait_for_no_library(store):
+    helps = [[], ["--help"], ["--version"], *([command, "--help"] for command in COMMANDS)]
+    helps += [["experiment", name, "--help"] for name in EXPERIMENTS]
+    wrong = [["nonsense"], *([command, "--nonsense"] for command in COMMANDS)]
+    wrong += [["experiment", "table1", "--contexts", "512"], ["pretrain", "--steps", "many"]]
+    verify = ["verify", str(store)]
+    asked = [json.dumps(sorted(HEAVY)), json.dumps([*helps, *wrong, verify])]
+    ran = subprocess.run(
+        [sys.executable, "-c", AFTER_EACH, *asked], check=True, capture_output=True, text=True
     )
-    subprocess.run([sys.executable, "-c", code, str(store)], check=True, capture_output=True)
+    found = json.loads(ran.stdout.splitlines()[-1])
+    light = {name: after for name, after in found.items() if name != " ".join(verify)}
+    assert {name: imported for name, (_, imported) in light.items() if imported} == {}
+    assert {light[" ".join(arguments)][0] for arguments in helps[1:]} == {0}
+    assert {light[" ".join(arguments)][0] for arguments in wrong} == {2}
+    assert found[" ".join(verify)] == [0, ["zarr"]]
 
 
 def test_a_full_disk_is_one_line_and_status_1(capsys, store, tmp_path, monkeypatch):

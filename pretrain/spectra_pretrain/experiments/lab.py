@@ -9,15 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from spectra import __version__
-from spectra.allocation.allocate import allocate
-from spectra.compression.compress import compress
 from spectra.experiments.child import finished
 from spectra.experiments.ledger import Ledger, Row
 from spectra.machine.interpreter import run_module
 from spectra.machine.progress import Progress
-from spectra.models.adapter import require_peft
-from spectra.models.source import Source
-from spectra.scanning.scan import scan
 from spectra_data.errors import InputError
 from spectra_pretrain.experiments.settings import TrainingSettings
 
@@ -74,6 +69,10 @@ class Lab:
             return self.address
         target = self.folder / "compressed" / _named(f"err-{err:g}", self._compression(err))
         if not (target / "config.json").exists():
+            from spectra.allocation.allocate import allocate
+            from spectra.compression.compress import compress
+            from spectra.scanning.scan import scan
+
             store = self.folder / f"scan-{self._identity[:8]}.zarr"
             rank_map = allocate(scan(self.address, store), err=err)
             if not any(module.factored for module in rank_map.modules):
@@ -105,6 +104,8 @@ class Lab:
         for task in dict.fromkeys(cell.task for cell in cells):
             self.settings.content(task)
         if any(cell.train in ("lora", "dora") for cell in cells):
+            from spectra.models.adapter import require_peft
+
             require_peft()
 
     def row(self, cell: Cell) -> Row:
@@ -162,6 +163,8 @@ class Lab:
 
 def _identity(address: str) -> str:
     """Hash of a checkpoint, its tokenizer, and the version of this package."""
+    from spectra.models.source import Source
+
     source = Source(address)
     origin = source.content or source.checkpoint.identity
     tokenizer: Any = source.tokenizer
