@@ -17,6 +17,7 @@ from spectra.allocation.options import Allocation
 from spectra.commands.options import parse
 from spectra_data.errors import InputError
 from spectra_data.reading import read_json
+from spectra_data.sources import TEXT_FIELD
 
 if TYPE_CHECKING:
     from spectra.allocation.rankmap import RankMap
@@ -37,6 +38,8 @@ class Options:
     """Checkpoint whose outliers owl counts: a Hugging Face folder, .gguf file or hub name."""
     calibration: str | None = None
     """Text that owl counts outliers on, e.g. pydocs or a file: 16 windows of 512 tokens."""
+    text_field: str = TEXT_FIELD
+    """Field or column of --calibration that holds the text."""
     step: int | None = None
     """Step of the snapshot; the last by default."""
     json: bool = False
@@ -51,6 +54,8 @@ def main(arguments: Sequence[str]) -> int:
     from spectra.exports.formats import to_table
     from spectra.store.destination import messages_beside
 
+    if options.text_field != TEXT_FIELD and options.calibration is None:
+        raise InputError("--text-field goes with --calibration: leave it out")
     allocation = options.allocation
     require_storage(allocation.storage)
     rank_map = allocate(options.store, allocation, outliers=_outliers(options), step=options.step)
@@ -115,4 +120,10 @@ def _outliers(options: Options) -> dict[str, float] | None:
         )
     from spectra.calibration.outliers import outliers_on_text
 
-    return outliers_on_text(options.checkpoint, options.calibration, windows=16, length=512)
+    return outliers_on_text(
+        options.checkpoint,
+        options.calibration,
+        windows=16,
+        length=512,
+        text_field=options.text_field,
+    )

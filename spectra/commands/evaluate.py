@@ -24,7 +24,7 @@ from spectra.machine.devices import AUTO, device_of
 from spectra.machine.memory import peak_memory
 from spectra.machine.progress import Shown
 from spectra_data.errors import InputError
-from spectra_data.sources import open_source
+from spectra_data.sources import TEXT_FIELD, open_source
 from spectra_data.tasks import load_task
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Options:
     """Checkpoint to evaluate: a folder, a .gguf file, an adapter's folder, or a hub name."""
     data: str | None = None
     """Text for perplexity: a file or folder, pydocs, c4, hf:NAME."""
+    text_field: str = TEXT_FIELD
+    """Field or column of --data that holds the text."""
     task: Literal["commonsenseqa", "svamp", "boolq", "coinflip", "date", "strategyqa"] | None = None
     """Downstream task, instead of --data."""
     task_data: Path = Path("data/tasks")
@@ -155,7 +157,9 @@ def _require(options: Options) -> None:
     if options.protocol == "reference" and (options.bos != "tokenizer" or options.stride):
         raise InputError("the reference's protocol has its own stride and beginning token")
     if options.data is not None:
-        open_source(options.data)
+        open_source(options.data, options.text_field)
+    elif options.text_field != TEXT_FIELD:
+        raise InputError("--text-field goes with --data: leave it out")
     if options.store is not None:
         from spectra.store.reader import open_store
 
@@ -176,7 +180,7 @@ def _perplexity(model: Any, checkpoint: "Source", options: Options, shown: Shown
     seq_len = options.seq_len or min(longest, 4096)
     if seq_len > longest:
         raise InputError(f"the model takes {longest} tokens, not windows of {seq_len}")
-    source = open_source(options.data or "")
+    source = open_source(options.data or "", options.text_field)
     windows = options.windows
     if options.protocol == "reference":
         windows = min(windows or REFERENCE_WINDOWS, REFERENCE_WINDOWS)

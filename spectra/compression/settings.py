@@ -1,6 +1,5 @@
 """The options of `compress`, and the settings that follow from them."""
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args
 
@@ -56,7 +55,7 @@ class Settings:
         if self.method == "asvd":
             about["exponent"] = self.asvd_exponent
         if self.calibrated:
-            about |= {"shrinkage": self.shrink, "calibration": dataclasses.asdict(self.calibration)}
+            about |= {"shrinkage": self.shrink, "calibration": self.calibration.described()}
         return about
 
 

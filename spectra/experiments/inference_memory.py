@@ -70,7 +70,8 @@ def _measured(setup: Setup, err: float) -> Row:
 def _in_process(address: str, setup: Setup) -> Row:
     settings: MemorySettings = setup.settings
     command = [*run_module("spectra.cli"), "evaluate", address, "--json", "--speed"]
-    command += ["--data", settings.data, "--windows", "1", "--seq-len", str(settings.seq_len)]
+    command += ["--data", settings.data, "--text-field", settings.text_field]
+    command += ["--windows", "1", "--seq-len", str(settings.seq_len)]
     command += ["--dtype", settings.stored, "--device", setup.device, "--contexts"]
     command += [str(context) for context in settings.contexts]
     found = finished(command, f"measuring {address}")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from spectra.compression.settings import METHODS
 from spectra.experiments.settings import CalibrationSettings, Check, DataSettings, Settings, option
-from spectra_data.sources import open_source
+from spectra_data.sources import TEXT_FIELD
 from spectra_data.tasks import TASKS, load_splits
 
 
@@ -96,11 +96,13 @@ class TextSettings(TrainingSettings, DataSettings):
     def finetune_options(self, train: str, task: str | None) -> dict[str, Any]:
         """Options of `spectra finetune` for a run, in addition to those that all runs have."""
         own = {"data": self._text, "validation-fraction": 0.05, "micro-batch-size": 1}
+        if self.text_field != TEXT_FIELD:  # runs of earlier versions stay valid
+            own["text-field"] = self.text_field
         return super().finetune_options(train, task) | own
 
     def content(self, task: str | None) -> str:
         """Hash of the text."""
-        return open_source(self._text).fingerprint()
+        return self.opened(self._text).fingerprint()
 
     @property
     def _text(self) -> str:
