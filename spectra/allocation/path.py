@@ -19,6 +19,8 @@ from spectra.allocation.target import Target
 from spectra.keywords import completed, spelled_out
 from spectra.store.damage import unless_damaged
 from spectra.store.derived import write_group
+from spectra.store.destination import require_writable
+from spectra.store.location import local_path
 from spectra.store.reader import open_store
 from spectra_data.errors import InputError
 
@@ -149,6 +151,8 @@ def write_path(
     InputError
         When there is no such store or snapshot, or the store cannot be written.
     """
+    if (folder := local_path(store)) is not None and folder.exists():
+        require_writable(folder, folder=True)
     with unless_damaged(store):
         candidates = candidates_of(open_store(store), step)
     path = compression_path(candidates, spacing=spacing)

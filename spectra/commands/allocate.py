@@ -52,12 +52,14 @@ def main(arguments: Sequence[str]) -> int:
     from spectra.allocation.allocate import allocate
     from spectra.allocation.costs import require_storage
     from spectra.exports.formats import to_table
-    from spectra.store.destination import messages_beside
+    from spectra.store.destination import messages_beside, require_writable
 
     if options.text_field != TEXT_FIELD and options.calibration is None:
         raise InputError("--text-field goes with --calibration: leave it out")
     allocation = options.allocation
     require_storage(allocation.storage)
+    if options.out is not None:
+        require_writable(options.out)
     rank_map = allocate(options.store, allocation, outliers=_outliers(options), step=options.step)
     if options.out is not None:
         rank_map.save(options.out)

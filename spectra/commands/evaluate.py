@@ -161,9 +161,13 @@ def _require(options: Options) -> None:
     elif options.text_field != TEXT_FIELD:
         raise InputError("--text-field goes with --data: leave it out")
     if options.store is not None:
+        from spectra.store.destination import require_writable
+        from spectra.store.location import local_path
         from spectra.store.reader import open_store
 
         open_store(options.store)
+        if (folder := local_path(options.store)) is not None:
+            require_writable(folder, folder=True)
 
 
 def _perplexity(model: Any, checkpoint: "Source", options: Options, shown: Shown) -> "Perplexity":

@@ -34,11 +34,12 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, arguments, command="export", description=__doc__)
     from spectra.allocation.rankmap import RankMap
     from spectra.exports.formats import FORMATS, export, left_out
-    from spectra.store.destination import messages_beside
+    from spectra.store.destination import messages_beside, require_writable
 
     rank_map = RankMap.load(options.map)
     suffix = FORMATS[options.format].suffix
     out = options.out or options.map.with_name(f"{options.map.stem}-{options.format}{suffix}")
+    require_writable(out)
     export(rank_map, options.format, out)
     with messages_beside(out):
         for skipped in left_out(rank_map, options.format):

@@ -58,10 +58,11 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError(f"--bootstrap is a number of replicas from 0 up, not {options.bootstrap}")
     from spectra.analysis.table import require_format, unrecorded_reasons, write_table
     from spectra.store.damage import unless_damaged
-    from spectra.store.destination import messages_beside
+    from spectra.store.destination import messages_beside, require_writable
 
     if options.out is not None:
         require_format(options.out)
+        require_writable(options.out)
     with unless_damaged(options.store):
         run, table = _measured(options)
     if options.out is not None:

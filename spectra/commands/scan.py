@@ -54,12 +54,12 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="scan", description=__doc__)
     from spectra.scanning.scan import run_scan
-    from spectra.store.destination import require_no_broken_link
+    from spectra.store.destination import require_writable
     from spectra.store.location import local_path
 
     console = Console(stderr=True)
     if (path := local_path(options.out)) is not None:
-        require_no_broken_link(path)
+        require_writable(path, folder=True)
     started = time.perf_counter()
     with Shown(console, "matrices") as shown:
         summary = run_scan(

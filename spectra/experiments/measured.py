@@ -9,7 +9,7 @@ from spectra.experiments.experiment import Experiment, Outcome
 from spectra.experiments.ledger import Ledger, Row
 from spectra.experiments.writing import Point, Shape, written
 from spectra.machine.progress import Progress, silent
-from spectra.store.destination import make_folder
+from spectra.store.destination import make_folder, require_writable
 from spectra.store.lock import locked
 from spectra_data.partial import remove_leftovers
 
@@ -53,6 +53,7 @@ class MeasuredExperiment(Experiment):
         """
         from spectra.checkpoint.checkpoint import open_checkpoint
 
+        require_writable(folder, folder=True)
         known = {"experiment": self.name, "checkpoint": checkpoint, "device": device}
         known |= settings.to_dict()
         known |= {"identity": open_checkpoint(checkpoint).identity}

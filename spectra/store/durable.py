@@ -43,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _placed(path: Path) -> Iterator[None]:
     """Make the folders of a file before it is written, and bring all names to disk afterwards."""
-    _require_file(path)
+    require_file(path)
     new_folders = []
     folder = path.parent
     while not folder.exists():
@@ -62,7 +62,14 @@ def _replace(partial: Path, path: Path) -> None:
     partial.replace(path)
 
 
-def _require_file(path: Path) -> None:
+def require_file(path: Path) -> None:
+    """Require a path that is free or a file.
+
+    Raises
+    ------
+    InputError
+        When a folder, a device or a pipe is there.
+    """
     try:
         mode = path.lstat().st_mode
     except OSError:  # nothing is there

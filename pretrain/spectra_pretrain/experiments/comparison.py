@@ -13,7 +13,7 @@ from spectra.experiments.experiment import Experiment, Outcome
 from spectra.experiments.ledger import Row, write_results
 from spectra.experiments.writing import Point, Shape, written
 from spectra.machine.progress import Progress, silent
-from spectra.store.destination import make_folder
+from spectra.store.destination import make_folder, require_writable
 from spectra.store.lock import locked
 from spectra_data.partial import remove_leftovers
 from spectra_pretrain.experiments.lab import Cell, Lab
@@ -64,6 +64,8 @@ class Comparison(Experiment):
             When the folder cannot be written, another process writes to it, or something is
             missing.
         """
+        for written_to in {folder, settings.lab or folder}:
+            require_writable(written_to, folder=True)
         lab = Lab(checkpoint, settings, settings.lab or folder, device, progress)
         cells = list(self.cells(settings))
         lab.require(cells)
