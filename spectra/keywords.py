@@ -32,7 +32,7 @@ def named(name: str, **more: Any) -> Any:
 
 def names_of(kind: type[Any]) -> dict[str, str]:
     """The fields of a dataclass with their names on the command line, as ``snake_case``."""
-    return {f.name: _named(_hints(kind)[f.name]) or f.name for f in dataclasses.fields(kind)}
+    return {f.name: _named(hints_of(kind)[f.name]) or f.name for f in dataclasses.fields(kind)}
 
 
 def comma_list(metavar: str) -> Any:
@@ -75,7 +75,7 @@ def spelled_out(kind: type[Any]) -> Callable[[Function], Function]:
 
     def spell(function: Function) -> Function:
         own = inspect.signature(function)
-        hints = _hints(kind)
+        hints = hints_of(kind)
         fields = [
             inspect.Parameter(
                 f.name,
@@ -104,7 +104,8 @@ def _with_fields(text: str, kind: type[Any]) -> str:
     return re.sub(r"^\*\*keywords\n(?:    .*\n?)+", lambda _: f"{fields}\n", lines, flags=re.M)
 
 
-def _hints(kind: type[Any]) -> dict[str, Any]:
+def hints_of(kind: type[Any]) -> dict[str, Any]:
+    """Types of the fields of a dataclass, with their annotations."""
     return get_type_hints(kind, include_extras=True)
 
 

@@ -184,3 +184,52 @@ def test_a_name_with_a_nul_is_refused(capsys):
 def test_a_mistyped_command_is_told_the_nearest(capsys, typed, meant):
     status, _, err = run(capsys, typed)
     assert (status, err) == (2, f"spectra: no command {typed!r}; did you mean {meant}?\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["scan", "m", "--output", "x.zarr"], "--output; did you mean --out?"),
+        (["prune", "m", "--sparcity=0.5"], "--sparcity; did you mean --sparsity?"),
+        (["compress", "m", "--seqlen", "8", "--out", "o"], "--seqlen; did you mean --seq-len?"),
+        (["allocate", "s.zarr", "--eror", "0.5"], "--eror; did you mean --err?"),
+        (["pretrain", "--stepps", "3"], "--stepps; did you mean --steps?"),
+        (["pretrain", "--resume", "--no-dryrun"], "--no-dryrun; did you mean --no-dry-run?"),
+        (["finetune", "m", "--learning_rat", "1"], "--learning_rat; did you mean --learning-rate?"),
+        (
+            ["experiment", "table1", "--eval-windows", "3"],
+            "--eval-windows; did you mean --windows?",
+        ),
+        (["dashboard", "--hots", "::"], "--hots; did you mean --host?"),
+        (["verify", "s.zarr", "-j"], "-j"),
+    ],
+)
+def test_a_misspelt_option_is_told_the_nearest(capsys, arguments, meant):
+    status, _, err = run(capsys, *arguments)
+    more = f" (see `spectra {arguments[0]} --help`)"
+    assert (status, err) == (2, f"spectra {arguments[0]}: there is no option {meant}{more}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["dashboard", "s3://b/run.zarr"],
+            "the dashboard shows folders on this machine, not s3://",
+        ),
+        (
+            ["report", "s.zarr", "--out", "s3://b/r.html"],
+            "s3://b/r.html is an address: name a path",
+        ),
+        (["metrics", "s.zarr", "--out=gs://b/m.csv"], "gs://b/m.csv is an address: name a path"),
+        (["compress", "m", "--budget", "0.8", "--out", "s3://b/c"], "s3://b/c is an address"),
+        (["export", "hf://m.json", "--format", "csv"], "hf://m.json is an address"),
+        (["pretrain", "--out", "s3://b/run"], "s3://b/run is an address"),
+    ],
+)
+def test_an_address_is_not_made_a_folder(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(capsys, *arguments)
+    assert status == 2
+    assert message in err
+    assert not any(tmp_path.iterdir())
