@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from spectra.keywords import Share
 from spectra.recording.options import Recording
 from spectra_data.errors import InputError
 from spectra_data.tokenizer import SMALLEST_VOCABULARY, TRAIN
@@ -29,7 +30,7 @@ class CorpusOptions:
     """Tokenizer: a path, a hub name, or `train` to train a byte-level BPE on the corpus."""
     vocab_size: int | None = None
     """Vocabulary of a trained tokenizer; by default the model's own (32 000 for the presets)."""
-    validation_fraction: float = 0.02
+    validation_fraction: Share = 0.02
     """Share of the text that is held out for validation."""
     max_tokens: int | None = None
     """Tokens of the corpus to use; by default all, or of a hub's stream as many as are needed."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from spectra.keywords import Share
 from spectra_data.errors import InputError
 
 
@@ -113,9 +114,9 @@ class TargetOptions:
         WeLore's cut on normalised singular values, e.g. 0.175.
     """
 
-    err: float | None = None
-    budget: float | None = None
-    threshold: float | None = None
+    err: Share | None = None
+    budget: Share | None = None
+    threshold: Share | None = None
 
     @property
     def target(self) -> Target:

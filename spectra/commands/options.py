@@ -8,18 +8,19 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import tyro
 
-from spectra.keywords import hints_of, names_of
+from spectra.keywords import SHARE, hints_of, names_of, share_of
 from spectra_data.errors import InputError
 
 Options = TypeVar("Options")
 
-_BOX = re.compile(r"[╭╮╰╯│─]+")
+_BOX = re.compile(r"[╭╮╰╯│─]+|^ *-{9,} *$")
+"""Borders of tyro's messages, which are dashes where the locale is ASCII."""
 
 
 class UnknownOptionsError(InputError):
@@ -97,8 +98,10 @@ def parse(
         if stop.code in (0, None):
             raise
         more = f" (see `spectra {command} --help`)"
-        _require_known(dict(_options_of(options, default)), arguments, more)
-        raise InputError(f"{_one_line(errors.getvalue())}{more}") from None
+        known = dict(_options_of(options, default))
+        _require_known(known, arguments, more)
+        reason = _one_line(errors.getvalue())
+        raise InputError(f"{_misfit(reason, known, arguments) or reason}{more}") from None
     _require_paths(result, arguments)
     return result
 
@@ -134,6 +137,50 @@ def _require_known(known: dict[str, Any], arguments: Sequence[str], more: str) -
     close = difflib.get_close_matches(unknown[0].lstrip("-").replace("_", "-"), names, n=1)
     hint = f"; did you mean {names[close[0]]}?" if close else ""
     raise UnknownOptionsError(f"there is no option {unknown[0]}{hint}{more}", unknown)
+
+
+def _misfit(reason: str, known: Mapping[str, Any], arguments: Sequence[str]) -> str | None:
+    """What an option's value must be, where tyro's reason names the option; None if unknown."""
+    named = re.match(r"(?:Error parsing|invalid choice .*? for argument) '?(--[\w-]+)", reason)
+    if named is None or (wanted := _wanted(known.get(named[1]))) is None:
+        return None
+    read, description = wanted
+    for word in _values_of(named[1], arguments):
+        try:
+            read(word)
+        except ValueError:
+            return f"{named[1]} is {description}, not {word!r}"
+    return None
+
+
+def _wanted(hint: Any) -> tuple[Callable[[str], Any], str] | None:
+    """How values of a type are read, which may raise ValueError, and what they are."""
+    if hint is int:
+        return int, "a whole number"
+    if hint is float:
+        return float, "a number"
+    parts = get_args(hint)
+    if SHARE in parts:
+        return share_of, "a share, e.g. 0.5 or 50%"
+    if get_origin(hint) is Literal:
+        return parts.index, f"one of {', '.join(map(str, parts))}"
+    factories = (getattr(part, "constructor_factory", None) for part in parts)
+    made = [factory() for factory in factories if factory is not None]
+    inner = (*made, *(parts[:1] if get_origin(hint) is Annotated else parts))
+    return next((found for part in inner if (found := _wanted(part)) is not None), None)
+
+
+def _values_of(option: str, arguments: Sequence[str]) -> Iterator[str]:
+    """The words after an option, as far as the next one."""
+    after = False
+    for word in arguments:
+        name, given, value = word.partition("=")
+        if word.startswith("--"):
+            after = name.replace("_", "-") == option
+            if after and given:
+                yield value
+        elif after:
+            yield word
 
 
 def _require_paths(options: Any, arguments: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from spectra.allocation.options import PATH_SPACING
 from spectra.commands.options import parse
+from spectra.keywords import Share
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -27,7 +28,7 @@ class Options:
 
     store: tyro.conf.Positional[str]
     """Store of a scan or a run, e.g. scan.zarr."""
-    spacing: float = PATH_SPACING
+    spacing: Share = PATH_SPACING
     """Spacing of the grid of ERR."""
     step: int | None = None
     """Step of the snapshot; the last by default."""

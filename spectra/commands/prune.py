@@ -18,6 +18,7 @@ from rich.console import Console
 from spectra.calibration.options import Calibration
 from spectra.commands.compress import left_lines
 from spectra.commands.options import parse
+from spectra.keywords import Share
 from spectra.machine.devices import device_of
 from spectra.machine.progress import Shown
 from spectra.pruning.methods import Method
@@ -31,7 +32,7 @@ class Options:
     """Checkpoint to prune: a folder, compressed or not, a .gguf file, or a hub name."""
     out: Path
     """Folder to write."""
-    sparsity: float | None = None
+    sparsity: Share | None = None
     """Share of entries to set to zero, e.g. 0.5; or name --pattern."""
     pattern: str | None = None
     """Pattern n:m, e.g. 2:4: n of every m neighbours are kept, as hardware requires."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from spectra.calibration.options import Calibration
+from spectra.keywords import Share
 from spectra.storages.registry import BUDGET_STORAGE, STORAGES
 from spectra_data.errors import InputError
 
@@ -87,7 +88,7 @@ class Compression:
         Text for all methods but svd.
     """
 
-    budget: float | None = None
+    budget: Share | None = None
     method: Method | None = None
     storage: Annotated[
         str | None,
@@ -97,7 +98,7 @@ class Compression:
             f"{BUDGET_STORAGE} with --budget.",
         ),
     ] = None
-    shrinkage: float | None = None
+    shrinkage: Share | None = None
     align: int | None = None
     dtype: Dtype | None = None
     calibration: Calibration = field(default_factory=Calibration)

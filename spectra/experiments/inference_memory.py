@@ -11,6 +11,7 @@ from spectra.experiments.ledger import Ledger, Row
 from spectra.experiments.measured import MeasuredExperiment, Setup
 from spectra.experiments.settings import DataSettings, StorageSettings
 from spectra.experiments.writing import Point
+from spectra.keywords import Share
 from spectra.machine.interpreter import run_module
 
 
@@ -18,7 +19,7 @@ from spectra.machine.interpreter import run_module
 class MemorySettings(StorageSettings, DataSettings):
     """Options of table 3."""
 
-    memory_errs: tuple[float, ...] = (0.0, 0.3, 0.5, 0.7)
+    memory_errs: tuple[Share, ...] = (0.0, 0.3, 0.5, 0.7)
     """Effective rank reductions to measure; 0 is the dense model."""
     contexts: tuple[int, ...] = (512, 1024, 2048, 4096)
     """Context lengths to measure, in tokens."""

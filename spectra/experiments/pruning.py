@@ -9,6 +9,7 @@ from spectra.experiments.experiment import Presentation
 from spectra.experiments.ledger import Ledger, Row
 from spectra.experiments.measured import MeasuredExperiment, Setup
 from spectra.experiments.settings import Check, PerplexitySettings
+from spectra.keywords import Share
 from spectra.pruning.methods import METHODS
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 class PruningSettings(PerplexitySettings):
     """Options of figure 7."""
 
-    pruned_errs: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5)
+    pruned_errs: tuple[Share, ...] = (0.0, 0.1, 0.3, 0.5)
     """Effective rank reductions to measure; at 0 every matrix is pruned."""
-    sparsities: tuple[float, ...] = (0.2, 0.4, 0.5, 0.6)
+    sparsities: tuple[Share, ...] = (0.2, 0.4, 0.5, 0.6)
     """Shares of zeros to prune to."""
     pruners: tuple[str, ...] = ("magnitude", "wanda", "sparsegpt")
     """Methods of pruning."""

@@ -11,6 +11,7 @@ from spectra.experiments.ledger import Ledger, Row
 from spectra.experiments.measured import MeasuredExperiment, Setup
 from spectra.experiments.settings import PerplexitySettings
 from spectra.experiments.tables import dense, truncated
+from spectra.keywords import Share
 
 if TYPE_CHECKING:
     from spectra.experiments.bench import Bench
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class QualitySettings(PerplexitySettings):
     """Options of `quality`."""
 
-    budgets: tuple[float, ...] = (0.9, 0.8, 0.6)
+    budgets: tuple[Share, ...] = (0.9, 0.8, 0.6)
     """Budgets to measure: fractions of block parameters."""
 
 

@@ -8,6 +8,7 @@ from spectra.experiments.experiment import Presentation
 from spectra.experiments.ledger import Ledger, Row
 from spectra.experiments.measured import MeasuredExperiment, Setup
 from spectra.experiments.settings import PerplexitySettings
+from spectra.keywords import Share
 from spectra.storages.registry import DEFAULT_STORAGE
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 class ErrSettings(PerplexitySettings):
     """Options of tables 1 and 2."""
 
-    errs: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
+    errs: tuple[Share, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
     """Effective rank reductions to measure."""
 
 

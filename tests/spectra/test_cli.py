@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -191,7 +192,10 @@ def test_a_mistyped_command_is_told_the_nearest(capsys, typed, meant):
     [
         (["scan", "m", "--output", "x.zarr"], "--output; did you mean --out?"),
         (["prune", "m", "--sparcity=0.5"], "--sparcity; did you mean --sparsity?"),
-        (["compress", "m", "--seqlen", "8", "--out", "o"], "--seqlen; did you mean --seq-len?"),
+        (
+            ["compress", "m", "--seqlen", "8", "--out", "o"],
+            "--seqlen; did you mean --seq-len?",
+        ),
         (["allocate", "s.zarr", "--eror", "0.5"], "--eror; did you mean --err?"),
         (["pretrain", "--stepps", "3"], "--stepps; did you mean --steps?"),
         (["pretrain", "--resume", "--no-dryrun"], "--no-dryrun; did you mean --no-dry-run?"),
@@ -222,7 +226,10 @@ def test_a_misspelt_option_is_told_the_nearest(capsys, arguments, meant):
             "s3://b/r.html is an address: name a path",
         ),
         (["metrics", "s.zarr", "--out=gs://b/m.csv"], "gs://b/m.csv is an address: name a path"),
-        (["compress", "m", "--budget", "0.8", "--out", "s3://b/c"], "s3://b/c is an address"),
+        (
+            ["compress", "m", "--budget", "0.8", "--out", "s3://b/c"],
+            "s3://b/c is an address",
+        ),
         (["export", "hf://m.json", "--format", "csv"], "hf://m.json is an address"),
         (["pretrain", "--out", "s3://b/run"], "s3://b/run is an address"),
     ],
@@ -233,3 +240,69 @@ def test_an_address_is_not_made_a_folder(capsys, tmp_path, monkeypatch, argument
     assert status == 2
     assert message in err
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["allocate", "s", "--err", "half"], "--err is a share, e.g. 0.5 or 50%, not 'half'"),
+        (["allocate", "s", "--err=5O%"], "--err is a share, e.g. 0.5 or 50%, not '5O%'"),
+        (["allocate", "s", "--lrc-factor", "x"], "--lrc-factor is a share, e.g. 0.5 or 50%"),
+        (["allocate", "s", "--method", "welor"], "--method is one of welore, welore-grid, uniform"),
+        (
+            ["compress", "m", "--out", "o", "--budget", "80 %%"],
+            "--budget is a share, e.g. 0.5 or 50%",
+        ),
+        (["compress", "m", "--out", "o", "--align", "1.5"], "--align is a whole number, not '1.5'"),
+        (
+            ["compress", "m", "--out", "o", "--method", "x"],
+            "--method is one of svd, asvd, whiten, fisher",
+        ),
+        (["prune", "m", "--out", "o", "--sparsity", "most"], "--sparsity is a share"),
+        (["evaluate", "m", "--contexts", "512", "2k"], "--contexts is a whole number, not '2k'"),
+        (["evaluate", "m", "--windows", "many"], "--windows is a whole number, not 'many'"),
+        (["metrics", "s", "--bootstrap", "x"], "--bootstrap is a whole number, not 'x'"),
+        (["path", "s", "--spacing", "fine"], "--spacing is a share"),
+        (["pretrain", "--steps", "many"], "--steps is a whole number, not 'many'"),
+        (["pretrain", "--learning_rate", "fast"], "--learning-rate is a number, not 'fast'"),
+        (["pretrain", "--record-overhead", "low"], "--record-overhead is a share"),
+        (["experiment", "table1", "--errs", "10%", "y"], "--errs is a share, e.g. 0.5 or 50%, not"),
+    ],
+)
+def test_a_value_of_another_kind_is_told_what_it_must_be(capsys, arguments, message):
+    status, _, err = run(capsys, *arguments)
+    assert status == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_shares_are_fractions_or_percent(recorded_store, tmp_path, capsys):
+    reports = []
+    for share in ("0.35", "35%"):
+        given = ["allocate", str(recorded_store), "--err", share, "--lrc-factor", "50%", "--json"]
+        status, out, _ = run(capsys, *given)
+        assert status == 0
+        reports.append(json.loads(out))
+    assert reports[0] == reports[1]
+    assert reports[0]["err_asked"] == 0.35
+    for option, share in (("--budget", "120%"), ("--err", "-1%"), ("--err", "nan%")):
+        status, _, err = run(capsys, "allocate", str(recorded_store), option, share)
+        assert status == 2
+        assert "a number from 0 to 1" in err
+
+
+@pytest.mark.parametrize(
+    ("command", "shares"),
+    [
+        ("allocate", "err budget threshold lrc-factor"),
+        ("compress", "budget shrinkage"),
+        ("path", "spacing"),
+        ("prune", "sparsity"),
+        ("pretrain", "warmup min-lr-ratio validation-fraction record-overhead"),
+        ("finetune", "warmup min-lr-ratio validation-fraction distill-weight record-overhead"),
+    ],
+)
+def test_every_share_is_called_one_in_the_help(capsys, command, shares):
+    out = run(capsys, command, "--help")[1]
+    for share in shares.split():
+        assert re.search(rf"--{share} (\{{None\}}\|)?SHARE\b", out), share

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from spectra.compression.settings import METHODS
 from spectra.experiments.settings import CalibrationSettings, Check, DataSettings, Settings, option
+from spectra.keywords import Share
 from spectra_data.sources import TEXT_FIELD
 from spectra_data.tasks import TASKS, load_splits
 
@@ -138,7 +139,7 @@ class TaskSettings(TrainingSettings):
 class OneErrSettings(Settings):
     """Runs at one effective rank reduction."""
 
-    tuning_err: float = 0.5
+    tuning_err: Share = 0.5
     """Effective rank reduction of the compressed checkpoint."""
 
     def checks(self) -> list[Check]:
