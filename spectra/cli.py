@@ -2,7 +2,8 @@
 
 A subcommand is a module with a function `main(arguments)` that returns the exit status; its options
 are a dataclass whose documentation strings are the help. A module is imported only when its command
-is run.
+is run, and imports torch and other large libraries only in its functions: help and wrong options
+do not wait for them.
 """
 
 import contextlib

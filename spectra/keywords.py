@@ -32,7 +32,7 @@ def named(name: str, **more: Any) -> Any:
 
 def names_of(kind: type[Any]) -> dict[str, str]:
     """The fields of a dataclass with their names on the command line, as ``snake_case``."""
-    return {f.name: _named(_hints(kind)[f.name]) or f.name for f in dataclasses.fields(kind)}
+    return {f.name: _named(hints_of(kind)[f.name]) or f.name for f in dataclasses.fields(kind)}
 
 
 def comma_list(metavar: str) -> Any:
@@ -49,6 +49,27 @@ def comma_list(metavar: str) -> Any:
 def typed(value: Any) -> str:
     """An option's value as typed on the command line."""
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def share_of(text: str) -> float:
+    """A share from its text: a fraction, or a number of percent.
+
+    >>> share_of("0.5"), share_of("50%")
+    (0.5, 0.5)
+    """
+    text = text.strip()
+    return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+
+
+SHARE = tyro.constructors.PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="SHARE",
+    instance_from_str=lambda words: share_of(words[0]),
+    is_instance=lambda value: isinstance(value, int | float),
+    str_from_instance=lambda value: [str(value)],
+)
+Share = Annotated[float, SHARE]
+"""A fraction; on the command line, 0.5 or 50%."""
 
 
 def completed(kind: type[Options], given: Options | None, keywords: Mapping[str, Any]) -> Options:
@@ -75,13 +96,13 @@ def spelled_out(kind: type[Any]) -> Callable[[Function], Function]:
 
     def spell(function: Function) -> Function:
         own = inspect.signature(function)
-        hints = _hints(kind)
+        hints = get_type_hints(kind)
         fields = [
             inspect.Parameter(
                 f.name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=f.default,
-                annotation=_plain(hints[f.name]),
+                annotation=hints[f.name],
             )
             for f in dataclasses.fields(kind)
         ]
@@ -104,12 +125,9 @@ def _with_fields(text: str, kind: type[Any]) -> str:
     return re.sub(r"^\*\*keywords\n(?:    .*\n?)+", lambda _: f"{fields}\n", lines, flags=re.M)
 
 
-def _hints(kind: type[Any]) -> dict[str, Any]:
+def hints_of(kind: type[Any]) -> dict[str, Any]:
+    """Types of the fields of a dataclass, with their annotations."""
     return get_type_hints(kind, include_extras=True)
-
-
-def _plain(hint: Any) -> Any:
-    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
 def _named(hint: Any) -> str | None:

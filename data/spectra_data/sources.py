@@ -8,8 +8,11 @@ from spectra_data.files import FileSource
 from spectra_data.hub import HubSource, c4
 from spectra_data.pydocs import PydocsSource
 
+TEXT_FIELD = "text"
+"""Default field or column of a document's text."""
 
-def open_source(spec: str, text_field: str = "text") -> DocumentSource:
+
+def open_source(spec: str, text_field: str = TEXT_FIELD) -> DocumentSource:
     """Open a corpus by its name or path.
 
     Parameters

@@ -20,6 +20,7 @@ import torch
 
 from spectra.models.loading import require_loaded
 from spectra.store.durable import sync_folder, sync_tree
+from spectra.store.weights import share
 from spectra_data.errors import InputError, first_line
 from spectra_data.integrity import difference, folder_sha256, sealed, unsealed
 from spectra_data.partial import partial_folder
@@ -222,3 +223,4 @@ def save_model(
     """Write a model and its tokenizer in Hugging Face format."""
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    share(folder)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from spectra.commands.options import parse, program_name, unknown_options
+from spectra.commands.options import UnknownOptionsError, parse, program_name
 from spectra_data.errors import InputError
 from spectra_pretrain.optionfile import differences, read_options
 from spectra_pretrain.options import RunOptions
@@ -113,8 +113,8 @@ class TrainingCommand(Generic[Run]):
                 default=replace(default, options=chosen(base, start)),
                 pairs=start.resume or start.config is not None,
             )
-        except InputError as error:
-            if (hint := choice_of(arguments, str(error))) is not None:
+        except UnknownOptionsError as error:
+            if (hint := choice_of(error.options)) is not None:
                 raise InputError(hint) from error
             raise
         if recorded is not None:
@@ -128,9 +128,9 @@ def starting_point(arguments: Sequence[str], out: Path, command: str) -> Start:
     return parse(Start, own, command=command, description=None, others=True, default=Start(out))
 
 
-def choice_of(arguments: Sequence[str], reason: str) -> str | None:
-    """A message if an option that `reason` calls unknown belongs to another choice, else None."""
-    for option in unknown_options(arguments, reason):
+def choice_of(options: Sequence[str]) -> str | None:
+    """A message if one of these options belongs to another choice, else None."""
+    for option in options:
         if (owner := owner_of(option.removeprefix("--").replace("-", "_"))) is not None:
             return f"{option} goes with {owner}: leave it out"
     return None

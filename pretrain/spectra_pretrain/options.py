@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Final, Literal, Self
 
+from spectra.keywords import Share
 from spectra.recording.options import Recording
 from spectra_data.errors import InputError
 from spectra_data.tokenizer import SMALLEST_VOCABULARY, TRAIN
@@ -36,7 +37,7 @@ class CorpusOptions:
     """Vocabulary of a trained tokenizer, in tokens; `model` is the model's own (32 000 in presets).
     auto is one token for every 2000 characters of text, at most the model's own; a vocabulary
     smaller than that never weighs more than the blocks."""
-    validation_fraction: float = 0.02
+    validation_fraction: Share = 0.02
     """Share of the text that is held out for validation."""
     max_tokens: int | None = None
     """Tokens of the corpus to use; by default all, or of a hub's stream as many as are needed."""

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from spectra.allocation.rankmap import RankMap
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.compression.fit import require_fit
+from spectra.store.weights import write_weights
 from spectra_data.errors import InputError
 from spectra_data.tasks import Example
 from spectra_pretrain.batches import Batch, Batches, Validation, moved
@@ -111,8 +112,7 @@ def training_of(
 
 def write_held(trainee: Trainee, folder: Path) -> None:
     """Write the tensors of a model that training changes into a checkpoint's folder."""
-    state = held_state(trainee)
-    save_file({n: v.detach().cpu().contiguous() for n, v in state.items()}, folder / HELD)
+    write_weights(folder / HELD, held_state(trainee))
 
 
 def read_held(trainee: Trainee, folder: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from spectra.keywords import Share
 from spectra_pretrain.optimizers.registry import OPTIMIZERS
 from spectra_pretrain.parametrizations.registry import DENSE, PARAMETRIZATIONS, PEFT
 from spectra_pretrain.settings import Check, Settings
@@ -46,9 +47,9 @@ class OptimizerOptions:
     ] = "adamw"
     learning_rate: float = 1e-3
     """Peak learning rate."""
-    min_lr_ratio: float = 0.1
+    min_lr_ratio: Share = 0.1
     """Final learning rate as a fraction of the peak."""
-    warmup: float = 0.1
+    warmup: Share = 0.1
     """Share of the steps in which the learning rate rises to its peak."""
     beta1: float = 0.9
     """Decay of the first moment."""
@@ -154,6 +155,8 @@ def owner_of(name: str) -> str | None:
     '--train lora or dora'
     """
     for option, registry in (("--optimizer", OPTIMIZERS), ("--train", PARAMETRIZATIONS)):
+        if not any(name.startswith(f"{kind}_") for kind in registry):  # see Settings
+            continue
         owners = [
             kind for kind in registry if name in {f.name for f in fields(_settings(registry, kind))}
         ]

@@ -11,7 +11,7 @@ largest possible distance of an answer from the optimum is always known.
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from spectra.allocation.candidates import Candidates, Doubles, Ranks
 from spectra.allocation.costs import factored_parameters
+from spectra.matrices import Matrix
 from spectra.storages.registry import DEFAULT_STORAGE
 from spectra_data.errors import InputError
 
@@ -290,13 +291,27 @@ class Steps(NamedTuple):
     """Ranks added."""
 
 
-def _menu(rows: int, cols: int, errors: Doubles, storage: str, align: int) -> Menu:
+def parameters_within(budget: float, dense: int) -> int:
+    """The most parameters within a budget, a fraction of the dense ones."""
+    return int(budget * dense + 1e-6)
+
+
+def least_parameters(matrices: Iterable[Matrix], storage: str, align: int) -> int:
+    """The fewest parameters of matrices, with every rank a multiple of `align`."""
+    return sum(int(_costs(m.rows, m.cols, storage, align)[1][0]) for m in matrices)
+
+
+def _costs(rows: int, cols: int, storage: str, align: int) -> tuple[Ranks, Indices]:
+    """The ranks that save parameters, and their parameters; the whole matrix is last."""
     full = min(rows, cols)
     ranks = np.arange(align, full, align) if align < full else np.empty(0, np.int64)
     costs = factored_parameters(rows, cols, ranks, storage)
     saving = costs < rows * cols
-    ranks = np.append(ranks[saving], full)
-    costs = np.append(costs[saving], rows * cols)
+    return np.append(ranks[saving], full), np.append(costs[saving], rows * cols)
+
+
+def _menu(rows: int, cols: int, errors: Doubles, storage: str, align: int) -> Menu:
+    ranks, costs = _costs(rows, cols, storage, align)
     lost = np.append(errors[ranks[:-1]], 0.0)
     worth = np.append(np.diff(lost) < 0, True)  # of equal errors, the cheapest
     first = np.concatenate([[True], worth[:-1]])

@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import xarray as xr
 
 from spectra.matrices import Matrix
 from spectra_data.errors import InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Doubles = npt.NDArray[np.float64]
 Ranks = npt.NDArray[np.int64]
@@ -86,7 +88,7 @@ class Candidates:
         return np.array([c.relative_errors[r] for c, r in zip(self.each, ranks, strict=True)])
 
 
-def candidates_of(run: xr.DataTree, step: int | None = None) -> Candidates:
+def candidates_of(run: "xr.DataTree", step: int | None = None) -> Candidates:
     """The matrices of a snapshot, as candidates.
 
     Parameters

@@ -8,8 +8,11 @@ import tyro
 from spectra.allocation.methods.registry import DEFAULT, METHODS, Need, offered
 from spectra.allocation.pricing import LRC_FACTOR
 from spectra.allocation.target import TargetOptions
+from spectra.keywords import Share
 from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
 
+PATH_SPACING = 0.005
+"""Default spacing of points of ERR on a compression path."""
 GIVEN: tuple[Need, ...] = ("outliers",)
 """Inputs besides the spectra that the command can provide to a method."""
 
@@ -45,7 +48,7 @@ class AllocationSettings:
         ),
     ] = DEFAULT
     normalisation: Literal["minmax", "max"] = "minmax"
-    lrc_factor: float = LRC_FACTOR
+    lrc_factor: Share = LRC_FACTOR
     storage: Annotated[
         str,
         tyro.conf.arg(

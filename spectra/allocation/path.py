@@ -14,17 +14,17 @@ from spectra.allocation.allocate import Maker
 from spectra.allocation.candidates import Candidates, candidates_of
 from spectra.allocation.costs import bytes_per_parameter, factored_bytes
 from spectra.allocation.methods.registry import Chosen
-from spectra.allocation.options import AllocationSettings
+from spectra.allocation.options import PATH_SPACING, AllocationSettings
 from spectra.allocation.target import Target
 from spectra.keywords import completed, spelled_out
 from spectra.store.damage import unless_damaged
 from spectra.store.derived import write_group
+from spectra.store.destination import require_writable
+from spectra.store.location import local_path
 from spectra.store.reader import open_store
 from spectra_data.errors import InputError
 
 GROUP = "path"
-STEP = 0.005
-"""Default spacing of points of ERR."""
 
 
 @spelled_out(AllocationSettings)
@@ -33,7 +33,7 @@ def compression_path(
     settings: AllocationSettings | None = None,
     *,
     target: str = "err",
-    spacing: float = STEP,
+    spacing: float = PATH_SPACING,
     **keywords: Any,
 ) -> xr.Dataset:
     """Rank maps on a fine grid of targets, as arrays.
@@ -141,7 +141,9 @@ DESCRIBED = {
 }
 
 
-def write_path(store: str | Path, *, step: int | None = None, spacing: float = STEP) -> xr.Dataset:
+def write_path(
+    store: str | Path, *, step: int | None = None, spacing: float = PATH_SPACING
+) -> xr.Dataset:
     """Compute the compression path of a snapshot, and store it next to the spectra.
 
     Raises
@@ -149,6 +151,8 @@ def write_path(store: str | Path, *, step: int | None = None, spacing: float = S
     InputError
         When there is no such store or snapshot, or the store cannot be written.
     """
+    if (folder := local_path(store)) is not None and folder.exists():
+        require_writable(folder, folder=True)
     with unless_damaged(store):
         candidates = candidates_of(open_store(store), step)
     path = compression_path(candidates, spacing=spacing)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
+from spectra.keywords import Share
 from spectra_data.errors import InputError
 
 
@@ -93,9 +94,9 @@ class Target:
         return dict.fromkeys(TARGETS) | {self.kind: self.value}
 
     def unreachable(self, what: str, least: float, most: float = 1.0) -> InputError:
-        """The error that states the possible range."""
+        """The error that states the possible range, after what allows it, e.g. ``ranks allow``."""
         return InputError(
-            f"{self} cannot be reached: {what} allows {_short(least)} to {_short(most)}"
+            f"{self} cannot be reached: {what} {_short(least, up=True)} to {_short(most)}"
         )
 
 
@@ -113,9 +114,9 @@ class TargetOptions:
         WeLore's cut on normalised singular values, e.g. 0.175.
     """
 
-    err: float | None = None
-    budget: float | None = None
-    threshold: float | None = None
+    err: Share | None = None
+    budget: Share | None = None
+    threshold: Share | None = None
 
     @property
     def target(self) -> Target:
@@ -134,5 +135,7 @@ def _beyond(kind: str, shown: str) -> InputError:
     return InputError(f"the target cannot be reached: {noun} is a number from 0 to 1, not {shown}")
 
 
-def _short(number: float) -> str:
-    return f"{number:.4f}" if 0 < number < 1 else f"{number:g}"
+def _short(number: float, *, up: bool = False) -> str:
+    """A bound with four digits, rounded into the range that it bounds."""
+    rounded = (math.ceil if up else math.floor)(number * 1e4) / 1e4
+    return f"{rounded:.4f}" if 0 < rounded < 1 else f"{rounded:g}"

@@ -1,10 +1,12 @@
 """Options of calibration text, for the library and the commands."""
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from spectra.keywords import named
 from spectra_data.errors import InputError
+from spectra_data.sources import TEXT_FIELD
 
 SELF = "self"
 """Data source for calibration on text that the model itself writes."""
@@ -29,11 +31,13 @@ class Calibration:
         Tokenizer of the calibration text; the checkpoint's own by default.
     batch_size
         Number of calibration windows at a time.
+    text_field
+        Field or column of the data that holds the text.
 
     Raises
     ------
     InputError
-        When a count is below 1.
+        When a count is below 1, or the model's own text is said to have fields.
     """
 
     data: Annotated[str, named("calibration")] = SELF
@@ -42,8 +46,23 @@ class Calibration:
     seed: int = 0
     tokenizer: str | None = None
     batch_size: int = 4
+    text_field: str = TEXT_FIELD
 
     def __post_init__(self) -> None:
         for name in ("windows", "length", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"calibration: {name} is at least 1, not {getattr(self, name)}")
+        if self.data == SELF and self.text_field != TEXT_FIELD:
+            raise InputError("calibration: a text field goes with a text, and none is named")
+
+    def described(self) -> dict[str, Any]:
+        """The options as JSON, for metadata and keys; without what earlier versions did not have.
+
+        So what they calibrated stays valid.
+        """
+        return without_usual_field(dataclasses.asdict(self))
+
+
+def without_usual_field(options: dict[str, Any]) -> dict[str, Any]:
+    """Options, without ``text_field`` if it is the default."""
+    return {k: v for k, v in options.items() if (k, v) != ("text_field", TEXT_FIELD)}

@@ -13,7 +13,7 @@ from spectra.models.inputs import running
 from spectra.models.loading import load_whole
 from spectra.models.source import Source
 from spectra_data.calibration import calibration_windows
-from spectra_data.sources import open_source
+from spectra_data.sources import TEXT_FIELD, open_source
 
 MULTIPLE = 5.0
 """OWL's M."""
@@ -65,7 +65,9 @@ def outlier_shares(
     return _shares(layers, squares, multiple)
 
 
-def outliers_on_text(checkpoint: str, data: str, *, windows: int, length: int) -> dict[str, float]:
+def outliers_on_text(
+    checkpoint: str, data: str, *, windows: int, length: int, text_field: str = TEXT_FIELD
+) -> dict[str, float]:
     """As `outlier_shares`, for a Hugging Face checkpoint on the first windows of a corpus.
 
     Raises
@@ -75,7 +77,7 @@ def outliers_on_text(checkpoint: str, data: str, *, windows: int, length: int) -
     """
     source = Source(checkpoint)
     tokens = calibration_windows(
-        open_source(data), source.tokenizer, windows=windows, length=length
+        open_source(data, text_field), source.tokenizer, windows=windows, length=length
     )
     model = load_whole(source).model
     return outlier_shares(model, [window[None] for window in torch.from_numpy(tokens)])

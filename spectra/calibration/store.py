@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from spectra.calibration.statistics import BlockStatistics, Moments
 from spectra.checkpoint.digests import combined_sha256, digest
 from spectra.store.durable import replacing
+from spectra.store.weights import write_weights
 from spectra_data.cache import cache_folder, discard
 from spectra_data.errors import InputError
 from spectra_data.partial import remove_leftovers
@@ -32,7 +32,7 @@ def save_tensors(path: Path, tensors: Tensors, about: Mapping[str, str]) -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
     with replacing(path) as partial:
-        save_file(tensors, partial, metadata={**about, "sha256": _sha256(path, tensors, about)})
+        write_weights(partial, tensors, {**about, "sha256": _sha256(path, tensors, about)})
 
 
 def load_tensors(path: Path) -> tuple[Tensors, About] | None:

@@ -8,8 +8,8 @@ import torch
 from spectra.models.loading import load_whole
 from spectra.models.source import Source
 from spectra_data.calibration import calibration_windows
+from spectra_data.documents import DocumentSource
 from spectra_data.errors import InputError
-from spectra_data.sources import open_source
 from spectra_data.tokenizer import load_tokenizer, tokenizer_sha256
 
 if TYPE_CHECKING:
@@ -20,31 +20,31 @@ WRITTEN_TOGETHER = 16
 
 
 def corpus_windows(
-    data: str, tokenizer: "PreTrainedTokenizerFast", *, windows: int, length: int
+    source: DocumentSource, tokenizer: "PreTrainedTokenizerFast", *, windows: int, length: int
 ) -> torch.Tensor:
     """The first windows of a corpus: (windows, length).
 
     Raises
     ------
     InputError
-        When the corpus cannot be opened, or has too few windows.
+        When the corpus has too few windows.
     """
-    found = calibration_windows(open_source(data), tokenizer, windows=windows, length=length)
+    found = calibration_windows(source, tokenizer, windows=windows, length=length)
     if len(found) < windows:
         raise InputError(
-            f"{data} has {len(found)} windows of {length} tokens, not {windows}: name more text, "
-            "or fewer windows"
+            f"{source.name} has {len(found)} windows of {length} tokens, not {windows}: name more "
+            "text, or fewer windows"
         )
     return torch.from_numpy(found)
 
 
 def about_text(
-    data: str, tokenizer: "PreTrainedTokenizerFast", windows: torch.Tensor
+    source: DocumentSource, tokenizer: "PreTrainedTokenizerFast", windows: torch.Tensor
 ) -> dict[str, Any]:
     """Identity of calibration text: its source, and the hashes of text, tokenizer and tokens."""
     return {
-        "data": open_source(data).name,
-        "fingerprint": open_source(data).fingerprint(),
+        "data": source.name,
+        "fingerprint": source.fingerprint(),
         "tokenizer_sha256": tokenizer_sha256(tokenizer),
         "tokens_sha256": tokens_sha256(windows),
         "windows": len(windows),

@@ -18,13 +18,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from spectra.checkpoint.digests import digest
 from spectra.machine.cores import available_cores
 from spectra.store.destination import make_folder
 from spectra.store.durable import replacing, sync_folder, sync_tree, write_file
 from spectra.store.lock import locked
+from spectra.store.weights import write_weights
 from spectra_data.errors import InputError
 from spectra_data.integrity import sealed, unsealed
 from spectra_data.partial import remove_leftovers
@@ -229,7 +230,7 @@ def _write(
         hashes = dict(zip(tensors, pool.map(digest, tensors.values()), strict=True))
     try:
         with replacing(path) as partial:
-            save_file(tensors, partial, metadata={"format": "pt"})
+            write_weights(partial, tensors, {"format": "pt"})
     except (OSError, SafetensorError) as error:
         raise InputError(f"cannot write {path}: {error}") from error
     return {

@@ -8,20 +8,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from spectra.allocation.allocate import allocate
-from spectra.allocation.costs import require_storage
 from spectra.allocation.methods.registry import METHODS
 from spectra.allocation.options import Allocation
-from spectra.allocation.rankmap import RankMap
 from spectra.commands.options import parse
-from spectra.exports.formats import to_table
-from spectra.store.destination import messages_beside
 from spectra_data.errors import InputError
 from spectra_data.reading import read_json
+from spectra_data.sources import TEXT_FIELD
+
+if TYPE_CHECKING:
+    from spectra.allocation.rankmap import RankMap
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,8 @@ class Options:
     """Checkpoint whose outliers owl counts: a Hugging Face folder, .gguf file or hub name."""
     calibration: str | None = None
     """Text that owl counts outliers on, e.g. pydocs or a file: 16 windows of 512 tokens."""
+    text_field: str = TEXT_FIELD
+    """Field or column of --calibration that holds the text."""
     step: int | None = None
     """Step of the snapshot; the last by default."""
     json: bool = False
@@ -48,8 +49,17 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="allocate", description=__doc__)
+    from spectra.allocation.allocate import allocate
+    from spectra.allocation.costs import require_storage
+    from spectra.exports.formats import to_table
+    from spectra.store.destination import messages_beside, require_writable
+
+    if options.text_field != TEXT_FIELD and options.calibration is None:
+        raise InputError("--text-field goes with --calibration: leave it out")
     allocation = options.allocation
     require_storage(allocation.storage)
+    if options.out is not None:
+        require_writable(options.out)
     rank_map = allocate(options.store, allocation, outliers=_outliers(options), step=options.step)
     if options.out is not None:
         rank_map.save(options.out)
@@ -64,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _report(rank_map: RankMap, options: Options) -> dict[str, Any]:
+def _report(rank_map: "RankMap", options: Options) -> dict[str, Any]:
     return {
         "method": rank_map.method,
         "err_asked": rank_map.asked["err"],
@@ -83,7 +93,7 @@ def _report(rank_map: RankMap, options: Options) -> dict[str, Any]:
     }
 
 
-def _print_totals(rank_map: RankMap) -> None:
+def _print_totals(rank_map: "RankMap") -> None:
     dense = sum(module.params_dense for module in rank_map.modules)
     print(
         f"{rank_map.parameters:,} of {dense:,} block parameters, {rank_map.bytes / 1e9:.3g} GB as "
@@ -112,4 +122,10 @@ def _outliers(options: Options) -> dict[str, float] | None:
         )
     from spectra.calibration.outliers import outliers_on_text
 
-    return outliers_on_text(options.checkpoint, options.calibration, windows=16, length=512)
+    return outliers_on_text(
+        options.checkpoint,
+        options.calibration,
+        windows=16,
+        length=512,
+        text_field=options.text_field,
+    )

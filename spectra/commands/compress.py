@@ -14,20 +14,21 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from spectra.allocation.rankmap import RankMap
 from spectra.calibration.options import SELF
 from spectra.commands.options import parse
-from spectra.compression.compress import Compressed, compress
 from spectra.compression.settings import Compression
 from spectra.machine.console import Console
 from spectra.machine.devices import device_of
 from spectra.machine.memory import peak_memory_bytes
 from spectra.machine.progress import Shown
 from spectra_data.errors import InputError
+
+if TYPE_CHECKING:
+    from spectra.compression.compress import Compressed
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ def main(arguments: Sequence[str]) -> int:
         raise InputError("svd is data-free: name another --method, or leave out --calibration")
     if options.map is not None and wanted.align is not None:
         raise InputError("--align is for --budget: a map has its ranks already")
+    from spectra.allocation.rankmap import RankMap
+    from spectra.compression.compress import compress
+
     started = time.perf_counter()
     with Shown(Console(stderr=True)) as shown:
         made = compress(
@@ -88,7 +92,7 @@ def left_lines(left: Mapping[str, str]) -> Iterator[str]:
         yield f"left whole, {reason}: {', '.join(names[:2])}{more}"
 
 
-def _report(made: Compressed, seconds: float) -> dict[str, Any]:
+def _report(made: "Compressed", seconds: float) -> dict[str, Any]:
     rank_map = made.rank_map
     return {
         "method": made.compression["method"],
@@ -113,7 +117,7 @@ def _report(made: Compressed, seconds: float) -> dict[str, Any]:
     }
 
 
-def _print(made: Compressed, seconds: float) -> None:
+def _print(made: "Compressed", seconds: float) -> None:
     rank_map = made.rank_map
     for line in left_lines(made.left_dense):
         print(line, file=sys.stderr)

@@ -15,38 +15,25 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from spectra.calibration.text import tokenizer_of
 from spectra.commands.options import parse
-from spectra.evaluation.models import load_model
-from spectra.evaluation.perplexity import (
-    REFERENCE_WINDOWS,
-    Perplexity,
-    perplexity,
-    reference_tokens,
-    text_tokens,
-)
-from spectra.evaluation.resources import (
-    bytes_on_disk,
-    memory_of,
-    size_of,
-    speed_of,
-)
-from spectra.evaluation.tasks import Accuracy, task_accuracy
 from spectra.machine.bfloat16 import is_native
 from spectra.machine.console import Console
 from spectra.machine.devices import AUTO, device_of
 from spectra.machine.memory import peak_memory
 from spectra.machine.progress import Shown
-from spectra.models.source import Source
-from spectra.store.evaluations import Evaluation, add_evaluation
-from spectra.store.reader import open_store
 from spectra_data.errors import InputError
-from spectra_data.sources import open_source
+from spectra_data.sources import TEXT_FIELD, open_source
 from spectra_data.tasks import load_task
+
+if TYPE_CHECKING:
+    from spectra.evaluation.perplexity import Perplexity
+    from spectra.evaluation.tasks import Accuracy
+    from spectra.models.source import Source
+    from spectra.store.evaluations import Evaluation
 
 
 @dataclass(frozen=True)
@@ -57,6 +44,8 @@ class Options:
     """Checkpoint to evaluate: a folder, a .gguf file, an adapter's folder, or a hub name."""
     data: str | None = None
     """Text for perplexity: a file or folder, pydocs, c4, hf:NAME."""
+    text_field: str = TEXT_FIELD
+    """Field or column of --data that holds the text."""
     task: Literal["commonsenseqa", "svamp", "boolq", "coinflip", "date", "strategyqa"] | None = None
     """Downstream task, instead of --data."""
     task_data: Path = Path("data/tasks")
@@ -98,6 +87,12 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="evaluate", description=__doc__)
     _require(options)
+    from spectra.evaluation.models import load_model
+    from spectra.evaluation.perplexity import Perplexity
+    from spectra.evaluation.resources import bytes_on_disk, memory_of, size_of, speed_of
+    from spectra.models.source import Source
+    from spectra.store.evaluations import add_evaluation
+
     source = Source(options.checkpoint)
     # accelerate's word for all devices together
     device = AUTO if options.device == AUTO else str(device_of(options.device))
@@ -172,18 +167,34 @@ def _require(options: Options) -> None:
     if options.protocol == "reference" and (options.bos != "tokenizer" or options.stride):
         raise InputError("the reference's protocol has its own stride and beginning token")
     if options.data is not None:
-        open_source(options.data)
+        open_source(options.data, options.text_field)
+    elif options.text_field != TEXT_FIELD:
+        raise InputError("--text-field goes with --data: leave it out")
     if options.store is not None:
+        from spectra.store.destination import require_writable
+        from spectra.store.location import local_path
+        from spectra.store.reader import open_store
+
         open_store(options.store)
+        if (folder := local_path(options.store)) is not None:
+            require_writable(folder, folder=True)
 
 
-def _perplexity(model: Any, checkpoint: Source, options: Options, shown: Shown) -> Perplexity:
+def _perplexity(model: Any, checkpoint: "Source", options: Options, shown: Shown) -> "Perplexity":
+    from spectra.calibration.text import tokenizer_of
+    from spectra.evaluation.perplexity import (
+        REFERENCE_WINDOWS,
+        perplexity,
+        reference_tokens,
+        text_tokens,
+    )
+
     tokenizer = tokenizer_of(checkpoint, options.tokenizer)
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
     seq_len = options.seq_len or min(longest, 4096)
     if seq_len > longest:
         raise InputError(f"the model accepts {longest} tokens, not windows of {seq_len}")
-    source = open_source(options.data or "")
+    source = open_source(options.data or "", options.text_field)
     windows = options.windows
     if options.protocol == "reference":
         windows = min(windows or REFERENCE_WINDOWS, REFERENCE_WINDOWS)
@@ -202,7 +213,10 @@ def _perplexity(model: Any, checkpoint: Source, options: Options, shown: Shown) 
     )
 
 
-def _task(model: Any, checkpoint: Source, options: Options, shown: Shown) -> Accuracy:
+def _task(model: Any, checkpoint: "Source", options: Options, shown: Shown) -> "Accuracy":
+    from spectra.calibration.text import tokenizer_of
+    from spectra.evaluation.tasks import task_accuracy
+
     assert options.task is not None
     examples = load_task(options.task, options.task_data)
     return task_accuracy(
@@ -215,8 +229,10 @@ def _task(model: Any, checkpoint: Source, options: Options, shown: Shown) -> Acc
     )
 
 
-def _compressed(source: Source, options: Options) -> Evaluation:
+def _compressed(source: "Source", options: Options) -> "Evaluation":
     """The evaluation of a compressed checkpoint, complete but for its perplexity."""
+    from spectra.store.evaluations import Evaluation
+
     if options.task is not None or not source.is_compressed:
         raise InputError("--store is for the perplexity of a compressed checkpoint")
     described = source.compressed
@@ -232,7 +248,9 @@ def _compressed(source: Source, options: Options) -> Evaluation:
     )
 
 
-def _described(result: Perplexity | Accuracy, options: Options) -> dict[str, Any]:
+def _described(result: "Perplexity | Accuracy", options: Options) -> dict[str, Any]:
+    from spectra.evaluation.perplexity import Perplexity
+
     if isinstance(result, Perplexity):
         return {
             # JSON has no infinity

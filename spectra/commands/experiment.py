@@ -10,19 +10,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from rich.table import Table
 
-from spectra.commands.options import parse, unknown_options
-from spectra.experiments.experiment import Outcome
-from spectra.experiments.registry import EXPERIMENTS, owners_of
+from spectra.commands.options import UnknownOptionsError, parse
+from spectra.experiments.registry import ELSEWHERE, EXPERIMENTS, owners_of
 from spectra.experiments.settings import Settings
 from spectra.machine.console import Console
 from spectra.machine.devices import device_of
 from spectra.machine.progress import Shown
 from spectra_data.errors import InputError
+
+if TYPE_CHECKING:
+    from spectra.experiments.experiment import Outcome
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ def _parse(arguments: Sequence[str]) -> Options:
         When they do not fit; for an option of other experiments, the message names these.
     """
     name = _named(arguments)
+    if name is None:
+        _require_measured(arguments)
     default = Options()
     if name is not None:
         default = replace(default, settings=EXPERIMENTS[name].settings())
@@ -87,7 +91,7 @@ def _parse(arguments: Sequence[str]) -> Options:
     except InputError as error:
         if name is None:
             raise InputError(f"name an experiment first: {', '.join(EXPERIMENTS)}") from error
-        for option in unknown_options(arguments, str(error)):
+        for option in error.options if isinstance(error, UnknownOptionsError) else ():
             if owners := owners_of(option.removeprefix("--").replace("-", "_")):
                 raise InputError(
                     f"{option} goes with {', '.join(owners)}, not {name}: leave it out"
@@ -96,6 +100,13 @@ def _parse(arguments: Sequence[str]) -> Options:
     if options.name != name:
         raise InputError(f"no experiment {options.name!r}; there are: {', '.join(EXPERIMENTS)}")
     return options
+
+
+def _require_measured(arguments: Sequence[str]) -> None:
+    """Require no figure of the paper that something else draws."""
+    for word in arguments:
+        if word in ELSEWHERE:
+            raise InputError(f"{word} is no experiment: {ELSEWHERE[word]}")
 
 
 def _named(arguments: Sequence[str]) -> str | None:
@@ -107,7 +118,7 @@ def _named(arguments: Sequence[str]) -> str | None:
     return None
 
 
-def _print(outcome: Outcome) -> None:
+def _print(outcome: "Outcome") -> None:
     table = Table(title=outcome.title, title_justify="left")
     for column in outcome.columns:
         words = column in ("recipe", "train", "task")

@@ -12,10 +12,7 @@ from typing import Literal
 
 import tyro
 
-from spectra.allocation.rankmap import RankMap
 from spectra.commands.options import parse
-from spectra.exports.formats import FORMATS, export, left_out
-from spectra.store.destination import messages_beside
 
 
 @dataclass(frozen=True)
@@ -35,9 +32,14 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="export", description=__doc__)
+    from spectra.allocation.rankmap import RankMap
+    from spectra.exports.formats import FORMATS, export, left_out
+    from spectra.store.destination import messages_beside, require_writable
+
     rank_map = RankMap.load(options.map)
     suffix = FORMATS[options.format].suffix
     out = options.out or options.map.with_name(f"{options.map.stem}-{options.format}{suffix}")
+    require_writable(out)
     export(rank_map, options.format, out)
     with messages_beside(out):
         for skipped in left_out(rank_map, options.format):

@@ -13,10 +13,8 @@ from typing import Literal
 import tyro
 
 from spectra.commands.options import parse
-from spectra.compression.merge import merge
 from spectra.machine.console import Console
 from spectra.machine.progress import Shown
-from spectra.models.messages import silence_library_bars
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,9 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="merge", description=__doc__)
+    from spectra.compression.merge import merge
+    from spectra.models.messages import silence_library_bars
+
     silence_library_bars()
     with Shown(Console(stderr=True)) as shown:
         made = merge(

@@ -8,29 +8,20 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import tyro
-import xarray as xr
 from rich.box import SIMPLE_HEAD
 from rich.progress import Progress
 from rich.table import Table
 
-from spectra.analysis.table import (
-    columns,
-    metrics_table,
-    recorded,
-    require_format,
-    unrecorded_reasons,
-    write_table,
-)
 from spectra.commands.options import parse
 from spectra.machine.console import Console
-from spectra.store.damage import unless_damaged
-from spectra.store.destination import messages_beside
-from spectra.store.reader import open_store
 from spectra_data.errors import InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 SHOWN = ("stable_rank", "effective_rank", "alpha", "tail_size", "mp_spikes", "mp_soft_rank")
 SHOWN_COMPATIBLE = ("alpha", "D", "stable_rank", "log_norm", "num_pl_spikes", "mp_softrank")
@@ -65,8 +56,13 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, arguments, command="metrics", description=__doc__)
     if options.bootstrap < 0:
         raise InputError(f"--bootstrap is a number of replicas from 0 up, not {options.bootstrap}")
+    from spectra.analysis.table import require_format, unrecorded_reasons, write_table
+    from spectra.store.damage import unless_damaged
+    from spectra.store.destination import messages_beside, require_writable
+
     if options.out is not None:
         require_format(options.out)
+        require_writable(options.out)
     with unless_damaged(options.store):
         run, table = _measured(options)
     if options.out is not None:
@@ -80,8 +76,11 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _measured(options: Options) -> tuple[xr.DataTree, xr.Dataset]:
+def _measured(options: Options) -> "tuple[xr.DataTree, xr.Dataset]":
     """The run with the chosen snapshots, and their table."""
+    from spectra.analysis.table import metrics_table
+    from spectra.store.reader import open_store
+
     run = open_store(options.store)
     if run["spectra"].sizes["step"] == 0:
         raise InputError("the store has no snapshot yet: the first one is taken at the first step")
@@ -102,7 +101,9 @@ def _measured(options: Options) -> tuple[xr.DataTree, xr.Dataset]:
     return run, table
 
 
-def _print(options: Options, table: xr.Dataset, reasons: dict[str, int]) -> None:
+def _print(options: Options, table: "xr.Dataset", reasons: dict[str, int]) -> None:
+    from spectra.analysis.table import columns, recorded
+
     _print_medians(table)
     rows, missing = int(recorded(table).sum()), sum(reasons.values())
     if "approximate" in table.attrs:
@@ -115,7 +116,9 @@ def _print(options: Options, table: xr.Dataset, reasons: dict[str, int]) -> None
         print(f"{rows} spectra measured; --out FILE.csv writes them all")
 
 
-def _report(options: Options, table: xr.Dataset, reasons: dict[str, int]) -> dict[str, Any]:
+def _report(options: Options, table: "xr.Dataset", reasons: dict[str, int]) -> dict[str, Any]:
+    from spectra.analysis.table import columns
+
     found = columns(table)
     rows = [dict(zip(found, row, strict=True)) for row in zip(*found.values(), strict=True)]
     return {
@@ -133,7 +136,9 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _print_medians(table: xr.Dataset) -> None:
+def _print_medians(table: "xr.Dataset") -> None:
+    from spectra.analysis.table import recorded
+
     names = [n for n in (SHOWN_COMPATIBLE if "compat" in table.attrs else SHOWN) if n in table]
     last = table.isel(step=-1)
     for kind in last["kind"].to_numpy():

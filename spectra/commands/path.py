@@ -7,16 +7,19 @@ every matrix over a fine grid of ERR, for the dashboard's slider and the report'
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
 import tyro
-import xarray as xr
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from spectra.allocation.path import STEP, write_path
+from spectra.allocation.options import PATH_SPACING
 from spectra.commands.options import parse
+from spectra.keywords import Share
 from spectra.machine.console import Console
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Options:
 
     store: tyro.conf.Positional[str]
     """Store of a scan or a run, e.g. scan.zarr."""
-    spacing: float = STEP
+    spacing: Share = PATH_SPACING
     """Spacing of the grid of ERR."""
     step: int | None = None
     """Step of the snapshot; the last by default."""
@@ -36,6 +39,8 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="path", description=__doc__)
+    from spectra.allocation.path import write_path
+
     path = write_path(options.store, step=options.step, spacing=options.spacing)
     if options.json:
         names = ["target", *(name for name, array in path.items() if array.dims == ("target",))]
@@ -46,13 +51,13 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _print(path: xr.Dataset) -> None:
+def _print(path: "xr.Dataset") -> None:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1))
     for name in ("ERR", "threshold", "LRC", "budget", "GB", "summed error"):
         table.add_column(name, justify="right")
     targets = path["target"].to_numpy()
-    for wanted in np.arange(0.1, 0.95, 0.1):
-        row = path.isel(target=int(np.abs(targets - wanted).argmin()))
+    for wanted in range(1, 10):
+        row = path.isel(target=int(abs(targets - wanted / 10).argmin()))
         table.add_row(
             f"{float(row.err):.3f}", f"{float(row.threshold):.4f}", f"{int(row.lrc)}",
             f"{float(row.budget):.4f}", f"{int(row.bytes) / 1e9:.3g}",

@@ -14,15 +14,14 @@ from typing import Literal
 
 import tyro
 
-from spectra.allocation.rankmap import RankMap
 from spectra.calibration.options import Calibration
 from spectra.commands.compress import left_lines
 from spectra.commands.options import parse
+from spectra.keywords import Share
 from spectra.machine.console import Console
 from spectra.machine.devices import device_of
 from spectra.machine.progress import Shown
-from spectra.pruning.prune import prune
-from spectra.pruning.sparsity import parse_pattern
+from spectra.pruning.methods import Method
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,11 @@ class Options:
     """Checkpoint to prune: a folder, compressed or not, a .gguf file, or a hub name."""
     out: Path
     """Folder to write."""
-    sparsity: float | None = None
+    sparsity: Share | None = None
     """Share of entries to set to zero, e.g. 0.5; or name --pattern."""
     pattern: str | None = None
     """Pattern n:m, e.g. 2:4: n of every m neighbours are kept, as hardware requires."""
-    method: Literal["magnitude", "wanda", "sparsegpt"] = "wanda"
+    method: Method = "wanda"
     """Method of pruning. magnitude: the smallest entries; wanda: the smallest times their inputs'
     size; sparsegpt: the others make up for what is removed."""
     only: Literal["nlrc"] | None = None
@@ -54,6 +53,10 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="prune", description=__doc__)
+    from spectra.allocation.rankmap import RankMap
+    from spectra.pruning.prune import prune
+    from spectra.pruning.sparsity import parse_pattern
+
     pattern = parse_pattern(options.sparsity, options.pattern)
     with Shown(Console(stderr=True)) as shown:
         made = prune(

@@ -7,8 +7,6 @@ from pathlib import Path
 import tyro
 
 from spectra.commands.options import parse
-from spectra.report.page import write_report
-from spectra.store.destination import messages_beside
 
 
 @dataclass(frozen=True)
@@ -24,6 +22,9 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="report", description=__doc__)
+    from spectra.report.page import write_report
+    from spectra.store.destination import messages_beside
+
     folder = Path() if "://" in options.store else Path(options.store).parent
     out = options.out or folder / "report.html"
     size = write_report(options.store, out)

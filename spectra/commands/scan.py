@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -20,10 +20,10 @@ from spectra.commands.options import parse
 from spectra.machine.console import Console
 from spectra.machine.memory import peak_memory_bytes
 from spectra.machine.progress import Shown
-from spectra.scanning.scan import Summary, run_scan
-from spectra.store.destination import require_no_broken_link
-from spectra.store.location import local_path
 from spectra_data.errors import first_lines
+
+if TYPE_CHECKING:
+    from spectra.scanning.scan import Summary
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,13 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="scan", description=__doc__)
+    from spectra.scanning.scan import run_scan
+    from spectra.store.destination import require_writable
+    from spectra.store.location import local_path
+
     console = Console(stderr=True)
     if (path := local_path(options.out)) is not None:
-        require_no_broken_link(path)
+        require_writable(path, folder=True)
     started = time.perf_counter()
     with Shown(console, "matrices") as shown:
         summary = run_scan(
@@ -81,7 +85,7 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if summary.not_finite or summary.problems else 0
 
 
-def _report(summary: Summary, options: Options, seconds: float) -> dict[str, Any]:
+def _report(summary: "Summary", options: Options, seconds: float) -> dict[str, Any]:
     return {
         "store": options.out,
         "snapshots": summary.snapshots,
@@ -96,7 +100,7 @@ def _report(summary: Summary, options: Options, seconds: float) -> dict[str, Any
     }
 
 
-def _print(summary: Summary, options: Options, seconds: float) -> None:
+def _print(summary: "Summary", options: Options, seconds: float) -> None:
     for reason, count in Counter(reason for _, reason in summary.skipped).items():
         names = [name for name, why in summary.skipped if why == reason]
         more = f" and {count - 2} more" if count > 2 else ""

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 import tyro
 
 from spectra.commands.options import parse
-from spectra.store.verify import verify
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,8 @@ class Options:
 def main(arguments: Sequence[str]) -> int:
     """Run the command."""
     options = parse(Options, arguments, command="verify", description=__doc__)
+    from spectra.store.verify import verify
+
     verdict = verify(options.store)
     if options.json:
         print(json.dumps(asdict(verdict) | {"whole": verdict.whole}))

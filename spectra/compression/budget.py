@@ -6,11 +6,12 @@ unit for every matrix. So ranks are chosen for all matrices together: the least 
 budget.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
 from spectra.allocation.allocate import Maker
+from spectra.allocation.budget import least_parameters, parameters_within
 from spectra.allocation.candidates import Candidate, Candidates
 from spectra.allocation.methods.registry import LOSS
 from spectra.allocation.options import AllocationSettings
@@ -59,18 +60,42 @@ def allocate_by_loss(
     InputError
         When the budget cannot be reached, or a matrix's spectrum is not finite.
     """
+    require_reachable(checkpoint.matrices, budget, storage=storage, align=align, whole=whole)
     free = [m for m in checkpoint.matrices if m.name not in whole]
     total = sum(m.rows * m.cols for m in checkpoint.matrices)
     room = sum(m.rows * m.cols for m in free)
     share = (budget * total - (total - room)) / room if room else 0.0
-    if share <= 0:
-        raise InputError(
-            f"a budget of {budget:g} cannot be reached: {1 - room / total:.1%} of the block "
-            "parameters are in layers that cannot be factored (fused ones, experts)"
-        )
     found = loss_candidates(checkpoint, free, source, weightings, progress)
     rank_map = map_of_least_loss(found, share, storage, align)
     return with_whole(rank_map, list(checkpoint.matrices), Target("budget", budget))
+
+
+def require_reachable(
+    matrices: Collection[Matrix], budget: float, *, storage: str, align: int, whole: frozenset[str]
+) -> None:
+    """Require a budget that ranks can meet, which their shapes tell.
+
+    Parameters
+    ----------
+    matrices
+        All matrices of the checkpoint.
+    budget, storage, align, whole
+        See `allocate_by_loss`.
+
+    Raises
+    ------
+    InputError
+        With the smallest budget that can be reached.
+    """
+    total = sum(m.rows * m.cols for m in matrices)
+    free = [m for m in matrices if m.name not in whole]
+    room = sum(m.rows * m.cols for m in free)
+    least = total - room + least_parameters(free, storage, align)
+    if parameters_within(budget, total) >= least:
+        return
+    fixed = f"{1 - room / total:.1%} of the block parameters are in layers that cannot be factored "
+    why = f"{fixed}(fused ones, experts), so ranks allow" if room < total else "ranks allow"
+    raise Target("budget", budget).unreachable(why, least / total)
 
 
 def loss_candidates(

@@ -32,7 +32,7 @@ from spectra.models.loading import require_finite
 from spectra.models.source import Source
 from spectra_data.cache import cache_folder
 from spectra_data.errors import InputError
-from spectra_data.sources import open_source
+from spectra_data.sources import TEXT_FIELD, open_source
 
 KEPT_BYTES = 8e9
 """Size of statistics in bytes above which they are removed after use."""
@@ -102,13 +102,17 @@ def calibration_text(
     if calibration.data == SELF:
         windows = _written(source, calibration, device)
         return windows, {"tokens_sha256": tokens_sha256(windows)}
-    open_source(calibration.data)  # before the tokenizer, which may take a while
+    # before the tokenizer, which may take a while
+    corpus = open_source(calibration.data, calibration.text_field)
     tokenizer = tokenizer_of(source, calibration.tokenizer)
     windows = corpus_windows(
-        calibration.data, tokenizer, windows=calibration.windows, length=calibration.length
+        corpus, tokenizer, windows=calibration.windows, length=calibration.length
     )
     require_known(int(windows.max()), config.vocab_size)
-    return windows, about_text(calibration.data, tokenizer, windows)
+    about = about_text(corpus, tokenizer, windows)
+    if calibration.text_field != TEXT_FIELD:
+        about["text_field"] = calibration.text_field
+    return windows, about
 
 
 def _written(source: Source, calibration: Calibration, device: str) -> torch.Tensor:

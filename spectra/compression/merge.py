@@ -18,6 +18,7 @@ from spectra.machine.progress import Progress, silent
 from spectra.models.loading import load_whole, require_finite
 from spectra.models.pairs import compressed_layers
 from spectra.models.source import COMPANIONS, Source
+from spectra.store.weights import share
 from spectra_data.errors import InputError
 from spectra_data.partial import partial_folder
 
@@ -135,6 +136,7 @@ def _with_adapter(
     begin(out, hashlib.sha256(known.encode()).hexdigest())
     with partial_folder(out / "model") as partial:
         model.save_pretrained(partial, max_shard_size=shard_bytes)
+        share(partial)
         source.base.copy_companions(partial)
         for name in COMPANIONS:  # the tokenizer that it was finetuned with
             if (Path(source.address) / name).is_file():

@@ -9,7 +9,7 @@ import torch
 from spectra.allocation.costs import require_storage
 from spectra.allocation.rankmap import RankMap
 from spectra.checkpoint.checkpoint import Checkpoint, Tensors
-from spectra.compression.budget import allocate_by_loss
+from spectra.compression.budget import allocate_by_loss, require_reachable
 from spectra.compression.calibrated import calibrate
 from spectra.compression.fit import require_fit
 from spectra.compression.maps import stored_map
@@ -95,11 +95,20 @@ def make_plan(request: Request, progress: Progress) -> Plan:
         require_fit(
             request.rank_map, opened, weights=request.check_weights and _in_parts(request, opened)
         )
+    rank_map = request.rank_map
+    storage, align = options.storage or BUDGET_STORAGE, options.align or ALIGN
+    if rank_map is not None:  # before the passes, which may take hours
+        wanted, left = _stored(rank_map, options.storage, fixed)
+        require_running(checkpoint, wanted)
+    else:
+        assert options.budget is not None
+        require_reachable(
+            opened.matrices, options.budget, storage=storage, align=align, whole=frozenset(fixed)
+        )
     about, weightings = settings.described(), plain_weightings()
     if settings.calibrated:
         weightings = calibrate(checkpoint, settings, request.device, progress)
         about |= weightings.about
-    rank_map = request.rank_map
     if rank_map is None:
         assert options.budget is not None
         rank_map = allocate_by_loss(
@@ -107,20 +116,34 @@ def make_plan(request: Request, progress: Progress) -> Plan:
             source,
             weightings,
             options.budget,
-            storage=options.storage or BUDGET_STORAGE,
-            align=options.align or ALIGN,
+            storage=storage,
+            align=align,
             whole=frozenset(fixed),
             progress=progress,
         )
-    left = {m.name: fixed[m.name] for m in rank_map.modules if m.name in fixed and m.factored}
-    wanted = stored_map(rank_map, storage=options.storage, whole=left)
-    if not any(module.factored for module in wanted.modules):
-        reasons = "; ".join(dict.fromkeys(left.values())) or "the map leaves all of them whole"
-        raise InputError(f"no matrix would be factored: {reasons}")
-    require_running(checkpoint, wanted)
+        wanted, left = _stored(rank_map, options.storage, fixed)
+        require_running(checkpoint, wanted)
     if settings.method == "sequential":
         weightings = sequential_weightings(checkpoint, settings, wanted, request.device, progress)
     return Plan(opened, source, config, wanted, weightings, about, left)
+
+
+def _stored(
+    rank_map: RankMap, storage: str | None, fixed: Mapping[str, str]
+) -> tuple[RankMap, dict[str, str]]:
+    """The map of what will be stored, and the matrices of the map that stay whole, with reasons.
+
+    Raises
+    ------
+    InputError
+        When nothing would be factored.
+    """
+    left = {m.name: fixed[m.name] for m in rank_map.modules if m.name in fixed and m.factored}
+    wanted = stored_map(rank_map, storage=storage, whole=left)
+    if not any(module.factored for module in wanted.modules):
+        reasons = "; ".join(dict.fromkeys(left.values())) or "the map leaves all of them whole"
+        raise InputError(f"no matrix would be factored: {reasons}")
+    return wanted, left
 
 
 def left_whole(source: Source) -> dict[str, str]:

@@ -1,15 +1,17 @@
 """The options of `compress`, and the settings that follow from them."""
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
 from spectra.calibration.options import Calibration
+from spectra.keywords import Share
 from spectra.storages.registry import BUDGET_STORAGE, STORAGES
 from spectra_data.errors import InputError
 
+Dtype = Literal["bfloat16", "float16", "float32"]
+DTYPES: tuple[str, ...] = get_args(Dtype)
 Method = Literal["svd", "asvd", "whiten", "fisher", "sequential"]
 METHODS: tuple[str, ...] = get_args(Method)
 SHRINKAGE = {"fisher": 0.01}
@@ -54,7 +56,7 @@ class Settings:
         if self.method == "asvd":
             about["exponent"] = self.asvd_exponent
         if self.calibrated:
-            about |= {"shrinkage": self.shrink, "calibration": dataclasses.asdict(self.calibration)}
+            about |= {"shrinkage": self.shrink, "calibration": self.calibration.described()}
         return about
 
 
@@ -86,7 +88,7 @@ class Compression:
         Text for all methods but svd.
     """
 
-    budget: float | None = None
+    budget: Share | None = None
     method: Method | None = None
     storage: Annotated[
         str | None,
@@ -96,9 +98,9 @@ class Compression:
             f"{BUDGET_STORAGE} with --budget.",
         ),
     ] = None
-    shrinkage: float | None = None
+    shrinkage: Share | None = None
     align: int | None = None
-    dtype: Literal["bfloat16", "float16", "float32"] | None = None
+    dtype: Dtype | None = None
     calibration: Calibration = field(default_factory=Calibration)
 
     @property
@@ -112,3 +114,15 @@ class Compression:
         """
         method = self.method or ("svd" if self.budget is None else "fisher")
         return Settings(method, self.calibration, self.shrinkage)
+
+
+def require_known_dtype(name: str) -> None:
+    """Require the name of a dtype that weights are stored in.
+
+    Raises
+    ------
+    InputError
+        When there is none; the message lists those that exist.
+    """
+    if name not in DTYPES:
+        raise InputError(f"no dtype {name!r}; there are: {', '.join(DTYPES)}")

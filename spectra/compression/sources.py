@@ -1,12 +1,12 @@
 """The tensors of a model under the names of its parameters, to be written again."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from spectra.checkpoint.checkpoint import Tensors
 from spectra.checkpoint.tensors import NAMES, StoredTensor
+from spectra.compression.settings import require_known_dtype
 from spectra.models.loading import load_whole
 from spectra.models.source import Source
 from spectra.transformers_internals import tied_parameters
@@ -75,11 +75,6 @@ def require_dtype(name: str) -> torch.dtype:
     InputError
         When there is none; the message lists those that exist.
     """
-    known: Mapping[str, torch.dtype] = {
-        "bfloat16": torch.bfloat16,
-        "float16": torch.float16,
-        "float32": torch.float32,
-    }
-    if name not in known:
-        raise InputError(f"no dtype {name!r}; there are: {', '.join(known)}")
-    return known[name]
+    require_known_dtype(name)
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

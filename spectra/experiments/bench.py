@@ -29,7 +29,6 @@ from spectra.scanning.scan import scan
 from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
 from spectra.storages.stored import Factors
 from spectra_data.errors import InputError
-from spectra_data.sources import open_source
 
 KEPT = 8e9
 """Most bytes of decompositions kept in memory between cells."""
@@ -67,7 +66,7 @@ class Bench:
         }
         tokenizer = tokenizer_of(self.source, None)
         limit = (self.settings.windows + 1) * self.settings.seq_len
-        self.text = text_tokens(open_source(self.settings.data), tokenizer, limit=limit)
+        self.text = text_tokens(self.settings.opened(self.settings.data), tokenizer, limit=limit)
         self._weightings: dict[str, Weightings] = {}
         self._factors: dict[tuple[str, str], Factors] = {}
         self._spectra: dict[str, Candidates] = {}

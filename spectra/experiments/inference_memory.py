@@ -5,23 +5,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from spectra.allocation.allocate import allocate
-from spectra.compression.compress import compress
 from spectra.experiments.child import finished
 from spectra.experiments.experiment import Presentation
 from spectra.experiments.ledger import Ledger, Row
 from spectra.experiments.measured import MeasuredExperiment, Setup
 from spectra.experiments.settings import DataSettings, StorageSettings
 from spectra.experiments.writing import Point
+from spectra.keywords import Share
 from spectra.machine.interpreter import run_module
-from spectra.scanning.scan import scan
 
 
 @dataclass(frozen=True)
 class MemorySettings(StorageSettings, DataSettings):
     """Options of table 3."""
 
-    memory_errs: tuple[float, ...] = (0.0, 0.3, 0.5, 0.7)
+    memory_errs: tuple[Share, ...] = (0.0, 0.3, 0.5, 0.7)
     """Effective rank reductions to measure; 0 is the dense model."""
     contexts: tuple[int, ...] = (512, 1024, 2048, 4096)
     """Context lengths to measure, in tokens."""
@@ -51,6 +49,10 @@ def table3(setup: Setup, ledger: Ledger) -> Iterator[Row]:
 
 
 def _measured(setup: Setup, err: float) -> Row:
+    from spectra.allocation.allocate import allocate
+    from spectra.compression.compress import compress
+    from spectra.scanning.scan import scan
+
     address = setup.checkpoint
     if err == 0:
         return _in_process(address, setup)
@@ -69,7 +71,8 @@ def _measured(setup: Setup, err: float) -> Row:
 def _in_process(address: str, setup: Setup) -> Row:
     settings: MemorySettings = setup.settings
     command = [*run_module("spectra.cli"), "evaluate", address, "--json", "--speed"]
-    command += ["--data", settings.data, "--windows", "1", "--seq-len", str(settings.seq_len)]
+    command += ["--data", settings.data, "--text-field", settings.text_field]
+    command += ["--windows", "1", "--seq-len", str(settings.seq_len)]
     command += ["--dtype", settings.stored, "--device", setup.device, "--contexts"]
     command += [str(context) for context in settings.contexts]
     found = finished(command, f"measuring {address}")

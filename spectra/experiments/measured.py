@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.experiments.experiment import Experiment, Outcome
 from spectra.experiments.ledger import Ledger, Row
 from spectra.experiments.writing import Point, Shape, written
 from spectra.machine.progress import Progress, silent
-from spectra.store.destination import make_folder
+from spectra.store.destination import make_folder, require_writable
 from spectra.store.lock import locked
 from spectra_data.partial import remove_leftovers
 
@@ -52,6 +51,9 @@ class MeasuredExperiment(Experiment):
         InputError
             When the folder holds results of other settings, or another process writes to it.
         """
+        from spectra.checkpoint.checkpoint import open_checkpoint
+
+        require_writable(folder, folder=True)
         known = {"experiment": self.name, "checkpoint": checkpoint, "device": device}
         known |= settings.to_dict()
         known |= {"identity": open_checkpoint(checkpoint).identity}

@@ -3,27 +3,29 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
-import torch
-
-from spectra.calibration.blocks import Blocks
-from spectra.experiments.bench import Bench
 from spectra.experiments.experiment import Presentation
 from spectra.experiments.ledger import Ledger, Row
 from spectra.experiments.measured import MeasuredExperiment, Setup
 from spectra.experiments.settings import Check, PerplexitySettings
-from spectra.models.loading import Loaded
-from spectra.pruning.pruner import METHODS, Pruner
-from spectra.pruning.sparsity import Pattern
+from spectra.keywords import Share
+from spectra.pruning.methods import METHODS
+
+if TYPE_CHECKING:
+    import torch
+
+    from spectra.experiments.bench import Bench
+    from spectra.pruning.pruner import Pruner
 
 
 @dataclass(frozen=True)
 class PruningSettings(PerplexitySettings):
     """Options of figure 7."""
 
-    pruned_errs: tuple[float, ...] = (0.0, 0.1, 0.3, 0.5)
+    pruned_errs: tuple[Share, ...] = (0.0, 0.1, 0.3, 0.5)
     """Effective rank reductions to measure; at 0 every matrix is pruned."""
-    sparsities: tuple[float, ...] = (0.2, 0.4, 0.5, 0.6)
+    sparsities: tuple[Share, ...] = (0.2, 0.4, 0.5, 0.6)
     """Shares of zeros to prune to."""
     pruners: tuple[str, ...] = ("magnitude", "wanda", "sparsegpt")
     """Methods of pruning."""
@@ -39,6 +41,10 @@ class PruningSettings(PerplexitySettings):
 
 def figure7(setup: Setup, ledger: Ledger) -> Iterator[Row]:
     """Increase of perplexity when the matrices that stayed dense are pruned, by sparsity."""
+    from spectra.experiments.bench import Bench
+    from spectra.pruning.pruner import Pruner
+    from spectra.pruning.sparsity import Pattern
+
     bench = Bench(setup)
     windows = bench.calibration_windows()
     for err in setup.settings.pruned_errs:
@@ -59,7 +65,7 @@ def figure7(setup: Setup, ledger: Ledger) -> Iterator[Row]:
                 yield row | {"increase": row["perplexity"] - base["perplexity"]}
 
 
-def _compressed(bench: Bench, err: float) -> tuple[dict[str, torch.Tensor], frozenset[str]]:
+def _compressed(bench: "Bench", err: float) -> "tuple[dict[str, torch.Tensor], frozenset[str]]":
     """Products of WeLore's LRCs, and the names of the matrices that stayed dense."""
     if err == 0:
         return {}, frozenset(bench.modules)
@@ -69,8 +75,14 @@ def _compressed(bench: Bench, err: float) -> tuple[dict[str, torch.Tensor], froz
 
 
 def _pruned(
-    bench: Bench, weights: dict[str, torch.Tensor], pruner: Pruner, windows: torch.Tensor
+    bench: "Bench",
+    weights: "dict[str, torch.Tensor]",
+    pruner: "Pruner",
+    windows: "torch.Tensor",
 ) -> Row:
+    from spectra.calibration.blocks import Blocks
+    from spectra.models.loading import Loaded
+
     with bench.replaced(weights):
         if pruner.method == "magnitude":
             for name in pruner.names:

@@ -3,21 +3,25 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from spectra.allocation.methods.registry import METHODS
-from spectra.experiments.bench import Bench
 from spectra.experiments.experiment import Presentation
 from spectra.experiments.ledger import Ledger, Row
 from spectra.experiments.measured import MeasuredExperiment, Setup
 from spectra.experiments.settings import PerplexitySettings
 from spectra.experiments.tables import dense, truncated
+from spectra.keywords import Share
+
+if TYPE_CHECKING:
+    from spectra.experiments.bench import Bench
 
 
 @dataclass(frozen=True)
 class QualitySettings(PerplexitySettings):
     """Options of `quality`."""
 
-    budgets: tuple[float, ...] = (0.9, 0.8, 0.6)
+    budgets: tuple[Share, ...] = (0.9, 0.8, 0.6)
     """Budgets to measure: fractions of block parameters."""
 
 
@@ -35,6 +39,8 @@ class Recipe:
 
 def quality(setup: Setup, ledger: Ledger) -> Iterator[Row]:
     """Perplexity at equal parameters: the public ways, and ours, with data and without."""
+    from spectra.experiments.bench import Bench
+
     text = setup.settings.calibration
     recipes = [
         Recipe("svd, uniform", "svd", "uniform", "factors"),
@@ -56,7 +62,7 @@ def quality(setup: Setup, ledger: Ledger) -> Iterator[Row]:
             yield ledger.cell(key, partial(_of_recipe, bench, recipe, budget))
 
 
-def _of_recipe(bench: Bench, recipe: Recipe, budget: float) -> Row:
+def _of_recipe(bench: "Bench", recipe: Recipe, budget: float) -> Row:
     if "statistics" in METHODS[recipe.allocation].needs:
         rank_map = bench.least_loss(recipe.way, budget, recipe.storage, recipe.align)
     else:

@@ -3,6 +3,7 @@
 A new one is a file with its settings and its description, and a line here.
 """
 
+from collections.abc import Mapping
 from dataclasses import fields
 
 from spectra.experiments.experiment import Experiment
@@ -43,6 +44,18 @@ EXPERIMENTS: Registry[Experiment] = Registry(
         ),
     },
 )
+
+
+_IN_REPORT = "`spectra report STORE` draws it"
+_OF_RUN = f"{_IN_REPORT}, from the store of a run, e.g. of `spectra pretrain`"
+_OF_SCAN = f"{_IN_REPORT}, from the store of a run or of `spectra scan`; so does the dashboard"
+ELSEWHERE: Mapping[str, str] = {
+    "figure2": _OF_RUN,
+    "figure3": _OF_RUN,
+    "figure4": _OF_SCAN,
+    "figure6": _OF_SCAN,
+}
+"""Figures of the paper that no experiment measures, and what draws them."""
 
 
 def owners_of(field: str) -> list[str]:

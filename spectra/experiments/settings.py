@@ -4,10 +4,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from spectra.calibration.options import SELF, Calibration
-from spectra.compression.sources import require_dtype
+from spectra.calibration.options import SELF, Calibration, without_usual_field
+from spectra.compression.settings import require_known_dtype
+from spectra_data.documents import DocumentSource
 from spectra_data.errors import InputError
-from spectra_data.sources import open_source
+from spectra_data.sources import TEXT_FIELD, open_source
 
 Check = tuple[bool, str]
 """Whether something is wrong, and the message that says what."""
@@ -40,11 +41,15 @@ class Settings:
 
     def fingerprints(self) -> dict[str, str]:
         """Hashes of the texts, to identify the data that results were measured on."""
-        return {k: open_source(v).fingerprint() for k, v in self.texts().items()}
+        return {k: self.opened(v).fingerprint() for k, v in self.texts().items()}
+
+    def opened(self, data: str) -> DocumentSource:
+        """A text of the experiment."""
+        return open_source(data)
 
     def to_dict(self) -> dict[str, Any]:
         """Settings for the written configuration."""
-        return dataclasses.asdict(self)
+        return without_usual_field(dataclasses.asdict(self))
 
     def at_least_one(self, *names: str) -> list[Check]:
         """Checks of counts."""
@@ -54,10 +59,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class WindowSettings(Settings):
-    """Length of token windows."""
+    """Token windows of texts."""
 
     seq_len: int = 512
     """Tokens per window."""
+    text_field: str = TEXT_FIELD
+    """Field or column that holds the text, in every text that has any."""
+
+    def opened(self, data: str) -> DocumentSource:
+        """A text of the experiment."""
+        return open_source(data, self.text_field)
 
     def checks(self) -> list[Check]:
         """Checks of the settings."""
@@ -100,12 +111,14 @@ class CalibrationSettings(WindowSettings):
 
     def calibrated(self, data: str | None = None) -> Calibration:
         """Calibration of these settings, on `data` if it is given."""
+        text = self.calibration if data is None else data
         return Calibration(
-            self.calibration if data is None else data,
+            text,
             windows=self.calibration_windows,
             length=self.seq_len,
             seed=self.seed,
             batch_size=self.batch_size,
+            text_field=TEXT_FIELD if text == SELF else self.text_field,
         )
 
 
@@ -124,7 +137,7 @@ class StorageSettings(Settings):
         InputError
             When there is no such precision.
         """
-        require_dtype(self.stored)
+        require_known_dtype(self.stored)
         return super().checks()
 
 

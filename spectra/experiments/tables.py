@@ -2,21 +2,25 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from spectra.allocation.rankmap import RankMap
-from spectra.experiments.bench import Bench
 from spectra.experiments.experiment import Presentation
 from spectra.experiments.ledger import Ledger, Row
 from spectra.experiments.measured import MeasuredExperiment, Setup
 from spectra.experiments.settings import PerplexitySettings
+from spectra.keywords import Share
 from spectra.storages.registry import DEFAULT_STORAGE
+
+if TYPE_CHECKING:
+    from spectra.allocation.rankmap import RankMap
+    from spectra.experiments.bench import Bench
 
 
 @dataclass(frozen=True)
 class ErrSettings(PerplexitySettings):
     """Options of tables 1 and 2."""
 
-    errs: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
+    errs: tuple[Share, ...] = (0.1, 0.2, 0.3, 0.4, 0.5)
     """Effective rank reductions to measure."""
 
 
@@ -26,6 +30,8 @@ def table1(setup: Setup, ledger: Ledger) -> Iterator[Row]:
     Uniform, OWL and WeLore truncate every matrix to its rank, so all three remove the same ranks;
     ``welore, LRCs`` is the stored model, in which N-LRCs stay whole.
     """
+    from spectra.experiments.bench import Bench
+
     bench = Bench(setup)
     yield dense(bench, ledger)
     for err in setup.settings.errs:
@@ -36,6 +42,8 @@ def table1(setup: Setup, ledger: Ledger) -> Iterator[Row]:
 
 def table2(setup: Setup, ledger: Ledger) -> Iterator[Row]:
     """Perplexity by ERR of activation-aware SVDs, with uniform and with WeLore's ranks."""
+    from spectra.experiments.bench import Bench
+
     bench = Bench(setup)
     yield dense(bench, ledger)
     for err in setup.settings.errs:
@@ -44,7 +52,7 @@ def table2(setup: Setup, ledger: Ledger) -> Iterator[Row]:
                 yield _at_err(bench, ledger, way, allocation, err, all_ranks=True)
 
 
-def dense(bench: Bench, ledger: Ledger) -> Row:
+def dense(bench: "Bench", ledger: Ledger) -> Row:
     """Row of the original model."""
     return ledger.cell(
         {"recipe": "dense", "err_asked": 0.0, "budget_asked": 1.0},
@@ -53,7 +61,7 @@ def dense(bench: Bench, ledger: Ledger) -> Row:
 
 
 def _at_err(
-    bench: Bench, ledger: Ledger, way: str, allocation: str, err: float, *, all_ranks: bool
+    bench: "Bench", ledger: Ledger, way: str, allocation: str, err: float, *, all_ranks: bool
 ) -> Row:
     name = f"{way}, {allocation}" + ("" if all_ranks else ", LRCs")
 
@@ -64,7 +72,9 @@ def _at_err(
     return ledger.cell({"recipe": name, "err_asked": err}, measure)
 
 
-def truncated(bench: Bench, way: str, rank_map: RankMap, storage: str, *, all_ranks: bool) -> Row:
+def truncated(
+    bench: "Bench", way: str, rank_map: "RankMap", storage: str, *, all_ranks: bool
+) -> Row:
     """Row of a model whose matrices are truncated and rounded by a storage."""
     factors = bench.truncated(way, rank_map, all_ranks=all_ranks)
     with bench.replaced(bench.products(factors, storage)):

@@ -3,17 +3,15 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import pandas as pd
-import plotly.graph_objects as go
+from typing import TYPE_CHECKING, Any
 
 from spectra.experiments.experiment import Outcome, Presentation
 from spectra.experiments.ledger import Row
-from spectra.figures.results import measured_lines
 from spectra.store.durable import write_file
 from spectra_data.cells import inert
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 Point = tuple[Any, Any, str]
 """x, y and label, for the figure."""
@@ -35,6 +33,8 @@ def written(
     shape: Shape, rows: Sequence[Row], folder: Path, subtitle: str, results: Path
 ) -> Outcome:
     """Write rows, already in the file `results`, as CSV and figure, and their claims as text."""
+    import pandas as pd
+
     columns = tuple(c for c in _columns(shape.presentation, rows) if any(c in row for row in rows))
     csv, html = folder / f"{shape.name}.csv", folder / f"{shape.name}.html"
     table = pd.DataFrame([{inert(c): inert(row.get(c)) for c in columns} for row in rows])
@@ -62,7 +62,11 @@ def _columns(presentation: Presentation, rows: Sequence[Row]) -> Iterator[str]:
             yield column
 
 
-def _figure(presentation: Presentation, points: Sequence[Point], subtitle: str) -> go.Figure:
+def _figure(presentation: Presentation, points: Sequence[Point], subtitle: str) -> "go.Figure":
+    import numpy as np
+
+    from spectra.figures.results import measured_lines
+
     x, y, labels = zip(*points, strict=True) if points else ((), (), ())
     return measured_lines(
         np.array(x, float),

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from spectra.checkpoint.adapter import FILE, PEFT_FILES, TENSORS, Adapter, adapter_of
 from spectra.checkpoint.digests import combined_sha256, digest
 from spectra.models.pairs import pair, unpair
 from spectra.models.source import Source
+from spectra.store.weights import share, write_weights
 from spectra_data.errors import InputError, first_line
 
 
@@ -52,13 +53,14 @@ def save_changed(
 ) -> None:
     """Write the changed tensors of a model, under the model's names."""
     stored = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    save_file(stored, folder / TENSORS, metadata={"format": "pt"})
+    write_weights(folder / TENSORS, stored, {"format": "pt"})
     _describe(folder, Adapter(base, identity, "changed", _sha256(stored)))
 
 
 def save_peft(folder: Path, base: str, identity: str, model: Any) -> None:
     """Write the adapter of a `peft` model over paired layers."""
     model.save_pretrained(folder)
+    share(folder)
     _describe(folder, Adapter(base, identity, "peft", _files_sha256(folder)))
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from spectra.allocation.rankmap import RankMap
 from spectra.calibration.blocks import open_blocks
@@ -31,6 +30,7 @@ from spectra.models.source import Source
 from spectra.pruning.pruner import Pruner
 from spectra.pruning.sparsity import Pattern
 from spectra.store.durable import write_file
+from spectra.store.weights import write_weights
 from spectra_data.errors import InputError
 
 REPORT = "pruning.json"
@@ -177,7 +177,7 @@ def _prepared(
     passed = pruner.blocks(blocks, windows, calibration.batch_size, progress)
     for number, pruned in enumerate(passed):
         path = folder / f"{number}.safetensors"
-        save_file({name: weight.cpu().contiguous() for name, weight in pruned.items()}, path)
+        write_weights(path, pruned)
         found |= dict.fromkeys(pruned, path)
     return found
 

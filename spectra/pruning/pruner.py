@@ -2,17 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 
 from spectra.calibration.blocks import Blocks
 from spectra.calibration.statistics import BlockStatistics, linear_layers, watching_inputs
+from spectra.pruning.methods import METHODS
 from spectra.pruning.sparsity import Pattern, magnitude, sparsegpt, wanda
 from spectra_data.errors import InputError
-
-Method = Literal["magnitude", "wanda", "sparsegpt"]
-METHODS: tuple[str, ...] = get_args(Method)
 
 
 @dataclass(frozen=True)

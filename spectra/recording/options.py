@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from spectra.keywords import comma_list, named
+from spectra.keywords import Share, comma_list, named
 from spectra.quantities import DEFAULT, QUANTITIES
 from spectra.store.layout import Contents
 from spectra.store.schedule import Schedule
@@ -71,7 +71,7 @@ class Recording:
     gradients: Annotated[bool, named("record-gradients")] = False
     subspaces: Annotated[int, named("record-subspaces")] = 0
     sketch: int = 4096
-    overhead: Annotated[float | None, named("record-overhead")] = None
+    overhead: Annotated[Share | None, named("record-overhead")] = None
     background: Annotated[Where, named("record-background")] = "off"
     queue: Annotated[int, named("record-queue")] = 1
     strict: Annotated[bool, named("record-strict")] = False

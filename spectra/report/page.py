@@ -13,7 +13,7 @@ from spectra.report.encoding import as_script
 from spectra.report.facts import facts
 from spectra.report.payload import payload
 from spectra.store.damage import unless_damaged
-from spectra.store.destination import write_result
+from spectra.store.destination import require_writable, write_result
 from spectra.store.reader import open_store
 from spectra_data.errors import InputError
 
@@ -36,6 +36,7 @@ def write_report(store: str | Path, out: str | Path) -> int:
     InputError
         When there is no such store, it has no snapshot yet, or `out` cannot be written.
     """
+    require_writable(out)
     run = open_store(store)
     with unless_damaged(store):
         page = report_html(run, name=str(store))

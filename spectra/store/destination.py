@@ -8,9 +8,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from spectra.store.durable import write_file
+from spectra.store.durable import require_file, write_file
 from spectra_data.errors import InputError, printable
-from spectra_data.partial import remove_leftovers
+from spectra_data.partial import partial_file, remove_leftovers
 
 STREAMS = (1, 2)
 """Descriptors of standard output and standard error."""
@@ -60,6 +60,43 @@ def messages_beside(path: str | Path | None) -> Iterator[None]:
         yield
 
 
+def require_writable(path: str | Path, *, folder: bool = False) -> None:
+    """Require that a result can be written, before the work that makes it.
+
+    A file is made there and removed: permissions alone do not tell.
+
+    Parameters
+    ----------
+    path
+        File or stream of the result; it need not exist.
+    folder
+        Whether it is the folder of the result.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written, or something else is there.
+    """
+    target = Path(path)
+    if not folder and (is_stream(target) or _descriptor_of(target) is not None):
+        return
+    require_no_broken_link(target)
+    try:
+        target = Path(os.path.realpath(target))
+        if not folder:
+            require_file(target)
+        elif target.exists():
+            if not target.is_dir():
+                raise InputError(f"{path} exists and is not a folder: name another")
+            target = target / "result"
+        while not target.parent.exists():
+            target = target.parent
+        with partial_file(target):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def require_no_broken_link(place: Path) -> None:
     """Require a path that is free or exists, and is not a link to nothing."""
     if place.is_symlink() and not place.exists():
@@ -74,11 +111,9 @@ def make_folder(folder: Path) -> None:
     InputError
         When something else is there, or it cannot be made.
     """
-    require_no_broken_link(folder)
+    require_writable(folder, folder=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise InputError(f"{folder} exists and is not a folder: name another") from error
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
 

@@ -1,39 +1,13 @@
 """Writing to a local disk so that what was announced survives a power cut."""
 
-import asyncio
 import contextlib
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from zarr.core.buffer import Buffer
-
-from spectra.store.files import RegularFiles, kind_of
 from spectra_data.errors import InputError
 from spectra_data.partial import IS_POSIX, partial_file, partial_folder
-
-
-class DurableStore(RegularFiles):
-    """A local zarr store whose every write is on disk before it returns.
-
-    zarr's own replaces files atomically without fsync: after a power cut, a row's `step` could have
-    reached the disk before the row.
-    """
-
-    async def set(self, key: str, value: Buffer) -> None:
-        await asyncio.to_thread(self.set_sync, key, value)
-
-    def set_sync(self, key: str, value: Buffer) -> None:
-        if self.read_only:
-            raise OSError(f"{self.root} was opened for reading")
-        write_file(self.root / key, memoryview(value.as_buffer_like()))
-
-    async def delete(self, key: str) -> None:
-        await super().delete(key)
-        folder = (self.root / key).parent
-        if folder.exists():
-            await asyncio.to_thread(sync_folder, folder)
 
 
 def is_partial(key: str) -> bool:
@@ -69,7 +43,7 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _placed(path: Path) -> Iterator[None]:
     """Make the folders of a file before it is written, and bring all names to disk afterwards."""
-    _require_file(path)
+    require_file(path)
     new_folders = []
     folder = path.parent
     while not folder.exists():
@@ -87,7 +61,14 @@ def _replace(partial: Path, path: Path) -> None:
     partial.replace(path)
 
 
-def _require_file(path: Path) -> None:
+def require_file(path: Path) -> None:
+    """Require a path that is free or a file.
+
+    Raises
+    ------
+    InputError
+        When a folder, a device or a pipe is there.
+    """
     try:
         mode = path.lstat().st_mode
     except OSError:  # nothing is there
@@ -120,3 +101,15 @@ def sync_tree(folder: Path) -> None:
 def _sync_file(path: Path) -> None:
     with path.open("rb" if IS_POSIX else "r+b") as file:  # Windows wants to be able to write
         os.fsync(file.fileno())
+
+
+def kind_of(mode: int) -> str:
+    """What is no regular file, in words, from its mode."""
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+        stat.S_IFIFO: "a pipe",
+        stat.S_IFSOCK: "a socket",
+    }
+    return kinds.get(stat.S_IFMT(mode), "no file")

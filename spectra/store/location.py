@@ -7,7 +7,7 @@ import zarr
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore
 
-from spectra.store.durable import DurableStore
+from spectra.store.files import DurableStore
 from spectra.store.schema import SCHEMA
 from spectra_data.errors import InputError
 from spectra_data.reading import read_json

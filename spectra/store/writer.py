@@ -17,7 +17,8 @@ import zarr
 
 from spectra.store.checked import CheckedStore
 from spectra.store.creation import new_store
-from spectra.store.durable import DurableStore, sync_folder
+from spectra.store.durable import sync_folder
+from spectra.store.files import DurableStore
 from spectra.store.layout import BLOCK, TRAIN_CHUNK, Layout
 from spectra.store.location import Location, check_schema, exists, local_path, zarr_store
 from spectra.store.lock import FolderLock

@@ -29,6 +29,7 @@ from spectra_pretrain.loop import Training
 from spectra_pretrain.memory import total
 from spectra_pretrain.session import Console
 from spectra_pretrain.trainee import make_trainee
+from tests.modes import unusual_modes
 from tests.pretrain.tuned import loss_of, tuned
 
 PEFT = {
@@ -75,6 +76,7 @@ def test_the_saved_checkpoint_is_what_was_trained(checkpoints, inputs, tmp_path,
     base = checkpoints[storage]
     options = tuned(base, inputs["data"], train=train)
     summary = finetune(options, tmp_path / "run")
+    assert not unusual_modes(tmp_path / "run")
     found = loss_of(tmp_path / "run/model", validation_of(options, tmp_path / "again"))
     assert found == pytest.approx(summary["validation_loss"], rel=1e-4)
     assert summary["evaluations"][0]["validation_loss"] > summary["validation_loss"]
@@ -163,6 +165,8 @@ def test_an_adapter_is_loaded_like_a_checkpoint(checkpoints, inputs, tmp_path, t
     )
     arguments = ["merge", str(adapter), "--out", str(tmp_path / "merged"), "--compressed"]
     assert main(arguments) == 0
+    assert not unusual_modes(tmp_path / "run")
+    assert not unusual_modes(tmp_path / "merged")
     merged = load_whole(str(tmp_path / "merged")).model.state_dict()
     expected = load_whole(str(adapter)).model.state_dict()
     for name, value in expected.items():

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, get_args, get_origin
 
 import pytest
 
-from spectra.keywords import names_of
+from spectra.keywords import Share, names_of
 from spectra_data.errors import InputError
 from spectra_pretrain import command as pretraining
 from spectra_pretrain.finetuning import command as finetuning
@@ -169,7 +169,8 @@ def to_dict_of(settings):
 def another(name, kind, default) -> list[str]:
     """An option as it is typed, with a value that is not its default."""
     option = f"--{name.replace('_', '-')}"
-    members = get_args(kind) or (kind,)
+    members = [float if m == Share else m for m in ([kind] if kind == Share else get_args(kind))]
+    members = members or [kind]
     literals = [value for m in members if get_origin(m) is Literal for value in get_args(m)]
     literals += members if get_origin(kind) is Literal else []
     if name == "checkpoint":

@@ -19,6 +19,7 @@ from spectra_pretrain.options import PretrainOptions
 from spectra_pretrain.presets import model_config
 from spectra_pretrain.run import pretrain
 from spectra_pretrain.vocabulary import trained_vocabulary
+from tests.modes import unusual_modes
 from tests.pretrain.runs import SETTINGS, assert_same_run, flags, options_of
 
 
@@ -40,6 +41,7 @@ def test_a_run_leaves_what_the_design_says(finished, inputs):
         "step-000008",
     ]
     assert json.loads((out / "data.json").read_text())["train_tokens"] > 0
+    assert not unusual_modes(out)
 
 
 def test_the_model_is_left_in_hugging_face_format(finished):

@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 
-from spectra.store import durable
+from spectra.store import files
 
 
 class StoppedError(Exception):
@@ -15,7 +15,7 @@ class StoppedError(Exception):
 def stopped_after(allowed, error=StoppedError):
     """Let so many files of local stores be written or removed; every later one raises."""
     calls = iter(range(1_000_000))
-    write_file, delete = durable.write_file, durable.DurableStore.delete
+    write_file, delete = files.write_file, files.DurableStore.delete
 
     def counted_write(path, content):
         if next(calls) >= allowed:
@@ -28,6 +28,6 @@ def stopped_after(allowed, error=StoppedError):
         await delete(store, key)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(durable, "write_file", counted_write)
-        patch.setattr(durable.DurableStore, "delete", counted_delete)
+        patch.setattr(files, "write_file", counted_write)
+        patch.setattr(files.DurableStore, "delete", counted_delete)
         yield

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 import zarr
 
 from spectra.cli import COMMANDS, main
+from spectra.experiments.registry import EXPERIMENTS
 
 
 def run(capsys, *arguments):
@@ -80,12 +82,38 @@ def test_report_says_what_it_wrote(capsys, store):
     assert str(store.parent / "report.html") in out
 
 
-def test_help_and_verify_do_not_wait_for_torch(store):
-    code = (
-        "import sys; from spectra.cli import main; main(['verify', sys.argv[1]]); main(['--help']);"
-        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+HEAVY = {"torch", "transformers", "zarr", "xarray", "pandas", "scipy", "plotly", "dash", "peft"}
+AFTER_EACH = """
+import json, sys
+from spectra.cli import main
+
+heavy, found = set(json.loads(sys.argv[1])), {}
+for arguments in json.loads(sys.argv[2]):
+    try:
+        status = main(arguments)
+    except SystemExit as stop:  # --help
+        status = stop.code
+    found[" ".join(arguments)] = [status, sorted(heavy & set(sys.modules))]
+print(json.dumps(found))
+"""
+
+
+def test_help_and_wrong_options_wait_for_no_library(store):
+    helps = [[], ["--help"], ["--version"], *([command, "--help"] for command in COMMANDS)]
+    helps += [["experiment", name, "--help"] for name in EXPERIMENTS]
+    wrong = [["nonsense"], *([command, "--nonsense"] for command in COMMANDS)]
+    wrong += [["experiment", "table1", "--contexts", "512"], ["pretrain", "--steps", "many"]]
+    verify = ["verify", str(store)]
+    asked = [json.dumps(sorted(HEAVY)), json.dumps([*helps, *wrong, verify])]
+    ran = subprocess.run(
+        [sys.executable, "-c", AFTER_EACH, *asked], check=True, capture_output=True, text=True
     )
-    subprocess.run([sys.executable, "-c", code, str(store)], check=True, capture_output=True)
+    found = json.loads(ran.stdout.splitlines()[-1])
+    light = {name: after for name, after in found.items() if name != " ".join(verify)}
+    assert {name: imported for name, (_, imported) in light.items() if imported} == {}
+    assert {light[" ".join(arguments)][0] for arguments in helps[1:]} == {0}
+    assert {light[" ".join(arguments)][0] for arguments in wrong} == {2}
+    assert found[" ".join(verify)] == [0, ["zarr"]]
 
 
 def test_a_full_disk_is_one_line_and_status_1(capsys, store, tmp_path, monkeypatch):
@@ -157,3 +185,124 @@ def test_a_name_with_a_nul_is_refused(capsys):
 def test_a_mistyped_command_is_told_the_nearest(capsys, typed, meant):
     status, _, err = run(capsys, typed)
     assert (status, err) == (2, f"spectra: no command {typed!r}; did you mean {meant}?\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["scan", "m", "--output", "x.zarr"], "--output; did you mean --out?"),
+        (["prune", "m", "--sparcity=0.5"], "--sparcity; did you mean --sparsity?"),
+        (
+            ["compress", "m", "--seqlen", "8", "--out", "o"],
+            "--seqlen; did you mean --seq-len?",
+        ),
+        (["allocate", "s.zarr", "--eror", "0.5"], "--eror; did you mean --err?"),
+        (["pretrain", "--stepps", "3"], "--stepps; did you mean --steps?"),
+        (["pretrain", "--resume", "--no-dryrun"], "--no-dryrun; did you mean --no-dry-run?"),
+        (["finetune", "m", "--learning_rat", "1"], "--learning_rat; did you mean --learning-rate?"),
+        (
+            ["experiment", "table1", "--eval-windows", "3"],
+            "--eval-windows; did you mean --windows?",
+        ),
+        (["dashboard", "--hots", "::"], "--hots; did you mean --host?"),
+        (["verify", "s.zarr", "-j"], "-j"),
+    ],
+)
+def test_a_misspelt_option_is_told_the_nearest(capsys, arguments, meant):
+    status, _, err = run(capsys, *arguments)
+    more = f" (see `spectra {arguments[0]} --help`)"
+    assert (status, err) == (2, f"spectra {arguments[0]}: there is no option {meant}{more}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["dashboard", "s3://b/run.zarr"],
+            "the dashboard shows folders on this machine, not s3://",
+        ),
+        (
+            ["report", "s.zarr", "--out", "s3://b/r.html"],
+            "s3://b/r.html is an address: name a path",
+        ),
+        (["metrics", "s.zarr", "--out=gs://b/m.csv"], "gs://b/m.csv is an address: name a path"),
+        (
+            ["compress", "m", "--budget", "0.8", "--out", "s3://b/c"],
+            "s3://b/c is an address",
+        ),
+        (["export", "hf://m.json", "--format", "csv"], "hf://m.json is an address"),
+        (["pretrain", "--out", "s3://b/run"], "s3://b/run is an address"),
+    ],
+)
+def test_an_address_is_not_made_a_folder(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(capsys, *arguments)
+    assert status == 2
+    assert message in err
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["allocate", "s", "--err", "half"], "--err is a share, e.g. 0.5 or 50%, not 'half'"),
+        (["allocate", "s", "--err=5O%"], "--err is a share, e.g. 0.5 or 50%, not '5O%'"),
+        (["allocate", "s", "--lrc-factor", "x"], "--lrc-factor is a share, e.g. 0.5 or 50%"),
+        (["allocate", "s", "--method", "welor"], "--method is one of welore, welore-grid, uniform"),
+        (
+            ["compress", "m", "--out", "o", "--budget", "80 %%"],
+            "--budget is a share, e.g. 0.5 or 50%",
+        ),
+        (["compress", "m", "--out", "o", "--align", "1.5"], "--align is a whole number, not '1.5'"),
+        (
+            ["compress", "m", "--out", "o", "--method", "x"],
+            "--method is one of svd, asvd, whiten, fisher",
+        ),
+        (["prune", "m", "--out", "o", "--sparsity", "most"], "--sparsity is a share"),
+        (["evaluate", "m", "--contexts", "512", "2k"], "--contexts is a whole number, not '2k'"),
+        (["evaluate", "m", "--windows", "many"], "--windows is a whole number, not 'many'"),
+        (["metrics", "s", "--bootstrap", "x"], "--bootstrap is a whole number, not 'x'"),
+        (["path", "s", "--spacing", "fine"], "--spacing is a share"),
+        (["pretrain", "--steps", "many"], "--steps is a whole number, not 'many'"),
+        (["pretrain", "--learning_rate", "fast"], "--learning-rate is a number, not 'fast'"),
+        (["pretrain", "--record-overhead", "low"], "--record-overhead is a share"),
+        (["experiment", "table1", "--errs", "10%", "y"], "--errs is a share, e.g. 0.5 or 50%, not"),
+    ],
+)
+def test_a_value_of_another_kind_is_told_what_it_must_be(capsys, arguments, message):
+    status, _, err = run(capsys, *arguments)
+    assert status == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_shares_are_fractions_or_percent(recorded_store, tmp_path, capsys):
+    reports = []
+    for share in ("0.35", "35%"):
+        given = ["allocate", str(recorded_store), "--err", share, "--lrc-factor", "50%", "--json"]
+        status, out, _ = run(capsys, *given)
+        assert status == 0
+        reports.append(json.loads(out))
+    assert reports[0] == reports[1]
+    assert reports[0]["err_asked"] == 0.35
+    for option, share in (("--budget", "120%"), ("--err", "-1%"), ("--err", "nan%")):
+        status, _, err = run(capsys, "allocate", str(recorded_store), option, share)
+        assert status == 2
+        assert "a number from 0 to 1" in err
+
+
+@pytest.mark.parametrize(
+    ("command", "shares"),
+    [
+        ("allocate", "err budget threshold lrc-factor"),
+        ("compress", "budget shrinkage"),
+        ("path", "spacing"),
+        ("prune", "sparsity"),
+        ("pretrain", "warmup min-lr-ratio validation-fraction record-overhead"),
+        ("finetune", "warmup min-lr-ratio validation-fraction distill-weight record-overhead"),
+    ],
+)
+def test_every_share_is_called_one_in_the_help(capsys, command, shares):
+    out = run(capsys, command, "--help")[1]
+    for share in shares.split():
+        assert re.search(rf"--{share} (\{{None\}}\|)?SHARE\b", out), share

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 
@@ -275,6 +276,30 @@ def test_a_budget_is_reached_by_one_call(model):
     assert made.rank_map.asked["budget"] == 0.7
 
 
+@pytest.mark.parametrize(("storage", "align"), [("factors", 1), ("pivoted", 1), ("pivoted", 8)])
+@pytest.mark.parametrize("family", ["llama", "phi3"])  # phi3 has fused layers
+def test_an_unreachable_budget_is_refused_before_calibration(
+    tmp_path, monkeypatch, family, storage, align
+):
+    saved(tmp_path / "m", family)
+    m, budget = str(tmp_path / "m"), 0.001
+    options = {"storage": storage, "align": align, "calibration": OWN}
+    with monkeypatch.context() as patch:
+        patch.setattr("spectra.compression.plan.calibrate", lambda *_: pytest.fail("calibrated"))
+        with pytest.raises(InputError, match=r"budget of 0.001 cannot be reached") as refused:
+            compress(m, None, tmp_path / "no", budget=budget, **options)
+    least = float(re.search(r"ranks allow (0\.\d{4}) to 1$", str(refused.value))[1])
+    assert compress(m, None, tmp_path / "c", budget=least, **options).rank_map.budget <= least
+    with pytest.raises(InputError, match="cannot be reached"):
+        compress(m, None, tmp_path / "less", budget=least - 2e-4, **options)
+
+
+def test_a_map_that_factors_nothing_is_refused_before_calibration(model, monkeypatch):
+    monkeypatch.setattr("spectra.compression.plan.calibrate", lambda *_: pytest.fail("calibrated"))
+    with pytest.raises(InputError, match="no matrix would be factored"):
+        compress(str(model), uniform(model, err=0.0), model.parent / "c", method="whiten")
+
+
 def test_the_least_expected_loss_is_chosen_over_all_matrices(model):
     """Matrices whose outputs reach nothing are cut first."""
 
@@ -423,7 +448,7 @@ def test_the_command_prints_what_design_names(model, capsys):
         (["--out", "c", "--budget", "1.5"], "a budget is a fraction"),
         (["--out", "c", "--budget", "0.001"], "cannot be reached"),
         (["--out", "c", "--map", "none.json"], "cannot read none.json"),
-        (["--out", "c", "--budget", "0.5", "--calibration", "nowhere.txt"], "nowhere.txt"),
+        (["--out", "c", "--budget", "0.8", "--calibration", "nowhere.txt"], "nowhere.txt"),
     ],
 )
 def test_wrong_input_is_one_line(model, arguments, message, capsys, monkeypatch):

@@ -14,7 +14,7 @@ import torch
 
 import spectra
 from spectra.store.checksums import row_key
-from spectra.store.durable import DurableStore
+from spectra.store.files import DurableStore
 from spectra.store.layout import Layout
 from spectra.store.writer import StoreWriter
 from spectra_data.errors import InputError

@@ -90,6 +90,53 @@ def test_what_is_no_place_for_a_result_is_named_and_stays(
     assert list(tmp_path.iterdir()) == [place]
 
 
+WORK = {
+    "allocate": "spectra.allocation.allocate.allocate",
+    "export": "spectra.exports.formats.export",
+    "report": "spectra.report.page.report_html",
+    "metrics": "spectra.analysis.table.metrics_table",
+    "scan": "spectra.scanning.scan.run_scan",
+    "compress": "spectra.compression.compress.make_plan",
+    "merge": "spectra.compression.merge.write_shards",
+    "prune": "spectra.pruning.prune.write_shards",
+    "pretrain": "spectra_pretrain.session._train",
+    "finetune": "spectra_pretrain.session._train",
+    "experiment": "spectra.experiments.measured.Ledger",
+}
+"""Where each command begins what may take hours."""
+
+
+@pytest.mark.parametrize("place", ["/proc/out.csv", "file/out.csv", "file/below/out.csv"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_cannot_be_written_is_refused_before_the_work(
+    material, tmp_path, monkeypatch, capsys, command, place
+):
+    monkeypatch.chdir(material)
+    monkeypatch.setattr(WORK[command], lambda *_, **__: pytest.fail("the work was begun"))
+    (tmp_path / "file").write_text("mine")
+    assert main([*COMMANDS[command], "--out", str(tmp_path / place)]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"spectra {command}: cannot write {tmp_path / place}: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_store_that_cannot_be_written_to_is_refused_before_the_work(
+    material, monkeypatch, capsys
+):
+    def refused(*_, **__):
+        raise InputError("cannot write it")
+
+    monkeypatch.chdir(material)
+    monkeypatch.setattr("spectra.store.destination.require_writable", refused)
+    monkeypatch.setattr("spectra.allocation.path.require_writable", refused)
+    monkeypatch.setattr("spectra.allocation.path.compression_path", lambda *_: pytest.fail("begun"))
+    monkeypatch.setattr("spectra.models.source.Source.__init__", lambda *_: pytest.fail("begun"))
+    evaluate = ["evaluate", "small", "--data", "map.json", "--store", "scan.zarr"]
+    for command in (["path", "scan.zarr"], evaluate):
+        assert main(command) == 2
+        assert "cannot write it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", FILES)
 def test_a_link_to_a_file_stays_a_link_and_a_device_a_device(
     material, tmp_path, monkeypatch, command

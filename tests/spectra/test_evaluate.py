@@ -251,7 +251,7 @@ def test_a_measured_perplexity_is_added_to_the_scans_store(
     def full(*_):
         raise InputError("no space left")
 
-    monkeypatch.setattr("spectra.commands.evaluate.add_evaluation", full)
+    monkeypatch.setattr("spectra.store.evaluations.add_evaluation", full)
     assert (
         main(["evaluate", str(made.path), *options]) == 2
     )  # what was measured is told all the same

@@ -263,6 +263,14 @@ def test_an_experiment_that_is_not_there_is_one_line(capsys):
         assert "name an experiment first: table1, " in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("figure", ["figure2", "figure3", "figure4", "figure6"])
+def test_figures_that_a_store_shows_point_to_the_report(capsys, figure):
+    for arguments in ([figure], [figure, "m", "--errs", "0.5"]):
+        assert main(["experiment", *arguments]) == 2
+        said = capsys.readouterr().err
+        assert f"{figure} is no experiment: `spectra report STORE` draws it, from the store" in said
+
+
 def test_the_help_of_the_command_imports_no_experiment():
     code = """
 import sys

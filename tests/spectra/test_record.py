@@ -256,7 +256,7 @@ def test_a_store_that_cannot_be_written_stops_the_recorder_but_not_training(tmp_
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("spectra.store.durable.write_file", full)
+        patch.setattr("spectra.store.files.write_file", full)
         with pytest.warns(RuntimeWarning, match="stopped at step 4: .*No space left"):
             train(model, optimizer, 3, first=3, recorder=recorder)
     recorder.close()

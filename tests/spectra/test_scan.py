@@ -17,7 +17,7 @@ from spectra.cli import main
 from spectra.scanning import engines, scan
 from spectra.scanning.row import Row
 from spectra.scanning.scan import IncompleteError, run_scan
-from spectra.store.durable import DurableStore
+from spectra.store.files import DurableStore
 from spectra.store.metadata import consolidate
 from spectra.store.schema import Status
 from spectra_data.errors import InputError

@@ -16,9 +16,8 @@ import zarr
 from spectra.allocation.allocate import Maker
 from spectra.allocation.candidates import Candidates, candidates_of
 from spectra.allocation.methods.registry import METHODS
-from spectra.allocation.options import AllocationSettings
+from spectra.allocation.options import PATH_SPACING, AllocationSettings
 from spectra.allocation.path import GROUP as PATH
-from spectra.allocation.path import STEP as SPACING
 from spectra.allocation.path import compression_path
 from spectra.allocation.rankmap import RankMap
 from spectra.allocation.target import Target
@@ -355,7 +354,7 @@ class Run:
 
 def spacing_of(method: str, target: str) -> float:
     """Spacing of the targets at which a method's ranks are computed for sliders and curves."""
-    return COARSE if target in METHODS[method].searched else SPACING
+    return COARSE if target in METHODS[method].searched else PATH_SPACING
 
 
 def _stamps(path: Path) -> Iterator[tuple[str, int, int]]:

@@ -13,7 +13,7 @@ from spectra.experiments.experiment import Experiment, Outcome
 from spectra.experiments.ledger import Row, write_results
 from spectra.experiments.writing import Point, Shape, written
 from spectra.machine.progress import Progress, silent
-from spectra.store.destination import make_folder
+from spectra.store.destination import make_folder, require_writable
 from spectra.store.lock import locked
 from spectra_data.partial import remove_leftovers
 from spectra_pretrain.experiments.lab import Cell, Lab
@@ -65,6 +65,8 @@ class Comparison(Experiment):
             missing.
         """
         place = settings.lab or folder
+        for written_to in {folder, place}:
+            require_writable(written_to, folder=True)
         settings = Lab.chosen(settings, place, device)
         lab = Lab(checkpoint, settings, place, device, progress)
         cells = list(self.cells(settings))

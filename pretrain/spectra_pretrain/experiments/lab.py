@@ -10,16 +10,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from spectra import __version__
-from spectra.allocation.allocate import allocate
-from spectra.compression.compress import compress
 from spectra.experiments.child import finished
 from spectra.experiments.ledger import Ledger, Row
 from spectra.machine.devices import device_of
 from spectra.machine.interpreter import run_module
 from spectra.machine.progress import Progress
-from spectra.models.adapter import require_peft
-from spectra.models.source import Source
-from spectra.scanning.scan import scan
 from spectra_data.errors import InputError
 from spectra_pretrain.experiments.settings import TrainingSettings
 from spectra_pretrain.finetuning.options import FinetuneOptions
@@ -96,6 +91,10 @@ class Lab:
             return self.address
         target = self.folder / "compressed" / _named(f"err-{err:g}", self._compression(err))
         if not (target / "config.json").exists():
+            from spectra.allocation.allocate import allocate
+            from spectra.compression.compress import compress
+            from spectra.scanning.scan import scan
+
             store = self.folder / f"scan-{self._identity[:8]}.zarr"
             rank_map = allocate(scan(self.address, store), err=err)
             if not any(module.factored for module in rank_map.modules):
@@ -127,6 +126,8 @@ class Lab:
         for task in dict.fromkeys(cell.task for cell in cells):
             self.settings.content(task)
         if any(cell.train in ("lora", "dora") for cell in cells):
+            from spectra.models.adapter import require_peft
+
             require_peft()
 
     def row(self, cell: Cell) -> Row:
@@ -184,6 +185,8 @@ class Lab:
 
 def _identity(address: str) -> str:
     """Hash of a checkpoint, its tokenizer, and the version of this package."""
+    from spectra.models.source import Source
+
     source = Source(address)
     origin = source.content or source.checkpoint.identity
     tokenizer: Any = source.tokenizer

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal
 
 from spectra.compression.settings import METHODS
 from spectra.experiments.settings import CalibrationSettings, Check, DataSettings, Settings, option
-from spectra_data.sources import open_source
+from spectra.keywords import Share
+from spectra_data.sources import TEXT_FIELD
 from spectra_data.tasks import TASKS, load_splits
 from spectra_pretrain.options import AUTO
 
@@ -98,11 +99,13 @@ class TextSettings(TrainingSettings, DataSettings):
     def finetune_options(self, train: str, task: str | None) -> dict[str, Any]:
         """Options of `spectra finetune` for a run, in addition to those that all runs have."""
         own = {"data": self._text, "validation-fraction": 0.05, "micro-batch-size": 1}
+        if self.text_field != TEXT_FIELD:  # runs of earlier versions stay valid
+            own["text-field"] = self.text_field
         return super().finetune_options(train, task) | own
 
     def content(self, task: str | None) -> str:
         """Hash of the text."""
-        return open_source(self._text).fingerprint()
+        return self.opened(self._text).fingerprint()
 
     @property
     def _text(self) -> str:
@@ -138,7 +141,7 @@ class TaskSettings(TrainingSettings):
 class OneErrSettings(Settings):
     """Runs at one effective rank reduction."""
 
-    tuning_err: float = 0.5
+    tuning_err: Share = 0.5
     """Effective rank reduction of the compressed checkpoint."""
 
     def checks(self) -> list[Check]:

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.stats import t
-
 from spectra.experiments.ledger import Row
 
 LEVEL = 0.01
@@ -50,6 +48,8 @@ class Sample:
                 return "open"
         else:
             error = statistics.stdev(differences) / math.sqrt(len(differences))
+            from scipy.stats import t
+
             reach = error * float(t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1))
             low, high = mean - reach, mean + reach
             if max(-low, high) <= margin:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from spectra.experiments.experiment import Presentation
 from spectra.experiments.settings import Check
+from spectra.keywords import Share
 from spectra_data.tasks import TASKS
 from spectra_pretrain.experiments.claims import claims4, claims_of_tasks
 from spectra_pretrain.experiments.comparison import ON_TEXT, Comparison, cells
@@ -25,7 +26,7 @@ ACCURACY = ("accuracy", "accuracy_low", "accuracy_high", "correct", "total", "un
 class Table4Settings(GaloreSettings, LoraSettings, TextSettings):
     """Options of table 4."""
 
-    tuning_errs: tuple[float, ...] = (0.3, 0.5, 0.6, 0.7)
+    tuning_errs: tuple[Share, ...] = (0.3, 0.5, 0.6, 0.7)
     """Effective rank reductions."""
 
     def checks(self) -> list[Check]:
@@ -42,7 +43,7 @@ class Table4Settings(GaloreSettings, LoraSettings, TextSettings):
 class Table5Settings(GaloreSettings, LoraSettings, TaskSettings):
     """Options of table 5."""
 
-    task_errs: tuple[float, ...] = (0.0, 0.3, 0.4, 0.5)
+    task_errs: tuple[Share, ...] = (0.0, 0.3, 0.4, 0.5)
     """Effective rank reductions; 0 is the dense model."""
     tasks: tuple[str, ...] = tuple(TASKS)
     """Names of the tasks."""

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from spectra.keywords import Share
 from spectra.recording.options import Recording
 from spectra_pretrain.options import (
     AUTO,
@@ -31,7 +32,7 @@ class TextOptions:
     """Field or column that holds the text, of json, csv, tsv, parquet and arrow."""
     tokenizer: str | None = None
     """Tokenizer, by path or hub name; the checkpoint's own by default."""
-    validation_fraction: float = 0.02
+    validation_fraction: Share = 0.02
     """Share of the text, or of a task's training questions, that is held out for validation."""
     max_tokens: int | None = None
     """Tokens of the corpus to use; by default all, or of a hub's stream as many as are needed."""
@@ -57,7 +58,7 @@ class TeacherOptions:
 
     teacher: str | None = None
     """Checkpoint whose predictions are learnt, e.g. the model before compression."""
-    distill_weight: float = 0.5
+    distill_weight: Share = 0.5
     """Share of the teacher's predictions in the loss; the rest is the text's own next tokens."""
     temperature: float = 2.0
     """Temperature that divides both models' logits before they are compared."""

@@ -12,6 +12,7 @@ from spectra.evaluation.tasks import task_accuracy
 from spectra.machine.progress import Shown
 from spectra.models.adapter import apply_adapter
 from spectra.models.loading import load_whole
+from spectra.store.weights import share
 from spectra_data.tasks import Example
 from spectra_pretrain.checkpoint import appearing
 from spectra_pretrain.finetuning.base_model import BaseModel
@@ -85,6 +86,7 @@ def write_result(
         del fresh.config.quantization_config
     with appearing(out / "model") as folder:
         fresh.save_pretrained(folder)
+        share(folder)
         base.source.copy_companions(folder)
         base.tokenizer.save_pretrained(folder)
     shutil.rmtree(adapter)

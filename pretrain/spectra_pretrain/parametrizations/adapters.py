@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from spectra.checkpoint.digests import digest
+from spectra.keywords import Share
 from spectra.matrices import Matrix, Weight, find_matrices, layer_of
 from spectra.models.adapter import require_peft, save_changed, save_peft
 from spectra.models.pairs import chosen, linear_layers, pair, unpair
@@ -41,7 +42,7 @@ class LoraSettings(Settings):
     """Rank of the adapters."""
     lora_alpha: float = 32.0
     """Numerator of the adapters' scale: their output is multiplied by alpha / rank."""
-    lora_dropout: float = 0.0
+    lora_dropout: Share = 0.0
     """Share of the adapters' inputs that are dropped."""
 
     def checks(self) -> list[Check]:

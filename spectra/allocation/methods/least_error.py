@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from spectra.allocation.budget import Menus
+from spectra.allocation.budget import Menus, parameters_within
 from spectra.allocation.methods.registry import AllocationMethod, Choose, Chosen, MethodOptions
 from spectra.allocation.pricing import Pricing
 from spectra.allocation.target import Target
@@ -15,7 +15,10 @@ def prepare(pricing: Pricing, options: MethodOptions, *, squared: bool = False) 
     def choose(target: Target) -> Chosen:
         if target.kind == "err":
             return Chosen(menus.choose(menus.parameters_for(target.value)).ranks)
-        found = menus.choose(int(target.value * menus.dense + 1e-6))
+        parameters = parameters_within(target.value, menus.dense)
+        if parameters < menus.least:
+            raise target.unreachable("ranks allow", menus.least / menus.dense)
+        found = menus.choose(parameters)
         about = {"summed_error": found.error, "lower_bound": found.lower_bound}
         return Chosen(found.ranks, options=about)
 

@@ -96,7 +96,7 @@ def along(pricing: Pricing, family: ScaledRanks, of_budget: ScaledRanks | None =
             found = ranks.largest_within(share, target.value)
             possible = (share(ranks.ranks(0.0)), 1.0)
         if found is None:
-            raise target.unreachable("the method", *possible)
+            raise target.unreachable("the method allows", *possible)
         return Chosen(pricing.aligned(found))
 
     return choose

@@ -76,7 +76,7 @@ class Thresholds:
         share = self.removed / self._full.sum()
         half_a_rank = 0.5 / self._full.sum()
         if err > self.largest_err + half_a_rank:
-            raise target.unreachable("a threshold", 0.0, self.largest_err)
+            raise target.unreachable("a threshold allows", 0.0, self.largest_err)
         right = min(int(np.searchsorted(share, err, side="left")), len(share) - 1)
         # of the thresholds with one and the same ERR the least, as it is one of the values
         left = int(np.searchsorted(share, share[max(right - 1, 0)], side="left"))
@@ -97,7 +97,7 @@ class Thresholds:
         low, high = 0, len(self.steps) - 1
         least = cost(self.ranks(float(self.steps[high])))
         if least > budget:
-            raise target.unreachable("a threshold", least)
+            raise target.unreachable("a threshold allows", least)
         while low < high:
             middle = (low + high) // 2
             if cost(self.ranks(float(self.steps[middle]))) <= budget:
