@@ -77,6 +77,7 @@ def _parse(arguments: Sequence[str]) -> Options:
         When they do not fit; for an option of other experiments, the message names these.
     """
     name = _named(arguments)
+    unnamed = f"name an experiment first: {', '.join(EXPERIMENTS)}"
     default = Options()
     if name is not None:
         default = replace(default, settings=EXPERIMENTS[name].settings())
@@ -86,13 +87,15 @@ def _parse(arguments: Sequence[str]) -> Options:
         )
     except InputError as error:
         if name is None:
-            raise InputError(f"name an experiment first: {', '.join(EXPERIMENTS)}") from error
+            raise InputError(unnamed) from error
         for option in unknown_options(arguments, str(error)):
             if owners := owners_of(option.removeprefix("--").replace("-", "_")):
                 raise InputError(
                     f"{option} goes with {', '.join(owners)}, not {name}: leave it out"
                 ) from error
         raise
+    if options.name.startswith("-"):  # older releases of tyro take an unknown option for the name
+        raise InputError(unnamed)
     if options.name != name:
         raise InputError(f"no experiment {options.name!r}; there are: {', '.join(EXPERIMENTS)}")
     return options
