@@ -79,6 +79,7 @@ def _parse(arguments: Sequence[str]) -> Options:
         When they do not fit; for an option of other experiments, the message names these.
     """
     name = _named(arguments)
+    unnamed = f"name an experiment first: {', '.join(EXPERIMENTS)}"
     if name is None:
         _require_measured(arguments)
     default = Options()
@@ -90,13 +91,15 @@ def _parse(arguments: Sequence[str]) -> Options:
         )
     except InputError as error:
         if name is None:
-            raise InputError(f"name an experiment first: {', '.join(EXPERIMENTS)}") from error
+            raise InputError(unnamed) from error
         for option in error.options if isinstance(error, UnknownOptionsError) else ():
             if owners := owners_of(option.removeprefix("--").replace("-", "_")):
                 raise InputError(
                     f"{option} goes with {', '.join(owners)}, not {name}: leave it out"
                 ) from error
         raise
+    if options.name.startswith("-"):  # older releases of tyro take an unknown option for the name
+        raise InputError(unnamed)
     if options.name != name:
         raise InputError(f"no experiment {options.name!r}; there are: {', '.join(EXPERIMENTS)}")
     return options
