@@ -1,10 +1,8 @@
 """`allocate`: a rank map that meets a target, by any of the methods."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray as xr
 
 from spectra.allocation.candidates import Candidates, Ranks, candidates_of
 from spectra.allocation.methods.registry import METHODS, NEEDS, Chosen, MethodOptions, Outliers
@@ -13,14 +11,13 @@ from spectra.allocation.pricing import Flags, Pricing
 from spectra.allocation.rankmap import Model, Module, RankMap, kind_of
 from spectra.allocation.target import Target
 from spectra.keywords import completed, spelled_out
-from spectra.store.damage import unless_damaged
-from spectra.store.reader import open_store
+from spectra.store.reader import Store, takes_store
 from spectra_data.errors import InputError
 
 
 @spelled_out(Allocation)
 def allocate(
-    run: "xr.DataTree | Candidates | str | Path",
+    run: Store | Candidates,
     allocation: Allocation | None = None,
     *,
     outliers: Outliers | None = None,
@@ -32,7 +29,7 @@ def allocate(
     Parameters
     ----------
     run
-        A scan or a run, opened, or its address.
+        A scan or a run, opened or by its address.
     allocation
         Target and method; or pass its fields as keywords, listed below.
     outliers
@@ -54,7 +51,7 @@ def allocate(
         When the target is impossible: the message states the possible range.
     """
     allocation = completed(Allocation, allocation, keywords)
-    candidates = run if isinstance(run, Candidates) else _candidates(run, step)
+    candidates = run if isinstance(run, Candidates) else takes_store(candidates_of)(run, step)
     return Maker(candidates, allocation, outliers).map(allocation.target)
 
 
@@ -151,10 +148,3 @@ class Maker:
             self.candidates.approximate,
             self.candidates.fused,
         )
-
-
-def _candidates(run: xr.DataTree | str | Path, step: int | None) -> Candidates:
-    if isinstance(run, xr.DataTree):
-        return candidates_of(run, step)
-    with unless_damaged(run):
-        return candidates_of(open_store(run), step)

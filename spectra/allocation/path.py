@@ -3,7 +3,6 @@
 The path of WeLore over ERR can be stored next to the spectra, in the group ``path`` of the store.
 """
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,10 @@ from spectra.allocation.methods.registry import Chosen
 from spectra.allocation.options import PATH_SPACING, AllocationSettings
 from spectra.allocation.target import Target
 from spectra.keywords import completed, spelled_out
-from spectra.store.damage import unless_damaged
 from spectra.store.derived import write_group
 from spectra.store.destination import require_writable
-from spectra.store.location import local_path
-from spectra.store.reader import open_store
+from spectra.store.location import local_path, require_address
+from spectra.store.reader import Store, takes_store
 from spectra_data.errors import InputError
 
 GROUP = "path"
@@ -142,21 +140,30 @@ DESCRIBED = {
 
 
 def write_path(
-    store: str | Path, *, step: int | None = None, spacing: float = PATH_SPACING
+    store: Store, *, step: int | None = None, spacing: float = PATH_SPACING
 ) -> xr.Dataset:
     """Compute the compression path of a snapshot, and store it next to the spectra.
+
+    Parameters
+    ----------
+    store
+        A run or a scan, opened or by its address.
+    step
+        Step of the snapshot; the last by default.
+    spacing
+        Spacing of the grid of ERR.
 
     Raises
     ------
     InputError
         When there is no such store or snapshot, or the store cannot be written.
     """
-    if (folder := local_path(store)) is not None and folder.exists():
+    address = require_address(store)
+    if (folder := local_path(address)) is not None and folder.exists():
         require_writable(folder, folder=True)
-    with unless_damaged(store):
-        candidates = candidates_of(open_store(store), step)
+    candidates = takes_store(candidates_of)(store, step)
     path = compression_path(candidates, spacing=spacing)
-    write_group(store, GROUP, path)
+    write_group(address, GROUP, path)
     return path
 
 

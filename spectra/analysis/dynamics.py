@@ -8,6 +8,7 @@ import xarray as xr
 
 from spectra.analysis.similarity import Method, cosine_similarity
 from spectra.metrics import dynamics, ranks
+from spectra.store.reader import takes_store
 from spectra_data.errors import InputError
 
 _OVER_STEPS = {
@@ -19,6 +20,7 @@ _OVER_STEPS = {
 }
 
 
+@takes_store
 def gradient_dynamics(
     run: xr.DataTree,
     *,
@@ -31,8 +33,8 @@ def gradient_dynamics(
     Parameters
     ----------
     run
-        An opened run; measures that need something unrecorded are left out, and the attribute
-        ``left_out`` says why.
+        A run, opened or by its address; measures that need something unrecorded are left out, and
+        the attribute ``left_out`` says why.
     level
         Cosine of consecutive gradients above which a matrix counts as saturated.
     method

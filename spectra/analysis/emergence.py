@@ -9,6 +9,7 @@ from spectra.analysis.dynamics import gradient_dynamics
 from spectra.analysis.similarity import Method
 from spectra.metrics import dynamics, ranks
 from spectra.metrics.correlation import rank_correlation, ranked_within
+from spectra.store.reader import takes_store
 from spectra_data.errors import InputError
 
 CAUSES = {
@@ -25,6 +26,7 @@ THRESHOLD = 0.175
 """WeLore's threshold on normalised singular values for 50 % on LLaMA-2 7B."""
 
 
+@takes_store
 def emergence(
     run: xr.DataTree,
     *,
@@ -43,7 +45,8 @@ def emergence(
     Parameters
     ----------
     run
-        An opened run with spectra of gradient and weight, and sketches or raw gradients.
+        A run, opened or by its address, with spectra of gradient and weight, and sketches or raw
+        gradients.
     threshold
         Threshold on min-max normalised singular values, for `reduction`.
     method, cosine

@@ -8,6 +8,7 @@ import xarray as xr
 from spectra.analysis.gradients import MEMORY, gradient_products
 from spectra.analysis.stored import unread
 from spectra.metrics import dynamics, similarity
+from spectra.store.reader import takes_store
 from spectra_data.errors import InputError
 
 Method = Literal["auto", "exact", "sketch"]
@@ -15,6 +16,7 @@ SKETCH_BYTES = 1 << 24
 """Bytes of the sketches in work at a time."""
 
 
+@takes_store
 def cosine_similarity(
     run: xr.DataTree, method: Method = "auto", *, memory: int = MEMORY
 ) -> xr.DataArray:
@@ -23,7 +25,7 @@ def cosine_similarity(
     Parameters
     ----------
     run
-        An opened store with ``sketches`` or raw ``gradients``.
+        A store, opened or by its address, with ``sketches`` or raw ``gradients``.
     method
         ``exact`` reads the raw gradients, each byte once; ``sketch`` estimates from the sketches,
         hundreds of times less to read; ``auto`` uses sketches if there are any.

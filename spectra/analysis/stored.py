@@ -8,6 +8,8 @@ all needs a fifth of the time.
 import numpy as np
 import xarray as xr
 
+from spectra.store.location import address_of
+from spectra.store.reader import files_of
 from spectra_data.errors import InputError
 
 
@@ -32,11 +34,12 @@ def unread(run: xr.DataTree, path: str) -> xr.DataArray:
         )
     if opened.sizes["step"] == 0:
         raise InputError("the store has no snapshot yet: the first one is taken at the first step")
-    source = run.encoding.get("source")
+    source = address_of(run)
     if source is None:
         return opened
-    stored: xr.DataArray = xr.open_zarr(source, group=group, chunks=None)[name]
-    steps = xr.open_zarr(source, group=group.split("/")[0], chunks=None)["step"].to_numpy()
+    files = files_of(source, run.encoding.get("within"))
+    stored: xr.DataArray = xr.open_zarr(files, group=group, chunks=None)[name]
+    steps = xr.open_zarr(files, group=group.split("/")[0], chunks=None)["step"].to_numpy()
     names = stored["matrix"].to_numpy().tolist()
     rows = [int(np.flatnonzero(steps == step)[0]) for step in opened["step"].to_numpy()]
     kept = [names.index(matrix) for matrix in opened["matrix"].to_numpy().tolist()]

@@ -21,20 +21,21 @@ from spectra.analysis.gradients import (
 from spectra.analysis.stored import unread
 from spectra.machine.cores import one_blas_thread
 from spectra.metrics import subspaces
-from spectra.store.reader import from_bfloat16_bits
+from spectra.store.reader import from_bfloat16_bits, takes_store
 from spectra_data.errors import InputError
 
 Side = Literal["left", "right"]
 _DIMS = {"left": ("row", "rows"), "right": ("col", "cols")}
 
 
+@takes_store
 def subspace_overlap(run: xr.DataTree, side: Side = "left") -> xr.Dataset:
     r"""Overlap of the gradients' leading subspaces at all pairs of snapshots, and by chance.
 
     Parameters
     ----------
     run
-        An opened store with ``subspaces``.
+        A store, opened or by its address, with ``subspaces``.
     side
         ``left`` singular vectors (of the rows) or ``right`` ones (of the columns).
 
@@ -55,6 +56,7 @@ def subspace_overlap(run: xr.DataTree, side: Side = "left") -> xr.Dataset:
     return xr.Dataset({"overlap": overlap, "chance": _chance(bases, side)})
 
 
+@takes_store
 def principal_angles(run: xr.DataTree, side: Side = "left") -> xr.DataArray:
     r"""Principal angles between the gradients' leading subspaces at all pairs of snapshots.
 
@@ -77,6 +79,7 @@ def principal_angles(run: xr.DataTree, side: Side = "left") -> xr.DataArray:
     return angles
 
 
+@takes_store
 def projector_staleness(run: xr.DataTree, *, memory: int = MEMORY) -> xr.Dataset:
     r"""Share of a later gradient that an earlier gradient's leading subspace still holds.
 
@@ -87,7 +90,7 @@ def projector_staleness(run: xr.DataTree, *, memory: int = MEMORY) -> xr.Dataset
     Parameters
     ----------
     run
-        An opened store with ``subspaces`` and raw ``gradients``.
+        A store, opened or by its address, with ``subspaces`` and raw ``gradients``.
     memory
         Bytes that the raw gradients in work may use, on one machine.
 

@@ -17,6 +17,7 @@ from spectra.metrics.measures import Progress, measures
 from spectra.metrics.weightwatcher import FEWEST
 from spectra.quantities import QUANTITIES
 from spectra.store.destination import is_stream, write_result
+from spectra.store.reader import takes_store
 from spectra.store.schema import Status
 from spectra_data.cells import inert
 from spectra_data.errors import InputError
@@ -28,6 +29,7 @@ IDENTITY = ("step", "matrix", "layer", "role", "rows", "cols", "kind")
 FORMATS = (".csv", ".parquet", ".json")
 
 
+@takes_store
 def metrics_table(
     run: xr.DataTree,
     *,
@@ -43,7 +45,7 @@ def metrics_table(
     Parameters
     ----------
     run
-        An opened store.
+        A store, opened or by its address.
     kinds
         Kinds of recorded spectra (weight, gradient, update, training_gradient); all by default.
     replicas

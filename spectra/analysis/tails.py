@@ -6,11 +6,12 @@ import xarray as xr
 from spectra.metrics import tails
 from spectra.metrics.measures import MEASURES, tail_measures
 from spectra.quantities import QUANTITIES
+from spectra.store.reader import Store, takes_store
 from spectra_data.errors import InputError
 
 
 def heavy_tail(
-    spectra: xr.DataArray,
+    spectra: xr.DataArray | Store,
     *,
     replicas: int = 100,
     seed: int = 0,
@@ -23,7 +24,7 @@ def heavy_tail(
     ----------
     spectra
         Singular values with a dimension ``index``, as in ``run["spectra"].weight``; with the
-        coordinates rows and cols.
+        coordinates rows and cols. Or a store, opened or by its address, whose weights to measure.
     replicas
         Replicas of the bootstrap, which is most of the work: 100 take 0.03 s for a spectrum of 576
         values. 0 leaves out `alpha_error`, `p_value` and `verdict`.
@@ -50,8 +51,9 @@ def heavy_tail(
     >>> tail = spectra.heavy_tail(run["spectra"].weight.isel(step=-1))  # doctest: +SKIP
     >>> (tail.verdict == "power law").groupby("role").mean()  # doctest: +SKIP
     """
-    require_spectra(spectra)
-    ordered = spectra.transpose(..., "index").compute()
+    measured = spectra if isinstance(spectra, xr.DataArray) else _weights(spectra)
+    require_spectra(measured)
+    ordered = measured.transpose(..., "index").compute()
     dims = ordered.dims[:-1]
     rows, cols = (ordered[side].broadcast_like(ordered.isel(index=0)) for side in ("rows", "cols"))
     found = tail_measures(
@@ -67,6 +69,15 @@ def heavy_tail(
     return xr.Dataset(
         {name: (dims, value, attributes(name)) for name, value in found.items()}, coords=coords
     )
+
+
+@takes_store
+def _weights(run: xr.DataTree) -> xr.DataArray:
+    """The spectra of the weights, in memory."""
+    if "weight" not in run["spectra"].data_vars:
+        raise InputError("this store holds no spectra of weights")
+    weights: xr.DataArray = run["spectra"].to_dataset()["weight"]
+    return weights.compute()
 
 
 def attributes(name: str) -> dict[str, str]:

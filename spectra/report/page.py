@@ -12,22 +12,22 @@ from spectra.quantities import QUANTITIES
 from spectra.report.encoding import as_script
 from spectra.report.facts import facts
 from spectra.report.payload import payload
-from spectra.store.damage import unless_damaged
 from spectra.store.destination import require_writable, write_result
-from spectra.store.reader import open_store
+from spectra.store.location import address_of
+from spectra.store.reader import Store, takes_store
 from spectra_data.errors import InputError
 
 SCRIPTS = ("ranks.js", "report-figures.js", "report-ranks.js", "report.js")
 """The page's scripts in the order in which they run, in one script element."""
 
 
-def write_report(store: str | Path, out: str | Path) -> int:
+def write_report(store: Store, out: str | Path) -> int:
     """Write the report of a store; return its size in bytes.
 
     Parameters
     ----------
     store
-        A run or a scan.
+        A run or a scan, opened or by its address.
     out
         The file to write; it replaces an earlier one only once it is complete.
 
@@ -37,9 +37,8 @@ def write_report(store: str | Path, out: str | Path) -> int:
         When there is no such store, it has no snapshot yet, or `out` cannot be written.
     """
     require_writable(out)
-    run = open_store(store)
-    with unless_damaged(store):
-        page = report_html(run, name=str(store))
+    name = address_of(store) if isinstance(store, xr.DataTree) else str(store)
+    page = takes_store(report_html)(store, name=name or "in memory")
     content = page.encode(errors="xmlcharrefreplace")  # names may hold lone surrogates
     write_result(out, content)
     return len(content)

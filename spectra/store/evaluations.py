@@ -13,7 +13,7 @@ import xarray as xr
 from spectra.storages.registry import DEFAULT_STORAGE
 from spectra.store.derived import held, write_group
 from spectra.store.location import Location
-from spectra.store.reader import open_store
+from spectra.store.reader import open_store, takes_store
 from spectra_data.errors import InputError
 
 GROUP = "evaluations"
@@ -69,6 +69,7 @@ def _dataset(found: list[Evaluation]) -> xr.Dataset:
     return dataset
 
 
+@takes_store
 def evaluations(run: xr.DataTree) -> list[Evaluation]:
     """The measurements that an opened store holds, in the order in which they were added."""
     if GROUP not in run.children:

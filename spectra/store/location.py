@@ -1,6 +1,7 @@
 """Location of a store: a folder on this machine, or any address that fsspec writes to."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import fsspec
 import zarr
@@ -12,6 +13,9 @@ from spectra.store.schema import SCHEMA
 from spectra_data.errors import InputError
 from spectra_data.reading import read_json
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 Location = str | Path
 
 
@@ -21,6 +25,27 @@ def local_path(store: Location) -> Path | None:
     if address.startswith("file://"):
         return Path(address.removeprefix("file://"))
     return None if "://" in address else Path(address)
+
+
+def address_of(run: "xr.DataTree") -> str | None:
+    """The address that a store was opened from; None for a tree that was made otherwise."""
+    source = run.encoding.get("source")
+    return None if source is None else str(source)
+
+
+def require_address(store: "xr.DataTree | Location") -> Location:
+    """The address of a store, opened or not.
+
+    Raises
+    ------
+    InputError
+        When the tree was not opened from a store.
+    """
+    if isinstance(store, str | Path):
+        return store
+    if (address := address_of(store)) is None:
+        raise InputError("this tree was not opened from a store: name the store's address")
+    return address
 
 
 def exists(store: Location) -> bool:

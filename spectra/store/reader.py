@@ -1,7 +1,10 @@
 """Opening a store as an xarray.DataTree that holds only what was committed."""
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -9,8 +12,13 @@ import xarray as xr
 
 from spectra.store.damage import unless_damaged
 from spectra.store.files import RegularFiles
-from spectra.store.location import check_schema, local_path
+from spectra.store.location import Location, check_schema, local_path
 from spectra.store.schema import UNSET
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+Store = xr.DataTree | str | Path
+"""A store, as `open_store` returns it, or its address."""
 
 
 def open_store(store: str | Path, *, within: Path | None = None) -> xr.DataTree:
@@ -47,11 +55,7 @@ def open_store(store: str | Path, *, within: Path | None = None) -> xr.DataTree:
 
 
 def _opened(store: str | Path, within: Path | None) -> xr.DataTree:
-    path = local_path(store)
-    files: Any = str(store)
-    if path is not None:
-        files = RegularFiles(path.absolute(), read_only=True, within=within)
-    tree = xr.open_datatree(files, engine="zarr", chunks={})
+    tree = xr.open_datatree(files_of(store, within), engine="zarr", chunks={})
     # committed steps are read once, so that groups agree while a writer continues
     steps = tree["spectra"]["step"].to_numpy()
     rows = np.flatnonzero(steps != UNSET)
@@ -70,7 +74,51 @@ def _opened(store: str | Path, within: Path | None) -> xr.DataTree:
         if name.startswith("gradients/"):
             dataset["gradient"] = _widened(dataset["gradient"])
         groups[name] = dataset
-    return xr.DataTree.from_dict(groups)
+    found = xr.DataTree.from_dict(groups)
+    path = local_path(store)
+    found.encoding = {"source": str(store if path is None else path.absolute()), "within": within}
+    return found
+
+
+def files_of(store: Location, within: Path | None = None) -> Any:
+    """The files of a store, as xarray accepts them; for `within`, see `open_store`."""
+    path = local_path(store)
+    if path is None:
+        return str(store)
+    return RegularFiles(path.absolute(), read_only=True, within=within)
+
+
+def takes_store(
+    function: Callable[Concatenate[xr.DataTree, P], Result],
+) -> Callable[Concatenate[Store, P], Result]:
+    """Let a function of an opened store take a store's address as well.
+
+    Raises
+    ------
+    InputError
+        When there is no store at the address, or it is damaged.
+    TypeError
+        When neither a store nor an address is given.
+    """
+    first = next(iter(inspect.signature(function).parameters))
+
+    @functools.wraps(function)
+    def of_either(*arguments: Any, **keywords: Any) -> Result:
+        if not arguments and first in keywords:
+            arguments = (keywords.pop(first),)
+        if not arguments or isinstance(arguments[0], xr.DataTree):
+            return function(*arguments, **keywords)
+        store, *others = arguments
+        if not isinstance(store, str | Path):
+            raise TypeError(
+                f"{function.__name__} takes a store, as spectra.open returns it, or its address, "
+                f"not a {type(store).__name__}"
+            )
+        run = open_store(store)
+        with unless_damaged(store):
+            return function(run, *others, **keywords)
+
+    return cast(Callable[Concatenate[Store, P], Result], of_either)
 
 
 def _widened(bits: xr.DataArray) -> xr.DataArray:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +11,13 @@ import zarr
 from spectra.quantities import QUANTITIES
 from spectra.store.checksums import row_arrays
 from spectra.store.integrity import check_snapshots, read_state, shortened
-from spectra.store.location import Location, check_schema, zarr_store
+from spectra.store.location import Location, check_schema, require_address, zarr_store
 from spectra.store.schedule import Schedule
 from spectra.store.schema import BFLOAT16_NAN, UNSET, Status
 from spectra_data.errors import InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 Members = dict[str, Any]
 
@@ -36,14 +39,20 @@ class Verdict:
         return not self.problems
 
 
-def verify(store: Location) -> Verdict:
+def verify(store: "xr.DataTree | Location") -> Verdict:
     """Check a store, reading all of it.
+
+    Parameters
+    ----------
+    store
+        A run or a scan, opened or by its address.
 
     Raises
     ------
     InputError
         When there is no store of this schema at all.
     """
+    store = require_address(store)
     check_schema(store)
     files = zarr_store(store)
     try:
