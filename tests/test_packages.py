@@ -1,10 +1,14 @@
 """The four import packages, beside a user's own files and without an installation."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (ROOT, ROOT / "data", ROOT / "pretrain", ROOT / "dashboard")
@@ -46,3 +50,22 @@ def test_a_checkout_that_is_not_installed_works_with_its_folders_on_the_path(tmp
     assert done.returncode == 0, done.stderr
     places = [Path(line).parent for line in done.stdout.splitlines()]
     assert places == [folder / name for folder, name in zip(FOLDERS, PACKAGES, strict=True)]
+
+
+def test_a_source_distribution_holds_every_file_that_is_tracked(tmp_path):
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is not a checkout")
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    tracked = {name for name in listed.stdout.splitlines() if (ROOT / name).exists()}
+    for name in tracked:
+        (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, tmp_path / "tree" / name)
+    build = "import setuptools.build_meta as b; b.build_sdist('..')"
+    done = python("-c", build, cwd=tmp_path / "tree")
+    assert done.returncode == 0, done.stderr
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        held = {name.partition("/")[2] for name in packed.getnames()}
+    assert tracked - held == {".ci/run", ".gitignore"}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import html
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from spectra.allocation.costs import (
 )
 from spectra.allocation.methods.registry import METHODS
 from spectra.allocation.pricing import LRC_FACTOR
+from spectra.allocation.table import to_table
 from spectra.allocation.target import TARGETS, Target
 from spectra.matrices import LARGEST_SIDE
 from spectra.storages.registry import STORAGES
@@ -70,9 +72,11 @@ class Model:
     """Hash of the names and weights of its matrices, as a scan computes it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RankMap:
     """The rank of every matrix, and its cost; validated when it is made.
+
+    Printed, it is the table of `spectra export --format table`.
 
     Raises
     ------
@@ -143,6 +147,20 @@ class RankMap:
     def ranks(self) -> dict[str, int]:
         """Rank by name."""
         return {module.name: module.rank for module in self.modules}
+
+    def __repr__(self) -> str:
+        return (
+            f"<RankMap of {self.model.name or 'a checkpoint'} by {self.method}: "
+            f"{len(self.modules)} matrices, {len(self.lrc)} LRC, ERR {self.err:.4f}, budget "
+            f"{self.budget:.4f}>"
+        )
+
+    def __str__(self) -> str:
+        return to_table(self).rstrip("\n")
+
+    def _repr_html_(self) -> str:
+        """The table, for notebooks."""
+        return f"<pre>{html.escape(str(self))}</pre>"
 
     def __getitem__(self, name: str) -> Module:
         return {module.name: module for module in self.modules}[name]

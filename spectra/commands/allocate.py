@@ -51,7 +51,6 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, arguments, command="allocate", description=__doc__)
     from spectra.allocation.allocate import allocate
     from spectra.allocation.costs import require_storage
-    from spectra.exports.formats import to_table
     from spectra.store.destination import messages_beside, require_writable
 
     if options.text_field != TEXT_FIELD and options.calibration is None:
@@ -67,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
         print(json.dumps(_report(rank_map, options)))
         return 0
     with messages_beside(options.out):
-        print(to_table(rank_map))
+        print(rank_map, end="\n\n")
         _print_totals(rank_map)
         if options.out is not None:
             print(f"wrote {options.out}")

@@ -93,11 +93,21 @@ class SpectraQuantizer(HfQuantizer):
         self.quantization_config.sha256 = dict(_hashes(own.items())) if movable else {}
         return state, {}
 
-    def _dequantize(self, model: torch.nn.Module, dtype: torch.dtype | None = None) -> Any:
-        """`model.dequantize()`: the dense model."""
+    def dequantize(self, model: Any, dtype: torch.dtype | str | None = None) -> Any:
+        """`model.dequantize()`: the dense model, all of it in a dtype if one is named."""
+        made: Any = super().dequantize(model)  # type: ignore[no-untyped-call]
+        if dtype is not None:
+            wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+            for parameter in made.parameters():
+                parameter.data = parameter.data.to(wanted)
+        return made
+
+    def _dequantize(self, model: torch.nn.Module, dtype: Any = None) -> Any:
+        # transformers passes the configuration's dtype, which need not be the model's; after
+        # save_pretrained it is only a name
         for name, module in list(model.named_modules()):
             if isinstance(module, CompressedLinear):
-                put(model, name, dense(module, dtype))
+                put(model, name, dense(module))
         return model
 
     def is_serializable(self) -> bool:

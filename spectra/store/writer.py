@@ -304,11 +304,19 @@ def _options(attrs: Attributes) -> dict[str, Any]:
     return options | dict(attrs.get("contents", {}))
 
 
+def _difference(was: Any, now: Any) -> str:
+    """What two options differ in, e.g. ``steps 8, not 12``."""
+    if not (isinstance(was, Mapping) and isinstance(now, Mapping)):
+        return f"{was}, not {now}"
+    names = [name for name in dict.fromkeys([*was, *now]) if was.get(name) != now.get(name)]
+    return ", ".join(f"{name} {was.get(name)}, not {now.get(name)}" for name in names)
+
+
 def _require_same(location: Location, root: zarr.Group, layout: Layout, attrs: Attributes) -> None:
     was, now = _options(root.attrs), _options(attrs)
     for name in sorted(now | was):
         if was.get(name, False) != now.get(name, False):
-            different = f"another {name}: {was.get(name)}, not {now.get(name)}"
+            different = f"another {name}: {_difference(was.get(name), now.get(name))}"
             raise InputError(
                 f"{location} was recorded with {different}; resume with the same options, or write "
                 "to another store"

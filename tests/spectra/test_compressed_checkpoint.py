@@ -111,6 +111,32 @@ def test_devices_precisions_saving_and_generating_work(compressed, tmp_path):
     )
 
 
+@pytest.mark.parametrize("first", ["nothing", "save", "round"])
+def test_a_loaded_model_becomes_dense(compressed, tmp_path, first):
+    model = AutoModelForCausalLM.from_pretrained(compressed)
+    if first == "save":
+        model.save_pretrained(tmp_path / "again")
+    if first == "round":
+        model = model.to(torch.bfloat16)  # of which its configuration knows nothing
+    wanted, dtype = logits(model), next(model.parameters()).dtype
+    made = model.dequantize()
+    assert type(made.get_submodule(Q)) is torch.nn.Linear
+    assert {p.dtype for p in made.parameters()} == {dtype}
+    close = {"atol": 0.05, "rtol": 0.1} if first == "round" else {"atol": 1e-5, "rtol": 1e-4}
+    torch.testing.assert_close(logits(made), wanted, **close)
+    made.save_pretrained(tmp_path / "dense")
+    assert "quantization_config" not in json.loads((tmp_path / "dense/config.json").read_text())
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "dense")
+    torch.testing.assert_close(logits(loaded), logits(made), **close)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16])
+def test_a_dense_model_has_the_dtype_that_is_named(compressed, dtype):
+    made = AutoModelForCausalLM.from_pretrained(compressed).dequantize(dtype=dtype)
+    assert {p.dtype for p in made.parameters()} == {torch.bfloat16}
+    assert logits(made).isfinite().all()
+
+
 def test_blocks_that_lie_on_disk_run_as_well(compressed, tmp_path):
     wanted = logits(AutoModelForCausalLM.from_pretrained(compressed))
     places = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk"}

@@ -19,6 +19,7 @@ from spectra.allocation.allocate import allocate
 from spectra.allocation.candidates import candidates_of
 from spectra.allocation.methods.registry import offered
 from spectra.allocation.path import compression_path, write_path
+from spectra.allocation.rankmap import Model
 from spectra.checkpoint.checkpoint import open_checkpoint
 from spectra.cli import main
 from spectra.compression.fit import require_fit
@@ -387,3 +388,21 @@ def test_fused_layers_are_adapted_whole_or_listed(tmp_path, capsys):
     names = {name for name, _ in model.named_modules()}
     listed = re.findall(r'"(.*)"', (tmp_path / "a.yaml").read_text())
     assert all(n == "lm_head" or f"base_model.model.{n}" in names or n in names for n in listed)
+
+
+def test_a_map_prints_as_the_table_and_is_short_elsewhere(recorded_store, tmp_path, capsys):
+    rank_map = spectra.allocate(recorded_store, err=0.4)
+    rank_map.save(tmp_path / "m.json")
+    out = tmp_path / "m.txt"
+    assert main(["export", str(tmp_path / "m.json"), "--format", "table", "--out", str(out)]) == 0
+    capsys.readouterr()
+    print(rank_map)
+    assert capsys.readouterr().out == out.read_text()
+    assert f"{rank_map}" == str(rank_map)
+    assert len(repr(rank_map)) < 200
+    assert repr(rank_map) == (
+        f"<RankMap of {rank_map.model.name or 'a checkpoint'} by welore: {len(rank_map.modules)} "
+        f"matrices, {len(rank_map.lrc)} LRC, ERR {rank_map.err:.4f}, budget {rank_map.budget:.4f}>"
+    )
+    named = dataclasses.replace(rank_map, model=Model("<script>"))
+    assert "&lt;script&gt;: welore" in named._repr_html_()

@@ -239,7 +239,7 @@ def test_a_store_of_another_run_is_not_gone_on_with(tmp_path):
         resume(probe=random_batch(1))
     with pytest.raises(InputError, match="another sketch: 64, not 32"):
         resume(sketch=32)
-    with pytest.raises(InputError, match=r"another schedule: .*70"):
+    with pytest.raises(InputError, match=r"another schedule: steps \d+, not 70;"):
         resume(steps=70)
     with pytest.raises(InputError, match="exists already"):
         record(model, optimizer_of(model), path, probe=None)

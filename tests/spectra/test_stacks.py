@@ -6,7 +6,7 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
 import spectra
-from spectra.exports.formats import to_table
+from spectra.allocation.table import to_table
 from spectra.matrices import block_labels, block_of, in_order, role_of
 from spectra_data.errors import InputError
 
