@@ -7,6 +7,7 @@ from spectra.metrics import tails
 from spectra.metrics.measures import MEASURES, tail_measures
 from spectra.quantities import QUANTITIES
 from spectra.store.reader import Store, takes_store
+from spectra.store.selection import selectable
 from spectra_data.errors import InputError
 
 
@@ -66,9 +67,9 @@ def heavy_tail(
         seed=seed,
     )
     coords = {name: c for name, c in ordered.coords.items() if "index" not in c.dims}
-    return xr.Dataset(
-        {name: (dims, value, attributes(name)) for name, value in found.items()}, coords=coords
-    )
+    variables = {name: (dims, value, attributes(name)) for name, value in found.items()}
+    measures: xr.Dataset = selectable(xr.Dataset(variables, coords=coords))
+    return measures
 
 
 @takes_store

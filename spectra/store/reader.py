@@ -14,6 +14,7 @@ from spectra.store.damage import unless_damaged
 from spectra.store.files import RegularFiles
 from spectra.store.location import Location, check_schema, local_path
 from spectra.store.schema import UNSET
+from spectra.store.selection import StoreTree, selectable
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -48,6 +49,7 @@ def open_store(store: str | Path, *, within: Path | None = None) -> xr.DataTree:
     --------
     >>> run = spectra.open("runs/demo/spectra.zarr")  # doctest: +SKIP
     >>> run["spectra"].weight.sel(matrix="model.layers.0.self_attn.q_proj")  # doctest: +SKIP
+    >>> run["spectra"].weight.sel(layer=0, role="q", step=500)  # doctest: +SKIP
     """
     check_schema(store)
     with unless_damaged(store):
@@ -74,7 +76,7 @@ def _opened(store: str | Path, within: Path | None) -> xr.DataTree:
         if name.startswith("gradients/"):
             dataset["gradient"] = _widened(dataset["gradient"])
         groups[name] = dataset
-    found = xr.DataTree.from_dict(groups)
+    found = StoreTree.from_dict(groups)
     path = local_path(store)
     found.encoding = {"source": str(store if path is None else path.absolute()), "within": within}
     return found
@@ -93,6 +95,8 @@ def takes_store(
 ) -> Callable[Concatenate[Store, P], Result]:
     """Let a function of an opened store take a store's address as well.
 
+    The array or dataset that it returns is selected by layer and role, like the store.
+
     Raises
     ------
     InputError
@@ -107,7 +111,7 @@ def takes_store(
         if not arguments and first in keywords:
             arguments = (keywords.pop(first),)
         if not arguments or isinstance(arguments[0], xr.DataTree):
-            return function(*arguments, **keywords)
+            return cast(Result, selectable(function(*arguments, **keywords)))
         store, *others = arguments
         if not isinstance(store, str | Path):
             raise TypeError(
@@ -116,7 +120,7 @@ def takes_store(
             )
         run = open_store(store)
         with unless_damaged(store):
-            return function(run, *others, **keywords)
+            return cast(Result, selectable(function(run, *others, **keywords)))
 
     return cast(Callable[Concatenate[Store, P], Result], of_either)
 

@@ -62,7 +62,7 @@ def test_reports_and_paths_are_written_from_both(store, tmp_path):
 
 def test_keywords_and_mistakes(raw_store, tmp_path):
     same(spectra.cosine_similarity(run=str(raw_store)), spectra.cosine_similarity(raw_store))
-    with pytest.raises(TypeError, match=r"metrics_table takes a store, .* not a Dataset"):
+    with pytest.raises(TypeError, match=r"metrics_table takes a store, .* not a .*Dataset"):
         spectra.metrics_table(spectra.open(raw_store)["spectra"].to_dataset())
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'run'"):
         spectra.metrics_table()
@@ -89,4 +89,4 @@ def test_arrays_are_read_anew_from_wherever_the_store_was_opened(raw_store, tmp_
     for opened in (run, run.isel(step=[0, 1])):
         array = unread(opened, "subspaces/gradient_left")
         assert array.chunks is None
-        xr.testing.assert_equal(array.load(), opened["subspaces"]["gradient_left"])
+        assert array.equals(opened["subspaces"]["gradient_left"])
