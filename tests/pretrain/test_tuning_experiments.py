@@ -200,7 +200,7 @@ def test_the_precision_of_a_labs_runs_is_kept(shared, tmp_path, monkeypatch):
     data = str(shared / "data/text/books.jsonl.gz")
 
     def experiment(native: str, **changes) -> None:
-        monkeypatch.setattr(lab, "suited", lambda device: native)
+        monkeypatch.setattr("spectra_pretrain.machine.suited", lambda device: native)
         EXPERIMENTS["figure1"].run(stories, settings("figure1", data=data, **changes), tmp_path)
         written = json.loads((tmp_path / "figure1.json").read_text())
         assert written["settings"]["precision"] == computed[-1]

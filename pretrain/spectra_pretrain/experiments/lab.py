@@ -18,7 +18,6 @@ from spectra.machine.progress import Progress
 from spectra_data.errors import InputError
 from spectra_pretrain.experiments.settings import TrainingSettings
 from spectra_pretrain.finetuning.options import FinetuneOptions
-from spectra_pretrain.machine import suited
 from spectra_pretrain.optionfile import read_options
 from spectra_pretrain.options import AUTO
 
@@ -82,6 +81,8 @@ class Lab:
         for file in folder.glob("runs/*/finetune.json"):
             with contextlib.suppress(InputError):  # damaged: refused when it is that run's turn
                 known.add(read_options(file, FinetuneOptions).precision)
+        from spectra_pretrain.machine import suited
+
         precision = known.pop() if len(known) == 1 else suited(device_of(device))
         return replace(settings, precision=precision)
 
