@@ -177,6 +177,13 @@ def test_an_answer_that_nobody_reads_is_dropped(monkeypatch):
         unread.close()
 
 
+def _is_answered(server, *head):
+    try:
+        return everything(opened(server, *head, "", "")).startswith(b"HTTP/1.1 200 ")
+    except ConnectionError:  # it was itself among those that waited
+        return False
+
+
 def test_strangers_that_wait_make_room_for_others(monkeypatch):
     monkeypatch.setattr(connections, "CONNECTIONS", 16)
     with served(TOKEN) as server:
@@ -186,6 +193,6 @@ def test_strangers_that_wait_make_room_for_others(monkeypatch):
         own.sendall(f"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {COOKIE}\r\n\r\n".encode())
         assert answer_of(own).startswith(b"HTTP/1.1 200 ")
         last = ("GET / HTTP/1.1", "Host: 127.0.0.1", f"Cookie: {COOKIE}", "Connection: close")
-        assert everything(opened(server, *last, "", "")).startswith(b"HTTP/1.1 200 ")
+        assert any(_is_answered(server, *last) for _ in range(50))  # strangers are still coming
         for connection in (own, *crowd):
             connection.close()

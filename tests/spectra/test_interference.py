@@ -128,8 +128,16 @@ def test_recomputed_activations_are_left_alone(tmp_path, reentrant, family):
     assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("whole", [True, False])
+SLOW_COMPILATIONS = [("aot_eager", True), ("inductor", True), ("inductor", False)]
+
+
+@pytest.mark.parametrize(
+    ("backend", "whole"),
+    [
+        ("aot_eager", False),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in SLOW_COMPILATIONS),
+    ],
+)
 def test_compiled_models_are_left_alone(tmp_path, backend, whole):
     def run(**options):
         torch._dynamo.reset()

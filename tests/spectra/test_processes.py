@@ -48,7 +48,13 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("setup", "start"), [("ddp", torchrun), ("fsdp", together), ("copies", together)]
+    ("setup", "start"),
+    [
+        pytest.param("ddp", torchrun, marks=pytest.mark.slow),
+        ("ddp", together),
+        ("fsdp", together),
+        ("copies", together),
+    ],
 )
 def test_two_processes_record_the_same_as_one(tmp_path, alone, setup, start):
     store = tmp_path / "a.zarr"
