@@ -49,8 +49,3 @@ def printable(text: str) -> str:
     """
     obeyed = (c not in "\n\t" and unicodedata.category(c) in _OBEYED for c in text)
     return "".join(ascii(c)[1:-1] if o else c for c, o in zip(text, obeyed, strict=True))
-
-
-def is_printable(name: str) -> bool:
-    """Whether a name can be shown in a line: no control characters, no lone surrogates."""
-    return printable(name) == name and "\n" not in name and "\t" not in name

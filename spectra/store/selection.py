@@ -19,8 +19,8 @@ DIM = "matrix"
 COORDINATES = ("layer", "role")
 
 
-class MatrixArray(xr.DataArray):  # type: ignore[no-untyped-call]
-    """A DataArray whose `sel` takes layers, roles and matrices together."""
+class _ByBlock:
+    """A `sel` that takes layers, roles and matrices together."""
 
     __slots__ = ()
 
@@ -32,7 +32,7 @@ class MatrixArray(xr.DataArray):  # type: ignore[no-untyped-call]
         drop: bool = False,
         **labels: Any,
     ) -> Self:
-        """As `xarray.DataArray.sel`; layers and roles are labels, lists or inclusive slices.
+        """As xarray's `sel`; layers and roles are labels, lists or inclusive slices.
 
         The dimension matrix stays, unless scalars name one layer and one role, of a single matrix.
 
@@ -42,30 +42,23 @@ class MatrixArray(xr.DataArray):  # type: ignore[no-untyped-call]
             When there is no such matrix.
         """
         chosen, rest = _chosen(self, {**(indexers or {}), **labels})
-        found: Any = super(MatrixArray, chosen).sel(rest, method, tolerance, drop)
-        return cast(Self, found)
+        theirs: Any = super(_ByBlock, chosen)
+        return cast(Self, theirs.sel(rest, method, tolerance, drop))
 
 
-class MatrixDataset(xr.Dataset):  # type: ignore[no-untyped-call]
-    """A Dataset whose `sel` takes layers, roles and matrices together; see `MatrixArray`."""
+class MatrixArray(_ByBlock, xr.DataArray):  # type: ignore[no-untyped-call]
+    """A DataArray whose matrices are selected by layer and role, see `_ByBlock.sel`."""
+
+    __slots__ = ()
+
+
+class MatrixDataset(_ByBlock, xr.Dataset):  # type: ignore[no-untyped-call]
+    """A Dataset whose matrices are selected by layer and role, see `_ByBlock.sel`."""
 
     __slots__ = ()
 
     def __getitem__(self, key: Any) -> Any:
         return selectable(super().__getitem__(key))
-
-    def sel(
-        self,
-        indexers: Mapping[Any, Any] | None = None,
-        method: str | None = None,
-        tolerance: Any = None,
-        drop: bool = False,
-        **labels: Any,
-    ) -> Self:
-        """See `MatrixArray.sel`."""
-        chosen, rest = _chosen(self, {**(indexers or {}), **labels})
-        found: Any = super(MatrixDataset, chosen).sel(rest, method, tolerance, drop)
-        return cast(Self, found)
 
 
 class StoreTree(xr.DataTree):  # type: ignore[no-untyped-call]
