@@ -70,7 +70,8 @@ class Maker:
     Raises
     ------
     InputError
-        When the method is unknown or lacks an input that it needs, or a setting is invalid.
+        When the method is unknown, lacks an input that it needs or would ignore one that is given,
+        or a setting is invalid.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Maker:
         for need in self.kind.needs:
             if not given[need]:
                 raise InputError(f"{self.method} needs {NEEDS[need]}")
+        self._require_nothing_unused(settings, outliers)
         self.pricing = Pricing(
             candidates,
             settings.storage,
@@ -92,6 +94,17 @@ class Maker:
         )
         options = MethodOptions(settings.normalisation, outliers)
         self._choose = self.kind.prepare(self.pricing, options)
+
+    def _require_nothing_unused(
+        self, settings: AllocationSettings, outliers: Outliers | None
+    ) -> None:
+        """Require that nothing is given that the method would ignore."""
+        if outliers is not None and "outliers" not in self.kind.needs:
+            raise InputError(f"{self.method} counts no outliers: leave them out")
+        if settings.normalisation != AllocationSettings.normalisation and not self.kind.normalises:
+            raise InputError(
+                f"{self.method} does not normalise singular values: leave normalisation out"
+            )
 
     def choose(self, target: Target) -> Chosen:
         """Ranks that meet a target.

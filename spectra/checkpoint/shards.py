@@ -40,13 +40,25 @@ _PARALLEL = (
 
 @dataclass
 class Shards:
-    """The tensors of a checkpoint by name, and the files that hold them."""
+    """The tensors of a checkpoint by name, and the files that hold them.
+
+    Raises
+    ------
+    InputError
+        When a name is of several lines: printed, it would pass for lines of the program's own.
+    """
 
     tensors: dict[str, StoredTensor]
     problems: tuple[str, ...] = ()
     files: dict[str, TensorFile] = field(default_factory=dict)
     complete: bool = True
     """Whether the names of all tensors are known."""
+
+    def __post_init__(self) -> None:
+        for name, tensor in self.tensors.items():
+            if len(name.splitlines()) > 1:
+                place = f"{tensor.file}: " if tensor.file else ""
+                raise InputError(f"{place}{name!a} is no name of a tensor: it has a line break")
 
     @property
     def wrapped(self) -> bool:

@@ -106,18 +106,26 @@ def _print_totals(rank_map: "RankMap") -> None:
 
 def _outliers(options: Options) -> dict[str, float] | None:
     path = options.outliers
+    given = {
+        "--outliers": path,
+        "--checkpoint": options.checkpoint,
+        "--calibration": options.calibration,
+    }
+    method = options.allocation.method
+    if "outliers" not in METHODS[method].needs:
+        for name, value in given.items():
+            if value is not None:
+                raise InputError(f"{method} counts no outliers: leave {name} out")
+        return None
     if path is not None:
         read = read_json(path)
         try:
             return {str(block): float(share) for block, share in read.items()}
         except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{path} is not a JSON object of shares by block: {error}") from error
-    if "outliers" not in METHODS[options.allocation.method].needs:
-        return None
     if options.checkpoint is None or options.calibration is None:
         raise InputError(
-            f"{options.allocation.method} counts outliers: name --checkpoint and --calibration, "
-            "or --outliers"
+            f"{method} counts outliers: name --checkpoint and --calibration, or --outliers"
         )
     from spectra.calibration.outliers import outliers_on_text
 

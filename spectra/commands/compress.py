@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from spectra.calibration.options import SELF
 from spectra.commands.options import parse
 from spectra.compression.settings import Compression
 from spectra.machine.console import Console
@@ -56,10 +55,6 @@ def main(arguments: Sequence[str]) -> int:
     wanted = options.compression
     if (options.map is None) == (wanted.budget is None):
         raise InputError("name either --map or --budget (see `spectra compress --help`)")
-    if not wanted.settings.calibrated and wanted.calibration.data != SELF:
-        raise InputError("svd is data-free: name another --method, or leave out --calibration")
-    if options.map is not None and wanted.align is not None:
-        raise InputError("--align is for --budget: a map has its ranks already")
     from spectra.allocation.rankmap import RankMap
     from spectra.compression.compress import compress
 

@@ -8,6 +8,7 @@ import torch
 
 from spectra.allocation.costs import require_storage
 from spectra.allocation.rankmap import RankMap
+from spectra.calibration.options import Calibration
 from spectra.checkpoint.checkpoint import Checkpoint, Tensors
 from spectra.compression.budget import allocate_by_loss, require_reachable
 from spectra.compression.calibrated import calibrate
@@ -54,10 +55,25 @@ class Request:
             raise InputError(
                 "sequential needs a map: it weights errors by the outputs of compressed blocks"
             )
+        if not options.settings.calibrated:
+            _require_nothing_unused(options)
+        if options.align is not None and self.rank_map is not None:
+            raise InputError("align is for a budget: a map has its ranks already, leave it out")
         if options.align is not None and options.align < 1:
             raise InputError(f"ranks are multiples of 1 or more, not of {options.align}")
         if options.storage is not None:
             require_storage(options.storage)
+
+
+def _require_nothing_unused(options: Compression) -> None:
+    """Require that no option is given that a data-free method would ignore."""
+    given = {
+        "calibration": options.calibration != Calibration(),
+        "shrinkage": options.shrinkage is not None,
+    }
+    for name, used in given.items():
+        if used:
+            raise InputError(f"svd is data-free: name another method, or leave {name} out")
 
 
 @dataclass(frozen=True)

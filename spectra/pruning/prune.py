@@ -97,6 +97,8 @@ def prune(
         folder holds something else, or another process writes to it.
     """
     out = Path(out)
+    if method == "magnitude" and calibration not in (None, Calibration()):
+        raise InputError("magnitude is data-free: name another method, or leave calibration out")
     source = Source.of(checkpoint)
     if rank_map is not None:
         source = source.spanning(rank_map.ranks)

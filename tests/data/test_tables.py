@@ -100,14 +100,20 @@ def test_a_table_is_read_row_by_row(tmp_path):
     path = tmp_path / "a.csv"
     with path.open("w") as file:
         file.write("text\n")
-        file.writelines("word " * 200 + "\n" for _ in range(20_000))
+        file.writelines("word " * 200 + "\n" for _ in range(5_000))
+    # the least of three: what other threads of this process allocate is traced too
+    peak = min(_peak_of_reading(path) for _ in range(3))
+    assert peak < 2_000_000 < path.stat().st_size
+
+
+def _peak_of_reading(path):
     documents = FileSource(path).documents(skips=None)
     next(documents)
     tracemalloc.start()
-    assert sum(1 for _ in documents) == 19_999
+    assert sum(1 for _ in documents) == 4_999
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 2_000_000 < path.stat().st_size
+    return peak
 
 
 @pytest.mark.parametrize("kind", ["stream", "file"])

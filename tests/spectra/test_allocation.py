@@ -232,6 +232,8 @@ def test_owl_keeps_more_where_there_are_more_outliers():
         allocate(given, err=0.5, method="owl")
     with pytest.raises(InputError, match=r"for the block model\.layers\.2"):
         allocate(given, err=0.5, method="owl", outliers={0: 0.1, 1: 0.2})
+    with pytest.raises(InputError, match="alpha counts no outliers: leave them out"):
+        allocate(given, err=0.5, method="alpha", outliers={0: 0.0, 1: 0.02, 2: 0.04})
     by_path = {f"model.layers.{number}": share for number, share in enumerate((0.0, 0.02, 0.04))}
     assert allocate(given, err=0.5, method="owl", outliers=by_path).ranks == made.ranks
 
@@ -273,6 +275,22 @@ def test_owl_on_a_checkpoint_and_text(tmp_path, shared, capsys):
     short = ["--checkpoint", checkpoint, "--calibration", str(tmp_path / "short.txt")]
     assert main([*owl, *short]) == 2
     assert "fewer than one window of 512" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--calibration", "pydocs"], "welore counts no outliers: leave --calibration out"),
+        (
+            ["--checkpoint", "m", "--method", "alpha"],
+            "alpha counts no outliers: leave --checkpoint",
+        ),
+        (["--outliers", "a.json"], "welore counts no outliers: leave --outliers out"),
+    ],
+)
+def test_outliers_of_a_method_that_counts_none_are_refused(given, message, capsys):
+    assert main(["allocate", "s.zarr", "--err", "0.5", *given]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_d_rank_is_in_proportion_to_effective_rank_and_cost():
@@ -325,6 +343,7 @@ def test_targets_and_methods_that_make_no_sense(stories):
         ({"err": 0.1, "budget": 0.5}, "name one target"),
         ({"err": float("nan")}, "is a number"),
         ({"threshold": 2}, "from 0 to 1"),
+        ({"err": 0.1, "method": "uniform", "normalisation": "max"}, "does not normalise"),
         ({"threshold": 0.1, "method": "uniform"}, "a threshold is WeLore's"),
         ({"err": 0.5, "method": "best"}, "there are: welore"),
         ({"err": 0.5, "normalisation": "l2"}, "there are: minmax, max"),

@@ -497,3 +497,10 @@ def test_gate_and_up_of_phi_are_halves(tmp_path):
     values = read_all(open_checkpoint(tmp_path))
     assert torch.equal(values["model.layers.0.mlp.gate_proj"], tensor[:48])
     assert torch.equal(values["model.layers.0.mlp.up_proj"], tensor[48:])
+
+
+def test_a_name_of_several_lines_passes_for_no_line_of_ours(tmp_path):
+    forged = {"model.layers.0.a.weight\nwrote map.json": torch.zeros(3, 3)}
+    save_file(forged, tmp_path / "a.safetensors")
+    with pytest.raises(InputError, match=r"a\.safetensors: 'model.*\\n.*' is no name of a tensor"):
+        open_checkpoint(str(tmp_path / "a.safetensors"))

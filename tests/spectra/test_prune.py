@@ -163,7 +163,8 @@ def model(tmp_path):
 
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt"])
 def test_a_pruned_checkpoint_has_the_zeros_that_were_asked_for(model, tmp_path, method):
-    made = prune(str(model), tmp_path / "p", Pattern(0.5), method=method, calibration=OWN)
+    text = None if method == "magnitude" else OWN
+    made = prune(str(model), tmp_path / "p", Pattern(0.5), method=method, calibration=text)
     assert made.sparsity == pytest.approx(0.5, abs=0.01)
     before, after = (
         load_file(model / "model.safetensors"),
@@ -283,6 +284,11 @@ def test_what_cannot_be_pruned_is_listed(tmp_path, family):
     saved(tmp_path / "g", "gpt2")
     with pytest.raises(InputError, match="no dense matrix to prune: part of a fused layer"):
         prune(str(tmp_path / "g"), tmp_path / "q", Pattern(0.5), method="magnitude")
+
+
+def test_calibration_of_a_method_without_data_is_refused(model, tmp_path):
+    with pytest.raises(InputError, match="magnitude is data-free"):
+        prune(str(model), tmp_path / "p", Pattern(0.5), method="magnitude", calibration=OWN)
 
 
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])

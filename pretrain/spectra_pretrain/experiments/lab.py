@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from spectra import __version__
+from spectra.calibration.options import Calibration
 from spectra.experiments.child import finished
 from spectra.experiments.ledger import Ledger, Row
 from spectra.machine.devices import device_of
@@ -103,13 +104,13 @@ class Lab:
                     f"at ERR {err:.0%} no matrix of {self.address} is an LRC: there is nothing to "
                     "finetune through"
                 )
-            needs_text = self.settings.compression != "svd"
+            data_free = self.settings.compression == "svd"
             compress(
                 self.address,
                 rank_map,
                 target,
                 method=self.settings.compression,
-                calibration=self.settings.calibrated() if needs_text else None,
+                calibration=Calibration() if data_free else self.settings.calibrated(),
                 device=self.device,
                 check_weights=False,
                 progress=self.progress,

@@ -62,6 +62,8 @@ class AllocationMethod:
     lrcs_alone: bool = False
     """Whether only LRCs are factored, and N-LRCs stay whole; else every matrix is factored whose
     factors are smaller than the matrix."""
+    normalises: bool = False
+    """Whether it reads singular values normalised, in the way that the settings name."""
     searched: tuple[str, ...] = ()
     """Kinds of targets that need a search each, which takes some hundred times as long: sliders
     have fewer of these."""

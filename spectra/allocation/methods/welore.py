@@ -124,5 +124,7 @@ def prepare(pricing: Pricing, options: MethodOptions, *, grid: bool = False) -> 
 
 
 TARGETS = ("err", "budget", "threshold")
-WELORE = AllocationMethod(prepare, TARGETS, lrcs_alone=True)
-WELORE_GRID = AllocationMethod(partial(prepare, grid=True), TARGETS, lrcs_alone=True)
+WELORE = AllocationMethod(prepare, TARGETS, lrcs_alone=True, normalises=True)
+WELORE_GRID = AllocationMethod(
+    partial(prepare, grid=True), TARGETS, lrcs_alone=True, normalises=True
+)
