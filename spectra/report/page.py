@@ -1,5 +1,7 @@
 """The page itself: assemble and write it."""
 
+import base64
+import hashlib
 import html
 import json
 import re
@@ -19,6 +21,13 @@ from spectra_data.errors import InputError
 
 SCRIPTS = ("ranks.js", "report-figures.js", "report-ranks.js", "report.js")
 """The page's scripts in the order in which they run, in one script element."""
+
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:; "
+    "base-uri 'none'; form-action 'none'; script-src"
+)
+"""Content-Security-Policy, without the hashes of the page's scripts: nothing else runs, and nothing
+is fetched or sent."""
 
 
 def write_report(store: Store, out: str | Path) -> int:
@@ -51,14 +60,17 @@ def report_html(run: xr.DataTree, *, name: str) -> str:
     from plotly.offline import get_plotlyjs
 
     assets = files("spectra") / "assets"
+    plotly = get_plotlyjs()
+    script = "\n".join((assets / name).read_text("utf-8") for name in SCRIPTS)
     fields = {
+        "policy": " ".join((POLICY, _hash_of(plotly), _hash_of(script))),
         "title": html.escape(_title(run, name)),
         "facts": _facts_html(run, name),
         "style": (assets / "report.css").read_text("utf-8"),
         "others": _others_html(run),
-        "plotly": get_plotlyjs(),
+        "plotly": plotly,
         "payload": as_script(payload(run)),
-        "script": "\n".join((assets / name).read_text("utf-8") for name in SCRIPTS),
+        "script": script,
     }
     # in one pass, so that no text of a run is mistaken for a field
     return re.sub(
@@ -66,6 +78,12 @@ def report_html(run: xr.DataTree, *, name: str) -> str:
         lambda match: fields[match[1]],
         (assets / "report.html").read_text("utf-8"),
     )
+
+
+def _hash_of(script: str) -> str:
+    """A script's hash, by which a policy lets it run."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def _others_html(run: xr.DataTree) -> str:

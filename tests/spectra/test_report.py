@@ -121,6 +121,10 @@ def test_json_in_a_script_has_nothing_that_a_parser_acts_on():
         assert not set("<>&\u2028\u2029") & set(held)
 
 
+INJECTED = """() => { const s = document.createElement('script');
+  s.textContent = 'window.ran = 1'; document.body.append(s) }"""
+
+
 @pytest.mark.browser
 def test_a_report_works_and_shows_names_that_look_like_markup(tmp_path, browser):
     matrices = tuple(Matrix(name, 0, name, 8, 8) for name in ODD)
@@ -133,6 +137,7 @@ def test_a_report_works_and_shows_names_that_look_like_markup(tmp_path, browser)
     write_report(tmp_path / "a.zarr", tmp_path / "a.html")
     page, errors = browser.new_page(), []
     page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
     page.goto((tmp_path / "a.html").as_uri())
     page.locator("#figure4 .annotation-text").first.wait_for()
     assert page.locator("#figure4 .annotation-text").all_text_contents() == ODD
@@ -143,6 +148,12 @@ def test_a_report_works_and_shows_names_that_look_like_markup(tmp_path, browser)
     assert [t.startswith(name) for t, name in zip(titles, ODD, strict=True)] == [True] * len(ODD)
     assert page.locator("img").count() == 0
     assert (page.evaluate("window.ran"), errors) == (None, [])
+    page.evaluate(INJECTED)
+    page.evaluate("fetch('https://evil.example/').catch(() => {})")
+    assert page.evaluate("window.ran") is None
+    refused = "\n".join(errors)
+    assert "Executing inline script violates" in refused
+    assert "https://evil.example/' violates" in refused or "https://evil.example/." in refused
     page.close()
 
 
@@ -195,7 +206,7 @@ def drawn(page, kind, count):
 @pytest.mark.browser
 def test_the_page_draws_the_recorded_data_for_any_matrix(recorded_store, reported, browser):
     run = spectra.open(recorded_store)
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, bypass_csp=True)
     errors, requests = [], []
     page.on("pageerror", lambda error: errors.append(error))
     page.on("request", lambda request: requests.append(request.url))
@@ -235,7 +246,7 @@ def test_the_page_draws_the_recorded_data_for_any_matrix(recorded_store, reporte
 def test_the_page_draws_measures_tails_overlaps_and_the_claim(raw_store, tmp_path, browser):
     write_report(raw_store, tmp_path / "report.html")
     run = spectra.open(raw_store)
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, bypass_csp=True)
     errors = []
     page.on("pageerror", lambda error: errors.append(error))
     page.goto(f"file://{tmp_path / 'report.html'}")
@@ -323,7 +334,7 @@ def too_large(run):
 
 @pytest.mark.browser
 def test_the_page_fits_a_phone(reported, browser):
-    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page = browser.new_page(viewport={"width": 390, "height": 844}, bypass_csp=True)
     page.goto(f"file://{reported}")
     drawn(page, "cosine", 4)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -339,7 +350,7 @@ def test_the_payload_is_plain_json(recorded_store):
 def test_the_slider_moves_figures_four_and_six_along_the_path(shared, tmp_path, browser):
     run = spectra.scan(shared / "data" / "checkpoints" / "stories260K", tmp_path / "a.zarr")
     write_report(tmp_path / "a.zarr", tmp_path / "report.html")
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page = browser.new_page(viewport={"width": 1280, "height": 900}, bypass_csp=True)
     errors = []
     page.on("pageerror", lambda error: errors.append(error))
     page.goto(f"file://{tmp_path / 'report.html'}")
