@@ -97,9 +97,9 @@ def rank_reduction(
             hovertemplate=f"{role}, layer %{{x}}<br>%{{y:.1%}} of the ranks<extra></extra>",
         )  # fmt: skip
     said = f"{subtitle}; " if subtitle else ""
-    styled(figure, title=title, subtitle=f"{said}above the dashed line: LRC", height=380)
+    subtitle = f"{said}above the dashed line: LRC"
+    styled(figure, title=title, subtitle=subtitle, height=380, legend=legend_at_right())
     figure.add_hline(y=1 - lrc_factor, line={"color": INK, "width": 1.2, "dash": "dash"})
-    figure.update_layout(legend=legend_at_right())
     figure.update_xaxes(title="layer", tickformat="d")
     rows = in_order(layer for of_role in layers.values() for layer in of_role)
     if any(isinstance(layer, str) for layer in rows):
@@ -143,11 +143,10 @@ def path_curves(
             line={"color": color, "width": 1.8, "dash": dash},
             hovertemplate=f"ERR %{{x:.3f}}<br>{name} %{{y:.3f}}<extra></extra>",
         )  # fmt: skip
-    styled(figure, title="The path of compression", subtitle=subtitle, height=380)
-    figure.update_layout(
-        legend={"orientation": "h", "y": -0.2, "x": 0, "xanchor": "left", "yanchor": "top"}
-    )
-    figure.update_layout(margin={"b": 96})
+    styled(
+        figure, title="The path of compression", subtitle=subtitle, height=380, margin={"b": 96},
+        legend={"orientation": "h", "y": -0.2, "x": 0, "xanchor": "left", "yanchor": "top"},
+    )  # fmt: skip
     figure.update_xaxes(title="effective rank reduction", range=[0, 1])
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
     return figure
@@ -175,9 +174,9 @@ def memory_curve(
             hovertemplate=f"ERR %{{x:.3f}}<br>%{{y:.3g}} {unit}<extra></extra>",
         )
     )  # fmt: skip
-    styled(figure, title="Memory of the blocks", subtitle=subtitle, height=320)
+    title = "Memory of the blocks"
+    styled(figure, title=title, subtitle=subtitle, height=320, showlegend=False)
     figure.add_hline(y=dense / size, line={"color": MUTED, "width": 1.2, "dash": "dot"})
-    figure.update_layout(showlegend=False)
     figure.update_xaxes(title="effective rank reduction", range=[0, 1])
     figure.update_yaxes(title=unit, rangemode="tozero")
     return figure

@@ -45,8 +45,7 @@ def emergence_scatter(
             customdata=np.array(list(names), dtype=object)[mine],
             hovertemplate="%{customdata}<br>%{x:.3g}, %{y:.3g}<extra></extra>",
         )  # fmt: skip
-    styled(figure, title=title, subtitle=subtitle, height=360)
-    figure.update_layout(legend=legend_at_right())
+    styled(figure, title=title, subtitle=subtitle, height=360, legend=legend_at_right())
     figure.update_xaxes(title=cause_label)
     figure.update_yaxes(title=outcome_label)
     return figure

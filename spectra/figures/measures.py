@@ -39,24 +39,25 @@ def measure_lines(
     subtitle
         Text below the title.
     """
-    figure = go.Figure()
+    traces = []
     for number, (role, of_role) in enumerate(values.items()):
         low, median, high = _quartiles(of_role)
         color = role_color(role, number)
         there = np.isfinite(median)
-        figure.add_scatter(
+        spread = go.Scatter(
             x=np.concatenate([steps[there], steps[there][::-1]]),
             y=np.concatenate([high[there], low[there][::-1]]),
             fill="toself", fillcolor=color, opacity=0.12, line={"width": 0}, hoverinfo="skip",
             showlegend=False, legendgroup=role,
         )  # fmt: skip
-        figure.add_scatter(
+        line = go.Scatter(
             x=steps, y=median, name=role, legendgroup=role, mode="lines",
             line={"color": color, "width": 1.8},
             hovertemplate=f"{role}, step %{{x}}<br>%{{y:.4g}}<extra></extra>",
         )  # fmt: skip
-    styled(figure, title=title, subtitle=subtitle, height=330)
-    figure.update_layout(legend=legend_at_right())
+        traces += [spread, line]
+    figure = go.Figure(traces)
+    styled(figure, title=title, subtitle=subtitle, height=330, legend=legend_at_right())
     figure.update_xaxes(title="step")
     return figure
 

@@ -55,8 +55,8 @@ def measured_lines(
             }, marker={"size": 7},
             hovertemplate=f"{label}<br>{x_title} %{{x:.3g}}<br>{y_title} %{{y:.4g}}<extra></extra>",
         )  # fmt: skip
-    styled(figure, title=title, subtitle=subtitle, height=320)
-    figure.update_layout(legend=legend_at_right(), showlegend=True)
+    at_right = {"showlegend": True, "legend": legend_at_right()}
+    styled(figure, title=title, subtitle=subtitle, height=320, **at_right)
     figure.update_xaxes(title=x_title)
     figure.update_yaxes(title=y_title, type="log" if log else "linear", range=bounds)
     return figure

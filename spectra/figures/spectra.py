@@ -62,8 +62,7 @@ def normalised_spectra(
                 "normalised value %{y:.3f}<extra></extra>",
             )  # fmt: skip
     subtitle = f"over the share of the ranks; the first layer dark; dashed: threshold {threshold:g}"
-    styled(figure, title=title, subtitle=subtitle, height=90 + 190 * rows)
-    figure.update_layout(margin={"t": 74})
+    styled(figure, title=title, subtitle=subtitle, height=90 + 190 * rows, margin={"t": 74})
     figure.update_annotations(font={"size": 12, "color": INK})
     figure.add_hline(y=threshold, line={"color": SECOND, "width": 1.2, "dash": "dash"})
     figure.update_xaxes(tickformat=".0%", range=[0, 1], tickvals=[0, 0.5])
@@ -101,10 +100,10 @@ def spectra_lines(
             line={"color": color, "width": 1.6},
             hovertemplate=f"{name}<br>value no. %{{x}}<br>%{{y:.4g}}<extra></extra>",
         )  # fmt: skip
-    styled(figure, title=title, subtitle=subtitle, height=290)
-    figure.update_layout(
-        showlegend=True, legend={"y": 0, "x": 0, "xanchor": "left", "yanchor": "bottom",
-                                 "orientation": "v", "bgcolor": "rgba(255,255,255,0)"},
+    styled(
+        figure, title=title, subtitle=subtitle, height=290, showlegend=True,
+        legend={"y": 0, "x": 0, "xanchor": "left", "yanchor": "bottom", "orientation": "v",
+                "bgcolor": "rgba(255,255,255,0)"},
     )  # fmt: skip
     figure.update_xaxes(title="singular value no.")
     if logarithmic:
@@ -176,18 +175,17 @@ def tail_fit(
         said = f"α {alpha:.2f} on {int(tail_size)} values"
     if verdict:
         said += f": {verdict}"
-    styled(figure, title=title, subtitle=said, height=290)
+    styled(
+        figure, title=title, subtitle=said, height=290, showlegend=True,
+        legend={"y": 0, "x": 0, "xanchor": "left", "yanchor": "bottom", "orientation": "v",
+                "font": {"size": 10}, "bgcolor": "rgba(255,255,255,0.7)"},
+    )  # fmt: skip
     for value, dash, name in ((edge, "solid", "bulk edge"), (threshold, "dot", "noise threshold")):
         if np.isfinite(value) and value > 0:
             figure.add_scatter(
                 x=[value, value], y=[1, max(count, 1)], mode="lines", name=name,
                 line={"color": MUTED, "width": 1.2, "dash": dash}, hoverinfo="skip",
             )  # fmt: skip
-    figure.update_layout(
-        showlegend=True, legend={"y": 0, "x": 0, "xanchor": "left", "yanchor": "bottom",
-                                 "orientation": "v", "font": {"size": 10},
-                                 "bgcolor": "rgba(255,255,255,0.7)"},
-    )  # fmt: skip
     figure.update_xaxes(
         title="eigenvalue", type="log", exponentformat="power", nticks=6, tickangle=0
     )

@@ -45,11 +45,16 @@ TEMPLATE = go.layout.Template(layout={"xaxis": _axis(), "yaxis": _axis()})
 """Template instead of plotly's own, which adds 7 kB to every figure."""
 
 
-def styled(figure: go.Figure, *, title: str, height: int, subtitle: str = "") -> go.Figure:
-    """Give a figure the common look."""
-    figure.update_layout(
-        template=TEMPLATE,
-        title={
+def styled(
+    figure: go.Figure, *, title: str, height: int, subtitle: str = "", **layout: Any
+) -> go.Figure:
+    """Give a figure the common look, except for what `layout` says.
+
+    It replaces `update_layout`, which takes plotly seven times as long as one assignment.
+    """
+    look = {
+        "template": TEMPLATE,
+        "title": {
             "text": title,
             "font": {"size": 12.5, "color": INK},
             "subtitle": {"text": subtitle, "font": {"size": 11, "color": MUTED}},
@@ -61,14 +66,25 @@ def styled(figure: go.Figure, *, title: str, height: int, subtitle: str = "") ->
             "yanchor": "top",
             "pad": {"t": 6},
         },
-        font={"family": FONT, "size": 11, "color": MUTED},
-        height=height,
-        margin={"l": 46, "r": 8, "t": 54 if title or subtitle else 30, "b": 38},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        legend={"orientation": "h", "y": 1.02, "x": 1, "xanchor": "right", "yanchor": "bottom"},
-    )
+        "font": {"family": FONT, "size": 11, "color": MUTED},
+        "height": height,
+        "margin": {"l": 46, "r": 8, "t": 54 if title or subtitle else 30, "b": 38},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "legend": {"orientation": "h", "y": 1.02, "x": 1, "xanchor": "right", "yanchor": "bottom"},
+    }
+    figure.layout = _merged(_merged(figure.layout.to_plotly_json(), look), layout)
     return figure
+
+
+def _merged(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Two nested dictionaries as one; the other's values win."""
+    both = {
+        key: _merged(one[key], value) if isinstance(one.get(key), dict) and isinstance(value, dict)
+        else value
+        for key, value in other.items()
+    }  # fmt: skip
+    return one | both
 
 
 def empty(reason: str, *, height: int = 250) -> go.Figure:

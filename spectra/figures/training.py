@@ -77,8 +77,8 @@ def loss_curves(
             x=steps, y=loss, name=name, mode="lines", line={"color": color, "width": 1.3},
             hovertemplate=f"{name}<br>step %{{x}}<br>loss %{{y:.4f}}<extra></extra>",
         )  # fmt: skip
-    styled(figure, title=title, subtitle=subtitle, height=300)
-    figure.update_layout(showlegend=True, legend=legend_at_right())
+    at_right = {"showlegend": True, "legend": legend_at_right()}
+    styled(figure, title=title, subtitle=subtitle, height=300, **at_right)
     figure.update_xaxes(title="step")
     figure.update_yaxes(title="loss (nats)")
     return figure

@@ -105,7 +105,7 @@ def register(app: Dash, library: Library) -> None:
             dense=dense,
             subtitle=f"block parameters as {path.attrs['format']}; dotted: without compression",
         )
-        memory.update_layout(height=380)
+        memory.layout.height = 380
         return drawn, memory, _table(path, count)
 
 
