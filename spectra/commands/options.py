@@ -79,6 +79,10 @@ def parse(
     InputError
         When the arguments do not fit otherwise; both in one line.
     """
+    more = f" (see `spectra {command} --help`)"
+    known = dict(_options_of(options, default))
+    if not others:
+        _require_known(known, arguments, more)
     errors = io.StringIO()
     markers = (tyro.conf.OmitArgPrefixes, *(() if pairs else (tyro.conf.FlagCreatePairsOff,)))
     try:
@@ -99,9 +103,6 @@ def parse(
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        more = f" (see `spectra {command} --help`)"
-        known = dict(_options_of(options, default))
-        _require_known(known, arguments, more)
         reason = _one_line(errors.getvalue())
         raise InputError(f"{_misfit(reason, known, arguments) or reason}{more}") from None
     _require_paths(result, arguments)
@@ -119,6 +120,8 @@ def _options_of(kind: type[Any], default: Any) -> Iterator[tuple[str, Any]]:
             yield from _options_of(plain if given is None else type(given), given)  # type: ignore[arg-type]
         elif tyro.conf.Positional not in get_args(hint):
             yield f"--{names[field.name].replace('_', '-')}", hint
+            for note in get_args(hint)[1:]:
+                yield from ((alias, hint) for alias in getattr(note, "aliases", None) or ())
 
 
 def _require_known(known: dict[str, Any], arguments: Sequence[str], more: str) -> None:

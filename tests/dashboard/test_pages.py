@@ -431,7 +431,7 @@ def test_what_comes_and_goes_is_followed(page, tmp_path):
         page.get_by_text("No stores here yet").wait_for()
         growing = Growing(tmp_path / "a.zarr", steps=9)
         page.get_by_role("link", name="a", exact=True).click()
-        page.get_by_text("No snapshot yet").wait_for()
+        page.get_by_role("heading", name="No snapshot yet").wait_for()
         growing.snapshots(3)
         page.locator(".panel[data-kind=weight]").first.scroll_into_view_if_needed()
         assert len(drawn(page, name)[0]["z"]) == 3

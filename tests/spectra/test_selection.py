@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 import xarray as xr
+from packaging.version import Version
 
 import spectra
 
@@ -139,14 +140,22 @@ def test_everything_else_works_as_without(weight, run):
     assert dataset.merge(dataset[["weight"]]).equals(dataset)
 
 
-def test_files_are_those_without_it(run, tmp_path):
+def test_zarr_files_are_those_without_it(run, tmp_path):
+    dataset = run["spectra"].to_dataset()[["weight"]]
+    dataset.drop_encoding().to_zarr(tmp_path / "a.zarr", consolidated=False)
+    require_same(xr.open_zarr(tmp_path / "a.zarr", consolidated=False), dataset)
+
+
+@pytest.mark.skipif(
+    Version(xr.__version__) < Version("2026.4"), reason="xarray writes no StringDType to netCDF"
+)
+def test_netcdf_files_are_those_without_it(run, tmp_path):
     dataset = run["spectra"].to_dataset()[["weight"]]
     dataset.to_netcdf(tmp_path / "a.nc")
-    dataset.drop_encoding().to_zarr(tmp_path / "a.zarr", consolidated=False)
-    for read in (
-        xr.open_dataset(tmp_path / "a.nc"),
-        xr.open_zarr(tmp_path / "a.zarr", consolidated=False),
-    ):
-        np.testing.assert_array_equal(read.weight, dataset.weight)
-        assert read.layer.values.tolist() == dataset.layer.values.tolist()
-        assert (read.weight - dataset.weight).sizes == dataset.weight.sizes
+    require_same(xr.open_dataset(tmp_path / "a.nc"), dataset)
+
+
+def require_same(read, dataset):
+    np.testing.assert_array_equal(read.weight, dataset.weight)
+    assert read.layer.values.tolist() == dataset.layer.values.tolist()
+    assert (read.weight - dataset.weight).sizes == dataset.weight.sizes
