@@ -57,4 +57,6 @@ if __name__ == "__main__":
     become_windows()
     from spectra.cli import main
 
-    print([main(command) for command in json.loads(sys.argv[1])])
+    # as words arrive from a shell, whatever the locale
+    commands = [[os.fsdecode(word.encode()) for word in c] for c in json.loads(sys.argv[1])]
+    print([main(command) for command in commands])

@@ -11,6 +11,7 @@ named.
 import gzip
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class FileSource(DocumentSource):
     def fingerprint(self) -> str:
         digest = hashlib.sha256(f"files 1 {self.text_field}".encode())
         for file in self.files():
-            digest.update(file.relative_to(self.path.parent).as_posix().encode())
+            digest.update(os.fsencode(file.relative_to(self.path.parent).as_posix()))
             if _reader(file) in (_read_csv, _read_tsv):  # earlier versions read them as text
                 digest.update(b" by column")
             with file.open("rb") as f:

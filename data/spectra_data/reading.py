@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,23 @@ def require_file(path: str | Path) -> None:
     if not stat.S_ISREG(mode):
         kind = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
         raise InputError(f"cannot read {path}: it is {kind}, not a file")
+
+
+def require_utf8(path: str | Path) -> None:
+    """Require a path that libraries in Rust can open: safetensors' and tokenizers'.
+
+    Raises
+    ------
+    InputError
+        When it is not UTF-8, as an old archive's names are, or any beyond ASCII in such a locale.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{path} is not UTF-8, which safetensors and tokenizers need: rename it, "
+            "or set a UTF-8 locale (LC_ALL=C.UTF-8)"
+        ) from error
 
 
 def read_text(path: str | Path) -> str:

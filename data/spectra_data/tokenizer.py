@@ -17,7 +17,7 @@ from spectra_data.documents import DocumentSource, Skips
 from spectra_data.errors import InputError, first_line
 from spectra_data.integrity import difference, folder_sha256, sealed, unsealed
 from spectra_data.pointers import require_fetched
-from spectra_data.reading import read_json
+from spectra_data.reading import read_json, require_utf8
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -165,6 +165,7 @@ def load_tokenizer(spec: str) -> "PreTrainedTokenizerFast":
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     path = Path(spec).expanduser()
+    require_utf8(path)
     require_fetched(path)
     try:
         if path.is_file():

@@ -18,7 +18,7 @@ from spectra.checkpoint.spectra_config import SpectraConfig
 from spectra.models.messages import loading
 from spectra_data.errors import InputError
 from spectra_data.pointers import require_fetched
-from spectra_data.reading import reading
+from spectra_data.reading import reading, require_utf8
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -187,6 +187,7 @@ class Source:
         """
         from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+        require_utf8(self.arguments["pretrained_model_name_or_path"])
         require_fetched(Path(self.arguments["pretrained_model_name_or_path"]))
         try:
             with loading(self.address):

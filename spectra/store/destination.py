@@ -11,6 +11,7 @@ from pathlib import Path
 from spectra.store.durable import require_file, write_file
 from spectra_data.errors import InputError, printable
 from spectra_data.partial import partial_file, remove_leftovers
+from spectra_data.reading import require_utf8
 
 STREAMS = (1, 2)
 """Descriptors of standard output and standard error."""
@@ -109,8 +110,9 @@ def make_folder(folder: Path) -> None:
     Raises
     ------
     InputError
-        When something else is there, or it cannot be made.
+        When something else is there, its name is not UTF-8, or it cannot be made.
     """
+    require_utf8(folder.absolute())
     require_writable(folder, folder=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
 """Is a store whole? Every file as it was written, every committed row complete and plausible."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -66,19 +66,20 @@ def verify(store: "xr.DataTree | Location") -> Verdict:
         return _verdict(store, [f"the store's metadata cannot be read: {error}"], [])
     problems: list[str] = []
     notes = list(state.notes)
-    steps = _steps(root, "spectra/step", problems)
-    train_steps = _steps(root, "train/train_step", problems)
+    arrays = _Arrays(root)
+    steps = _steps(arrays, "spectra/step", problems)
+    train_steps = _steps(arrays, "train/train_step", problems)
     if not problems:
         if not len(steps):
             problems.append("it holds no snapshot")
-        problems.extend(_check_names(root))
-        problems.extend(_check_steps(root, expected, steps))
-        problems.extend(_check_spectra(root, expected, steps))
-        problems.extend(_check_projections(root, expected, steps))
-        problems.extend(_check_train(root, len(train_steps)))
-        problems.extend(_check_others(root, expected, row_arrays(state.nodes), steps))
-        notes.extend(_gaps(root, steps, train_steps))
-        notes.extend(_uncommitted(root, steps))
+        problems.extend(_check_names(arrays))
+        problems.extend(_check_steps(arrays, expected, steps))
+        problems.extend(_check_spectra(arrays, expected, steps))
+        problems.extend(_check_projections(arrays, expected, steps))
+        problems.extend(_check_train(arrays, len(train_steps)))
+        problems.extend(_check_others(arrays, expected, row_arrays(state.nodes), steps))
+        notes.extend(_gaps(root.attrs.asdict(), steps, train_steps))
+        notes.extend(_uncommitted(arrays, steps))
     problems.extend(shortened([*state.files, *check_snapshots(files, state, steps.tolist())]))
     return _verdict(store, problems, notes, len(steps), len(train_steps))
 
@@ -95,9 +96,9 @@ def _verdict(
     return Verdict(str(store), snapshots, train_steps, *lines)
 
 
-def _steps(root: zarr.Group, path: str, problems: list[str]) -> npt.NDArray[np.int64]:
+def _steps(arrays: "_Arrays", path: str, problems: list[str]) -> npt.NDArray[np.int64]:
     """The committed steps, which must be the first rows, ascending."""
-    read = _read(root, path, slice(None))
+    read = arrays.read(path, slice(None))
     if isinstance(read, str):
         problems.append(read)
         return np.empty(0, np.int64)
@@ -111,8 +112,8 @@ def _steps(root: zarr.Group, path: str, problems: list[str]) -> npt.NDArray[np.i
     return cast("npt.NDArray[np.int64]", steps)
 
 
-def _check_names(root: zarr.Group) -> Iterator[str]:
-    names = _read(root, "spectra/matrix", slice(None))
+def _check_names(arrays: "_Arrays") -> Iterator[str]:
+    names = arrays.kept("spectra/matrix", slice(None))
     if isinstance(names, str):
         yield names
     elif "" in names.tolist() or len(set(names.tolist())) != len(names):
@@ -120,11 +121,11 @@ def _check_names(root: zarr.Group) -> Iterator[str]:
 
 
 def _check_steps(
-    root: zarr.Group, expected: Members, steps: npt.NDArray[np.int64]
+    arrays: "_Arrays", expected: Members, steps: npt.NDArray[np.int64]
 ) -> Iterator[str]:
     """Faults of groups whose own steps announce other snapshots."""
     for path in sorted(path for path in expected if path.endswith("/step")):
-        own = _read(root, path, slice(None))
+        own = arrays.read(path, slice(None))
         if isinstance(own, str):
             yield own
         elif own[: len(steps)].tolist() != steps.tolist():
@@ -132,9 +133,9 @@ def _check_steps(
 
 
 def _check_spectra(
-    root: zarr.Group, expected: Members, steps: npt.NDArray[np.int64]
+    arrays: "_Arrays", expected: Members, steps: npt.NDArray[np.int64]
 ) -> Iterator[str]:
-    columns = [_read(root, f"spectra/{n}", slice(None)) for n in ("matrix", "rows", "cols")]
+    columns = [arrays.read(f"spectra/{n}", slice(None)) for n in ("matrix", "rows", "cols")]
     for column in columns:
         if isinstance(column, str):
             yield column
@@ -146,11 +147,11 @@ def _check_spectra(
         lengths = [quantity.length(*sides) for sides in zip(rows, cols, strict=True)]
         missing_before = False
         for row, step in enumerate(steps):
-            values = _read(root, f"spectra/{kind}", row)
+            values = arrays.read(f"spectra/{kind}", row)
             if isinstance(values, str):
                 yield f"snapshot at step {step}: {values}"
                 continue
-            status = _status(root, expected, row, kind)
+            status = _status(arrays, expected, row, kind)
             if isinstance(status, str):
                 yield f"snapshot at step {step}: {status}"
                 continue
@@ -175,12 +176,12 @@ def _check_spectra(
                     break
 
 
-def _status(root: zarr.Group, expected: Members, row: int, part: str) -> Any:
+def _status(arrays: "_Arrays", expected: Members, row: int, part: str) -> Any:
     """Status of a part of a snapshot, by matrix; None if the store does not say."""
     if "status/code" not in expected:
         return None
-    status = _read(root, "status/code", row)
-    parts = _read(root, "status/part", slice(None))
+    status = arrays.kept("status/code", row)
+    parts = arrays.kept("status/part", slice(None))
     for unreadable in (status, parts):
         if isinstance(unreadable, str):
             return unreadable
@@ -206,11 +207,11 @@ def _spectrum_fault(
 
 
 def _check_projections(
-    root: zarr.Group, expected: Members, steps: npt.NDArray[np.int64]
+    arrays: "_Arrays", expected: Members, steps: npt.NDArray[np.int64]
 ) -> Iterator[str]:
     """Faults of sketches, raw gradients and subspaces: unreadable, or not where the status says."""
     parts = {"sketches": "sketch", "gradients": "raw_gradient", "subspaces": "subspaces"}
-    names = _read(root, "spectra/matrix", slice(None))
+    names = arrays.kept("spectra/matrix", slice(None))
     if isinstance(names, str):
         yield names
         return
@@ -219,7 +220,7 @@ def _check_projections(
         group, _, _ = path.partition("/")
         if group not in parts or not isinstance(node, zarr.Array) or node.ndim < 3:
             continue
-        held = _read(root, f"{path.rpartition('/')[0]}/matrix", slice(None))
+        held = arrays.read(f"{path.rpartition('/')[0]}/matrix", slice(None))
         if isinstance(held, str):
             yield held
             continue
@@ -228,16 +229,16 @@ def _check_projections(
             continue
         rows = [numbers[matrix] for matrix in held]
         for row, step in enumerate(steps):
-            values = _read(root, path, row)
+            values = arrays.read(path, row)
             if isinstance(values, str):
                 yield f"snapshot at step {step}: {values}"
                 continue
-            status = _status(root, expected, row, parts[group])
+            status = _status(arrays, expected, row, parts[group])
             if isinstance(status, str) or group == "subspaces":
                 continue  # a gradient of zero spans nothing, so NaN is not a fault there
             missing = _missing(values)
             if status is None:
-                gradient = _read(root, "spectra/gradient", row)
+                gradient = arrays.read("spectra/gradient", row)
                 absent = None if isinstance(gradient, str) else np.isnan(gradient[rows, 0])
             else:
                 absent = status[rows] != Status.MEASURED
@@ -257,9 +258,9 @@ def _missing(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return np.asarray(missing.all(axis=axes))
 
 
-def _check_train(root: zarr.Group, count: int) -> Iterator[str]:
-    for name, _ in sorted(cast(zarr.Group, root["train"]).arrays()):
-        values = _read(root, f"train/{name}", slice(count))
+def _check_train(arrays: "_Arrays", count: int) -> Iterator[str]:
+    for name, _ in sorted(cast(zarr.Group, arrays.root["train"]).arrays()):
+        values = arrays.read(f"train/{name}", slice(count))
         if isinstance(values, str):
             yield values
         elif name == "learning_rate" and not np.isfinite(values).all():
@@ -267,7 +268,7 @@ def _check_train(root: zarr.Group, count: int) -> Iterator[str]:
 
 
 def _check_others(
-    root: zarr.Group, expected: Members, by_row: Collection[str], steps: npt.NDArray[np.int64]
+    arrays: "_Arrays", expected: Members, by_row: Collection[str], steps: npt.NDArray[np.int64]
 ) -> Iterator[str]:
     """Faults of coordinates, source and derived groups: unreadable."""
     checked = {*(f"spectra/{kind}" for kind in QUANTITIES), "status/code"}
@@ -276,17 +277,18 @@ def _check_others(
             continue
         if path in by_row:
             for row, step in enumerate(steps):
-                if isinstance(values := _read(root, path, row), str):
+                values = None if arrays.was_read(path, row) else arrays.read(path, row)
+                if isinstance(values, str):
                     yield f"snapshot at step {step}: {values}"
-        elif isinstance(values := _read(root, path, ...), str):
+        elif isinstance(values := arrays.read(path, ...), str):
             yield values
 
 
 def _gaps(
-    root: zarr.Group, steps: npt.NDArray[np.int64], train_steps: npt.NDArray[np.int64]
+    attrs: Mapping[str, Any], steps: npt.NDArray[np.int64], train_steps: npt.NDArray[np.int64]
 ) -> Iterator[str]:
     """Steps that a recorder skipped because it gave up, and the run was resumed later."""
-    described = root.attrs.get("schedule")
+    described = attrs.get("schedule")
     if isinstance(described, dict) and len(steps):
         last = max([*steps[-1:], *train_steps[-1:]])
         try:
@@ -301,10 +303,10 @@ def _gaps(
         yield f"{lost_rows} of {train_steps[-1]} training steps are not recorded"
 
 
-def _uncommitted(root: zarr.Group, steps: npt.NDArray[np.int64]) -> Iterator[str]:
-    array = root.get("spectra/weight")
+def _uncommitted(arrays: "_Arrays", steps: npt.NDArray[np.int64]) -> Iterator[str]:
+    array = arrays.root.get("spectra/weight")
     if isinstance(array, zarr.Array) and len(steps) < array.shape[0]:
-        values = _read(root, "spectra/weight", len(steps))
+        values = arrays.read("spectra/weight", len(steps))
         if not isinstance(values, str) and np.isfinite(values).any():
             yield (
                 f"row {len(steps)} holds a snapshot that was never announced (its writing was "
@@ -312,9 +314,33 @@ def _uncommitted(root: zarr.Group, steps: npt.NDArray[np.int64]) -> Iterator[str
             )
 
 
-def _read(root: zarr.Group, path: str, selection: Any) -> Any:
-    """The values of an array, or a line that says why they cannot be read."""
-    try:
-        return np.asarray(cast("zarr.Array[Any]", root[path])[selection])
-    except Exception as error:  # a broken chunk may raise anything
-        return f"{path} cannot be read: {str(error).strip() or type(error).__name__}"
+class _Arrays:
+    """The arrays of a store, each opened once."""
+
+    def __init__(self, root: zarr.Group) -> None:
+        self.root = root
+        self._opened: dict[str, zarr.Array[Any]] = {}
+        self._kept: dict[tuple[str, str], Any] = {}
+        self._read: set[tuple[str, str]] = set()
+
+    def read(self, path: str, selection: Any) -> Any:
+        """The values of an array, or a line that says why they cannot be read."""
+        try:
+            if path not in self._opened:
+                self._opened[path] = cast("zarr.Array[Any]", self.root[path])
+            values = np.asarray(self._opened[path][selection])
+        except Exception as error:  # a broken chunk may raise anything
+            return f"{path} cannot be read: {str(error).strip() or type(error).__name__}"
+        self._read.add((path, str(selection)))
+        return values
+
+    def was_read(self, path: str, selection: Any) -> bool:
+        """Whether these values have been read before, whole."""
+        return (path, str(selection)) in self._read
+
+    def kept(self, path: str, selection: Any) -> Any:
+        """As `read`, of few values that are read again and again."""
+        key = path, str(selection)
+        if key not in self._kept:
+            self._kept[key] = self.read(path, selection)
+        return self._kept[key]

@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import json
+import os
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -14,6 +16,7 @@ from spectra_data import files
 from spectra_data.documents import Skips, first_tokens
 from spectra_data.errors import InputError
 from spectra_data.files import FileSource, _last_cut
+from spectra_data.tokenizer import load_tokenizer
 
 RECORDS = [{"text": "first"}, {"text": "second\nline"}, {"text": "thïrd"}]
 DOCUMENTS = [record["text"] for record in RECORDS]
@@ -234,3 +237,12 @@ def test_the_fingerprint_of_a_table_is_not_that_of_the_text_that_it_once_was(tmp
     known = hashlib.sha256(b"files 1 text" + b"a.txt")
     known.update(hashlib.sha256((tmp_path / "a.txt").read_bytes()).digest())
     assert FileSource(tmp_path / "a.txt").fingerprint() == known.hexdigest()
+
+
+def test_a_name_that_is_not_utf_8_is_a_name(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt"))
+    path.write_text("one", encoding="utf-8")
+    assert len(FileSource(path).fingerprint()) == 64
+    assert read(path) == (["one"], [])
+    with pytest.raises(InputError, match="is not UTF-8, which safetensors and tokenizers need"):
+        load_tokenizer(str(path))

@@ -125,26 +125,6 @@ def test_a_full_disk_is_one_line_and_status_1(capsys, store, tmp_path, monkeypat
     assert (status, err) == (1, f"spectra report: {tmp_path}/r.html: No space left on device\n")
 
 
-def test_a_locale_of_ascii_breaks_nothing(recorded_store, tmp_path):
-    (tmp_path / "π.txt").write_text("café\n" * 40, encoding="utf-8")
-    commands = [
-        ["report", str(recorded_store), "--out", str(tmp_path / "report.html")],
-        ["metrics", str(recorded_store), "--out", str(tmp_path / "metrics.csv")],
-        ["pretrain", "--data", str(tmp_path / "π.txt"), "--vocab-size", "1"],
-    ]
-    code = f"import spectra.cli\nprint([spectra.cli.main(command) for command in {commands!a}])"
-    plain = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | plain | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.stdout.splitlines()[-1] == "[0, 0, 2]", run.stderr
-    assert "a byte-level vocabulary has at least 258 tokens" in run.stderr
-
-
 @pytest.mark.parametrize("error", [MemoryError("all of it"), RuntimeError("CUDA out of memory. X")])
 def test_too_little_memory_is_one_line(capsys, monkeypatch, error):
     def fail(*_):

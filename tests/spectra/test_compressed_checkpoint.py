@@ -308,11 +308,11 @@ def test_what_is_said_to_be_compressed_can_be_loaded_and_run(tmp_path, family, h
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **tokens, **sizes))
     model.save_pretrained(tmp_path / "m")
     scan = spectra.scan(str(tmp_path / "m"), tmp_path / "scan.zarr")
-    rank_map = spectra.allocate(scan, method="uniform", err=0.7) if how == "map" else None
-    made = compress(
-        str(tmp_path / "m"), rank_map, tmp_path / "c", align=1,
-        budget=None if rank_map else 0.9, calibration=Calibration(windows=2, length=16),
-    )  # fmt: skip
+    rank_map, ways = None, {"budget": 0.9, "align": 1}
+    if how == "map":
+        rank_map, ways = spectra.allocate(scan, method="uniform", err=0.7), {"method": "whiten"}
+    text = Calibration(windows=2, length=16)
+    made = compress(str(tmp_path / "m"), rank_map, tmp_path / "c", calibration=text, **ways)
     read = [n for n, reason in made.left_dense.items() if reason == READS_WEIGHT]
     assert bool(read) == (family != "llama4_text" and how == "map")
     loaded = AutoModelForCausalLM.from_pretrained(made.path)

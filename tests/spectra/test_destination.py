@@ -267,3 +267,10 @@ def test_a_refused_result_leaves_no_folder(material, tmp_path):
     with pytest.raises(ValueError, match="refused"), writing(tmp_path / "own"):
         raise ValueError("refused")
     assert (tmp_path / "own").exists()
+
+
+def test_a_folder_that_rust_cannot_open_is_refused_before_the_work(tmp_path, material):
+    out = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    with pytest.raises(InputError, match="is not UTF-8, which safetensors and tokenizers need"):
+        merge(str(material / "small"), out)
+    assert list(tmp_path.iterdir()) == []

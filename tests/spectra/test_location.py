@@ -52,6 +52,10 @@ def folder(request, tmp_path):
 OPTIONS = {"probe": random_batch(0), "every": 4, "sketch": 64, "gradients": True, "subspaces": 2}
 
 
+LIGHT = OPTIONS | {"gradients": False, "subspaces": 0}
+"""For places where each of some two hundred objects takes its time."""
+
+
 def recorded(store, steps=7, model=None, optimizer=None, first=0, **options):
     model = model or small_llama()
     optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -77,28 +81,23 @@ def local(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def on_s3(s3):
-    """A store of seven steps, to be read alone."""
-    recorded(f"{s3}/a.zarr")
-    return f"{s3}/a.zarr"
+def light(tmp_path_factory):
+    """As `local`, of `LIGHT`."""
+    store = tmp_path_factory.mktemp("light") / "a.zarr"
+    recorded(store, **LIGHT)
+    return spectra.open(store)
 
 
-def test_a_store_on_s3_is_the_one_that_a_folder_would_hold(local, on_s3):
-    same(local, spectra.open(on_s3))
-    assert spectra.verify(on_s3).whole
-
-
-@pytest.mark.parametrize("scheme", ["memory", "file"])
-def test_a_store_elsewhere_is_the_one_that_a_folder_would_hold(local, scheme, tmp_path):
-    store = f"{scheme}://{tmp_path}/a.zarr"
+def test_a_store_elsewhere_is_the_one_that_a_folder_would_hold(local, folder):
+    store = f"{folder}/a.zarr"
     recorded(store)
     same(local, spectra.open(store))
     assert spectra.verify(store).whole
 
 
-def test_a_recording_elsewhere_is_resumed(folder, local):
+def test_a_recording_elsewhere_is_resumed(folder, light):
     store = f"{folder}/b.zarr"
-    model, optimizer = recorded(store, steps=4)
+    model, optimizer = recorded(store, steps=4, **LIGHT)
     saved = {k: v.clone() for k, v in model.state_dict().items()}, optimizer.state_dict()
     with pytest.raises(InputError, match="exists already"):
         recorded(store)
@@ -106,14 +105,14 @@ def test_a_recording_elsewhere_is_resumed(folder, local):
     again.load_state_dict(saved[0])
     fresh = torch.optim.AdamW(again.parameters(), lr=1e-2)
     fresh.load_state_dict(saved[1])
-    recorded(store, 3, again, fresh, first=4, start_step=4, resume=True)
-    same(local, spectra.open(store))
+    recorded(store, 3, again, fresh, first=4, start_step=4, resume=True, **LIGHT)
+    same(light, spectra.open(store))
 
 
-def test_the_background_process_writes_elsewhere(s3, local, tmp_path):
+def test_the_background_process_writes_elsewhere(s3, light, tmp_path):
     store = f"{s3}/{tmp_path.name}/c.zarr"
-    recorded(store, background="wait")
-    same(local, spectra.open(store))
+    recorded(store, **LIGHT, background="wait")
+    same(light, spectra.open(store))
 
 
 class StoppedError(Exception):
@@ -164,10 +163,12 @@ def test_a_half_made_store_elsewhere_is_none_and_can_be_made(tmp_path, monkeypat
     assert spectra.verify(store).snapshots == 1
 
 
-def test_commands_take_addresses(s3, on_s3, tmp_path, capsys):
-    assert main(["verify", on_s3]) == 0
+def test_commands_take_addresses(s3, tmp_path, capsys):
+    store = f"memory://{tmp_path.name}/f.zarr"
+    recorded(store, 1, **LIGHT)
+    assert main(["verify", store]) == 0
     assert "whole" in capsys.readouterr().out
-    assert main(["report", on_s3, "--out", str(tmp_path / "report.html")]) == 0
+    assert main(["report", store, "--out", str(tmp_path / "report.html")]) == 0
     assert (tmp_path / "report.html").stat().st_size > 100_000
     assert main(["verify", f"{s3}/nothing.zarr"]) == 2
     assert "no store at s3://bucket/nothing.zarr" in capsys.readouterr().err
