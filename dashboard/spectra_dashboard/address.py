@@ -35,6 +35,20 @@ def view_at(library: Library, pathname: str | None, search: str | None) -> View:
     )
 
 
+def view_on(page: str, library: Library, pathname: str | None, search: str | None) -> View:
+    """View of an address, for a callback of a page.
+
+    Raises
+    ------
+    PreventUpdate
+        When the address is another page's: the browser calls what it is about to leave, too.
+    """
+    view = view_at(library, pathname, search)
+    if view.page != page:
+        raise PreventUpdate
+    return view
+
+
 def _existing(library: Library, run: str, step: int | None) -> int | None:
     if step is None:
         return None

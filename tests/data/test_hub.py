@@ -22,21 +22,24 @@ import itertools, json, sys
 from spectra_data.documents import Skips
 from spectra_data.errors import InputError
 from spectra_data.sources import open_source
-try:
-    source, skips = open_source(sys.argv[1]), Skips()
-    fingerprint = source.fingerprint()
-    documents = list(itertools.islice(source.documents(skips), int(sys.argv[2])))
-    print(json.dumps([fingerprint, documents, skips.lines()]))
-except InputError as error:
-    print(json.dumps(str(error)))
+found = []
+for spec, count in json.loads(sys.argv[1]):
+    try:
+        source, skips = open_source(spec), Skips()
+        fingerprint = source.fingerprint()
+        documents = list(itertools.islice(source.documents(skips), count))
+        found.append([fingerprint, documents, skips.lines()])
+    except InputError as error:
+        found.append(str(error))
+print(json.dumps(found))
 """
 
 
-def read(endpoint, home, spec, count):
+def read(endpoint, home, *wanted):
     """In a process of its own: the hub's address is fixed when its library is imported."""
     environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home)}
     result = subprocess.run(
-        [sys.executable, "-c", READ, spec, str(count)],
+        [sys.executable, "-c", READ, json.dumps(wanted)],
         env=environment,
         capture_output=True,
         text=True,
@@ -48,23 +51,18 @@ def read(endpoint, home, spec, count):
 
 def test_c4_is_streamed_shard_by_shard(tmp_path):
     with hub("allenai/c4", SHARDS) as (endpoint, requests):
-        fingerprint, documents, _ = read(endpoint, tmp_path / "home", "c4", 10)
-        assert documents == [f"first {i}" for i in range(10)]
+        few, missing = read(endpoint, tmp_path / "home", ("c4", 10), ("hf:nobody/nothing", 1))
+        assert few[1] == [f"first {i}" for i in range(10)]
         assert not any("00001-of-00002" in r for r in requests)  # no more than is needed
-        again, documents, skips = read(endpoint, tmp_path / "home", "hf:allenai/c4:en", 1000)
-        assert again == fingerprint
-        assert documents == [f"{s} {i}" for s in ("first", "second") for i in range(50)]
-        assert skips == ["1 x hf:allenai/c4:en: record without a text field 'text'"]
-
-
-def test_a_data_set_that_is_not_there_says_so(tmp_path):
-    with hub("allenai/c4", SHARDS) as (endpoint, _):
-        message = read(endpoint, tmp_path / "home", "hf:nobody/nothing", 1)
-    assert message.startswith("cannot open the data set 'nobody/nothing' on the hub: ")
+        (all_of_it,) = read(endpoint, tmp_path / "home", ("hf:allenai/c4:en", 1000))
+    assert all_of_it[0] == few[0]
+    assert all_of_it[1] == [f"{s} {i}" for s in ("first", "second") for i in range(50)]
+    assert all_of_it[2] == ["1 x hf:allenai/c4:en: record without a text field 'text'"]
+    assert missing.startswith("cannot open the data set 'nobody/nothing' on the hub: ")
 
 
 def test_a_hub_that_cannot_be_reached_says_so(tmp_path):
-    message = read("http://127.0.0.1:9", tmp_path / "home", "c4", 1)
+    (message,) = read("http://127.0.0.1:9", tmp_path / "home", ("c4", 1))
     assert message.startswith("cannot open the data set 'allenai/c4' on the hub: ")
 
 

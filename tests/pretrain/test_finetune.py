@@ -112,8 +112,11 @@ def test_any_adapter_of_peft_is_trained_and_merged(checkpoints, inputs, tmp_path
 @pytest.mark.parametrize(
     "how",
     [
-        *("lrc", "galore", "adalora", "stochastic", "teacher", "task"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("dropout", "olora")),
+        *("lrc", "galore", "adalora", "task"),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("stochastic", "teacher", "dropout", "olora")
+        ),
     ],
 )
 def test_a_killed_run_goes_on_bit_for_bit(checkpoints, inputs, tmp_path, monkeypatch, how, shared):

@@ -88,10 +88,11 @@ def light(tmp_path_factory):
     return spectra.open(store)
 
 
-def test_a_store_elsewhere_is_the_one_that_a_folder_would_hold(local, folder):
+def test_a_store_elsewhere_is_the_one_that_a_folder_would_hold(local, light, folder):
+    options, expected = (LIGHT, light) if folder.startswith("s3:") else (OPTIONS, local)
     store = f"{folder}/a.zarr"
-    recorded(store)
-    same(local, spectra.open(store))
+    recorded(store, **options)
+    same(expected, spectra.open(store))
     assert spectra.verify(store).whole
 
 

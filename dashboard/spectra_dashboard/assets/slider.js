@@ -50,6 +50,7 @@
   function drawFollowing(found, at) {
     const a = found.a, cut = a.threshold[at], { drawn } = spectra.figures, { removed, thresholdLines } = spectra.ranks;
     const six = drawn("figure6"), four = drawn("figure4");
+    if (!six?.data || !four?.layout) return; // the page has been left
     window.Plotly.restyle(six, { y: removed(tableOf(a).rank[at], a.full, found.places.traces) });
     const moved = thresholdLines(cut, four.layout.shapes.length);
     moved["title.subtitle.text"] = `over the share of the ranks; the first layer dark${cut === null ? "" : `; dashed: threshold ${cut.toFixed(4)}`}`;

@@ -16,7 +16,7 @@ from spectra.matrices import block_labels
 from spectra_dashboard import components
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.run import Run
-from spectra_dashboard.address import or_reason, view_at
+from spectra_dashboard.address import or_reason, view_on
 from spectra_dashboard.pages.tails import MEASURES, measures
 from spectra_dashboard.registry import Page
 from spectra_dashboard.view import View
@@ -111,7 +111,7 @@ def register(app: Dash, library: Library) -> None:
     @app.callback(Output("compare-map", "figure"), *given)
     @or_reason()
     def heatmap(search: str, page: Any, pathname: str) -> Any:
-        view = view_at(library, pathname, search)
+        view = view_on("compare", library, pathname, search)
         found = _differences(library, view)
         if not found["names"]:
             raise InputError("The two runs share no matrix: choose runs of the same model.")
@@ -132,7 +132,7 @@ def register(app: Dash, library: Library) -> None:
     @app.callback(Output("compare-spectra", "figure"), *given)
     @or_reason()
     def spectra(search: str, page: Any, pathname: str) -> Any:
-        view = view_at(library, pathname, search)
+        view = view_on("compare", library, pathname, search)
         sides = _sides(library, view)
         names = [m.name for m in sides[0].matrices()]
         name = next((m for m in view.matrix if m in names), names[0])
@@ -151,7 +151,7 @@ def register(app: Dash, library: Library) -> None:
     @or_reason()
     def loss(search: str, page: Any, pathname: str) -> Any:
         losses = {}
-        for run in dict.fromkeys(_sides(library, view_at(library, pathname, search))):
+        for run in dict.fromkeys(_sides(library, view_on("compare", library, pathname, search))):
             train = run.train("loss")
             every = block_size(max(len(train["train_step"]), 1), POINTS)
             if np.isfinite(train["loss"]).any():
@@ -170,7 +170,7 @@ def register(app: Dash, library: Library) -> None:
     def numbers(opened: Any, search: str, pathname: str) -> Any:
         if not opened:
             raise PreventUpdate
-        found = _differences(library, view_at(library, pathname, search))
+        found = _differences(library, view_on("compare", library, pathname, search))
         rows = [
             {"matrix": name, "first": _short(a), "second": _short(b), "difference": _short(b - a)}
             for name, a, b in zip(found["names"], found["first"], found["second"], strict=True)

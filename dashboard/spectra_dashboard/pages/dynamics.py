@@ -14,7 +14,7 @@ from spectra.quantities import QUANTITIES
 from spectra_dashboard import components, panels
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.run import Run
-from spectra_dashboard.address import or_reason, view_at
+from spectra_dashboard.address import or_reason, view_on
 from spectra_dashboard.panels import HEIGHTS, MOST_MATRICES, Held, chosen_matrices
 from spectra_dashboard.registry import Page
 from spectra_dashboard.view import View
@@ -137,7 +137,7 @@ def register(app: Dash, library: Library) -> None:
     """Add the callbacks: panels are drawn when they come into view, and grow by new rows."""
 
     def shown(pathname: str, search: str) -> tuple[Run, View]:
-        view = view_at(library, pathname, search)
+        view = view_on("dynamics", library, pathname, search)
         return library.run(view.run), view
 
     @app.callback(

@@ -15,7 +15,7 @@ from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
 from spectra_dashboard import components
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.run import Run
-from spectra_dashboard.address import or_reason, view_at
+from spectra_dashboard.address import or_reason, view_on
 from spectra_dashboard.pages.tails import step_options, step_value
 from spectra_dashboard.registry import Page
 from spectra_dashboard.view import View
@@ -85,7 +85,7 @@ def register(app: Dash, library: Library) -> None:
     )
     @or_reason(empty("", height=380), None)
     def curves(snapshots: Any, search: str, pathname: str) -> Any:
-        view = view_at(library, pathname, search)
+        view = view_on("path", library, pathname, search)
         run = library.run(view.run)
         path = run.path_of(view.method, "err", view.storage, view.step).sortby("err")
         count = path.sizes["matrix"]

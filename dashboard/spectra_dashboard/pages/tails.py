@@ -18,7 +18,7 @@ from spectra.metrics.spectrum import squared
 from spectra_dashboard import components
 from spectra_dashboard.access.library import Library
 from spectra_dashboard.access.run import Run
-from spectra_dashboard.address import or_reason, view_at
+from spectra_dashboard.address import or_reason, view_on
 from spectra_dashboard.registry import Page
 from spectra_dashboard.view import View
 
@@ -112,7 +112,7 @@ def register(app: Dash, library: Library) -> None:
     """Add the figures of the view's measure; a click on the map opens a matrix."""
 
     def shown(pathname: str, search: str) -> tuple[Run, View]:
-        view = view_at(library, pathname, search)
+        view = view_on("tails", library, pathname, search)
         return library.run(view.run), view
 
     given = (
