@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -479,14 +480,14 @@ def test_a_run_that_is_being_trained_grows_on_the_page(page, tmp_path):
         try:
             store = tmp_path / "runs" / "live" / "spectra.zarr"
             deadline = time.monotonic() + 120
-            while not store.exists():
+            while not (store.exists() and spectra.open(store)["spectra"].sizes["step"]):
                 assert training.poll() is None, training.stderr.read()
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
+            training.send_signal(signal.SIGSTOP)  # until the page shows what there is
             _watch(page, address, training, store)
         finally:
-            if training.poll() is None:
-                training.terminate()
+            training.kill()
             training.wait()
 
 
@@ -506,6 +507,7 @@ def _watch(page, address, training, store):
     page.goto(f"{address}/dynamics?run=live/spectra.zarr")
     growing = panel("cosine", Q)
     before = len(drawn(page, growing)[0]["z"])
+    training.send_signal(signal.SIGCONT)
     page.wait_for_function("document.querySelector('#status').textContent.includes('finished')",
                            timeout=120_000)  # fmt: skip
     training.wait()
