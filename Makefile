@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # where the lowest versions are installed that pyproject.toml allows
 LOWEST := .venv-lowest
 SPECTRA_SHARED ?= ../shared
-# processes that tests are spread over, of one thread each: one more than cores, as many wait for a browser
+# processes that tests are spread over, of one thread each: two more than cores, as many wait for a browser or a disk
 JOBS ?= 4
 export SPECTRA_SHARED
 # what `make` computes stays inside this folder, where `make clean` finds it

@@ -1,5 +1,6 @@
 """What the pages show runs as it stands."""
 
+import os
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from spectra.cli import COMMANDS
+from tests.forked import Forked
 
 ROOT = Path(__file__).parent.parent
 
@@ -16,13 +18,17 @@ def examples(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
 
 
+def run_in(folder, example):
+    os.chdir(folder)
+    exec(example, {})
+
+
 def test_the_library_example_runs_as_it_stands(tmp_path):
     (example,) = examples("README.md")
-    result = subprocess.run(
-        [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    assert "standard error at most 0.015625" in result.stdout
+    ran = Forked(run_in, tmp_path, example)
+    said, errors = ran.communicate()
+    assert ran.returncode == 0, errors
+    assert "standard error at most 0.015625" in said
     assert (tmp_path / "runs/example.html").stat().st_size > 1e6
 
 

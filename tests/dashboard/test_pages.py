@@ -3,8 +3,6 @@
 import contextlib
 import json
 import signal
-import subprocess
-import sys
 import time
 import urllib.parse
 
@@ -18,6 +16,7 @@ from spectra.figures.allocation import LRC_MARK
 from spectra_dashboard.registry import PAGES
 from spectra_dashboard.view import View
 from tests.dashboard.served import CALC, SMALL, Growing, drawn, go, panel, serving, write_scan
+from tests.forked import Forked
 
 pytestmark = pytest.mark.browser
 RUN = "small/spectra.zarr"
@@ -467,21 +466,22 @@ def test_a_run_that_is_being_trained_grows_on_the_page(page, tmp_path):
                     "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 300,
                     "max_position_embeddings": 64})
     )  # fmt: skip
-    program = [sys.executable, "-m", "spectra.cli", "pretrain", "--model",
-               str(tmp_path / "config.json"), "--data", str(text_file), "--steps", "300",
-               "--seq-len", "32", "--batch-size", "4", "--record-every", "25", "--probe-size", "2",
-               "--sketch", "64", "--eval-every", "150", "--eval-tokens", "256", "--device", "cpu",
-               "--out", str(tmp_path / "runs" / "live")]  # fmt: skip
+    command = [
+        "pretrain", "--model", str(tmp_path / "config.json"), "--data", str(text_file),
+        "--steps", "300", "--seq-len", "32", "--batch-size", "4", "--record-every", "25",
+        "--probe-size", "2", "--sketch", "64", "--eval-every", "150", "--eval-tokens", "256",
+        "--device", "cpu", "--out", str(tmp_path / "runs" / "live"),
+    ]  # fmt: skip
     (tmp_path / "runs").mkdir()
     with serving(tmp_path / "runs") as address:
         page.goto(address)
         page.get_by_text("No stores here yet").wait_for()
-        training = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        training = Forked(main, command)
         try:
             store = tmp_path / "runs" / "live" / "spectra.zarr"
             deadline = time.monotonic() + 120
             while not (store.exists() and spectra.open(store)["spectra"].sizes["step"]):
-                assert training.poll() is None, training.stderr.read()
+                assert training.poll() is None, training.communicate()
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
             training.send_signal(signal.SIGSTOP)  # until the page shows what there is

@@ -62,6 +62,7 @@ def change(folder, edit):
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+@pytest.mark.slow
 def test_one_ordinary_call_loads_it_in_a_fresh_process(made):
     folders = [str(made / storage) for storage in STORAGES]
     script = (

@@ -433,7 +433,9 @@ def test_a_scan_of_float32_goes_on_and_holds_nothing_infinite(tmp_path, capsys):
 # processes, machines, approximation
 
 
-@pytest.mark.parametrize("how", [1, pytest.param(2, marks=pytest.mark.slow), "scheduler"])
+@pytest.mark.parametrize(
+    "how", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2)), "scheduler"]
+)
 def test_processes_of_a_cluster_give_the_same_bit_for_bit(tmp_path, how):
     sharded(tmp_path / "model")
     here = spectra.scan(tmp_path / "model", tmp_path / "a.zarr")
