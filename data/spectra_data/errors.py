@@ -23,7 +23,7 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def first_lines(lines: Sequence[str], most: int = 20) -> list[str]:
+def first_lines(lines: Sequence[str], most: int = 4) -> list[str]:
     """The first of many lines, and the number of the others.
 
     >>> first_lines(["a", "b", "c"], most=2)
