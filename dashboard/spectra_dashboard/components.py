@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from shlex import quote
 from typing import Any
 
 import dash_ag_grid as dag
@@ -25,6 +26,11 @@ GRID_THEME = (
     "headerColumnResizeHandleColor: 'transparent', "
     f'columnBorder: false, fontSize: 13, spacing: 7, fontFamily: "{FONT}"}})'
 )
+
+
+def shell_quoted(name: str) -> str:
+    """A name as a word of a command line, and never as an option."""
+    return quote(f"./{name}" if name.startswith("-") else name)
 
 
 def escaped(label: int | str) -> int | str:

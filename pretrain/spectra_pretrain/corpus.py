@@ -63,7 +63,7 @@ class Corpus:
         epochs = needed / (len(train) * train.length)
         return (
             f"corpus {manifest.source}: {manifest.train_tokens:,} training tokens (the run makes "
-            f"{epochs:.2f} epochs), {manifest.validation_tokens:,} for validation"
+            f"{epochs:.2g} epochs), {manifest.validation_tokens:,} for validation"
         )
 
 

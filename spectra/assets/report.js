@@ -9,6 +9,9 @@ const onScreen = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "300px" });
 
+// what records a figure's data
+const HOW = { cosine: "--record-sketch does", overlap: "--record-subspaces does", gradient: "a run's recorder does" };
+
 function drawPanels() {
   const chosen = [...view.chosen];
   for (const panels of document.querySelectorAll(".panels")) {
@@ -17,7 +20,7 @@ function drawPanels() {
     const kind = panels.dataset.kind;
     const height = (kind === "tail" ? data.tails[0] : data.templates[kind])?.layout.height;
     if (!height) {
-      panels.textContent = "Not recorded in this store.";
+      panels.textContent = `Not recorded in this store${HOW[kind] ? ` (${HOW[kind]})` : ""}.`;
       continue;
     }
     if (!chosen.length) panels.textContent = "Choose a matrix above.";

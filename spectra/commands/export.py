@@ -1,7 +1,7 @@
 """Write a rank map in the format of another tool.
 
 json, csv and parquet hold every matrix; peft is a LoRA adapter_config.json for the LRCs with their
-ranks; llm-compressor is the ignore list of a recipe for the matrices that stay whole; asvd holds
+ranks; llm-compressor is a recipe for what stays whole, which ignores the LRCs; asvd holds
 truncation_ranks; ranks and ratios are {name: number}; table is for reading.
 """
 

@@ -104,7 +104,8 @@ def parse(
         if stop.code in (0, None):
             raise
         reason = _one_line(errors.getvalue())
-        raise InputError(f"{_misfit(reason, known, arguments) or reason}{more}") from None
+        said = _misfit(reason, known, arguments) or _missing(reason) or reason
+        raise InputError(f"{said}{more}") from None
     _require_paths(result, arguments)
     return result
 
@@ -156,6 +157,16 @@ def _misfit(reason: str, known: Mapping[str, Any], arguments: Sequence[str]) -> 
         except ValueError:
             return f"{named[1]} is {description}, not {word!r}"
     return None
+
+
+def _missing(reason: str) -> str | None:
+    """The first that is missing, where tyro's reason is lines of the help; None if it is not."""
+    line = r"(?:(--[\w-]+) )?(?:\{\S+\}|[A-Z]+) (.+?)\.? \(required\)"
+    found = re.match(f"Missing from [^:]+: {line}", reason)
+    if found is None:
+        return None
+    option, text = found[1] or "an argument", found[2]
+    return f"{option} is missing: {text[0].lower()}{text[1:]}"
 
 
 def _wanted(hint: Any) -> tuple[Callable[[str], Any], str] | None:

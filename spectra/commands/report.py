@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import tyro
 
@@ -16,7 +16,8 @@ class Options:
     store: tyro.conf.Positional[str]
     """Store to draw, e.g. runs/demo/spectra.zarr."""
     out: Path | None = None
-    """File to write; by default report.html next to the store (here, if the store is a URL)."""
+    """File to write, next to the store by default (here, if the store is a URL): report.html for
+    spectra.zarr, NAME-report.html for any other NAME.zarr."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -25,9 +26,15 @@ def main(arguments: Sequence[str]) -> int:
     from spectra.report.page import write_report
     from spectra.store.destination import messages_beside
 
-    folder = Path() if "://" in options.store else Path(options.store).parent
-    out = options.out or folder / "report.html"
+    out = options.out or _beside(options.store)
     size = write_report(options.store, out)
     with messages_beside(out):
         print(f"wrote {out} ({size / 1e6:.1f} MB): open it in any browser")
     return 0
+
+
+def _beside(store: str) -> Path:
+    """The default file: of its own for every store in a folder."""
+    stem = PurePosixPath(store.rstrip("/")).name.removesuffix(".zarr")
+    folder = Path() if "://" in store else Path(store).parent
+    return folder / ("report.html" if stem == "spectra" else f"{stem}-report.html")

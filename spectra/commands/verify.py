@@ -32,7 +32,8 @@ def main(arguments: Sequence[str]) -> int:
     if options.json:
         print(json.dumps(asdict(verdict) | {"whole": verdict.whole}))
     else:
-        counts = f"{verdict.snapshots} snapshots, {verdict.train_steps} training steps"
+        several = "" if verdict.snapshots == 1 else "s"
+        counts = f"{verdict.snapshots} snapshot{several}, {verdict.train_steps} training steps"
         print(f"{options.store}: {'whole' if verdict.whole else 'NOT whole'} ({counts})")
         for line in verdict.problems:
             print(f"  fault: {line}")

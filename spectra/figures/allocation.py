@@ -31,7 +31,7 @@ def rank_map(
     roles: Sequence[str],
     *,
     title: str,
-    subtitle: str = f"colour: share of the ranks kept; {LRC_MARK} LRC",
+    subtitle: str = f"colour: share of the ranks kept; number: rank; {LRC_MARK} LRC",
 ) -> go.Figure:
     """Rank of every matrix: layers from top to bottom, roles from left to right.
 

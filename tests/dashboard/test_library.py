@@ -373,3 +373,13 @@ def test_of_a_key_the_latest_stamp_is_kept():
     assert (len(memory._kept), memory.get("a", 2, lambda: 7), memory.get("a", 1, lambda: 7)) == (
         1, 2, 7,
     )  # fmt: skip
+
+
+def test_a_command_names_a_store_as_it_is_typed_where_the_dashboard_was_started(
+    folder, tmp_path, monkeypatch
+):
+    run = Library(folder).run("scan.zarr")
+    monkeypatch.chdir(folder.parent)
+    assert run.address == f"{folder.name}/scan.zarr"
+    monkeypatch.chdir(tmp_path)
+    assert run.address == "scan.zarr"  # paths of this machine are not shown

@@ -43,7 +43,7 @@ def test_every_command_has_help_with_defaults(capsys, command):
     ("arguments", "message"),
     [
         (["nonsense"], "no command 'nonsense'; there are: allocate, compress, dashboard"),
-        (["verify"], "required"),
+        (["verify"], "an argument is missing"),
         (["verify", "/nowhere.zarr"], "no store at /nowhere.zarr"),
         (["report", "/nowhere.zarr"], "no store at /nowhere.zarr"),
         (["pretrain", "--steps", "many"], "--steps"),
@@ -79,7 +79,7 @@ def test_verify_tells_a_whole_store_from_a_broken_one(capsys, store):
 def test_report_says_what_it_wrote(capsys, store):
     status, out, _ = run(capsys, "report", str(store))
     assert status == 0
-    assert str(store.parent / "report.html") in out
+    assert str(store.parent / "run-report.html") in out
 
 
 HEAVY = {"torch", "transformers", "zarr", "xarray", "pandas", "scipy", "plotly", "dash", "peft"}
@@ -123,6 +123,21 @@ def test_a_full_disk_is_one_line_and_status_1(capsys, store, tmp_path, monkeypat
     monkeypatch.setattr("spectra.report.page.write_result", full)
     status, _, err = run(capsys, "report", str(store), "--out", str(tmp_path / "r.html"))
     assert (status, err) == (1, f"spectra report: {tmp_path}/r.html: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["scan", "m"], "--out is missing: store to write"),
+        (["verify"], "an argument is missing: store to check"),
+        (["export"], "an argument is missing: rank map"),
+    ],
+)
+def test_what_is_missing_is_said(capsys, arguments, said):
+    status, _, err = run(capsys, *arguments)
+    assert status == 2
+    assert err.startswith(f"spectra {arguments[0]}: {said}")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize("error", [MemoryError("all of it"), RuntimeError("CUDA out of memory. X")])

@@ -3,12 +3,14 @@
 import base64
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 
 import spectra
 from spectra.allocation.path import write_path
+from spectra.cli import main
 from spectra.figures.dynamics import cosine_heatmap, spectrum_heatmap
 from spectra.figures.training import loss_curve
 from spectra.matrices import Matrix
@@ -381,3 +383,10 @@ def test_a_stored_path_is_what_the_page_shows(store):
     shown = payload(run)["compression"]
     assert shown["target"] == run["path"].target.to_numpy().tolist()
     assert shown["ranks"] == run["path"]["rank"].to_numpy().tolist()
+
+
+def test_stores_of_one_folder_have_reports_of_their_own(recorded_store, tmp_path, capsys):
+    for name in ("spectra.zarr", "scan.zarr"):
+        shutil.copytree(recorded_store, tmp_path / name)
+        assert main(["report", str(tmp_path / name)]) == 0
+    assert {path.name for path in tmp_path.glob("*.html")} == {"report.html", "scan-report.html"}

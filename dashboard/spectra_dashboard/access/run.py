@@ -28,7 +28,7 @@ from spectra.store.files import RegularFiles, leads_out
 from spectra.store.reader import open_store
 from spectra.store.schema import SCHEMA, UNSET
 from spectra_dashboard.access.memory import Memory
-from spectra_data.errors import InputError
+from spectra_data.errors import InputError, printable
 from spectra_data.reading import read_json
 
 T = TypeVar("T")
@@ -57,6 +57,15 @@ class Pairs:
     """Overlap of unrelated subspaces, for an overlap."""
 
 
+def from_here(path: Path, name: str) -> str:
+    """A file in a command that is typed where the dashboard was started.
+
+    Its name in the dashboard's folder if that is elsewhere: paths of this machine are not shown.
+    """
+    path = path.absolute()
+    return printable(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else name
+
+
 class Run:
     """A store below the dashboard's folder.
 
@@ -79,6 +88,11 @@ class Run:
         return (
             "/".join(parts[:-1]) if len(parts) > 1 and parts[-1] == "spectra" else "/".join(parts)
         )
+
+    @property
+    def address(self) -> str:
+        """The store in a command that is typed where the dashboard was started."""
+        return from_here(self.path, self.name)
 
     def attributes(self) -> dict[str, Any]:
         """Attributes of the store."""

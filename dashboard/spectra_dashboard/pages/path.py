@@ -133,10 +133,11 @@ def _table(path: Any, count: int) -> Any:
 def _measured(run: Run) -> Any:
     found = run.evaluations()
     if not found:
+        store = components.shell_quoted(run.address)
         return html.P(
             [
                 "No compressed checkpoint has been measured yet. The store keeps measurements: ",
-                html.Code("spectra.store.evaluations.add_evaluation"),
+                html.Code(f"spectra evaluate DIR --data TEXT --store {store}"),
                 " adds one, which is drawn here next to the predictions from the spectra.",
             ],
             className="lead",

@@ -2,7 +2,6 @@
 
 import urllib.parse
 from html import escape
-from shlex import quote
 from typing import Any
 
 import dash_mantine_components as dmc
@@ -19,7 +18,7 @@ from spectra.matrices import block_labels, in_order
 from spectra.storages.registry import DEFAULT_STORAGE, STORAGES
 from spectra_dashboard import components, downloads, tables
 from spectra_dashboard.access.library import Library
-from spectra_dashboard.access.run import Run, spacing_of
+from spectra_dashboard.access.run import Run, from_here, spacing_of
 from spectra_dashboard.pages.tails import step_options, step_value
 from spectra_dashboard.registry import Page
 from spectra_dashboard.view import View
@@ -180,7 +179,7 @@ def _tables(library: Library, run: Run, view: View) -> dict[str, Any]:
             "name": f"{beside.method} ({name})",
             "file": f"{downloads.ADDRESS}?map={_quoted(name)}",
             "command": "",
-            "map": shell_quoted(name),
+            "map": components.shell_quoted(from_here(library.maps[name].path, name)),
         }
     elif view.beside in offered() and view.target in METHODS[view.beside].targets:
         other = run.path_of(view.beside, view.target, view.storage, step)
@@ -194,17 +193,12 @@ def _tables(library: Library, run: Run, view: View) -> dict[str, Any]:
 
 def _command(run: Run, view: View, method: str, step: int | None) -> str:
     """Command line that makes the same map, up to the target's value."""
-    words = [f"spectra allocate {shell_quoted(run.name)} --method {method}"]
+    words = [f"spectra allocate {components.shell_quoted(run.address)} --method {method}"]
     if view.storage != DEFAULT_STORAGE:
         words.append(f"--storage {view.storage}")
     if step is not None:
         words.append(f"--step {step}")
     return " ".join([*words, f"--{view.target}"])
-
-
-def shell_quoted(name: str) -> str:
-    """A name as a word of a command line, and never as an option."""
-    return quote(f"./{name}" if name.startswith("-") else name)
 
 
 def _quoted(text: str) -> str:
