@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 # where the lowest versions are installed that pyproject.toml allows
 LOWEST := .venv-lowest
 SPECTRA_SHARED ?= ../shared
-# processes that tests are spread over, of one thread each: two more than cores, as many wait for a browser or a disk
-JOBS ?= 4
+# processes that tests are spread over, of one thread each: three more than cores, as many wait for a browser or a disk
+JOBS ?= 5
 export SPECTRA_SHARED
 # what `make` computes stays inside this folder, where `make clean` finds it
 export SPECTRA_CACHE ?= $(CURDIR)/.cache
@@ -17,11 +17,11 @@ DEMO := runs/demo
 DEMO_OPTIONS := --model llama_9m --vocab-size 4096 --precision float32 --steps 600 \
 	--record-every 25 --eval-every 100 --checkpoint-every 100
 
-.PHONY: help demo test test-slow test-lowest lint types imports bench screenshots soak clean
+.PHONY: help demo test tests test-slow test-lowest lint types imports bench screenshots soak clean
 
 help:
 	@echo "make demo       train a small LLaMA with the recorder on, write $(DEMO)/report.html"
-	@echo "make test       install what the tests need; tests, lint, types, import rules (JOBS=4)"
+	@echo "make test       install what the tests need; tests, lint, types, import rules (JOBS=5)"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make test-lowest  the tests with the lowest versions that pyproject.toml allows"
 	@echo "make bench      the benchmarks, as tables and JSON"
@@ -58,7 +58,11 @@ demo: $(VENV)/installed
 	@echo "Then train on your own text:"
 	@echo "  $(BIN)/spectra pretrain --data FILE --steps 300 --record-every 25 --out runs/mine"
 
-test: lint types imports
+# types and import rules beside the tests, whose processes wait at times
+test: lint
+	$(MAKE) --no-print-directory -j3 types imports tests
+
+tests: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist worksteal
 
 $(LOWEST)/installed: pyproject.toml constraints-lowest.txt

@@ -85,7 +85,7 @@ def test_names_are_quoted_for_the_shell(folder):
     from spectra_dashboard.view import View
 
     class Odd:
-        name = "a b;$(c)'.zarr"
+        name = address = "a b;$(c)'.zarr"
 
     words = shlex.split(_command(Odd, View(storage="pivoted"), "uniform", 3))
     assert words[2] == Odd.name

@@ -550,7 +550,7 @@ def test_the_command_prints_one_json_object(tmp_path, capsys):
         (["MODEL", "--out", "x.zarr", "--workers", "0"], "at least 1 worker"),
         (["MODEL", "--out", "x.zarr", "--device", "tpu"], "no device 'tpu'"),
         (["MODEL", "--out", "model/config.json/x.zarr"], "cannot write model/config.json/x.zarr"),
-        (["MODEL"], "required"),
+        (["MODEL"], "--out is missing"),
     ],
 )
 def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, arguments, message):
