@@ -12,13 +12,6 @@ from spectra.recording.start import record
 from tests.chromium import found, launched
 from tests.small import random_batch, small_llama, train
 
-LONG = ("test_pages", "test_resume", "test_crash", "test_windows", "test_readme")
-"""Files whose tests take long: they begin first, so that no process waits for one at the end."""
-
-
-def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.stem not in LONG)
-
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):

@@ -14,8 +14,8 @@ from tests.pretrain.tuned import tuned
 __all__ = ["checkpoints", "rank_map"]
 
 
-OFTEN = ("lrc", "dora", "adalora", "osf")
-SELDOM = [m for m in ("galore", "lora", *PEFT) if m not in OFTEN]
+OFTEN = ("lrc", "adalora")
+SELDOM = [m for m in dict.fromkeys(("galore", "lora", "dora", *PEFT)) if m not in OFTEN]
 
 
 @pytest.mark.parametrize(
