@@ -1,8 +1,8 @@
 """Headers of every answer: what a browser may do with it, run in it, and keep of it."""
 
-import base64
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
+
+from spectra.report.encoding import hash_of_script
 
 ALWAYS = {
     "X-Content-Type-Options": "nosniff",
@@ -37,7 +37,7 @@ def headers_for(scripts: Iterable[str] = ()) -> Callable[[str], Mapping[str, str
     scripts
         Texts of a page's inline scripts.
     """
-    named = "".join(f" '{_hash(script)}'" for script in scripts)
+    named = "".join(f" {hash_of_script(script)}" for script in scripts)
     rules = {
         name: value + (named if name == "script-src" else "") for name, value in POLICY.items()
     }
@@ -50,8 +50,3 @@ def headers_for(scripts: Iterable[str] = ()) -> Callable[[str], Mapping[str, str
         return always if kept else {**always, "Cache-Control": "no-store"}
 
     return headers
-
-
-def _hash(script: str) -> str:
-    digest = hashlib.sha256(script.encode()).digest()
-    return f"sha256-{base64.b64encode(digest).decode()}"

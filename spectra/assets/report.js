@@ -10,7 +10,7 @@ const onScreen = new IntersectionObserver((entries) => {
 }, { rootMargin: "300px" });
 
 // what records a figure's data
-const HOW = { cosine: "--record-sketch does", overlap: "--record-subspaces does", gradient: "a run's recorder does" };
+const HOW = { cosine: "--record-sketch records it in a run", overlap: "--record-subspaces records it in a run" };
 
 function drawPanels() {
   const chosen = [...view.chosen];

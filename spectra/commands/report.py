@@ -35,6 +35,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _beside(store: str) -> Path:
     """The default file: of its own for every store in a folder."""
-    stem = PurePosixPath(store.rstrip("/")).name.removesuffix(".zarr")
-    folder = Path() if "://" in store else Path(store).parent
+    if "://" in store:
+        folder, name = Path(), PurePosixPath(store).name
+    else:
+        place = Path(store).resolve() if Path(store).name in ("", "..") else Path(store)
+        folder, name = place.parent, place.name
+    stem = name.removesuffix(".zarr")
     return folder / ("report.html" if stem == "spectra" else f"{stem}-report.html")

@@ -68,7 +68,7 @@ class Request:
 def _require_nothing_unused(options: Compression) -> None:
     """Require that no option is given that a data-free method would ignore."""
     given = {
-        "calibration": options.calibration != Calibration(),
+        "the options of calibration": options.calibration != Calibration(),
         "shrinkage": options.shrinkage is not None,
     }
     for name, used in given.items():

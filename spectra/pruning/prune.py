@@ -98,7 +98,9 @@ def prune(
     """
     out = Path(out)
     if method == "magnitude" and calibration not in (None, Calibration()):
-        raise InputError("magnitude is data-free: name another method, or leave calibration out")
+        raise InputError(
+            "magnitude is data-free: name another method, or leave the options of calibration out"
+        )
     source = Source.of(checkpoint)
     if rank_map is not None:
         source = source.spanning(rank_map.ranks)

@@ -1,7 +1,5 @@
 """The page itself: assemble and write it."""
 
-import base64
-import hashlib
 import html
 import json
 import re
@@ -11,7 +9,7 @@ from pathlib import Path
 import xarray as xr
 
 from spectra.quantities import QUANTITIES
-from spectra.report.encoding import as_script
+from spectra.report.encoding import as_script, hash_of_script
 from spectra.report.facts import facts
 from spectra.report.payload import payload
 from spectra.store.destination import require_writable, write_result
@@ -63,7 +61,7 @@ def report_html(run: xr.DataTree, *, name: str) -> str:
     plotly = get_plotlyjs()
     script = "\n".join((assets / name).read_text("utf-8") for name in SCRIPTS)
     fields = {
-        "policy": " ".join((POLICY, _hash_of(plotly), _hash_of(script))),
+        "policy": " ".join((POLICY, hash_of_script(plotly), hash_of_script(script))),
         "title": html.escape(_title(run, name)),
         "facts": _facts_html(run, name),
         "style": (assets / "report.css").read_text("utf-8"),
@@ -78,12 +76,6 @@ def report_html(run: xr.DataTree, *, name: str) -> str:
         lambda match: fields[match[1]],
         (assets / "report.html").read_text("utf-8"),
     )
-
-
-def _hash_of(script: str) -> str:
-    """A script's hash, by which a policy lets it run."""
-    digest = hashlib.sha256(script.encode()).digest()
-    return f"'sha256-{base64.b64encode(digest).decode()}'"
 
 
 def _others_html(run: xr.DataTree) -> str:

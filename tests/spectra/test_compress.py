@@ -593,9 +593,9 @@ def test_calibration_longer_than_the_model_and_unused_options_are_refused(model,
     given = ["compress", str(model), "--map", str(model.parent / "map.json")]
     given += ["--out", str(model.parent / "c")]
     assert main([*given, "--calibration", "pydocs"]) == 2
-    assert "svd is data-free: name another method, or leave calibration" in capsys.readouterr().err
+    assert "svd is data-free: name another method, or leave the options" in capsys.readouterr().err
     assert main([*given, "--windows", "8"]) == 2
-    assert "svd is data-free: name another method, or leave calibration" in capsys.readouterr().err
+    assert "svd is data-free: name another method, or leave the options" in capsys.readouterr().err
     assert main([*given, "--shrinkage", "0.1"]) == 2
     assert "svd is data-free: name another method, or leave shrinkage" in capsys.readouterr().err
     assert main([*given, "--align", "8"]) == 2

@@ -385,8 +385,11 @@ def test_a_stored_path_is_what_the_page_shows(store):
     assert shown["ranks"] == run["path"]["rank"].to_numpy().tolist()
 
 
-def test_stores_of_one_folder_have_reports_of_their_own(recorded_store, tmp_path, capsys):
+def test_stores_of_one_folder_have_reports_of_their_own(recorded_store, tmp_path, monkeypatch):
     for name in ("spectra.zarr", "scan.zarr"):
         shutil.copytree(recorded_store, tmp_path / name)
-        assert main(["report", str(tmp_path / name)]) == 0
-    assert {path.name for path in tmp_path.glob("*.html")} == {"report.html", "scan-report.html"}
+        assert main(["report", f"{tmp_path / name}/"]) == 0
+    monkeypatch.chdir(shutil.copytree(recorded_store, tmp_path / "here.zarr"))
+    assert main(["report", "."]) == 0
+    made = {path.name for path in tmp_path.rglob("*.html")}
+    assert made == {"report.html", "scan-report.html", "here-report.html"}
