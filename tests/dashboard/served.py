@@ -114,6 +114,18 @@ def go(page, address):
         page.goto(address)
 
 
+def requests_from_now_on(page):
+    """A list of the addresses that the page asks for, once those that are under way have ended."""
+    asked = []
+    page.on("request", lambda request: "favicon" in request.url or asked.append(request.url))
+    before = -1
+    while before != len(asked):
+        before = len(asked)
+        page.wait_for_timeout(300)
+    asked.clear()
+    return asked
+
+
 def drawn(page, identity):
     """The traces of a figure, once it has some."""
     page.wait_for_function(f"id => ({CALC})(id).some(t => t.x.length || t.z)", arg=identity)

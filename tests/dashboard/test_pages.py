@@ -15,7 +15,17 @@ from spectra.cli import main
 from spectra.figures.allocation import LRC_MARK
 from spectra_dashboard.registry import PAGES
 from spectra_dashboard.view import View
-from tests.dashboard.served import CALC, SMALL, Growing, drawn, go, panel, serving, write_scan
+from tests.dashboard.served import (
+    CALC,
+    SMALL,
+    Growing,
+    drawn,
+    go,
+    panel,
+    requests_from_now_on,
+    serving,
+    write_scan,
+)
 from tests.forked import Forked
 
 pytestmark = pytest.mark.browser
@@ -134,8 +144,7 @@ def test_the_scrubber_moves_the_spectra(page, address, folder):
     drawn(page, lines)
     page.wait_for_timeout(500)
     page.get_by_label("Live").uncheck(force=True)
-    asked = []
-    page.on("request", lambda r: "favicon" in r.url or asked.append(r.url))
+    asked = requests_from_now_on(page)
     page.get_by_role("slider").focus()
     page.keyboard.press("ArrowLeft")
     has(page, "step=6")
@@ -197,8 +206,7 @@ def test_the_slider_agrees_with_allocate_and_asks_nobody(page, address, folder, 
     shown_ranks(page)
     page.get_by_label("Live").uncheck(force=True)
     page.wait_for_timeout(700)
-    asked = []
-    page.on("request", lambda r: "favicon" in r.url or asked.append(r.url))
+    asked = requests_from_now_on(page)
     page.get_by_role("slider").focus()
     for _ in range(20):
         page.keyboard.press("ArrowRight")

@@ -70,8 +70,17 @@ def validation_of(options, out):
     return job.prepare(None, out, torch.device("cpu"), Console(quiet=True)).training._validation
 
 
-@pytest.mark.parametrize("storage", ["factors", "pivoted"])
-@pytest.mark.parametrize("train", ["lrc", "nlrc", "full", "galore", "lora", "dora"])
+@pytest.mark.parametrize(
+    ("storage", "train"),
+    [
+        *(("factors", train) for train in ("lrc", "nlrc", "full", "galore", "lora", "dora")),
+        *(("pivoted", train) for train in ("lrc", "lora")),
+        *(
+            pytest.param("pivoted", train, marks=pytest.mark.slow)
+            for train in ("nlrc", "full", "galore", "dora")
+        ),
+    ],
+)
 def test_the_saved_checkpoint_is_what_was_trained(checkpoints, inputs, tmp_path, storage, train):
     base = checkpoints[storage]
     options = tuned(base, inputs["data"], train=train)

@@ -39,7 +39,11 @@ def long_run(request, inputs, tmp_path_factory):
 
 @pytest.mark.parametrize(
     "number",
-    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL],
+    [
+        signal.SIGINT,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_run_resumes_bit_for_bit(inputs, long_run, tmp_path, number):
     steps, whole = long_run

@@ -35,7 +35,7 @@ def test_random_spectra_follow_the_law_of_dense_gaussian_matrices(shape):
     np.testing.assert_allclose((ours**2).sum(-1).mean(), shape[0] * shape[1], rtol=0.02)
 
 
-@pytest.mark.parametrize("level", [0.01, 0.1])
+@pytest.mark.parametrize("level", [0.01, pytest.param(0.1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_pure_noise_shows_a_spike_no_more_often_than_stated(shape, level):
     draws = 3000

@@ -1,10 +1,11 @@
 """A checkpoint and a map become a smaller checkpoint, shard by shard."""
 
 import dataclasses
+import itertools
 import json
+import os
 import re
-import subprocess
-import sys
+import signal
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import spectra
-from spectra.allocation.rankmap import Module, RankMap
+from spectra.allocation.rankmap import Module
 from spectra.calibration.options import Calibration
 from spectra.checkpoint import writer
 from spectra.checkpoint.checkpoint import open_checkpoint
@@ -28,6 +29,7 @@ from spectra.evaluation.perplexity import perplexity, text_tokens
 from spectra_data.errors import InputError
 from spectra_data.sources import open_source
 from spectra_data.tokenizer import load_tokenizer
+from tests.forked import Forked
 from tests.small import random_batch
 from tests.spectra.checkpoints import edit_config, rewritten, saved, sharded
 
@@ -247,27 +249,26 @@ def test_an_interrupted_call_goes_on_and_gives_the_same_files(model, tmp_path, m
         assert (whole.path / name).read_bytes() == (again.path / name).read_bytes(), name
 
 
+def killed_after_three_shards(*arguments):
+    written = itertools.count(1)
+    write = writer.write_weights
+
+    def counted(*given):
+        write(*given)
+        if next(written) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    writer.write_weights = counted
+    compress(*arguments, shard_bytes=20_000)
+
+
 def test_a_killed_process_leaves_whole_shards_only(model, tmp_path):
-    map_path = tmp_path / "map.json"
-    uniform(model).save(map_path)
-    script = (
-        "import os, signal\n"
-        "from spectra.checkpoint import writer\n"
-        "from spectra.compression import compress as c\n"
-        "from spectra.allocation.rankmap import RankMap\n"
-        "real, count = writer.write_weights, [0]\n"
-        "def save(*given):\n"
-        "    count[0] += 1\n"
-        "    real(*given)\n"
-        "    if count[0] == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "writer.write_weights = save\n"
-        f"c.compress({str(model)!r}, RankMap.load({str(map_path)!r}), {str(tmp_path / 'c')!r}, "
-        "shard_bytes=20_000)\n"
-    )
-    assert subprocess.run([sys.executable, "-c", script]).returncode == -9
+    given = (str(model), uniform(model), tmp_path / "c")
+    process = Forked(killed_after_three_shards, *given)
+    assert process.wait() == -signal.SIGKILL
     for file in (tmp_path / "c").glob("model*.safetensors"):
         assert load_file(file)
-    made = compress(str(model), RankMap.load(map_path), tmp_path / "c", shard_bytes=20_000)
+    made = compress(*given, shard_bytes=20_000)
     assert made.reused > 0
     assert not list(made.path.glob(".*partial"))
     AutoModelForCausalLM.from_pretrained(made.path)

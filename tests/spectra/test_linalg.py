@@ -174,7 +174,9 @@ def large(kind, dtype, length=1024):
 
 
 @pytest.mark.parametrize("kind", SPECTRA)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, pytest.param(torch.float32, marks=pytest.mark.slow)]
+)
 def test_mixed_precision_keeps_its_promise(kind, dtype):
     matrix = large(kind, dtype)
     exact = torch.linalg.svdvals(matrix.double())
@@ -184,7 +186,9 @@ def test_mixed_precision_keeps_its_promise(kind, dtype):
 
 
 @pytest.mark.parametrize("kind", SPECTRA)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)]
+)
 def test_the_estimated_rounding_covers_the_true_one(kind, dtype):
     matrix = large(kind, dtype, 1500).T
     product, rounding, exponent = rounded_gram(matrix)

@@ -53,7 +53,7 @@ def alone(tmp_path_factory):
         pytest.param("ddp", torchrun, marks=pytest.mark.slow),
         ("ddp", together),
         ("fsdp", together),
-        ("copies", together),
+        pytest.param("copies", together, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_record_the_same_as_one(tmp_path, alone, setup, start):

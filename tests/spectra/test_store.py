@@ -317,7 +317,7 @@ GROWING = Layout(MATRICES, contents=Contents(sketch=8))
 
 @pytest.mark.parametrize(
     "allowed",
-    [pytest.param(n, marks=[pytest.mark.slow] if n % 12 else []) for n in range(0, 90, 4)],
+    [pytest.param(n, marks=[pytest.mark.slow] if n % 24 else []) for n in range(0, 90, 4)],
 )
 def test_a_kill_while_arrays_grow_costs_nothing(tmp_path, monkeypatch, allowed):
     """Stop after some of the files that growing writes, the metadata that announces it last."""
