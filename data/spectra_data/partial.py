@@ -68,9 +68,14 @@ def _held(target: Path, new_file: int | None) -> Iterator[Path]:
         partial = target.with_name(f".{target.name}.{uuid4().hex}.partial")
         if new_file is None:
             partial.mkdir()
-        descriptor = os.open(partial, os.O_RDONLY if new_file is None else new_file, 0o666)
+        try:
+            descriptor = os.open(partial, os.O_RDONLY if new_file is None else new_file, 0o666)
+        except FileNotFoundError:
+            if new_file is not None:
+                raise
+            continue  # it was removed as a leftover before it was opened
         _lock(descriptor)
-        if os.fstat(descriptor).st_nlink:  # else it was removed as a leftover before it was locked
+        if os.fstat(descriptor).st_nlink:  # else it was removed before it was locked
             break
         os.close(descriptor)
     try:

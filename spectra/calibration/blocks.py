@@ -65,7 +65,8 @@ class Blocks:
                 for module in block.modules():
                     for name, buffer in module.named_buffers(recurse=False):
                         module._buffers[name] = buffer.to(self.device)
-        self._tuples = [False] * len(self._blocks)
+        self._in_tuples = False
+        """Whether blocks return tuples."""
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -98,7 +99,7 @@ class Blocks:
         """The output of a block for other hidden states, with the arguments of a passage."""
         args, kwargs = passage.calls[i]
         out: torch.Tensor | tuple[torch.Tensor, ...] = block(hidden, *args, **kwargs)
-        self._tuples[i] = isinstance(out, tuple)
+        self._in_tuples = isinstance(out, tuple)
         return out[0] if isinstance(out, tuple) else out
 
     def logits(self, hidden: torch.Tensor, passage: Passage) -> torch.Tensor:
@@ -108,7 +109,7 @@ class Blocks:
         def passed(i: int) -> Any:
             def forward(given: torch.Tensor, *_: Any, **__: Any) -> Any:
                 out = hidden if i == last else given
-                return (out,) if self._tuples[i] else out
+                return (out,) if self._in_tuples else out
 
             return forward
 

@@ -1,45 +1,43 @@
-"""Forward and backward passes of calibration windows through the blocks, with statistics."""
+"""Forward and backward passes of calibration windows through the blocks, with statistics.
 
-import tempfile
-from collections.abc import Iterator
+A pass yields each block with its weights in memory and its statistics complete. What the block's
+successor needs is on disk before that is read, so that a pass that was interrupted resumes at the
+block that was under way.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from spectra.calibration.blocks import Blocks, Passage
-from spectra.calibration.statistics import (
-    BlockStatistics,
-    linear_layers,
-    watching_gradients,
-    watching_inputs,
-)
+from spectra.calibration.hidden import GRADIENT, HIDDEN, HiddenStates
+from spectra.calibration.statistics import BlockStatistics, linear_layers, watching
 from spectra.machine.progress import Progress
 from spectra_data.errors import InputError
-
-IN_MEMORY = 4e9
-"""Bytes of hidden states between blocks up to which they stay in memory; more go to files."""
 
 STRIDE = 1_000_003
 """Distance between the random streams of two seeds."""
 
+Wanted = Callable[[torch.nn.Linear], Collection[str]]
+"""The second moments that are wanted of a layer; see `watching`."""
+
 
 @dataclass(frozen=True)
 class Seen:
-    """Statistics of one block."""
+    """A block that a pass went through."""
 
     index: int
     name: str
+    block: torch.nn.Module
+    """The block, with its weights until the next is asked for."""
     statistics: BlockStatistics
 
 
-@torch.no_grad()
-def forward_pass(
-    blocks: Blocks, windows: torch.Tensor, *, batch_size: int = 4, progress: Progress
-) -> Iterator[Seen]:
-    """Statistics of the inputs, block by block.
+@dataclass(frozen=True)
+class Pass:
+    """What a pass goes through, and where it keeps what it may resume from.
 
     Parameters
     ----------
@@ -47,117 +45,151 @@ def forward_pass(
         Blocks of the model.
     windows
         Token ids, (windows, length).
+    wanted
+        Second moments that are wanted of a layer.
+    states
+        Hidden states between blocks.
+    done
+        Whether a block, by its name, needs no statistics any more.
     batch_size
         Number of windows at a time.
+    seed
+        Seed of the tokens that are drawn for the loss.
     progress
         Called with the stage, the number of blocks done, and their total.
     """
-    passages = blocks.start(windows, batch_size)
-    for i, name in enumerate(blocks.names):
-        statistics = BlockStatistics()
-        with blocks.block(i) as block, watching_inputs(linear_layers(block), statistics):
-            for passage in passages:
-                passage.hidden = blocks.run(i, block, passage)
-        progress("calibration", i + 1, len(blocks))
-        yield Seen(i, name, statistics)
 
+    blocks: Blocks
+    windows: torch.Tensor
+    wanted: Wanted
+    states: HiddenStates
+    done: Callable[[str], bool]
+    batch_size: int
+    seed: int
+    progress: Progress
 
-def backward_pass(
-    blocks: Blocks,
-    windows: torch.Tensor,
-    *,
-    batch_size: int = 4,
-    seed: int = 0,
-    progress: Progress,
-) -> Iterator[Seen]:
-    """Statistics of inputs, and of the loss's gradients at outputs, starting at the last block.
-
-    The loss is the cross-entropy, summed over all positions, against tokens that are drawn from the
-    model's predictions: the expectation of its gradient's second moments is the Fisher information
-    itself. The text's own tokens yield it only where the model is right (Kunstner, Hennig and
-    Balles 2019, "Limitations of the empirical Fisher approximation").
-
-    Parameters
-    ----------
-    blocks, windows, batch_size, progress
-        See `forward_pass`.
-    seed
-        Seed of the drawn tokens.
-    """
-    count = len(blocks)
-    passages = blocks.start(windows, batch_size)
-    with tempfile.TemporaryDirectory(prefix="spectra-") as folder:
-        between = _Hidden(count, passages, Path(folder))
-        with torch.no_grad():
-            for i in range(count):
-                with blocks.block(i) as block:
-                    for number, passage in enumerate(passages):
-                        between.keep(i, number, passage.hidden)
-                        passage.hidden = blocks.run(i, block, passage)
-                progress("forwards", i + 1, count)
-        gradients = [
-            _loss_gradient(blocks, passage, seed, number * batch_size)
-            for number, passage in enumerate(passages)
-        ]
-        for i in reversed(range(count)):
-            statistics = BlockStatistics()
+    @torch.no_grad()
+    def forwards(self) -> Iterator[Seen]:
+        """Statistics of inputs and outputs, block by block; only of blocks that are not done."""
+        blocks, states = self.blocks, self.states
+        passages = blocks.start(self.windows, self.batch_size)
+        first = self._resumed(len(passages))
+        for i in range(first, len(blocks)):
             with blocks.block(i) as block:
-                layers = linear_layers(block)
-                with watching_inputs(layers, statistics), watching_gradients(layers, statistics):
+                statistics = BlockStatistics()
+                done = self.done(blocks.names[i])
+                layers = {} if done else linear_layers(block)
+                with watching(layers, statistics, self._wanted_of(layers)):
+                    outputs = []
                     for number, passage in enumerate(passages):
-                        hidden = between.of(i, number).to(blocks.device).requires_grad_()
+                        if first and i == first:
+                            passage.hidden = states.of(HIDDEN, i, number).to(blocks.device)
+                        passage.hidden = blocks.run(i, block, passage)
+                        outputs.append(passage.hidden)
+                if not done:
+                    yield Seen(i, blocks.names[i], block, statistics)
+            if i + 1 < len(blocks):
+                states.keep(HIDDEN, i + 1, outputs)
+                states.drop(HIDDEN, i)
+            self.progress("calibration", i + 1, len(blocks))
+        states.clear()
+
+    def backwards(self) -> Iterator[Seen]:
+        """Statistics of inputs and outputs, and of the loss's gradients, from the last block on.
+
+        The loss is the cross-entropy, summed over all positions, against tokens that are drawn from
+        the model's predictions: the expectation of its gradient's second moments is the Fisher
+        information itself. The text's own tokens yield it only where the model is right (Kunstner,
+        Hennig and Balles 2019, "Limitations of the empirical Fisher approximation").
+        """
+        blocks, states = self.blocks, self.states
+        passages = blocks.start(self.windows, self.batch_size)
+        last = self._gradients_at(passages)
+        for i in reversed(range(last)):
+            statistics = BlockStatistics()
+            gradients: list[torch.Tensor] = []
+            with blocks.block(i) as block:
+                done = self.done(blocks.names[i])
+                layers = {} if done else linear_layers(block)
+                with watching(layers, statistics, self._wanted_of(layers)):
+                    for number, passage in enumerate(passages):
+                        hidden = states.of(HIDDEN, i, number).to(blocks.device).requires_grad_()
+                        later = states.of(GRADIENT, i + 1, number).to(blocks.device)
                         with torch.enable_grad():
                             out = blocks.call(i, block, hidden, passage)
-                            (gradients[number],) = torch.autograd.grad(
-                                out, hidden, gradients[number]
-                            )
-            progress("backwards", count - i, count)
-            yield Seen(i, blocks.names[i], statistics)
+                            gradients += torch.autograd.grad(out, hidden, later)
+                if not done:
+                    yield Seen(i, blocks.names[i], block, statistics)
+            states.keep(GRADIENT, i, gradients)
+            states.drop(GRADIENT, i + 1)
+            states.drop(HIDDEN, i)
+            self.progress("backwards", len(blocks) - i, len(blocks))
+        states.clear()
 
+    def _wanted_of(self, layers: Mapping[str, torch.nn.Linear]) -> dict[str, Collection[str]]:
+        return {name: self.wanted(layer) for name, layer in layers.items()}
 
-def _loss_gradient(blocks: Blocks, passage: Passage, seed: int, first: int) -> torch.Tensor:
-    """Gradient of the summed loss with respect to the last block's output.
+    def _resumed(self, batches: int) -> int:
+        """The block at which an interrupted forward pass goes on."""
+        names = self.blocks.names
+        left = next((i for i, name in enumerate(names) if not self.done(name)), len(names))
+        return max((i for i in range(1, left + 1) if self.states.has(HIDDEN, i)), default=0)
 
-    The tokens drawn for a window depend only on the seed and the window's number.
-    """
-    gradients = []
-    for row in range(len(passage.tokens)):  # one window at a time: logits are large
-        one = Passage(passage.tokens[row : row + 1], passage.hidden[row : row + 1], passage.calls)
-        hidden = one.hidden.detach().requires_grad_()
-        with torch.enable_grad():
-            logits = blocks.logits(hidden, one)[0].float()  # (length, vocabulary)
-            probabilities = logits.detach().softmax(dim=-1).cpu()
-            if not torch.isfinite(probabilities).all():
-                raise InputError("the model's predictions on the calibration text are not finite")
-            generator = torch.Generator().manual_seed(seed * STRIDE + first + row)
-            drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
-            loss = F.cross_entropy(logits, drawn.to(logits.device), reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, hidden)
-        gradients.append(gradient)
-    return torch.cat(gradients)
+    def _gradients_at(self, passages: list[Passage]) -> int:
+        """The block whose output has gradients on disk, so that those before it are left.
 
+        Without any, all blocks run forwards first.
+        """
+        blocks, states = self.blocks, self.states
+        count = len(blocks)
+        held = [i for i in range(count, 0, -1) if states.has(GRADIENT, i)]
+        if held and all(states.has(HIDDEN, i) for i in range(held[-1])):
+            return held[-1]
+        first = next((i for i in range(1, count + 1) if not states.has(HIDDEN, i)), count + 1) - 1
+        if not states.has(HIDDEN, 0):
+            first = 0
+            states.keep(HIDDEN, 0, [passage.hidden for passage in passages])
+        self._run_forwards(passages, first)
+        gradients = []
+        for number, passage in enumerate(passages):
+            passage.hidden = states.of(HIDDEN, count, number).to(blocks.device)
+            gradients.append(self._loss_gradient(passage, number * self.batch_size))
+        states.keep(GRADIENT, count, gradients)
+        states.drop(HIDDEN, count)
+        return count
 
-class _Hidden:
-    """The inputs of every block, by passage: in memory or, if they are large, in files."""
+    @torch.no_grad()
+    def _run_forwards(self, passages: list[Passage], first: int) -> None:
+        """Run all blocks from the first whose output is not on disk."""
+        for i in range(first, len(self.blocks)):
+            outputs = []
+            with self.blocks.block(i) as block:
+                for number, passage in enumerate(passages):
+                    passage.hidden = self.states.of(HIDDEN, i, number).to(self.blocks.device)
+                    outputs.append(self.blocks.run(i, block, passage).cpu())
+            self.states.keep(HIDDEN, i + 1, outputs)
+            self.progress("forwards", i + 1, len(self.blocks))
 
-    def __init__(self, blocks: int, passages: list[Passage], folder: Path) -> None:
-        shapes = [tuple(passage.hidden.shape) for passage in passages]
-        total = 4 * blocks * sum(int(np.prod(shape)) for shape in shapes)
-        self._kept: dict[tuple[int, int], torch.Tensor] = {}
-        self._folder = folder if total > IN_MEMORY else None
+    def _loss_gradient(self, passage: Passage, first: int) -> torch.Tensor:
+        """Gradient of the summed loss with respect to the last block's output.
 
-    def keep(self, block: int, passage: int, hidden: torch.Tensor) -> None:
-        value = hidden.detach().cpu()
-        if self._folder is None:
-            self._kept[block, passage] = value
-        else:
-            np.save(self._folder / f"{block}-{passage}.npy", value.numpy())
-
-    def of(self, block: int, passage: int) -> torch.Tensor:
-        """The input of a block; it can be read only once."""
-        if self._folder is None:
-            return self._kept.pop((block, passage))
-        path = self._folder / f"{block}-{passage}.npy"
-        value = torch.from_numpy(np.load(path))
-        path.unlink()
-        return value
+        The tokens drawn for a window depend only on the seed and the window's number.
+        """
+        gradients = []
+        for row in range(len(passage.tokens)):  # one window at a time: logits are large
+            tokens, hidden = passage.tokens[row : row + 1], passage.hidden[row : row + 1]
+            hidden = hidden.detach().requires_grad_()
+            with torch.enable_grad():
+                one = Passage(tokens, hidden, passage.calls)
+                logits = self.blocks.logits(hidden, one)[0].float()  # (length, vocabulary)
+                probabilities = logits.detach().softmax(dim=-1).cpu()
+                if not torch.isfinite(probabilities).all():
+                    raise InputError(
+                        "the model's predictions on the calibration text are not finite"
+                    )
+                generator = torch.Generator().manual_seed(self.seed * STRIDE + first + row)
+                drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+                loss = F.cross_entropy(logits, drawn.to(logits.device), reduction="sum")
+                (gradient,) = torch.autograd.grad(loss, hidden)
+            gradients.append(gradient)
+        return torch.cat(gradients)

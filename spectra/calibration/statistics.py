@@ -1,69 +1,114 @@
-r"""Second moments of the inputs of linear layers, and of the loss's gradients at their outputs.
+r"""Second moments of what passes through linear layers, forwards and backwards.
 
 With inputs x and output gradients g over all tokens, :math:`C = E[xx^T]` weighs the columns of a
 weight and :math:`G = E[gg^T]` its rows: :math:`\|G^{1/2}(W - W')C^{1/2}\|_F^2` is the second-order
 loss of replacing W by W', if inputs and gradients are assumed to be independent (Martens and
-Grosse 2015, "Optimizing Neural Networks with Kronecker-factored Approximate Curvature"). Layers
-that read the same input (q, k and v; gate and up) share one C.
+Grosse 2015, "Optimizing Neural Networks with Kronecker-factored Approximate Curvature"). Only the
+shorter side of a weight is needed (`spectra.compression.truncation`): the longer side's moment
+enters through the weight, as that of its outputs Wx or of the gradients that it carries back,
+:math:`W^Tg`, and is summed as such. Layers that read the same input (q, k and v; gate and up) share
+the moments of it.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+INPUTS, OUTPUTS, GRADIENTS, CARRIED = "inputs", "outputs", "gradients", "carried"
+"""What moments are of: x, Wx, g and Wᵀg. The outputs are those before the bias is added."""
+TILES = 4
+LEAST_TILE, LARGEST_TILE = 128, 512
+"""Side of the tiles that a symmetric sum is made of, of which only half are computed."""
 
 Inputs = tuple[torch.Tensor, ...]
 
 
 @dataclass(eq=False)
 class Moments:
-    """Sums over the tokens seen by a group of layers with the same input."""
+    """Sums over tokens of vectors x with some number of features, in float64."""
 
-    second: torch.Tensor
-    """Sum of x xᵀ: (features, features), float64."""
     absolute: torch.Tensor
-    """Sum of |x|: (features,), float64."""
+    """Sum of |x|: (features,)."""
+    squares: torch.Tensor
+    """Sum of x²: (features,)."""
+    lower: torch.Tensor | None = None
+    """Sum of x xᵀ, of which the lower half is filled: (features, features); None if not wanted."""
     count: int = 0
     """Number of tokens."""
 
     @classmethod
-    def empty(cls, features: int) -> "Moments":
-        """Moments of no token."""
-        double = torch.float64
-        return cls(
-            torch.zeros(features, features, dtype=double), torch.zeros(features, dtype=double)
-        )
+    def empty(
+        cls, features: int, *, second: bool = True, device: torch.device | str = "cpu"
+    ) -> "Moments":
+        """Moments of no token, with or without second ones."""
+        at: dict[str, Any] = {"dtype": torch.float64, "device": device}
+        whole = torch.zeros(features, features, **at) if second else None
+        return cls(torch.zeros(features, **at), torch.zeros(features, **at), whole)
 
     def add(self, x: torch.Tensor) -> None:
-        """Add tokens, (..., features): products per batch in float32, sums in float64."""
+        """Add tokens, (..., features); sums are in float64, see `add_products`."""
         rows = x.detach().reshape(-1, x.shape[-1]).float()
-        self.second += (rows.mT @ rows).double().cpu()
-        self.absolute += rows.abs().sum(dim=0).double().cpu()
+        self.absolute += rows.abs().sum(dim=0)
+        self.squares += rows.square().sum(dim=0)
         self.count += len(rows)
+        if self.lower is not None:
+            add_products(self.lower, rows)
 
     @property
     def covariance(self) -> torch.Tensor:
         """The mean of x xᵀ: (features, features)."""
-        return self.second / max(self.count, 1)
+        assert self.lower is not None
+        return whole_of(self.lower) / max(self.count, 1)
 
     @property
     def magnitude(self) -> torch.Tensor:
         """The mean of |x|: (features,)."""
         return self.absolute / max(self.count, 1)
 
+    @property
+    def variances(self) -> torch.Tensor:
+        """The mean of x²: (features,)."""
+        return self.squares / max(self.count, 1)
+
+
+def add_products(lower: torch.Tensor, rows: torch.Tensor) -> None:
+    """Add xᵀx, for x of shape (tokens, features), to the lower half of a sum in float64.
+
+    Products of few features, which cost little, are formed in float64, too.
+    """
+    features = rows.shape[1]
+    if features <= LARGEST_TILE:
+        rows = rows.double()
+    if rows.device.type != "cpu":
+        lower += rows.mT @ rows
+        return
+    side = min(max(-(-features // TILES), LEAST_TILE), LARGEST_TILE)
+    for i in range(0, features, side):
+        left = rows[:, i : i + side].mT
+        for j in range(0, i + 1, side):
+            lower[i : i + side, j : j + side] += left @ rows[:, j : j + side]
+
+
+def whole_of(lower: torch.Tensor) -> torch.Tensor:
+    """A symmetric matrix from its lower half."""
+    return lower.tril() + lower.tril(-1).mT
+
 
 @dataclass(eq=False)
 class BlockStatistics:
-    """Statistics of one block, by the name of a layer within it."""
+    """Moments of one block, by the name of a layer within it."""
 
     groups: dict[str, int] = field(default_factory=dict)
     """Group of every layer; layers of one group read the same input."""
     inputs: dict[int, Moments] = field(default_factory=dict)
     """Moments of inputs, by group."""
+    outputs: dict[str, Moments] = field(default_factory=dict)
     gradients: dict[str, Moments] = field(default_factory=dict)
-    """Moments of the loss's gradients at outputs, by layer; empty without a backward pass."""
+    """Empty without a backward pass, as is the next."""
+    carried: dict[str, Moments] = field(default_factory=dict)
 
     def of(self, name: str) -> Moments:
         """The moments of a layer's input."""
@@ -85,59 +130,94 @@ def input_of(inputs: Inputs, named: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def watching_inputs(
-    layers: Mapping[str, torch.nn.Module], statistics: BlockStatistics
+def watching(
+    layers: Mapping[str, torch.nn.Linear],
+    statistics: BlockStatistics,
+    wanted: Mapping[str, Collection[str]],
 ) -> Iterator[None]:
-    """Add the inputs of layers to statistics while the layers run."""
-    last: dict[str, torch.Tensor] = {}
+    """Add what passes through layers to statistics while the layers run.
 
-    def watcher(name: str):  # type: ignore[no-untyped-def]
-        def watch(_: torch.nn.Module, inputs: Inputs, named: Mapping[str, torch.Tensor]) -> None:
+    Parameters
+    ----------
+    layers
+        Linear layers by name.
+    statistics
+        Statistics to add to.
+    wanted
+        Second moments that are wanted of each layer: of its inputs, outputs, gradients, or of what
+        it carries back. First and diagonal moments of inputs are always taken, those of gradients
+        if a backward pass runs.
+    """
+    handles = []
+    inputs = _InputWatch(statistics, wanted)
+    for name, layer in layers.items():
+        handles.append(layer.register_forward_pre_hook(inputs.hook(name), with_kwargs=True))
+        handles.append(layer.register_forward_hook(_output_hook(name, statistics, wanted[name])))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _InputWatch:
+    """Hooks on inputs, which find out which layers share them."""
+
+    def __init__(self, statistics: BlockStatistics, wanted: Mapping[str, Collection[str]]) -> None:
+        self._statistics = statistics
+        self._wanted = wanted
+        self._last: dict[str, torch.Tensor] = {}
+
+    def hook(self, name: str) -> Any:
+        """The hook of a layer."""
+
+        def watch(_: torch.nn.Module, inputs: Inputs, named: dict[str, torch.Tensor]) -> Any:
             x = input_of(inputs, named)
-            shared = next((other for other, seen in last.items() if seen is x), None)
-            last[name] = x
-            if name not in statistics.groups:
-                new = len(statistics.inputs)
-                statistics.groups[name] = statistics.groups[shared] if shared else new
-                if not shared:
-                    statistics.inputs[new] = Moments.empty(x.shape[-1])
-            if shared is None:
-                statistics.of(name).add(x)
+            self._add(name, x)
+            if CARRIED not in self._wanted[name] or not x.requires_grad:
+                return None
+            own = x.view_as(x)  # the gradient of the shared input is the sum over its readers
+            own.register_hook(_adding(self._statistics.carried, name))  # type: ignore[no-untyped-call]
+            return ((own, *inputs[1:]), named) if inputs else ((), {**named, "input": own})
 
         return watch
 
-    handles = [
-        layer.register_forward_pre_hook(watcher(name), with_kwargs=True)
-        for name, layer in layers.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    def _add(self, name: str, x: torch.Tensor) -> None:
+        known, second = self._statistics, INPUTS in self._wanted[name]
+        shared = next((other for other, seen in self._last.items() if seen is x), None)
+        self._last[name] = x
+        if name not in known.groups:
+            new = len(known.inputs)
+            known.groups[name] = known.groups[shared] if shared else new
+            if not shared:
+                known.inputs[new] = Moments.empty(x.shape[-1], second=second, device=x.device)
+        moments = known.of(name)
+        if shared is None:
+            moments.add(x)
+        elif second and moments.lower is None:  # the first reader of this input did not want it
+            whole = Moments.empty(x.shape[-1], device=x.device)
+            whole.add(x)
+            moments.lower = whole.lower
 
 
-@contextlib.contextmanager
-def watching_gradients(
-    layers: Mapping[str, torch.nn.Module], statistics: BlockStatistics
-) -> Iterator[None]:
-    """Add the gradients at the outputs of layers when the backward pass reaches them."""
+def _output_hook(name: str, statistics: BlockStatistics, wanted: Collection[str]) -> Any:
+    def watch(layer: torch.nn.Linear, _: Inputs, out: Any) -> None:
+        if not isinstance(out, torch.Tensor):  # e.g. a router returns several
+            return
+        if OUTPUTS in wanted:
+            plain = out.detach() if layer.bias is None else out.detach() - layer.bias
+            _adding(statistics.outputs, name)(plain)
+        if out.requires_grad:
+            second = GRADIENTS in wanted
+            out.register_hook(_adding(statistics.gradients, name, second=second))  # type: ignore[no-untyped-call]
 
-    def watcher(name: str):  # type: ignore[no-untyped-def]
-        def add(gradient: torch.Tensor) -> None:
-            if name not in statistics.gradients:
-                statistics.gradients[name] = Moments.empty(gradient.shape[-1])
-            statistics.gradients[name].add(gradient)
+    return watch
 
-        def watch(_: torch.nn.Module, __: tuple[torch.Tensor, ...], out: Any) -> None:
-            if isinstance(out, torch.Tensor):  # e.g. a router returns several
-                out.register_hook(add)  # type: ignore[no-untyped-call]
 
-        return watch
+def _adding(moments: dict[str, Moments], name: str, *, second: bool = True) -> Any:
+    def add(values: torch.Tensor) -> None:
+        if name not in moments:
+            moments[name] = Moments.empty(values.shape[-1], second=second, device=values.device)
+        moments[name].add(values)
 
-    handles = [layer.register_forward_hook(watcher(name)) for name, layer in layers.items()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return add

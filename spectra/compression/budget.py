@@ -6,6 +6,7 @@ unit for every matrix. So ranks are chosen for all matrices together: the least 
 budget.
 """
 
+import functools
 from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
@@ -108,8 +109,8 @@ def loss_candidates(
     """Matrices with their weighted spectra; see `allocate_by_loss`."""
     each = []
     for done, matrix in enumerate(matrices):
-        weight = source.read(f"{matrix.name}.weight")
-        values = weightings.of(matrix.name).spectrum(weight).cpu().numpy()
+        read = functools.partial(source.read, f"{matrix.name}.weight")
+        values = weightings.of(matrix.name).spectrum(read).cpu().numpy()
         if not np.isfinite(values).all():
             raise InputError(f"{matrix.name}: its weight or statistics are not finite")
         each.append(Candidate(matrix, values))

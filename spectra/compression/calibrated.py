@@ -1,19 +1,17 @@
-"""Statistics of a checkpoint on text, and the weightings that methods derive from them."""
+"""The matrices of a checkpoint, weighted by what text shows of them and decomposed."""
 
-import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 
 from spectra.calibration.blocks import open_blocks
 from spectra.calibration.options import SELF, Calibration
-from spectra.calibration.passes import backward_pass, forward_pass
-from spectra.calibration.statistics import BlockStatistics
-from spectra.calibration.store import StatisticsFolder, load_tensors, save_tensors
+from spectra.calibration.passes import Pass
+from spectra.calibration.store import load_tensors, save_tensors
 from spectra.calibration.text import (
     about_text,
     corpus_windows,
@@ -23,53 +21,94 @@ from spectra.calibration.text import (
 )
 from spectra.checkpoint.checkpoint import Checkpoint
 from spectra.checkpoint.digests import combined_sha256, digest
+from spectra.compression.block import decompose_block
+from spectra.compression.methods import WEIGHING
+from spectra.compression.scratch import FromScratch, Scratch
 from spectra.compression.settings import Settings
-from spectra.compression.truncation import Root, covariance_root, scale_root
 from spectra.compression.weighting import Weighting, Weightings
 from spectra.machine.progress import Progress
 from spectra.models.inputs import require_known
 from spectra.models.loading import require_finite
 from spectra.models.source import Source
+from spectra.store.lock import locked
 from spectra_data.cache import cache_folder
 from spectra_data.errors import InputError
 from spectra_data.sources import TEXT_FIELD, open_source
 
 KEPT_BYTES = 8e9
-"""Size of statistics in bytes above which they are removed after use."""
+"""Size of decompositions in bytes above which they are removed after use."""
 
 
-def calibrate(source: Source, settings: Settings, device: str, progress: Progress) -> Weightings:
-    """Take statistics of a checkpoint, or load them from the cache.
+def calibrate(
+    source: Source,
+    settings: Settings,
+    device: str,
+    progress: Progress,
+    *,
+    names: Collection[str] | None = None,
+    keep: bool = False,
+) -> Weightings:
+    """Decompose the matrices of a checkpoint, weighted by text, or find them decomposed.
 
-    They are identified by the hashes of weights and tokens and by the settings, so that they are
-    never confused with those of another model, text or tokenizer.
+    The decompositions are known by the hashes of weights and tokens and by the settings, so that
+    they are never confused with those of another model, text or tokenizer.
+
+    Parameters
+    ----------
+    source
+        Checkpoint.
+    settings
+        Method and calibration.
+    device
+        Device on which blocks run and matrices are decomposed.
+    progress
+        Called with a stage, the number of its steps done, and their total.
+    names
+        Matrices to decompose; all by default.
+    keep
+        Whether the decompositions stay on disk after use, however large they are.
 
     Raises
     ------
     InputError
-        When the model or the text cannot be opened.
+        When the model or the text cannot be opened, or a matrix's statistics are not finite.
     """
     windows, about = calibration_text(source, settings.calibration, device)
     if settings.method == "sequential":
         return Weightings(_unknown, about)
-    gradients = settings.method == "fisher"
     checkpoint = source.checkpoint
     sha256 = _finite_sha256(checkpoint)
-    known = {"checkpoint": checkpoint.identity, "weights": sha256, "tokens": about["tokens_sha256"]}
-    both = StatisticsFolder({**known, "gradients": True, "seed": settings.calibration.seed})
-    blocks = {m.name: m.block for m in checkpoint.matrices}
-    needed = list(dict.fromkeys(blocks.values()))
-    folder = both
-    if not all(both.intact(block) for block in needed):
-        # both include statistics of inputs, which alone need no backward pass
-        folder = both if gradients else StatisticsFolder({**known, "gradients": False})
-        if not all(folder.intact(block) for block in needed):
-            _take(source, folder, windows, gradients, settings, device, progress)
-    return Weightings(
-        _Weighing(folder, blocks, settings).of,
-        about | {"checkpoint_sha256": sha256},
-        functools.partial(_tidy, folder),
+    scratch = Scratch(
+        {
+            "checkpoint": checkpoint.identity,
+            "weights": sha256,
+            "tokens": about["tokens_sha256"],
+            "weighting": settings.weighting(),
+        }
     )
+    wanted: dict[str, list[str]] = {}
+    for matrix in checkpoint.matrices:
+        if names is None or matrix.name in names:
+            wanted.setdefault(matrix.block, []).append(matrix.name)
+    if any(scratch.reached(block) is None for block in wanted):
+        scratch.begin()
+        with locked(scratch.path):
+            _take(source, scratch, wanted, windows, settings, device, progress)
+    blocks = {name: block for block, inside in wanted.items() for name in inside}
+    return Weightings(
+        lambda name: _found(scratch, blocks[name], name),
+        about | {"checkpoint_sha256": sha256},
+        lambda: None if keep else _tidy(scratch),
+    )
+
+
+def _found(scratch: Scratch, block: str, name: str) -> FromScratch:
+    reached = scratch.reached(block)
+    if reached is not None and name not in reached:
+        raise InputError(
+            "calibration never reached its layer: name more windows, or use --method svd"
+        )
+    return FromScratch(scratch, name)
 
 
 def _finite_sha256(checkpoint: Checkpoint) -> str:
@@ -130,91 +169,33 @@ def _written(source: Source, calibration: Calibration, device: str) -> torch.Ten
 
 def _take(
     source: Source,
-    folder: StatisticsFolder,
+    scratch: Scratch,
+    wanted: Mapping[str, Collection[str]],
     windows: torch.Tensor,
-    gradients: bool,
     settings: Settings,
     device: str,
     progress: Progress,
 ) -> None:
-    blocks = open_blocks(source, device)
-    batch_size = settings.calibration.batch_size
-    if gradients:
-        passed = backward_pass(
-            blocks,
-            windows,
-            batch_size=batch_size,
-            seed=settings.calibration.seed,
-            progress=progress,
-        )
-    else:
-        passed = forward_pass(blocks, windows, batch_size=batch_size, progress=progress)
-    for seen in passed:
-        folder.save(seen.name, seen.statistics)
+    """Run the pass, and decompose the matrices of each block as it is left."""
+    method = WEIGHING[settings.method]
+    run = Pass(
+        open_blocks(source, device),
+        windows,
+        lambda layer: method.wanted(*layer.weight.shape),
+        scratch.states,
+        lambda block: block not in wanted or scratch.reached(block) is not None,
+        settings.calibration.batch_size,
+        settings.calibration.seed,
+        progress,
+    )
+    for seen in run.backwards() if method.backward else run.forwards():
+        decompose_block(seen, wanted[seen.name], method, settings, scratch)
 
 
-def _tidy(folder: StatisticsFolder) -> None:
-    if folder.bytes > KEPT_BYTES:
-        shutil.rmtree(folder.path, ignore_errors=True)
+def _tidy(scratch: Scratch) -> None:
+    if scratch.bytes > KEPT_BYTES:
+        shutil.rmtree(scratch.path, ignore_errors=True)
 
 
 def _unknown(name: str) -> Weighting:
     raise AssertionError(f"{name}: sequential weightings depend on the map")
-
-
-class _Weighing:
-    """Weightings from statistics; those of the block used last stay in memory."""
-
-    def __init__(
-        self, folder: StatisticsFolder, blocks: Mapping[str, str], settings: Settings
-    ) -> None:
-        self._folder = folder
-        self._blocks = blocks
-        self._settings = settings
-        self._now: tuple[str, BlockStatistics] | None = None
-        self._roots: dict[int, Root] = {}
-
-    def of(self, name: str) -> Weighting:
-        block = self._blocks[name]
-        if self._now is None or self._now[0] != block:
-            self._now, self._roots = (block, self._folder.load(block)), {}
-        return weighting_of(name[len(block) + 1 :], self._now[1], self._settings, self._roots)
-
-
-def weighting_of(
-    layer: str, statistics: BlockStatistics, settings: Settings, roots: dict[int, Root]
-) -> Weighting:
-    """The weighting of a layer by a method, from its block's statistics.
-
-    Parameters
-    ----------
-    layer
-        Name of the layer within the block.
-    statistics
-        Statistics of the block.
-    settings
-        Method and shrinkage.
-    roots
-        Roots by group, shared by layers that read the same input; new ones are added.
-
-    Raises
-    ------
-    InputError
-        When the layer was never reached, or its statistics are not finite.
-    """
-    if layer not in statistics.groups:
-        raise InputError(
-            "calibration never reached its layer: name more windows, or use --method svd"
-        )
-    group = statistics.groups[layer]
-    if group not in roots:
-        moments = statistics.inputs[group]
-        roots[group] = (
-            scale_root(moments.magnitude, settings.asvd_exponent)
-            if settings.method == "asvd"
-            else covariance_root(moments.covariance, shrinkage=settings.shrink)
-        )
-    if settings.method != "fisher":
-        return Weighting(roots[group])
-    outputs = covariance_root(statistics.gradients[layer].covariance, shrinkage=settings.shrink)
-    return Weighting(roots[group], outputs)

@@ -70,6 +70,7 @@ def _require_nothing_unused(options: Compression) -> None:
     given = {
         "the options of calibration": options.calibration != Calibration(),
         "shrinkage": options.shrinkage is not None,
+        "keep_scratch": options.keep_scratch,
     }
     for name, used in given.items():
         if used:
@@ -123,7 +124,14 @@ def make_plan(request: Request, progress: Progress) -> Plan:
         )
     about, weightings = settings.described(), plain_weightings()
     if settings.calibrated:
-        weightings = calibrate(checkpoint, settings, request.device, progress)
+        weightings = calibrate(
+            checkpoint,
+            settings,
+            request.device,
+            progress,
+            names=frozenset(m.name for m in opened.matrices) - fixed.keys(),
+            keep=options.keep_scratch,
+        )
         about |= weightings.about
     if rank_map is None:
         assert options.budget is not None

@@ -6,6 +6,7 @@ truncation whitened by :math:`E[x'x'^T]`.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -14,10 +15,11 @@ from spectra.calibration.blocks import Blocks, Passage, open_blocks
 from spectra.calibration.statistics import linear_layers
 from spectra.compression.calibrated import calibration_text
 from spectra.compression.settings import Settings
-from spectra.compression.truncation import FLOOR, covariance_root
+from spectra.compression.truncation import covariance_root, decompose
 from spectra.compression.weighting import Weighting, Weightings
 from spectra.machine.progress import Progress
 from spectra.models.source import Source
+from spectra.storages.stored import Factors
 
 
 @dataclass(eq=False)
@@ -54,6 +56,22 @@ class _Inputs:
         ]
 
 
+@dataclass(frozen=True)
+class Ready(Weighting):
+    """Factors that exist already, for the one rank that a map asks for."""
+
+    factors: Factors
+
+    def spectrum(self, read: Any) -> torch.Tensor:
+        """Not known: the weighting depends on the ranks."""
+        raise AssertionError("sequential weightings depend on the map")
+
+    def truncated(self, weight: torch.Tensor, rank: int) -> Factors:
+        """See `Weighting`."""
+        assert rank == self.factors.rank
+        return self.factors
+
+
 @torch.no_grad()
 def sequential_weightings(
     source: Source,
@@ -83,12 +101,11 @@ def sequential_weightings(
                 module = factored.get(f"{name}.{layer}")
                 if module is None:
                     continue
-                weighting = _weighting(pair, settings)
-                found[module.name] = weighting
                 weight = layers[layer].weight
                 kept[layer] = weight.detach().clone()
-                product = weighting.truncated(kept[layer].cpu(), module.rank).product()
-                weight.data = product.to(weight.device, weight.dtype)
+                factors = _truncated(kept[layer].cpu(), module.rank, pair, settings)
+                found[module.name] = Ready(factors)
+                weight.data = factors.product().to(weight.device, weight.dtype)
             for passage in compressed:
                 passage.hidden = blocks.run(i, block, passage)
             for layer, weight in kept.items():
@@ -121,12 +138,17 @@ def _pairs(
     return pairs
 
 
-def _weighting(pair: _Pair, settings: Settings) -> Weighting:
+def _truncated(weight: torch.Tensor, rank: int, pair: _Pair, settings: Settings) -> Factors:
+    """The product of a given rank that is nearest to the original outputs."""
     assert isinstance(pair.second, torch.Tensor)
     assert isinstance(pair.cross, torch.Tensor)
-    second = pair.second / pair.count
-    root = covariance_root(second, shrinkage=settings.shrink)
-    floor = FLOOR * float(second.diagonal().mean()) * len(second)
-    regular = second + floor * torch.eye(len(second), dtype=second.dtype)
-    towards = torch.linalg.solve(regular, pair.cross.mT / pair.count).mT
-    return Weighting(root, towards=towards)
+    root = covariance_root(pair.second / pair.count, shrinkage=settings.shrink)
+    crossed = weight.double() @ (pair.cross / pair.count)
+    towards = root.solved(crossed.mT).mT
+    rows, cols = weight.shape
+    if rows <= cols:
+        whitened = root.adjoint_times(towards.mT)
+        side = decompose(whitened.mT @ whitened, None, of_outputs=True)
+    else:
+        side = decompose(towards.mT @ towards, root, of_outputs=False)
+    return side.truncated(towards, rank)

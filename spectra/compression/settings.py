@@ -50,6 +50,15 @@ class Settings:
         """Shrinkage, with the default resolved."""
         return SHRINKAGE.get(self.method, 0.0) if self.shrinkage is None else self.shrinkage
 
+    def weighting(self) -> dict[str, Any]:
+        """What decompositions depend on besides text and weights, as JSON."""
+        about: dict[str, Any] = {"method": self.method, "shrinkage": self.shrink}
+        if self.method == "asvd":
+            about["exponent"] = self.asvd_exponent
+        if self.method == "fisher":
+            about["seed"] = self.calibration.seed
+        return about
+
     def described(self) -> dict[str, Any]:
         """The settings as JSON, for metadata and keys."""
         about: dict[str, Any] = {"method": self.method}
@@ -86,6 +95,9 @@ class Compression:
         Precision of stored weights; the checkpoint's own by default.
     calibration
         Text for all methods but svd.
+    keep_scratch
+        Keep what calibration computed on disk, however large, so that other budgets or maps of the
+        same model and text take minutes; above 8 GB it is removed otherwise.
     """
 
     budget: Share | None = None
@@ -102,6 +114,7 @@ class Compression:
     align: int | None = None
     dtype: Dtype | None = None
     calibration: Calibration = field(default_factory=Calibration)
+    keep_scratch: bool = False
 
     @property
     def settings(self) -> Settings:

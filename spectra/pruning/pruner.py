@@ -6,7 +6,13 @@ from dataclasses import dataclass
 import torch
 
 from spectra.calibration.blocks import Blocks
-from spectra.calibration.statistics import BlockStatistics, linear_layers, watching_inputs
+from spectra.calibration.statistics import (
+    INPUTS,
+    BlockStatistics,
+    Moments,
+    linear_layers,
+    watching,
+)
 from spectra.pruning.methods import METHODS
 from spectra.pruning.sparsity import Pattern, magnitude, sparsegpt, wanda
 from spectra_data.errors import InputError
@@ -32,7 +38,7 @@ class Pruner:
             raise InputError(f"no method {self.method!r}; there are: {', '.join(METHODS)}")
 
     def pruned(
-        self, name: str, weight: torch.Tensor, second: torch.Tensor | None = None
+        self, name: str, weight: torch.Tensor, inputs: Moments | None = None
     ) -> torch.Tensor:
         """The pruned weight: (rows, cols).
 
@@ -42,8 +48,8 @@ class Pruner:
             Name of the matrix, for messages.
         weight
             Weight, (rows, cols).
-        second
-            Second moments of its inputs, (cols, cols); not needed for ``magnitude``.
+        inputs
+            Moments of its inputs; not needed for ``magnitude``.
 
         Raises
         ------
@@ -54,9 +60,11 @@ class Pruner:
             if self.method == "magnitude":
                 result = magnitude(weight, self.pattern)
             else:
-                assert second is not None
-                function = wanda if self.method == "wanda" else sparsegpt
-                result = function(weight, second, self.pattern)
+                assert inputs is not None
+                if self.method == "wanda":
+                    result = wanda(weight, inputs.variances, self.pattern)
+                else:
+                    result = sparsegpt(weight, inputs.covariance, self.pattern)
         except InputError as error:
             raise InputError(f"{name}: {error}") from error
         if not torch.isfinite(result).all():
@@ -96,7 +104,10 @@ class Pruner:
                 layers = {f"{name}.{k}": v for k, v in linear_layers(block).items()}
                 wanted = {k: v for k, v in layers.items() if k in self.names}
                 inner = {k.removeprefix(f"{name}."): v for k, v in wanted.items()}
-                with watching_inputs(inner, statistics):
+                wanted_moments = dict.fromkeys(
+                    inner, {INPUTS} if self.method == "sparsegpt" else ()
+                )
+                with watching(inner, statistics, wanted_moments):
                     for passage in passages:
                         blocks.run(i, block, passage)
                 pruned = dict(self._pruned(name, wanted, statistics))
@@ -113,6 +124,6 @@ class Pruner:
             if layer not in statistics.groups:
                 continue
             weight = module.weight.detach()
-            result = self.pruned(name, weight, statistics.of(layer).covariance)
+            result = self.pruned(name, weight, statistics.of(layer))
             module.weight.data = result
             yield name, result

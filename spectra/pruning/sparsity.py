@@ -101,7 +101,7 @@ def magnitude(weight: torch.Tensor, pattern: Pattern) -> torch.Tensor:
     return weight.masked_fill(least(scaled(weight)[0].abs(), pattern, by_row=False), 0)
 
 
-def wanda(weight: torch.Tensor, second: torch.Tensor, pattern: Pattern) -> torch.Tensor:
+def wanda(weight: torch.Tensor, squares: torch.Tensor, pattern: Pattern) -> torch.Tensor:
     r"""The weight without each row's entries of least :math:`|W_{ij}|\,\|x_j\|_2`.
 
     Source: Sun et al. 2023, "A Simple and Effective Pruning Approach for Large Language Models".
@@ -110,12 +110,12 @@ def wanda(weight: torch.Tensor, second: torch.Tensor, pattern: Pattern) -> torch
     ----------
     weight
         (rows, cols).
-    second
-        Mean or sum of x xᵀ over tokens, (cols, cols).
+    squares
+        Mean or sum of x² over tokens, (cols,).
     pattern
         Number of zeros.
     """
-    norms = second.double().diagonal().clamp(min=0.0).sqrt()
+    norms = squares.double().sqrt()
     norms = scaled(norms)[0].to(weight.device)
     return weight.masked_fill(least(scaled(weight)[0].abs() * norms, pattern, by_row=True), 0)
 

@@ -1,16 +1,29 @@
 """Statistics block by block equal those of the whole model, on any family."""
 
+import contextlib
+import dataclasses
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from spectra.calibration.blocks import Blocks, open_blocks
+from spectra.calibration.hidden import HiddenStates
 from spectra.calibration.options import Calibration
-from spectra.calibration.passes import backward_pass, forward_pass
-from spectra.calibration.statistics import BlockStatistics, Moments
-from spectra.calibration.store import StatisticsFolder
+from spectra.calibration.passes import Pass
+from spectra.calibration.statistics import (
+    CARRIED,
+    GRADIENTS,
+    INPUTS,
+    OUTPUTS,
+    Moments,
+    add_products,
+    whole_of,
+)
 from spectra.calibration.text import own_windows
 from spectra.compression.calibrated import calibration_text
+from spectra.machine.progress import silent
 from spectra.models.loading import Loaded, load_skeleton, load_whole
 from spectra.models.source import Source
 from spectra_data.errors import InputError
@@ -19,10 +32,21 @@ from tests.spectra.checkpoints import saved
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gpt_neox", "opt", "gpt2", "phi3", "mixtral"]
 WINDOWS = random_batch(0)
+EVERYTHING = (INPUTS, OUTPUTS, GRADIENTS, CARRIED)
 
 
-def silent(stage, done, count):
-    """No progress."""
+def a_pass(source, folder, *, wanted=EVERYTHING, done=(), **options):
+    """A pass of random windows through a checkpoint's blocks, which keeps states in a folder."""
+    folder.mkdir(exist_ok=True)
+    blocks = source if isinstance(source, Blocks) else open_blocks(Source(str(source)))
+    settings = {"batch_size": 2, "seed": 0, "progress": silent} | options
+    states = HiddenStates(folder)
+    return Pass(blocks, WINDOWS, lambda _: wanted, states, lambda name: name in done, **settings)
+
+
+def same(one, other):
+    """Whether two moments are the same bit for bit."""
+    return torch.equal(one.covariance, other.covariance) and one.count == other.count
 
 
 def whole_inputs(model, windows):
@@ -45,28 +69,30 @@ def whole_inputs(model, windows):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_streamed_statistics_are_those_of_the_whole_model(tmp_path, family):
     model = saved(tmp_path / "m", family).eval()
-    blocks = open_blocks(Source(str(tmp_path / "m")))
     seen = whole_inputs(model, WINDOWS)
-    found = list(forward_pass(blocks, WINDOWS, batch_size=2, progress=silent))
+    found = list(a_pass(tmp_path / "m", tmp_path / "s").forwards())
     assert [one.index for one in found] == [0, 1]
     for one in found:
         for layer in one.statistics.groups:
-            x = seen[f"{one.name}.{layer}"].reshape(-1, one.statistics.of(layer).second.shape[0])
-            wanted = (x.mT @ x / len(x)).double()
-            scale = float(wanted.abs().max())
-            torch.testing.assert_close(
-                one.statistics.of(layer).covariance, wanted, rtol=1e-4, atol=1e-5 * scale
-            )
-            magnitude = x.abs().mean(dim=0).double()
-            torch.testing.assert_close(
-                one.statistics.of(layer).magnitude, magnitude, rtol=1e-3, atol=1e-6
-            )
+            moments = one.statistics.of(layer)
+            module = model.get_submodule(f"{one.name}.{layer}")
+            x = seen[f"{one.name}.{layer}"].reshape(-1, module.in_features)
+            near(moments.covariance, x.mT @ x / len(x))
+            near(moments.magnitude, x.abs().mean(dim=0))
+            near(moments.variances, x.square().mean(dim=0))
+            y = x @ module.weight.detach().mT
+            near(one.statistics.outputs[layer].covariance, y.mT @ y / len(y))
+
+
+def near(found, wanted):
+    wanted = wanted.double()
+    scale = float(wanted.abs().max())
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4 * scale)
 
 
 def test_layers_that_read_the_same_input_share_their_moments(tmp_path):
     saved(tmp_path / "m")
-    blocks = open_blocks(Source(str(tmp_path / "m")))
-    groups = next(iter(forward_pass(blocks, WINDOWS, progress=silent))).statistics.groups
+    groups = next(a_pass(tmp_path / "m", tmp_path / "s").forwards()).statistics.groups
     q, k, v, o = (groups[f"self_attn.{role}_proj"] for role in "qkvo")
     gate, up, down = (groups[f"mlp.{role}_proj"] for role in ("gate", "up", "down"))
     assert q == k == v
@@ -74,10 +100,23 @@ def test_layers_that_read_the_same_input_share_their_moments(tmp_path):
     assert len({q, o, gate, down}) == 4
 
 
+def test_only_the_second_moments_that_are_wanted_are_taken(tmp_path):
+    saved(tmp_path / "m")
+    run = a_pass(tmp_path / "m", tmp_path / "s")
+    wanted = {"q_proj": (OUTPUTS,), "v_proj": (INPUTS,)}  # which read the same input
+    names = {id(m): n.rpartition(".")[2] for n, m in run.blocks.model.named_modules()}
+    run = dataclasses.replace(run, wanted=lambda layer: wanted.get(names[id(layer)], ()))
+    first = next(run.forwards()).statistics
+    full = next(a_pass(tmp_path / "m", tmp_path / "t").forwards()).statistics
+    assert list(first.outputs) == ["self_attn.q_proj"]
+    assert same(first.of("self_attn.k_proj"), full.of("self_attn.k_proj"))
+    assert first.of("mlp.down_proj").lower is None
+    assert torch.equal(first.of("mlp.down_proj").absolute, full.of("mlp.down_proj").absolute)
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "gpt2"])
 def test_gradients_block_by_block_are_those_of_the_whole_model(tmp_path, family, monkeypatch):
     model = saved(tmp_path / "m", family).eval()
-    blocks = open_blocks(Source(str(tmp_path / "m")))
     # the tokens that it draws, to ask an ordinary backward pass about the same ones
     drawn = []
     multinomial = torch.multinomial
@@ -87,12 +126,12 @@ def test_gradients_block_by_block_are_those_of_the_whole_model(tmp_path, family,
         return drawn[-1]
 
     monkeypatch.setattr(torch, "multinomial", noted)
-    found = {
-        one.index: one for one in backward_pass(blocks, WINDOWS, batch_size=2, progress=silent)
-    }
+    found = {one.index: one for one in a_pass(tmp_path / "m", tmp_path / "s").backwards()}
+    assert len(found) == 2
     outputs = {}
+    names = [one.name for one in found.values()]
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear) and any(name.startswith(n) for n in blocks.names):
+        if isinstance(module, torch.nn.Linear) and any(name.startswith(n) for n in names):
 
             def keep(_, __, out, name=name):
                 out.retain_grad()
@@ -104,23 +143,28 @@ def test_gradients_block_by_block_are_those_of_the_whole_model(tmp_path, family,
     compared = 0
     for one in found.values():
         for layer, moments in one.statistics.gradients.items():
-            g = outputs[f"{one.name}.{layer}"].grad.reshape(-1, moments.second.shape[0])
-            wanted = (g.mT @ g / len(g)).double()
-            scale = float(wanted.abs().max())
-            torch.testing.assert_close(moments.covariance, wanted, rtol=1e-3, atol=1e-4 * scale)
+            module = model.get_submodule(f"{one.name}.{layer}")
+            g = outputs[f"{one.name}.{layer}"].grad.reshape(-1, module.out_features)
+            near(moments.covariance, g.mT @ g / len(g))
+            back = g @ module.weight.detach()
+            near(one.statistics.carried[layer].covariance, back.mT @ back / len(back))
             compared += 1
     assert compared or family == "gpt2"  # whose layers are no linear ones
+    assert list((tmp_path / "s").iterdir()) == []
 
 
 def test_a_streamed_model_holds_no_block_before_and_after_it_runs(tmp_path):
     saved(tmp_path / "m")
     blocks = open_blocks(Source(str(tmp_path / "m")))
-    weights = [p for n, p in blocks.model.named_parameters() if ".layers." in n]
-    assert weights
-    assert all(weight.is_meta for weight in weights)
-    for _ in forward_pass(blocks, WINDOWS, progress=silent):
-        inside = [p for n, p in blocks.model.named_parameters() if ".layers." in n]
-        assert all(weight.is_meta for weight in inside)
+
+    def held():
+        inside = (p for n, p in blocks.model.named_parameters() if ".layers." in n)
+        return sum(not weight.is_meta for weight in inside)
+
+    assert held() == 0
+    for seen in a_pass(blocks, tmp_path / "s").forwards():
+        assert held() == len(list(seen.block.parameters()))
+    assert held() == 0
 
 
 def test_a_streamed_model_predicts_what_the_whole_one_predicts(tmp_path):
@@ -142,17 +186,67 @@ def test_a_checkpoint_whose_tensors_have_other_names_is_loaded_whole(tmp_path):
     assert len(open_blocks(Source(str(tmp_path / "m")))) == 2
 
 
-def test_hidden_states_that_are_too_many_for_memory_go_to_disk(tmp_path, monkeypatch):
-    from spectra.calibration import passes
+class StoppedError(Exception):
+    """What stops a pass in the middle."""
 
-    saved(tmp_path / "m")
-    path = str(tmp_path / "m")
-    inside = list(backward_pass(open_blocks(Source(path)), WINDOWS, progress=silent))
-    monkeypatch.setattr(passes, "IN_MEMORY", 0)
-    outside = list(backward_pass(open_blocks(Source(path)), WINDOWS, progress=silent))
-    for one, other in zip(inside, outside, strict=True):
-        for layer, moments in one.statistics.gradients.items():
-            assert torch.equal(moments.second, other.statistics.gradients[layer].second)
+
+@pytest.mark.parametrize(
+    ("backward", "stop"), [*((False, n) for n in range(2)), *((True, n) for n in range(8))]
+)
+def test_a_pass_that_is_stopped_anywhere_resumes_with_the_same_statistics(
+    tmp_path, monkeypatch, backward, stop
+):
+    """Stop before one of the states that it keeps is there, then go on with what is on disk."""
+    saved(tmp_path / "m", num_hidden_layers=3)
+
+    def collected(folder, found):
+        run = a_pass(tmp_path / "m", folder, done=found)
+        for seen in run.backwards() if backward else run.forwards():
+            assert seen.name not in found
+            found[seen.name] = seen.statistics
+        return found
+
+    whole = collected(tmp_path / "whole", {})
+    assert len(whole) == 3
+    found, kept = {}, itertools.count()
+    real = HiddenStates.keep
+
+    def stopping(*arguments):
+        if next(kept) == stop:
+            raise StoppedError
+        real(*arguments)
+
+    monkeypatch.setattr(HiddenStates, "keep", stopping)
+    with contextlib.suppress(StoppedError):
+        collected(tmp_path / "s", found)
+    ran = []
+    real_run = Blocks.run
+    monkeypatch.setattr(Blocks, "run", lambda *a: ran.append(a[1]) or real_run(*a))
+    collected(tmp_path / "s", found)
+    assert found.keys() == whole.keys()
+    for name, statistics in whole.items():
+        for kind in ("inputs", "outputs", "gradients", "carried"):
+            before, after = getattr(statistics, kind), getattr(found[name], kind)
+            assert before.keys() == after.keys()
+            assert all(same(before[key], after[key]) for key in before)
+    # of the blocks that went forwards, those whose outputs were on disk do not run again
+    assert set(ran) == set(range(max(stop - 1, 0) if backward else stop, 3))
+    assert list((tmp_path / "s").iterdir()) == []
+
+
+def test_states_that_a_power_cut_left_short_are_not_used(tmp_path):
+    states = HiddenStates(tmp_path)
+    states.keep("hidden", 1, [torch.ones(2, 3)])
+    path = tmp_path / "hidden-1.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    assert not states.has("hidden", 1)
+    assert not states.has("hidden", 2)
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    states = HiddenStates(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"cannot write .*hidden-0"):
+        states.keep("hidden", 0, [torch.ones(2)])
 
 
 def test_moments_are_summed_in_float64():
@@ -161,51 +255,21 @@ def test_moments_are_summed_in_float64():
     for _ in range(1000):
         moments.add(torch.tensor([[0.0, 1e-3]]))
     assert moments.count == 1001
-    assert float(moments.second[1, 1]) == pytest.approx(1.001, rel=1e-6)
+    assert float(moments.covariance[1, 1]) == pytest.approx(1.001 / 1001, rel=1e-6)
 
 
-def test_kept_statistics_are_read_back_bit_for_bit_and_known_by_what_they_come_from(tmp_path):
-    statistics = BlockStatistics({"a": 0, "b": 0}, {0: Moments.empty(3)}, {"a": Moments.empty(2)})
-    statistics.inputs[0].add(torch.randn(5, 3))
-    statistics.gradients["a"].add(torch.randn(5, 2))
-    folder = StatisticsFolder({"checkpoint": "c", "tokens": "t"})
-    folder.save("model.layers.0", statistics)
-    read = folder.load("model.layers.0")
-    assert read.groups == statistics.groups
-    assert torch.equal(read.inputs[0].second, statistics.inputs[0].second)
-    assert torch.equal(read.gradients["a"].absolute, statistics.gradients["a"].absolute)
-    assert read.gradients["a"].count == 5
-    for other in ({"checkpoint": "c", "tokens": "u"}, {"checkpoint": "d", "tokens": "t"}):
-        assert not StatisticsFolder(other).intact("model.layers.0")
+@pytest.mark.parametrize("features", [1, 7, 300, 900])
+def test_products_are_summed_by_tiles(features):
+    rows = torch.randn(40, features, generator=torch.Generator().manual_seed(0))
+    lower = torch.zeros(features, features, dtype=torch.float64)
+    add_products(lower, rows)
+    add_products(lower, 2 * rows)
+    wanted = 5 * (rows.double().mT @ rows.double())
+    torch.testing.assert_close(whole_of(lower), wanted, rtol=1e-5, atol=1e-4)
 
 
 def flip(content: bytes) -> bytes:
     return bytes([*content[:-1], content[-1] ^ 1])
-
-
-@pytest.mark.parametrize("damage", [flip, lambda content: content[:-9], lambda content: b""])
-def test_damaged_statistics_are_removed_with_a_line(capsys, damage):
-    statistics = BlockStatistics({"a": 0}, {0: Moments.empty(3)})
-    statistics.inputs[0].add(torch.randn(5, 3))
-    folder = StatisticsFolder({"checkpoint": "c", "damage": repr(damage)})
-    folder.save("model.layers.0", statistics)
-    assert folder.intact("model.layers.0")
-    file = folder.path / "model.layers.0.safetensors"
-    file.write_bytes(damage(file.read_bytes()))
-    assert not folder.intact("model.layers.0")
-    assert f"{file} is damaged" in capsys.readouterr().err
-    assert not file.exists()
-
-
-def test_statistics_of_another_block_are_not_used(tmp_path):
-    statistics = BlockStatistics({"a": 0}, {0: Moments.empty(3)})
-    folder = StatisticsFolder({"checkpoint": "c", "renamed": True})
-    folder.save("model.layers.0", statistics)
-    file = folder.path / "model.layers.0.safetensors"
-    file.rename(folder.path / "model.layers.1.safetensors")
-    assert not folder.intact("model.layers.1")
-    with pytest.raises(InputError, match="was lost: repeat the command"):
-        folder.load("model.layers.1")
 
 
 def test_text_that_was_damaged_is_written_again(tmp_path, monkeypatch, capsys):

@@ -11,7 +11,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 import spectra
 from spectra.calibration.options import Calibration
-from spectra.calibration.statistics import BlockStatistics, watching_inputs
+from spectra.calibration.statistics import INPUTS, BlockStatistics, watching
 from spectra.cli import main
 from spectra.compression.compress import compress
 from spectra.models.source import Source
@@ -43,7 +43,7 @@ def test_magnitude_removes_the_smallest_of_the_matrix():
 
 def test_wanda_removes_the_smallest_of_each_row_times_its_inputs_norm():
     w, x = problem()
-    pruned = wanda(w, x.double().mT @ x.double(), Pattern(0.5)).numpy()
+    pruned = wanda(w, x.double().square().sum(dim=0), Pattern(0.5)).numpy()
     for row, weights in zip(pruned, w.numpy(), strict=True):
         scores = np.abs(weights) * np.linalg.norm(x.numpy(), axis=0)
         gone = np.argsort(scores)[:16]
@@ -114,7 +114,7 @@ def test_knowing_the_inputs_loses_less_on_them():
         float((x @ (w - pruned).mT).norm())
         for pruned in (
             magnitude(w, Pattern(0.5)),
-            wanda(w, second, Pattern(0.5)),
+            wanda(w, second.diagonal(), Pattern(0.5)),
             sparsegpt(w, second, Pattern(0.5)),
         )
     ]
@@ -128,8 +128,11 @@ def test_patterns_keep_so_many_of_all_neighbours(function, pattern, kept, of):
     w, x = problem()
     second = x.double().mT @ x.double() / len(x)
     asked = parse_pattern(None, pattern)
-    ways = {"wanda": wanda, "sparsegpt": sparsegpt}
-    pruned = magnitude(w, asked) if function == "magnitude" else ways[function](w, second, asked)
+    pruned = {
+        "magnitude": lambda: magnitude(w, asked),
+        "wanda": lambda: wanda(w, second.diagonal(), asked),
+        "sparsegpt": lambda: sparsegpt(w, second, asked),
+    }[function]()
     assert ((pruned.reshape(12, -1, of) != 0).sum(dim=-1) == kept).all()
 
 
@@ -260,7 +263,7 @@ def test_pruning_does_not_depend_on_scale(power, pattern):
     draw = torch.Generator().manual_seed(0)
     weight, x = torch.randn(24, 32, generator=draw), torch.randn(200, 32, generator=draw)
     second = (x.mT @ x / 200).double()
-    for method in (lambda w, _: magnitude(w, pattern), lambda w, s: wanda(w, s, pattern),
+    for method in (lambda w, _: magnitude(w, pattern), lambda w, s: wanda(w, s.diagonal(), pattern),
                   lambda w, s: sparsegpt(w, s, pattern)):  # fmt: skip
         found = method(weight * 2.0**power, second * 2.0**power)
         torch.testing.assert_close(found, method(weight, second) * 2.0**power, rtol=1e-4, atol=0)
@@ -323,6 +326,6 @@ def test_a_layer_that_is_called_by_its_argument_name_is_calibrated():
 
     statistics, layer = BlockStatistics(), Named()
     x = torch.randn(5, 4)
-    with watching_inputs({"inner": layer.inner}, statistics):
+    with watching({"inner": layer.inner}, statistics, {"inner": {INPUTS}}):
         layer(x)
     torch.testing.assert_close(statistics.of("inner").covariance.float(), x.mT @ x / 5)

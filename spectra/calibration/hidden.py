@@ -1,0 +1,75 @@
+"""Hidden states between blocks, on disk: what passes keep, and from which they resume."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from spectra.store.weights import write_weights
+from spectra_data.errors import InputError
+from spectra_data.partial import partial_file
+
+HIDDEN, GRADIENT = "hidden", "gradient"
+"""Inputs of a block, or those of the block after the last; gradients of the loss by them."""
+
+
+class HiddenStates:
+    """Hidden states of all batches of windows, by kind and block.
+
+    Parameters
+    ----------
+    folder
+        Folder of their files: one a kind and block, which appears when it is complete. They are not
+        synced to disk: after a power cut, the pass that left them starts anew.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def keep(self, kind: str, block: int, states: Sequence[torch.Tensor]) -> None:
+        """Write the states at a block: one tensor a batch, (windows, length, features).
+
+        Raises
+        ------
+        InputError
+            When they cannot be written.
+        """
+        path = self._path(kind, block)
+        try:
+            with partial_file(path) as partial:
+                write_weights(partial, {str(n): state for n, state in enumerate(states)})
+                partial.replace(path)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"cannot write {path}: {error}") from error
+
+    def has(self, kind: str, block: int) -> bool:
+        """Whether the states at a block are there."""
+        path = self._path(kind, block)
+        try:
+            with safe_open(path, framework="pt"):
+                return True
+        except FileNotFoundError:
+            return False
+        except (OSError, SafetensorError):  # cut short, as by a power cut
+            path.unlink()
+            return False
+
+    def of(self, kind: str, block: int, batch: int) -> torch.Tensor:
+        """The states of one batch at a block."""
+        with safe_open(self._path(kind, block), framework="pt") as file:
+            state: torch.Tensor = file.get_tensor(str(batch))
+        return state
+
+    def drop(self, kind: str, block: int) -> None:
+        """Remove the states at a block, if they are there."""
+        self._path(kind, block).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove all states."""
+        for kind in (HIDDEN, GRADIENT):
+            for path in self._folder.glob(f"{kind}-*.safetensors"):
+                path.unlink()
+
+    def _path(self, kind: str, block: int) -> Path:
+        return self._folder / f"{kind}-{block}.safetensors"
