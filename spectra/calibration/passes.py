@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
 from spectra.calibration.blocks import Blocks, Passage
 from spectra.calibration.hidden import GRADIENT, HIDDEN, HiddenStates
@@ -175,21 +174,30 @@ class Pass:
 
         The tokens drawn for a window depend only on the seed and the window's number.
         """
-        gradients = []
+        gradients: list[torch.Tensor] = []
         for row in range(len(passage.tokens)):  # one window at a time: logits are large
             tokens, hidden = passage.tokens[row : row + 1], passage.hidden[row : row + 1]
             hidden = hidden.detach().requires_grad_()
             with torch.enable_grad():
-                one = Passage(tokens, hidden, passage.calls)
-                logits = self.blocks.logits(hidden, one)[0].float()  # (length, vocabulary)
-                probabilities = logits.detach().softmax(dim=-1).cpu()
-                if not torch.isfinite(probabilities).all():
-                    raise InputError(
-                        "the model's predictions on the calibration text are not finite"
-                    )
-                generator = torch.Generator().manual_seed(self.seed * STRIDE + first + row)
-                drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
-                loss = F.cross_entropy(logits, drawn.to(logits.device), reduction="sum")
-                (gradient,) = torch.autograd.grad(loss, hidden)
-            gradients.append(gradient)
+                logits = self.blocks.logits(hidden, Passage(tokens, hidden, passage.calls))[0]
+            by_logits = logits.detach().float().softmax(dim=-1)  # (length, vocabulary)
+            draw = torch.Generator().manual_seed(self.seed * STRIDE + first + row)
+            at = torch.arange(len(by_logits)), _drawn(by_logits.cpu(), draw)
+            by_logits[at] -= 1  # of the cross-entropy
+            gradients += torch.autograd.grad(logits, hidden, by_logits.to(logits.dtype))
         return torch.cat(gradients)
+
+
+def _drawn(probabilities: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A token for each position, (length,), from probabilities (length, vocabulary).
+
+    Raises
+    ------
+    InputError
+        When the probabilities are not finite.
+    """
+    summed = probabilities.cumsum(dim=-1, dtype=torch.float64)
+    if not torch.isfinite(summed[:, -1]).all():
+        raise InputError("the model's predictions on the calibration text are not finite")
+    at = torch.rand(len(summed), 1, generator=generator, dtype=torch.float64) * summed[:, -1:]
+    return torch.searchsorted(summed, at, right=True)[:, 0].clamp(max=summed.shape[1] - 1)

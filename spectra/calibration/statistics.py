@@ -18,7 +18,9 @@ from typing import Any
 import torch
 
 INPUTS, OUTPUTS, GRADIENTS, CARRIED = "inputs", "outputs", "gradients", "carried"
-"""What moments are of: x, Wx, g and Wᵀg. The outputs are those before the bias is added."""
+"""What second moments are of: x, Wx, g and Wᵀg. The outputs are those before the bias is added."""
+MAGNITUDES = "magnitudes"
+"""The mean size of inputs, which is no second moment."""
 TILES = 4
 LEAST_TILE, LARGEST_TILE = 128, 512
 """Side of the tiles that a symmetric sum is made of, of which only half are computed."""
@@ -30,32 +32,36 @@ Inputs = tuple[torch.Tensor, ...]
 class Moments:
     """Sums over tokens of vectors x with some number of features, in float64."""
 
-    absolute: torch.Tensor
-    """Sum of |x|: (features,)."""
-    squares: torch.Tensor
-    """Sum of x²: (features,)."""
-    lower: torch.Tensor | None = None
+    lower: torch.Tensor | None
     """Sum of x xᵀ, of which the lower half is filled: (features, features); None if not wanted."""
+    squares: torch.Tensor | None
+    """Sum of x²: (features,); None if it is the diagonal of `lower`."""
+    absolute: torch.Tensor | None
+    """Sum of |x|: (features,); None if not wanted."""
     count: int = 0
     """Number of tokens."""
 
     @classmethod
-    def empty(
-        cls, features: int, *, second: bool = True, device: torch.device | str = "cpu"
-    ) -> "Moments":
-        """Moments of no token, with or without second ones."""
-        at: dict[str, Any] = {"dtype": torch.float64, "device": device}
-        whole = torch.zeros(features, features, **at) if second else None
-        return cls(torch.zeros(features, **at), torch.zeros(features, **at), whole)
+    def empty(cls, x: torch.Tensor, *, second: bool = True, magnitude: bool = False) -> "Moments":
+        """Moments of no token yet, for vectors like x, (..., features)."""
+        features = x.shape[-1]
+        at: dict[str, Any] = {"dtype": torch.float64, "device": x.device}
+        return cls(
+            torch.zeros(features, features, **at) if second else None,
+            None if second else torch.zeros(features, **at),
+            torch.zeros(features, **at) if magnitude else None,
+        )
 
     def add(self, x: torch.Tensor) -> None:
         """Add tokens, (..., features); sums are in float64, see `add_products`."""
         rows = x.detach().reshape(-1, x.shape[-1]).float()
-        self.absolute += rows.abs().sum(dim=0)
-        self.squares += rows.square().sum(dim=0)
         self.count += len(rows)
         if self.lower is not None:
             add_products(self.lower, rows)
+        if self.squares is not None:
+            self.squares += rows.square().sum(dim=0)
+        if self.absolute is not None:
+            self.absolute += rows.abs().sum(dim=0)
 
     @property
     def covariance(self) -> torch.Tensor:
@@ -64,14 +70,17 @@ class Moments:
         return whole_of(self.lower) / max(self.count, 1)
 
     @property
-    def magnitude(self) -> torch.Tensor:
-        """The mean of |x|: (features,)."""
-        return self.absolute / max(self.count, 1)
-
-    @property
     def variances(self) -> torch.Tensor:
         """The mean of x²: (features,)."""
-        return self.squares / max(self.count, 1)
+        squares = self.squares if self.lower is None else self.lower.diagonal()
+        assert squares is not None
+        return squares / max(self.count, 1)
+
+    @property
+    def magnitude(self) -> torch.Tensor:
+        """The mean of |x|: (features,)."""
+        assert self.absolute is not None
+        return self.absolute / max(self.count, 1)
 
 
 def add_products(lower: torch.Tensor, rows: torch.Tensor) -> None:
@@ -144,9 +153,9 @@ def watching(
     statistics
         Statistics to add to.
     wanted
-        Second moments that are wanted of each layer: of its inputs, outputs, gradients, or of what
-        it carries back. First and diagonal moments of inputs are always taken, those of gradients
-        if a backward pass runs.
+        What is wanted of each layer: second moments of its inputs, outputs, gradients, or of what
+        it carries back, and magnitudes of inputs. Variances of inputs are always taken, those of
+        gradients if a backward pass runs.
     """
     handles = []
     inputs = _InputWatch(statistics, wanted)
@@ -188,14 +197,15 @@ class _InputWatch:
         self._last[name] = x
         if name not in known.groups:
             new = len(known.inputs)
-            known.groups[name] = known.groups[shared] if shared else new
-            if not shared:
-                known.inputs[new] = Moments.empty(x.shape[-1], second=second, device=x.device)
+            known.groups[name] = new if shared is None else known.groups[shared]
+            if shared is None:
+                magnitude = MAGNITUDES in self._wanted[name]
+                known.inputs[new] = Moments.empty(x, second=second, magnitude=magnitude)
         moments = known.of(name)
         if shared is None:
             moments.add(x)
         elif second and moments.lower is None:  # the first reader of this input did not want it
-            whole = Moments.empty(x.shape[-1], device=x.device)
+            whole = Moments.empty(x)
             whole.add(x)
             moments.lower = whole.lower
 
@@ -217,7 +227,7 @@ def _output_hook(name: str, statistics: BlockStatistics, wanted: Collection[str]
 def _adding(moments: dict[str, Moments], name: str, *, second: bool = True) -> Any:
     def add(values: torch.Tensor) -> None:
         if name not in moments:
-            moments[name] = Moments.empty(values.shape[-1], second=second, device=values.device)
+            moments[name] = Moments.empty(values, second=second)
         moments[name].add(values)
 
     return add

@@ -15,6 +15,7 @@ from spectra.calibration.statistics import (
     CARRIED,
     GRADIENTS,
     INPUTS,
+    MAGNITUDES,
     OUTPUTS,
     BlockStatistics,
     add_products,
@@ -78,7 +79,7 @@ class Asvd(WeighingMethod):
 
     def wanted(self, rows: int, cols: int) -> Collection[str]:
         """See `WeighingMethod`."""
-        return ()
+        return {MAGNITUDES}
 
     def root(self, layer: Layer, settings: Settings) -> Root | None:
         """See `WeighingMethod`."""

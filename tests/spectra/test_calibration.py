@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from spectra.calibration import passes
 from spectra.calibration.blocks import Blocks, open_blocks
 from spectra.calibration.hidden import HiddenStates
 from spectra.calibration.options import Calibration
@@ -16,6 +17,7 @@ from spectra.calibration.statistics import (
     CARRIED,
     GRADIENTS,
     INPUTS,
+    MAGNITUDES,
     OUTPUTS,
     Moments,
     add_products,
@@ -32,7 +34,7 @@ from tests.spectra.checkpoints import saved
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gpt_neox", "opt", "gpt2", "phi3", "mixtral"]
 WINDOWS = random_batch(0)
-EVERYTHING = (INPUTS, OUTPUTS, GRADIENTS, CARRIED)
+EVERYTHING = (INPUTS, OUTPUTS, GRADIENTS, CARRIED, MAGNITUDES)
 
 
 def a_pass(source, folder, *, wanted=EVERYTHING, done=(), **options):
@@ -111,7 +113,7 @@ def test_only_the_second_moments_that_are_wanted_are_taken(tmp_path):
     assert list(first.outputs) == ["self_attn.q_proj"]
     assert same(first.of("self_attn.k_proj"), full.of("self_attn.k_proj"))
     assert first.of("mlp.down_proj").lower is None
-    assert torch.equal(first.of("mlp.down_proj").absolute, full.of("mlp.down_proj").absolute)
+    near(first.of("mlp.down_proj").variances, full.of("mlp.down_proj").variances)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt_neox", "gpt2"])
@@ -119,13 +121,8 @@ def test_gradients_block_by_block_are_those_of_the_whole_model(tmp_path, family,
     model = saved(tmp_path / "m", family).eval()
     # the tokens that it draws, to ask an ordinary backward pass about the same ones
     drawn = []
-    multinomial = torch.multinomial
-
-    def noted(*args, **kwargs):
-        drawn.append(multinomial(*args, **kwargs))
-        return drawn[-1]
-
-    monkeypatch.setattr(torch, "multinomial", noted)
+    draw = passes._drawn
+    monkeypatch.setattr(passes, "_drawn", lambda *a: drawn.append(draw(*a)) or drawn[-1])
     found = {one.index: one for one in a_pass(tmp_path / "m", tmp_path / "s").backwards()}
     assert len(found) == 2
     outputs = {}
@@ -139,7 +136,7 @@ def test_gradients_block_by_block_are_those_of_the_whole_model(tmp_path, family,
 
             module.register_forward_hook(keep)
     logits = model(input_ids=WINDOWS).logits
-    F.cross_entropy(logits.flatten(0, 1), torch.cat(drawn)[:, 0], reduction="sum").backward()
+    F.cross_entropy(logits.flatten(0, 1), torch.cat(drawn), reduction="sum").backward()
     compared = 0
     for one in found.values():
         for layer, moments in one.statistics.gradients.items():
@@ -151,6 +148,17 @@ def test_gradients_block_by_block_are_those_of_the_whole_model(tmp_path, family,
             compared += 1
     assert compared or family == "gpt2"  # whose layers are no linear ones
     assert list((tmp_path / "s").iterdir()) == []
+
+
+def test_tokens_are_drawn_by_their_probabilities():
+    probabilities = torch.tensor([[0.0, 0.3, 0.7, 0.0], [1.0, 0.0, 0.0, 0.0]]).repeat(4000, 1)
+    draw = torch.Generator().manual_seed(0)
+    drawn = passes._drawn(probabilities, draw).reshape(-1, 2)
+    assert set(drawn[:, 0].tolist()) == {1, 2}
+    assert float((drawn[:, 0] == 2).float().mean()) == pytest.approx(0.7, abs=0.03)
+    assert not drawn[:, 1].any()
+    with pytest.raises(InputError, match="predictions on the calibration text are not finite"):
+        passes._drawn(torch.full((1, 2), torch.nan), draw)
 
 
 def test_a_streamed_model_holds_no_block_before_and_after_it_runs(tmp_path):
@@ -250,7 +258,7 @@ def test_a_full_disk_is_one_line(tmp_path):
 
 
 def test_moments_are_summed_in_float64():
-    moments = Moments.empty(2)
+    moments = Moments.empty(torch.zeros(2))
     moments.add(torch.tensor([[1e4, 1.0]]))
     for _ in range(1000):
         moments.add(torch.tensor([[0.0, 1e-3]]))
