@@ -63,7 +63,7 @@ def decompose_block(
     with single_threaded_workers(available_cores()) as pool:
         for _ in pool.map(write, small):
             pass
-    scratch.finish(seen.name, layers)
+    scratch.finish(seen.name, layers, (key for key, root in roots.items() if root is not None))
 
 
 def _reached(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,8 +25,10 @@ from spectra.compression.block import decompose_block
 from spectra.compression.methods import WEIGHING
 from spectra.compression.scratch import FromScratch, Scratch
 from spectra.compression.settings import Settings
+from spectra.compression.space import calibration_bytes, require_space, states_bytes
 from spectra.compression.weighting import Weighting, Weightings
 from spectra.machine.progress import Progress
+from spectra.matrices import Matrix
 from spectra.models.inputs import require_known
 from spectra.models.loading import require_finite
 from spectra.models.source import Source
@@ -86,15 +88,16 @@ def calibrate(
             "weighting": settings.weighting(),
         }
     )
-    wanted: dict[str, list[str]] = {}
+    wanted: dict[str, list[Matrix]] = {}
     for matrix in checkpoint.matrices:
         if names is None or matrix.name in names:
-            wanted.setdefault(matrix.block, []).append(matrix.name)
+            wanted.setdefault(matrix.block, []).append(matrix)
     if any(scratch.reached(block) is None for block in wanted):
         scratch.begin()
         with locked(scratch.path):
+            _require_space(source, scratch, list(wanted.values()), settings)
             _take(source, scratch, wanted, windows, settings, device, progress)
-    blocks = {name: block for block, inside in wanted.items() for name in inside}
+    blocks = {matrix.name: block for block, inside in wanted.items() for matrix in inside}
     return Weightings(
         lambda name: _found(scratch, blocks[name], name),
         about | {"checkpoint_sha256": sha256},
@@ -167,10 +170,19 @@ def _written(source: Source, calibration: Calibration, device: str) -> torch.Ten
     return windows
 
 
+def _require_space(
+    source: Source, scratch: Scratch, blocks: Sequence[Sequence[Matrix]], settings: Settings
+) -> None:
+    text = settings.calibration
+    states = states_bytes(text.windows, text.length, source.config.get_text_config().hidden_size)
+    needed = calibration_bytes(blocks, states, WEIGHING[settings.method])
+    require_space(scratch.path, needed, scratch.bytes, f"calibration for {settings.method}")
+
+
 def _take(
     source: Source,
     scratch: Scratch,
-    wanted: Mapping[str, Collection[str]],
+    wanted: Mapping[str, Sequence[Matrix]],
     windows: torch.Tensor,
     settings: Settings,
     device: str,
@@ -189,7 +201,8 @@ def _take(
         progress,
     )
     for seen in run.backwards() if method.backward else run.forwards():
-        decompose_block(seen, wanted[seen.name], method, settings, scratch)
+        names = [matrix.name for matrix in wanted[seen.name]]
+        decompose_block(seen, names, method, settings, scratch)
 
 
 def _tidy(scratch: Scratch) -> None:

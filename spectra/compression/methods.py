@@ -58,6 +58,10 @@ class WeighingMethod(ABC):
     def wanted(self, rows: int, cols: int) -> Collection[str]:
         """Second moments that are needed of a layer."""
 
+    def root_numbers(self, of_outputs: bool, side: int) -> int:
+        """Numbers in the root of a side's weight; half of a triangular one is kept."""
+        return side * (side + 1) // 2
+
     @abstractmethod
     def root(self, layer: Layer, settings: Settings) -> Root | None:
         """Root of the shorter side's weight; None for the identity.
@@ -80,6 +84,10 @@ class Asvd(WeighingMethod):
     def wanted(self, rows: int, cols: int) -> Collection[str]:
         """See `WeighingMethod`."""
         return {MAGNITUDES}
+
+    def root_numbers(self, of_outputs: bool, side: int) -> int:
+        """See `WeighingMethod`."""
+        return 0 if of_outputs else side
 
     def root(self, layer: Layer, settings: Settings) -> Root | None:
         """See `WeighingMethod`."""
@@ -108,6 +116,10 @@ class Whiten(WeighingMethod):
     def wanted(self, rows: int, cols: int) -> Collection[str]:
         """See `WeighingMethod`."""
         return {OUTPUTS if self.takes_outputs(rows, cols) else INPUTS}
+
+    def root_numbers(self, of_outputs: bool, side: int) -> int:
+        """See `WeighingMethod`."""
+        return 0 if of_outputs else super().root_numbers(of_outputs, side)
 
     def root(self, layer: Layer, settings: Settings) -> Root | None:
         """See `WeighingMethod`."""

@@ -64,18 +64,21 @@ class Scratch:
         save_tensors(self._file("matrix", name), side.eigen.tensors, about)
         save_tensors(self._file("spectrum", name), {"spectrum": side.spectrum}, {})
 
-    def finish(self, block: str, reached: Iterable[str]) -> None:
-        """State that a block is complete: all matrices that calibration reached."""
-        write_file(self._contents(block), sealed({"reached": sorted(reached)}))
+    def finish(self, block: str, reached: Iterable[str], roots: Iterable[str]) -> None:
+        """State that a block is complete: the matrices that calibration reached, and the roots."""
+        names = sorted(reached)
+        files = [self._file(kind, name).name for kind in ("matrix", "spectrum") for name in names]
+        files += [self._file("root", key).name for key in sorted(roots)]
+        write_file(self._contents(block), sealed({"reached": names, "files": files}))
 
     def reached(self, block: str) -> frozenset[str] | None:
         """The matrices of a block that calibration reached; None if the block is not complete."""
         try:
-            names = frozenset(unsealed(self._contents(block).read_bytes())["reached"])
+            contents = unsealed(self._contents(block).read_bytes())
+            names, files = frozenset(contents["reached"]), contents["files"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        files = [self._file(kind, name) for kind in ("matrix", "spectrum") for name in names]
-        return names if all(file.exists() for file in files) else None
+        return names if all((self.path / file).exists() for file in files) else None
 
     def spectrum(self, name: str) -> torch.Tensor:
         """The weighted spectrum of a matrix.
