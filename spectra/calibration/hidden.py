@@ -10,8 +10,9 @@ from spectra.store.weights import write_weights
 from spectra_data.errors import InputError
 from spectra_data.partial import partial_file
 
-HIDDEN, GRADIENT = "hidden", "gradient"
-"""Inputs of a block, or those of the block after the last; gradients of the loss by them."""
+HIDDEN, GRADIENT, COMPRESSED = "hidden", "gradient", "compressed"
+"""Inputs of a block, or of the one after the last; gradients of the loss by them; inputs behind the
+compressed blocks before."""
 
 
 class HiddenStates:
@@ -61,13 +62,27 @@ class HiddenStates:
             state: torch.Tensor = file.get_tensor(str(batch))
         return state
 
+    def resumed(self, kinds: Sequence[str], done: Sequence[bool]) -> int:
+        """The block at which a forward pass goes on: 0, or the last whose states are there.
+
+        Parameters
+        ----------
+        kinds
+            Kinds of states that it needs.
+        done
+            Whether each block is done; those before must be.
+        """
+        left = done.index(False) if False in done else len(done)
+        held = (i for i in range(left, 0, -1) if all(self.has(kind, i) for kind in kinds))
+        return next(held, 0)
+
     def drop(self, kind: str, block: int) -> None:
         """Remove the states at a block, if they are there."""
         self._path(kind, block).unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Remove all states."""
-        for kind in (HIDDEN, GRADIENT):
+        for kind in (HIDDEN, GRADIENT, COMPRESSED):
             for path in self._folder.glob(f"{kind}-*.safetensors"):
                 path.unlink()
 

@@ -72,7 +72,7 @@ class Pass:
         """Statistics of inputs and outputs, block by block; only of blocks that are not done."""
         blocks, states = self.blocks, self.states
         passages = blocks.start(self.windows, self.batch_size)
-        first = self._resumed(len(passages))
+        first = states.resumed([HIDDEN], [self.done(name) for name in blocks.names])
         for i in range(first, len(blocks)):
             with blocks.block(i) as block:
                 statistics = BlockStatistics()
@@ -127,12 +127,6 @@ class Pass:
 
     def _wanted_of(self, layers: Mapping[str, torch.nn.Linear]) -> dict[str, Collection[str]]:
         return {name: self.wanted(layer) for name, layer in layers.items()}
-
-    def _resumed(self, batches: int) -> int:
-        """The block at which an interrupted forward pass goes on."""
-        names = self.blocks.names
-        left = next((i for i, name in enumerate(names) if not self.done(name)), len(names))
-        return max((i for i in range(1, left + 1) if self.states.has(HIDDEN, i)), default=0)
 
     def _gradients_at(self, passages: list[Passage]) -> int:
         """The block whose output has gradients on disk, so that those before it are left.

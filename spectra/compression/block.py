@@ -63,7 +63,8 @@ def decompose_block(
     with single_threaded_workers(available_cores()) as pool:
         for _ in pool.map(write, small):
             pass
-    scratch.finish(seen.name, layers, (key for key, root in roots.items() if root is not None))
+    shared = [key for key, root in roots.items() if root is not None]
+    scratch.finish(seen.name, layers, roots=shared)
 
 
 def _reached(

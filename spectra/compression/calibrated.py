@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -26,19 +25,15 @@ from spectra.compression.methods import WEIGHING
 from spectra.compression.scratch import FromScratch, Scratch
 from spectra.compression.settings import Settings
 from spectra.compression.space import calibration_bytes, require_space, states_bytes
-from spectra.compression.weighting import Weighting, Weightings
+from spectra.compression.weighting import UNREACHED, Weightings
 from spectra.machine.progress import Progress
 from spectra.matrices import Matrix
 from spectra.models.inputs import require_known
 from spectra.models.loading import require_finite
 from spectra.models.source import Source
-from spectra.store.lock import locked
 from spectra_data.cache import cache_folder
 from spectra_data.errors import InputError
 from spectra_data.sources import TEXT_FIELD, open_source
-
-KEPT_BYTES = 8e9
-"""Size of decompositions in bytes above which they are removed after use."""
 
 
 def calibrate(
@@ -76,10 +71,8 @@ def calibrate(
         When the model or the text cannot be opened, or a matrix's statistics are not finite.
     """
     windows, about = calibration_text(source, settings.calibration, device)
-    if settings.method == "sequential":
-        return Weightings(_unknown, about)
     checkpoint = source.checkpoint
-    sha256 = _finite_sha256(checkpoint)
+    sha256 = finite_sha256(checkpoint)
     scratch = Scratch(
         {
             "checkpoint": checkpoint.identity,
@@ -93,28 +86,25 @@ def calibrate(
         if names is None or matrix.name in names:
             wanted.setdefault(matrix.block, []).append(matrix)
     if any(scratch.reached(block) is None for block in wanted):
-        scratch.begin()
-        with locked(scratch.path):
+        with scratch.held():
             _require_space(source, scratch, list(wanted.values()), settings)
             _take(source, scratch, wanted, windows, settings, device, progress)
     blocks = {matrix.name: block for block, inside in wanted.items() for matrix in inside}
     return Weightings(
         lambda name: _found(scratch, blocks[name], name),
         about | {"checkpoint_sha256": sha256},
-        lambda: None if keep else _tidy(scratch),
+        lambda: None if keep else scratch.tidy(),
     )
 
 
 def _found(scratch: Scratch, block: str, name: str) -> FromScratch:
     reached = scratch.reached(block)
     if reached is not None and name not in reached:
-        raise InputError(
-            "calibration never reached its layer: name more windows, or use --method svd"
-        )
+        raise InputError(UNREACHED)
     return FromScratch(scratch, name)
 
 
-def _finite_sha256(checkpoint: Checkpoint) -> str:
+def finite_sha256(checkpoint: Checkpoint) -> str:
     """The hash of the weights; raises on the first that is not finite."""
     digests = {}
     for matrix in checkpoint.matrices:
@@ -203,12 +193,3 @@ def _take(
     for seen in run.backwards() if method.backward else run.forwards():
         names = [matrix.name for matrix in wanted[seen.name]]
         decompose_block(seen, names, method, settings, scratch)
-
-
-def _tidy(scratch: Scratch) -> None:
-    if scratch.bytes > KEPT_BYTES:
-        shutil.rmtree(scratch.path, ignore_errors=True)
-
-
-def _unknown(name: str) -> Weighting:
-    raise AssertionError(f"{name}: sequential weightings depend on the map")

@@ -123,7 +123,7 @@ def make_plan(request: Request, progress: Progress) -> Plan:
             opened.matrices, options.budget, storage=storage, align=align, whole=frozenset(fixed)
         )
     about, weightings = settings.described(), plain_weightings()
-    if settings.calibrated:
+    if settings.calibrated and settings.method != "sequential":
         weightings = calibrate(
             checkpoint,
             settings,
@@ -148,7 +148,15 @@ def make_plan(request: Request, progress: Progress) -> Plan:
         wanted, left = _stored(rank_map, options.storage, fixed)
         require_running(checkpoint, wanted)
     if settings.method == "sequential":
-        weightings = sequential_weightings(checkpoint, settings, wanted, request.device, progress)
+        weightings = sequential_weightings(
+            checkpoint,
+            settings,
+            wanted,
+            request.device,
+            progress,
+            keep=options.keep_scratch,
+        )
+        about |= weightings.about
     return Plan(opened, source, config, wanted, weightings, about, left)
 
 

@@ -5,9 +5,11 @@ for each matrix its spectrum and its decomposition over the shorter side, and ea
 matrices that share it. A block counts once its file of contents is there, which is written last.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +24,17 @@ from spectra.compression.weighting import Weighting
 from spectra.eigen import folded, from_tensors, unfolded
 from spectra.storages.stored import Factors
 from spectra.store.durable import write_file
+from spectra.store.lock import locked
 from spectra_data.cache import cache_folder
 from spectra_data.errors import InputError
 from spectra_data.integrity import sealed, unsealed
 from spectra_data.partial import remove_leftovers
 
 FORMAT = 3
+KEPT_BYTES = 8e9
+"""Size in bytes above which a folder is removed after use, unless it is to be kept."""
+KINDS = ("matrix", "spectrum", "factors", "pruned")
+"""What there is of a matrix: its decomposition and spectrum, its factors, or its pruned weight."""
 
 
 class Scratch:
@@ -45,10 +52,19 @@ class Scratch:
         self.path = cache_folder("calibration", self.key)
         self.states = HiddenStates(self.path)
 
-    def begin(self) -> None:
-        """Make the folder, and remove what a killed process did not finish."""
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Make and hold the folder for a pass, without what a killed process did not finish.
+
+        Raises
+        ------
+        InputError
+            When another process holds it.
+        """
         self.path.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.path)
+        with locked(self.path):
+            yield
 
     def save_root(self, key: str, root: Root) -> None:
         """Write a root, which several matrices may share."""
@@ -64,10 +80,20 @@ class Scratch:
         save_tensors(self._file("matrix", name), side.eigen.tensors, about)
         save_tensors(self._file("spectrum", name), {"spectrum": side.spectrum}, {})
 
-    def finish(self, block: str, reached: Iterable[str], roots: Iterable[str]) -> None:
+    def save_factors(self, name: str, factors: Factors) -> None:
+        """Write the factors of a matrix, in float32."""
+        tensors = {"left": factors.left.float(), "right": factors.right.float()}
+        save_tensors(self._file("factors", name), tensors, {})
+
+    def save_pruned(self, name: str, weight: torch.Tensor) -> None:
+        """Write the pruned weight of a matrix."""
+        save_tensors(self._file("pruned", name), {"weight": weight}, {})
+
+    def finish(self, block: str, reached: Iterable[str], *, roots: Iterable[str] = ()) -> None:
         """State that a block is complete: the matrices that calibration reached, and the roots."""
         names = sorted(reached)
-        files = [self._file(kind, name).name for kind in ("matrix", "spectrum") for name in names]
+        paths = [self._file(kind, name) for kind in KINDS for name in names]
+        files = [path.name for path in paths if path.exists()]
         files += [self._file("root", key).name for key in sorted(roots)]
         write_file(self._contents(block), sealed({"reached": names, "files": files}))
 
@@ -100,10 +126,28 @@ class Scratch:
             from_tensors(tensors),
         )
 
+    def factors(self, name: str) -> Factors:
+        """The factors of a matrix."""
+        tensors = self._load("factors", name)[0]
+        return Factors(tensors["left"], tensors["right"])
+
+    def pruned(self, name: str) -> torch.Tensor:
+        """The pruned weight of a matrix."""
+        return self._load("pruned", name)[0]["weight"]
+
     @property
     def bytes(self) -> int:
         """Bytes on disk."""
         return sum(file.stat().st_size for file in self.path.glob("*.safetensors"))
+
+    def tidy(self) -> None:
+        """Remove the folder if it is large."""
+        if self.bytes > KEPT_BYTES:
+            self.remove()
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def _root(self, key: str) -> Root:
         (kind, packed), *_ = self._load("root", key)[0].items()

@@ -1,66 +1,63 @@
-r"""Weightings on the outputs of compressed layers: each block is calibrated after those before it.
+r"""Factors on the outputs of compressed layers: each block is calibrated after those before it.
 
 With original inputs x and inputs x' from the compressed prefix, :math:`\|Wx - W'x'\|` is least,
 without a limit on the rank, for :math:`W' = W\,E[xx'^T]\,E[x'x'^T]^{-1}`; under a limit, for its
-truncation whitened by :math:`E[x'x'^T]`.
+truncation whitened by :math:`E[x'x'^T]`. That changes what is approximated, so the moments of the
+longer side are needed, too.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from spectra.allocation.rankmap import RankMap
+from spectra.allocation.rankmap import Module, RankMap
 from spectra.calibration.blocks import Blocks, Passage, open_blocks
-from spectra.calibration.statistics import linear_layers
-from spectra.compression.calibrated import calibration_text
+from spectra.calibration.hidden import COMPRESSED, HIDDEN
+from spectra.calibration.statistics import add_products, input_of, linear_layers, whole_of
+from spectra.compression.calibrated import calibration_text, finite_sha256
+from spectra.compression.scratch import Scratch
 from spectra.compression.settings import Settings
+from spectra.compression.space import factors_bytes, require_space, states_bytes
 from spectra.compression.truncation import covariance_root, decompose
-from spectra.compression.weighting import Weighting, Weightings
+from spectra.compression.weighting import UNREACHED, Weighting, Weightings
 from spectra.machine.progress import Progress
 from spectra.models.source import Source
 from spectra.storages.stored import Factors
+from spectra_data.errors import InputError
 
 
 @dataclass(eq=False)
 class _Pair:
-    """Sums over tokens of y yᵀ and x yᵀ for a layer's original inputs x and compressed inputs y."""
+    """Sums over tokens for original inputs x and inputs y behind compressed blocks."""
 
-    second: torch.Tensor | float = 0.0
-    cross: torch.Tensor | float = 0.0
+    lower: torch.Tensor
+    """Sum of y yᵀ, of which the lower half is filled: (features, features), float64."""
+    cross: torch.Tensor
+    """Sum of x yᵀ: (features, features), float64."""
     count: int = 0
 
+    @classmethod
+    def like(cls, x: torch.Tensor) -> "_Pair":
+        size = (x.shape[-1], x.shape[-1])
+        return cls(
+            torch.zeros(size, dtype=torch.float64, device=x.device),
+            torch.zeros(size, dtype=torch.float64, device=x.device),
+        )
+
     def add(self, original: torch.Tensor, compressed: torch.Tensor) -> None:
-        x, y = (t.reshape(-1, t.shape[-1]) for t in (original, compressed))
-        self.second = self.second + (y.mT @ y).double().cpu()
-        self.cross = self.cross + (x.mT @ y).double().cpu()
+        x, y = (t.reshape(-1, t.shape[-1]).float() for t in (original, compressed))
+        add_products(self.lower, y)
+        self.cross += x.mT @ y
         self.count += len(x)
-
-
-@dataclass(eq=False)
-class _Inputs:
-    """Inputs of every layer of a block during its last run."""
-
-    seen: dict[str, torch.Tensor] = field(default_factory=dict)
-
-    def watch(self, block: torch.nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
-        def watcher(name: str):  # type: ignore[no-untyped-def]
-            def keep(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-                self.seen[name] = inputs[0].detach()
-
-            return keep
-
-        return [
-            layer.register_forward_pre_hook(watcher(name))
-            for name, layer in linear_layers(block).items()
-        ]
 
 
 @dataclass(frozen=True)
 class Ready(Weighting):
-    """Factors that exist already, for the one rank that a map asks for."""
+    """Factors that are on disk, for the one rank that a map asks for."""
 
-    factors: Factors
+    read: Callable[[], Factors]
 
     def spectrum(self, read: Any) -> torch.Tensor:
         """Not known: the weighting depends on the ranks."""
@@ -68,83 +65,174 @@ class Ready(Weighting):
 
     def truncated(self, weight: torch.Tensor, rank: int) -> Factors:
         """See `Weighting`."""
-        assert rank == self.factors.rank
-        return self.factors
+        factors = self.read()
+        assert factors.rank == rank
+        return factors
 
 
-@torch.no_grad()
 def sequential_weightings(
     source: Source,
     settings: Settings,
     rank_map: RankMap,
     device: str,
     progress: Progress,
+    *,
+    keep: bool = False,
 ) -> Weightings:
-    """Weightings of all factored matrices, valid only for this map.
+    """Factors of all factored matrices, valid only for this map.
 
     Two streams of hidden states run side by side: one through the original blocks, one through the
     compressed ones. A block's layers are weighted on the compressed prefix with the block's own
     weights, then compressed, and the second stream continues from there.
+
+    Parameters
+    ----------
+    source, settings, device, progress, keep
+        See `calibrate`.
+    rank_map
+        Map of what will be stored.
     """
     windows, about = calibration_text(source, settings.calibration, device)
-    blocks = open_blocks(source, device)
-    size = settings.calibration.batch_size
-    original, compressed = blocks.start(windows, size), blocks.start(windows, size)
     factored = {m.name: m for m in rank_map.modules if m.factored}
-    found: dict[str, Weighting] = {}
-    for i, name in enumerate(blocks.names):
-        with blocks.block(i) as block:
-            pairs = _pairs(blocks, i, block, original, compressed)
-            layers = linear_layers(block)
-            kept = {}
-            for layer, pair in pairs.items():
-                module = factored.get(f"{name}.{layer}")
-                if module is None:
-                    continue
-                weight = layers[layer].weight
-                kept[layer] = weight.detach().clone()
-                factors = _truncated(kept[layer].cpu(), module.rank, pair, settings)
-                found[module.name] = Ready(factors)
-                weight.data = factors.product().to(weight.device, weight.dtype)
-            for passage in compressed:
-                passage.hidden = blocks.run(i, block, passage)
-            for layer, weight in kept.items():
-                layers[layer].weight.data = weight
-        progress("calibration", i + 1, len(blocks))
-    return Weightings(found.__getitem__, about)
+    scratch = Scratch(
+        {
+            "checkpoint": source.checkpoint.identity,
+            "weights": finite_sha256(source.checkpoint),
+            "tokens": about["tokens_sha256"],
+            "weighting": settings.weighting(),
+            "ranks": {name: module.rank for name, module in factored.items()},
+        }
+    )
+    with scratch.held():
+        blocks = open_blocks(source, device)
+        if any(scratch.reached(name) is None for name in blocks.names):
+            text = settings.calibration
+            width = source.config.get_text_config().hidden_size
+            states = states_bytes(text.windows, text.length, width)
+            needed = factors_bytes(factored.values()) + 4 * states
+            require_space(scratch.path, needed, scratch.bytes, "calibration for sequential")
+            _Sequence(blocks, factored, settings, scratch, progress).run(windows)
+    return Weightings(
+        lambda name: Ready(lambda: scratch.factors(name)),
+        about,
+        lambda: None if keep else scratch.tidy(),
+    )
 
 
-def _pairs(
-    blocks: Blocks,
-    i: int,
-    block: torch.nn.Module,
-    original: list[Passage],
-    compressed: list[Passage],
-) -> dict[str, _Pair]:
-    """Run both streams through the original block; the first stream moves on."""
-    pairs: dict[str, _Pair] = {name: _Pair() for name in linear_layers(block)}
-    inputs = _Inputs()
-    handles = inputs.watch(block)
-    try:
-        for one, other in zip(original, compressed, strict=True):
-            one.hidden = blocks.run(i, block, one)
-            first = dict(inputs.seen)
-            blocks.run(i, block, other)
-            for name, pair in pairs.items():
-                pair.add(first[name], inputs.seen[name])
-    finally:
-        for handle in handles:
-            handle.remove()
-    return pairs
+@dataclass(frozen=True)
+class _Sequence:
+    """The compression of blocks, one after another."""
+
+    blocks: Blocks
+    factored: Mapping[str, Module]
+    settings: Settings
+    scratch: Scratch
+    progress: Progress
+
+    @torch.no_grad()
+    def run(self, windows: torch.Tensor) -> None:
+        """Write the factors of all blocks, from the first that is not done."""
+        blocks, states, size = (
+            self.blocks,
+            self.scratch.states,
+            self.settings.calibration.batch_size,
+        )
+        original, compressed = blocks.start(windows, size), blocks.start(windows, size)
+        streams = {HIDDEN: original, COMPRESSED: compressed}
+        done = [self.scratch.reached(name) is not None for name in blocks.names]
+        first = states.resumed(list(streams), done)
+        for kind, stream in streams.items():
+            for number, passage in enumerate(stream if first else []):
+                passage.hidden = states.of(kind, first, number).to(blocks.device)
+        for i in range(first, len(blocks)):
+            with blocks.block(i) as block:
+                self._compress(i, block, original, compressed)
+            if i + 1 < len(blocks):
+                for kind, stream in streams.items():
+                    states.keep(kind, i + 1, [passage.hidden for passage in stream])
+            for kind in streams:
+                states.drop(kind, i)
+            self.progress("calibration", i + 1, len(blocks))
+        states.clear()
+
+    def _compress(
+        self,
+        i: int,
+        block: torch.nn.Module,
+        original: Sequence[Passage],
+        compressed: Sequence[Passage],
+    ) -> None:
+        """Write the factors of a block; move both streams through it."""
+        name, layers = self.blocks.names[i], linear_layers(block)
+        wanted = {
+            layer: module
+            for layer in layers
+            if (module := self.factored.get(f"{name}.{layer}")) is not None
+        }
+        pairs = self._pairs(i, block, original, compressed, wanted)
+        kept = {}
+        for layer, module in wanted.items():
+            if layer not in pairs:
+                raise InputError(f"{module.name}: {UNREACHED}")
+            weight = layers[layer].weight
+            kept[layer] = weight.detach().clone()
+            factors = _truncated(kept[layer], module.rank, pairs[layer], self.settings)
+            self.scratch.save_factors(module.name, factors)
+            weight.data = factors.product().to(weight.device, weight.dtype)
+        for passage in compressed:
+            passage.hidden = self.blocks.run(i, block, passage)
+        for layer, weight in kept.items():
+            layers[layer].weight.data = weight
+        self.scratch.finish(name, [f"{name}.{layer}" for layer in wanted])
+
+    def _pairs(
+        self,
+        i: int,
+        block: torch.nn.Module,
+        original: Sequence[Passage],
+        compressed: Sequence[Passage],
+        wanted: Mapping[str, Module],
+    ) -> dict[str, _Pair]:
+        """Sums by layer, from both streams in the original block; the first stream moves on.
+
+        Layers that read the same input share theirs.
+        """
+        layers = linear_layers(block)
+        pairs: dict[str, _Pair] = {}
+        seen: dict[str, torch.Tensor] = {}
+
+        def watcher(name: str) -> Any:
+            def keep(_: torch.nn.Module, inputs: Any, named: Any) -> None:
+                seen[name] = input_of(inputs, named).detach()
+
+            return keep
+
+        handles = [
+            layers[name].register_forward_pre_hook(watcher(name), with_kwargs=True)
+            for name in wanted
+        ]
+        try:
+            for one, other in zip(original, compressed, strict=True):
+                one.hidden = self.blocks.run(i, block, one)
+                first = dict(seen)
+                self.blocks.run(i, block, other)
+                added: dict[int, _Pair] = {}
+                for name, x in first.items():
+                    if id(x) in added:
+                        pairs[name] = added[id(x)]
+                        continue
+                    added[id(x)] = pairs.setdefault(name, _Pair.like(x))
+                    added[id(x)].add(x, seen[name])
+        finally:
+            for handle in handles:
+                handle.remove()
+        return pairs
 
 
 def _truncated(weight: torch.Tensor, rank: int, pair: _Pair, settings: Settings) -> Factors:
     """The product of a given rank that is nearest to the original outputs."""
-    assert isinstance(pair.second, torch.Tensor)
-    assert isinstance(pair.cross, torch.Tensor)
-    root = covariance_root(pair.second / pair.count, shrinkage=settings.shrink)
-    crossed = weight.double() @ (pair.cross / pair.count)
-    towards = root.solved(crossed.mT).mT
+    root = covariance_root(whole_of(pair.lower) / pair.count, shrinkage=settings.shrink)
+    towards = root.solved((weight.double() @ pair.cross / pair.count).mT).mT
     rows, cols = weight.shape
     if rows <= cols:
         whitened = root.adjoint_times(towards.mT)

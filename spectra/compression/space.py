@@ -2,11 +2,12 @@
 
 import re
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from rich.filesize import decimal
 
+from spectra.allocation.rankmap import Module
 from spectra.checkpoint.notes import note
 from spectra.compression.methods import WeighingMethod
 from spectra.eigen import SINGLE_SIDE, SMALL_SIDE
@@ -59,6 +60,11 @@ def calibration_bytes(
         return sum(sizes) + 2 * states
     at_block = (sum(sizes[i:]) + (i + 3) * states for i in range(len(sizes)))
     return max(at_block, default=0)
+
+
+def factors_bytes(modules: Iterable[Module]) -> int:
+    """Bytes of the factors of matrices."""
+    return SINGLE * sum(m.rank * (m.rows + m.cols) for m in modules)
 
 
 def require_space(folder: Path, needed: int, held: int, what: str) -> None:

@@ -12,6 +12,8 @@ from spectra.linalg import singular_values
 from spectra.storages.stored import Factors
 from spectra_data.errors import InputError, first_line
 
+UNREACHED = "calibration never reached its layer: name more windows, or use --method svd"
+
 
 class Weighting(ABC):
     """Weighting of the error of one matrix."""

@@ -3,14 +3,12 @@
 import dataclasses
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from spectra.allocation.rankmap import RankMap
 from spectra.calibration.blocks import open_blocks
@@ -19,18 +17,19 @@ from spectra.checkpoint.checkpoint import Checkpoint, Tensors
 from spectra.checkpoint.compressed import MergedTensors
 from spectra.checkpoint.spectra_config import SpectraConfig
 from spectra.checkpoint.writer import SHARD_BYTES, finish, shards_of, write_shards, writing
-from spectra.compression.calibrated import calibration_text
+from spectra.compression.calibrated import calibration_text, finite_sha256
 from spectra.compression.compress import rounded
 from spectra.compression.fit import require_fit
 from spectra.compression.plan import left_whole
+from spectra.compression.scratch import Scratch
 from spectra.compression.sources import model_tensors, tensor_bytes
+from spectra.compression.space import require_space, states_bytes
 from spectra.machine.progress import Progress, silent
 from spectra.models.loading import require_finite
 from spectra.models.source import Source
 from spectra.pruning.pruner import Pruner
 from spectra.pruning.sparsity import Pattern
 from spectra.store.durable import write_file
-from spectra.store.weights import write_weights
 from spectra_data.errors import InputError
 
 REPORT = "pruning.json"
@@ -115,15 +114,26 @@ def prune(
     about: dict[str, Any] = {"method": method, "sparsity": pattern.sparsity, "only": only}
     if pattern.structured:
         about["pattern"] = f"{pattern.of - pattern.zeros}:{pattern.of}"
-    with writing(out), tempfile.TemporaryDirectory(prefix="spectra-prune-") as folder:
-        ready: dict[str, Path] = {}
+    with writing(out):
+        scratch = None
         if method != "magnitude":
             calibration = calibration or Calibration()
             windows, text = calibration_text(source, calibration, device)
             about["calibration"] = text | {"seed": calibration.seed, "source": calibration.data}
-            ready = _prepared(source, pruner, windows, calibration, device, Path(folder), progress)
-            fixed = fixed | dict.fromkeys(sorted(wanted - ready.keys()), UNREACHED)
-            wanted = wanted & ready.keys()
+            scratch = Scratch(
+                {
+                    "checkpoint": opened.identity,
+                    "weights": finite_sha256(opened),
+                    "pruning": about,
+                    "matrices": sorted(wanted),
+                }
+            )
+            with scratch.held():
+                ready = _prepared(
+                    source, stored, pruner, windows, calibration, device, scratch, progress
+                )
+            fixed = fixed | dict.fromkeys(sorted(wanted - ready), UNREACHED)
+            wanted = wanted & ready
             if not wanted:
                 raise InputError(f"there is no matrix to prune by {method}: {UNREACHED}")
 
@@ -133,11 +143,7 @@ def prune(
             path = name.removesuffix(".weight")
             if path not in wanted or not name.endswith(".weight"):
                 return {name: tensor}, {}
-            if path in ready:
-                with safe_open(ready[path], framework="pt") as file:
-                    pruned = rounded(path, file.get_tensor(path), tensor.dtype)
-            else:
-                pruned = pruner.pruned(path, tensor)
+            pruned = pruner.pruned(path, tensor) if scratch is None else scratch.pruned(path)
             zeros = int((pruned == 0).sum())
             return {name: pruned}, {"name": path, "zeros": zeros, "entries": pruned.numel()}
 
@@ -163,27 +169,43 @@ def prune(
         write_file(out / REPORT, json.dumps({**about, "zeros": shares}, indent=2).encode())
         source.copy_companions(out)
         finish(out, config)
+        if scratch is not None:
+            scratch.remove()
         return Pruned(out, total, shares, len(opened.matrices) - len(shares), fixed, written.bytes)
 
 
 def _prepared(
     source: Source,
+    stored: Tensors,
     pruner: Pruner,
     windows: torch.Tensor,
     calibration: Calibration,
     device: str,
-    folder: Path,
+    scratch: Scratch,
     progress: Progress,
-) -> dict[str, Path]:
-    """Write the pruned weights of every matrix, one file per block; return the files by matrix."""
+) -> frozenset[str]:
+    """Write the pruned weights to scratch, in their stored dtype; return the matrices' names."""
     blocks = open_blocks(source, device)
-    found: dict[str, Path] = {}
-    passed = pruner.blocks(blocks, windows, calibration.batch_size, progress)
-    for number, pruned in enumerate(passed):
-        path = folder / f"{number}.safetensors"
-        write_weights(path, pruned)
-        found |= dict.fromkeys(pruned, path)
-    return found
+    if any(scratch.reached(name) is None for name in blocks.names):
+        sizes = sum(tensor_bytes(stored, f"{name}.weight") for name in pruner.names)
+        width = source.config.get_text_config().hidden_size
+        states = states_bytes(len(windows), windows.shape[1], width)
+        require_space(
+            scratch.path, sizes + 2 * states, scratch.bytes, f"pruning by {pruner.method}"
+        )
+        for block, pruned in pruner.blocks(
+            blocks,
+            windows,
+            calibration.batch_size,
+            progress,
+            states=scratch.states,
+            done=lambda block: scratch.reached(block) is not None,
+        ):
+            for name, weight in pruned.items():
+                dtype = stored.tensors[f"{name}.weight"].dtype or weight.dtype
+                scratch.save_pruned(name, rounded(name, weight, dtype))
+            scratch.finish(block, pruned)
+    return frozenset().union(*(scratch.reached(name) or () for name in blocks.names))
 
 
 def _stored(source: Source) -> tuple[Tensors, dict[str, Any], SpectraConfig | None]:

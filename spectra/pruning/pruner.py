@@ -1,11 +1,12 @@
 """Pruning of a model's blocks, one after another."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from spectra.calibration.blocks import Blocks
+from spectra.calibration.blocks import Blocks, Passage
+from spectra.calibration.hidden import HIDDEN, HiddenStates
 from spectra.calibration.statistics import (
     INPUTS,
     BlockStatistics,
@@ -13,6 +14,7 @@ from spectra.calibration.statistics import (
     linear_layers,
     watching,
 )
+from spectra.machine.progress import Progress, silent
 from spectra.pruning.methods import METHODS
 from spectra.pruning.sparsity import Pattern, magnitude, sparsegpt, wanda
 from spectra_data.errors import InputError
@@ -77,8 +79,11 @@ class Pruner:
         blocks: Blocks,
         windows: torch.Tensor,
         batch_size: int,
-        progress: Callable[[str, int, int], None] = lambda stage, done, count: None,
-    ) -> Iterator[dict[str, torch.Tensor]]:
+        progress: Progress = silent,
+        *,
+        states: HiddenStates | None = None,
+        done: Callable[[str], bool] = lambda block: False,
+    ) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
         """Prune block after block in place, each on the outputs of the pruned ones before it.
 
         Parameters
@@ -91,39 +96,59 @@ class Pruner:
             Number of windows at a time.
         progress
             Called with a stage, the number of blocks done, and their total.
+        states
+            Where hidden states are kept, from which an interrupted call resumes; None for nowhere.
+        done
+            Whether a block, by its name, was yielded and kept before the interruption.
 
         Yields
         ------
-        The pruned weights of a block by matrix name, without those of layers that the windows
-        never reached.
+        The name of a block, and its pruned weights by matrix name, without those of layers that the
+        windows never reached.
         """
         passages = blocks.start(windows, batch_size)
-        for i, name in enumerate(blocks.names):
-            statistics = BlockStatistics()
+        first = 0
+        if states is not None:
+            first = states.resumed([HIDDEN], [done(name) for name in blocks.names])
+        for number, passage in enumerate(passages if first else ()):
+            assert states is not None
+            passage.hidden = states.of(HIDDEN, first, number).to(blocks.device)
+        for i in range(first, len(blocks)):
+            name = blocks.names[i]
             with blocks.block(i) as block:
-                layers = {f"{name}.{k}": v for k, v in linear_layers(block).items()}
-                wanted = {k: v for k, v in layers.items() if k in self.names}
-                inner = {k.removeprefix(f"{name}."): v for k, v in wanted.items()}
-                wanted_moments = dict.fromkeys(
-                    inner, {INPUTS} if self.method == "sparsegpt" else ()
-                )
-                with watching(inner, statistics, wanted_moments):
-                    for passage in passages:
-                        blocks.run(i, block, passage)
-                pruned = dict(self._pruned(name, wanted, statistics))
+                yield name, self._pruned_block(blocks, i, block, passages)
                 for passage in passages:
                     passage.hidden = blocks.run(i, block, passage)
+            if states is not None and i + 1 < len(blocks):
+                states.keep(HIDDEN, i + 1, [passage.hidden for passage in passages])
+                states.drop(HIDDEN, i)
             progress("blocks pruned", i + 1, len(blocks))
-            yield pruned
+        if states is not None:
+            states.clear()
+
+    def _pruned_block(
+        self, blocks: Blocks, i: int, block: torch.nn.Module, passages: Sequence[Passage]
+    ) -> dict[str, torch.Tensor]:
+        """Prune the layers of a block in place, by the inputs that they have now."""
+        statistics, name = BlockStatistics(), blocks.names[i]
+        wanted = {
+            layer: module
+            for layer, module in linear_layers(block).items()
+            if f"{name}.{layer}" in self.names
+        }
+        second = {INPUTS} if self.method == "sparsegpt" else set()
+        with watching(wanted, statistics, dict.fromkeys(wanted, second)):
+            for passage in passages:
+                blocks.run(i, block, passage)
+        return dict(self._pruned(name, wanted, statistics))
 
     def _pruned(
         self, block: str, layers: Mapping[str, torch.nn.Linear], statistics: BlockStatistics
     ) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, module in layers.items():
-            layer = name.removeprefix(f"{block}.")
+        for layer, module in layers.items():
             if layer not in statistics.groups:
                 continue
-            weight = module.weight.detach()
-            result = self.pruned(name, weight, statistics.of(layer))
+            name = f"{block}.{layer}"
+            result = self.pruned(name, module.weight.detach(), statistics.of(layer))
             module.weight.data = result
             yield name, result

@@ -1,5 +1,6 @@
 """Pruning against independent transcriptions of the formulas, and as a command."""
 
+import itertools
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ from spectra.calibration.options import Calibration
 from spectra.calibration.statistics import INPUTS, BlockStatistics, watching
 from spectra.cli import main
 from spectra.compression.compress import compress
+from spectra.compression.scratch import Scratch
 from spectra.models.source import Source
 from spectra.pruning.prune import UNREACHED, prune
 from spectra.pruning.sparsity import Pattern, least, magnitude, parse_pattern, sparsegpt, wanda
@@ -203,9 +205,39 @@ def test_blocks_are_pruned_on_what_the_pruned_ones_before_give(model, tmp_path):
     second = frozenset(n.removesuffix(".weight") for n in pruned if ".layers.1." in n)
     path = str(tmp_path / "half")
     blocks = open_blocks(Source(path))
-    *_, last = Pruner("wanda", Pattern(0.5), second).blocks(blocks, windows, 4)
+    *_, (_, last) = Pruner("wanda", Pattern(0.5), second).blocks(blocks, windows, 4)
     for name, weight in last.items():
         assert torch.equal(weight, pruned[f"{name}.weight"])
+
+
+class StoppedError(Exception):
+    """What stops a pruning in the middle."""
+
+
+@pytest.mark.parametrize("stop", [0, 3, 9])
+def test_a_pruning_that_is_stopped_anywhere_gives_the_same_files(
+    model, tmp_path, monkeypatch, stop
+):
+    monkeypatch.setenv("SPECTRA_CACHE", str(tmp_path / "cache"))
+    arguments = {"method": "sparsegpt", "calibration": OWN}
+    whole = prune(str(model), tmp_path / "whole", Pattern(0.5), **arguments)
+    saves, real, made = itertools.count(), Scratch.save_pruned, []
+
+    def stopping(self, name, weight):
+        if next(saves) == stop:
+            raise StoppedError
+        real(self, name, weight)
+        made.append(name)
+
+    monkeypatch.setattr(Scratch, "save_pruned", stopping)
+    with pytest.raises(StoppedError):
+        prune(str(model), tmp_path / "p", Pattern(0.5), **arguments)
+    again = prune(str(model), tmp_path / "p", Pattern(0.5), **arguments)
+    one, other = (load_file(r.path / "model.safetensors") for r in (again, whole))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert len(made) - len(set(made)) == stop % 7  # the block that was under way, again
+    assert not list((tmp_path / "cache/calibration").glob("*/*"))
 
 
 def test_of_a_compressed_checkpoint_the_dense_matrices_are_pruned(model, tmp_path):

@@ -8,10 +8,11 @@ from collections import namedtuple
 import pytest
 import torch
 
+import spectra
 from spectra.calibration.hidden import HiddenStates
 from spectra.calibration.options import Calibration
 from spectra.checkpoint.notes import CheckpointNote
-from spectra.compression import block, calibrated, space
+from spectra.compression import block, calibrated, scratch, space
 from spectra.compression.calibrated import calibrate
 from spectra.compression.compress import compress
 from spectra.compression.methods import WEIGHING
@@ -51,8 +52,8 @@ def test_the_bytes_that_are_predicted_are_those_on_disk(model, tmp_path, monkeyp
     most = []
 
     def counted(real):
-        def keeping(*arguments):
-            real(*arguments)
+        def keeping(*arguments, **named):
+            real(*arguments, **named)
             folders = (tmp_path / "cache/calibration").glob("*")
             files = [file for folder in folders for file in folder.glob("*.safetensors")]
             headers = sum(int.from_bytes(file.read_bytes()[:8], "little") + 8 for file in files)
@@ -109,6 +110,33 @@ def test_a_compression_that_is_stopped_anywhere_gives_the_same_files(
     assert not list((tmp_path / "cache").rglob("hidden-*"))
 
 
+@pytest.mark.parametrize("stop", [0, 3, 8])
+def test_sequential_truncation_that_is_stopped_anywhere_gives_the_same_files(
+    model, tmp_path, monkeypatch, stop
+):
+    scan = spectra.scan(model, tmp_path / "scan.zarr")
+    rank_map = spectra.allocate(scan, method="uniform", err=0.6)
+    options = {"method": "sequential", "calibration": OWN}
+    monkeypatch.setenv("SPECTRA_CACHE", str(tmp_path / "other"))
+    whole = compress(model, rank_map, tmp_path / "whole", **options)
+    monkeypatch.setenv("SPECTRA_CACHE", str(tmp_path / "cache"))
+    saves, real, made = itertools.count(), Scratch.save_factors, []
+
+    def stopping(self, name, factors):
+        if next(saves) == stop:
+            raise StoppedError
+        real(self, name, factors)
+        made.append(name)
+
+    monkeypatch.setattr(Scratch, "save_factors", stopping)
+    with pytest.raises(StoppedError):
+        compress(model, rank_map, tmp_path / "c", **options)
+    again = compress(model, rank_map, tmp_path / "c", **options)
+    assert digests(again.path) == digests(whole.path)
+    assert len(made) - len(set(made)) == stop % 7
+    assert not list((tmp_path / "cache").rglob("hidden-*"))
+
+
 def test_another_budget_needs_no_pass(model, tmp_path, monkeypatch):
     for budget in (0.7, 0.5):
         compress(model, None, tmp_path / str(budget), budget=budget, align=1, calibration=OWN)
@@ -121,7 +149,7 @@ def test_another_budget_needs_no_pass(model, tmp_path, monkeypatch):
 
 
 def test_large_decompositions_are_kept_if_that_is_wanted(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(calibrated, "KEPT_BYTES", 0)
+    monkeypatch.setattr(scratch, "KEPT_BYTES", 0)
     options = {"budget": 0.7, "align": 1, "calibration": OWN}
     compress(model, None, tmp_path / "a", keep_scratch=True, **options)
     assert list((tmp_path / "cache/calibration").glob("*/*.matrix.safetensors"))
