@@ -17,6 +17,7 @@ import torch
 from spectra.models.inputs import running
 from spectra.models.loading import Loaded, load_skeleton, load_whole
 from spectra.models.source import Source
+from spectra.models.streamed import blocks_of, emptied, outside_of
 from spectra_data.errors import InputError
 
 
@@ -51,7 +52,7 @@ class Blocks:
         self.model = loaded.model.eval().requires_grad_(False)
         self.device = torch.device(device)
         self._loaded = loaded
-        path, self._blocks = _blocks_of(self.model)
+        path, self._blocks = blocks_of(self.model)
         self.names = [f"{path}.{i}" for i in range(len(self._blocks))]
         for name, parameter in self.model.named_parameters():
             if not name.startswith(f"{path}.") and parameter.is_meta:
@@ -59,7 +60,7 @@ class Blocks:
         if not loaded.streams:
             self.model.to(self.device)
         else:
-            for module in self._outside():
+            for module in outside_of(self.model, self._blocks):
                 module.to(self.device)
             for block in self._blocks:
                 for module in block.modules():
@@ -153,20 +154,6 @@ class Blocks:
             for block in self._blocks:
                 del block.forward
 
-    def _outside(self) -> Iterator[torch.nn.Module]:
-        inside = {id(module) for block in self._blocks for module in block.modules()}
-        for module in self.model.modules():
-            if id(module) not in inside and not any(True for _ in module.children()):
-                yield module
-
-
-def emptied(block: torch.nn.Module) -> None:
-    """Free the memory of a block's parameters; its buffers stay, as no checkpoint holds them."""
-    for module in block.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            empty = torch.empty_like(parameter, device="meta")
-            setattr(module, name, torch.nn.Parameter(empty, requires_grad=False))
-
 
 def open_blocks(source: Source, device: str = "cpu") -> Blocks:
     """The blocks of a checkpoint, read one at a time if its tensors are named like the model's.
@@ -178,18 +165,3 @@ def open_blocks(source: Source, device: str = "cpu") -> Blocks:
     """
     skeleton = load_skeleton(source)
     return Blocks(skeleton if skeleton is not None else load_whole(source), device)
-
-
-def _blocks_of(model: torch.nn.Module) -> tuple[str, Sequence[torch.nn.Module]]:
-    """The list of blocks: the longest of the outermost lists of modules, with its path."""
-    lists = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.ModuleList) and len(module)
-    ]
-    if not lists:
-        raise InputError(f"{type(model).__name__} has no list of blocks to calibrate on")
-    depth = min(name.count(".") for name, _ in lists)
-    outermost = [pair for pair in lists if pair[0].count(".") == depth]
-    name, blocks = max(outermost, key=lambda pair: len(pair[1]))
-    return name, list(blocks)

@@ -33,6 +33,9 @@ class Calibration:
         Number of calibration windows at a time.
     text_field
         Field or column of the data that holds the text.
+    own_text_hours
+        Hours that the model may write its own text for; if that would take longer, by its first
+        tokens, it is calibrated on pydocs, and a line says so.
 
     Raises
     ------
@@ -47,6 +50,7 @@ class Calibration:
     tokenizer: str | None = None
     batch_size: int = 4
     text_field: str = TEXT_FIELD
+    own_text_hours: float = 6.0
 
     def __post_init__(self) -> None:
         for name in ("windows", "length", "batch_size"):
@@ -60,7 +64,9 @@ class Calibration:
 
         So what they calibrated stays valid.
         """
-        return without_usual_field(dataclasses.asdict(self))
+        known = dataclasses.asdict(self)
+        del known["own_text_hours"]  # which does not change a text
+        return without_usual_field(known)
 
 
 def without_usual_field(options: dict[str, Any]) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """Windows of tokens to calibrate on: from a corpus, or from text that the model itself writes."""
 
 import hashlib
+import time
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from spectra.models.loading import load_whole
+from spectra.machine.progress import Progress, silent
+from spectra.models.placement import placed_model
 from spectra.models.source import Source
+from spectra.models.streamed import is_streamed
 from spectra_data.calibration import calibration_windows
 from spectra_data.documents import DocumentSource
 from spectra_data.errors import InputError
@@ -16,7 +19,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 WRITTEN_TOGETHER = 16
-"""Number of windows that a model writes at a time."""
+"""Number of windows that a model in memory writes at a time."""
+CACHE_BYTES = 4e9
+"""Memory for the keys and values of a model that writes while its blocks are read one by one."""
+PREDICTING = (8, 64)
+"""Tokens after which the time that all take is predicted."""
 
 
 def corpus_windows(
@@ -63,39 +70,94 @@ def tokenizer_of(source: Source, named: str | None) -> "PreTrainedTokenizerFast"
 
 
 def own_windows(
-    source: Source, *, windows: int, length: int, seed: int, device: str = "cpu"
+    source: Source,
+    *,
+    windows: int,
+    length: int,
+    seed: int,
+    device: str = "cpu",
+    hours: float | None = None,
+    progress: Progress = silent,
 ) -> torch.Tensor:
     """Text that the model itself writes: (windows, length) token ids.
 
     Each token is drawn from the model's predictions, starting with its beginning token (with a
-    random token if it has none), so that statistics need no data.
+    random token if it has none), so that statistics need no data. A model that memory does not hold
+    is read block by block for every token, for as many windows together as their keys and values
+    leave memory for.
+
+    Parameters
+    ----------
+    source
+        Checkpoint of the model.
+    windows, length
+        Number of windows, and of tokens in each.
+    seed
+        Seed of the tokens.
+    device
+        Device on which the model runs.
+    hours
+        Hours that it may take, predicted by its first tokens; None for any.
+    progress
+        Called with the stage, the number of tokens written to every window, and their total.
 
     Raises
     ------
+    TooSlowError
+        When it would take longer.
     InputError
         When the model cannot be loaded.
     """
-    model: Any = load_whole(source).model.eval().to(device)
-    config = model.config
-    first = getattr(config, "bos_token_id", None)
+    model: Any = placed_model(source, device=device)
+    together = WRITTEN_TOGETHER
+    if is_streamed(model):
+        together = max(1, min(windows, int(CACHE_BYTES // (length * _cached_bytes(model.config)))))
+    first = getattr(model.config, "bos_token_id", None)
+    starts = range(0, windows, together)
+    pace = _Pace(len(starts), length, hours, progress)
     batches = []
     state = torch.get_rng_state()
     try:
         torch.manual_seed(seed)
-        for start in range(0, windows, WRITTEN_TOGETHER):
-            count = min(WRITTEN_TOGETHER, windows - start)
+        for start in starts:
+            count = min(together, windows - start)
             if isinstance(first, int):
                 begin = torch.full((count, 1), first)
             else:
-                begin = torch.randint(config.get_text_config().vocab_size, (count, 1))
-            batches.append(_written(model, begin.to(device), length).cpu())
+                begin = torch.randint(model.config.get_text_config().vocab_size, (count, 1))
+            batches.append(_written(model, begin.to(device), length, pace).cpu())
     finally:
         torch.set_rng_state(state)
     return torch.cat(batches)
 
 
+class TooSlowError(Exception):
+    """Writing text would take longer than allowed; says how long."""
+
+
+class _Pace:
+    """Progress of writing, whose time is known once the first tokens are there."""
+
+    def __init__(self, batches: int, length: int, hours: float | None, progress: Progress) -> None:
+        self._total = batches * (length - 1)
+        self._hours, self._progress = hours, progress
+        self._done = 0
+        self._started = time.perf_counter()
+
+    def step(self) -> None:
+        """A token was written to every window of a batch."""
+        self._done += 1
+        if self._done in PREDICTING and self._hours is not None:
+            # the first token loads what later ones use
+            since = time.perf_counter() - self._started
+            predicted = since / self._done * self._total / 3600
+            if predicted > self._hours:
+                raise TooSlowError(f"{predicted:.1f} hours")
+        self._progress("own text", self._done, self._total)
+
+
 @torch.no_grad()
-def _written(model: Any, tokens: torch.Tensor, length: int) -> torch.Tensor:
+def _written(model: Any, tokens: torch.Tensor, length: int, pace: _Pace) -> torch.Tensor:
     """Continue every row to a length; an end token does not stop a row, as in pretraining text."""
     cache = None
     last = tokens
@@ -108,4 +170,13 @@ def _written(model: Any, tokens: torch.Tensor, length: int) -> torch.Tensor:
             raise InputError("the model's predictions are not finite: `spectra scan` finds why")
         last = torch.multinomial(probabilities, 1)
         tokens = torch.cat([tokens, last], dim=1)
+        pace.step()
     return tokens
+
+
+def _cached_bytes(config: Any) -> int:
+    """Bytes of a token's keys and values in float32, over all layers."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return int(2 * 4 * text.num_hidden_layers * heads * size)

@@ -64,12 +64,16 @@ class Options:
     start; windows: at the start of every window; none: nowhere."""
     tokenizer: str | None = None
     """Tokenizer to use; the checkpoint's own by default."""
-    batch_size: int = 4
-    """Windows or questions in a batch."""
+    batch_size: int | None = None
+    """Windows or questions in a batch; by default 4, or where blocks are read one at a time,
+    windows of 2048 tokens together, and 32 questions."""
     dtype: Literal["float32", "bfloat16", "float16", "auto"] | None = None
     """Precision to compute in; by default float32 on the CPU, the stored one on CUDA."""
     device: str | None = None
     """Device to compute on, cpu or cuda; by default cuda if available."""
+    loading: Literal["auto", "whole", "blocks"] = "auto"
+    """Loading of the model. blocks: each block is read when it runs, in the memory of one; whole;
+    auto: whole if it fits into free memory."""
     contexts: tuple[int, ...] = ()
     """Context lengths at which to measure peak memory, too, e.g. 512 2048; none by default."""
     speed: bool = False
@@ -100,7 +104,7 @@ def main(arguments: Sequence[str]) -> int:
     evaluation = None
     if options.store is not None:
         evaluation = _compressed(source, options)
-    model = load_model(source, dtype, device)
+    model = load_model(source, dtype, device, options.loading)
     size = size_of(model)
     started = time.perf_counter()
     parameter = next(model.parameters())
@@ -188,6 +192,7 @@ def _perplexity(model: Any, checkpoint: "Source", options: Options, shown: Shown
         reference_tokens,
         text_tokens,
     )
+    from spectra.models.streamed import is_streamed
 
     tokenizer = tokenizer_of(checkpoint, options.tokenizer)
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
@@ -208,7 +213,7 @@ def _perplexity(model: Any, checkpoint: "Source", options: Options, shown: Shown
         seq_len=seq_len,
         windows=windows,
         stride=options.stride,
-        batch_size=options.batch_size,
+        batch_size=options.batch_size or (max(1, 2048 // seq_len) if is_streamed(model) else 4),
         progress=lambda done, count: shown.update("windows", done, count),
     )
 
@@ -216,6 +221,7 @@ def _perplexity(model: Any, checkpoint: "Source", options: Options, shown: Shown
 def _task(model: Any, checkpoint: "Source", options: Options, shown: Shown) -> "Accuracy":
     from spectra.calibration.text import tokenizer_of
     from spectra.evaluation.tasks import task_accuracy
+    from spectra.models.streamed import is_streamed
 
     assert options.task is not None
     examples = load_task(options.task, options.task_data)
@@ -224,7 +230,7 @@ def _task(model: Any, checkpoint: "Source", options: Options, shown: Shown) -> "
         tokenizer_of(checkpoint, options.tokenizer),
         options.task,
         examples[: options.windows],
-        batch_size=options.batch_size,
+        batch_size=options.batch_size or (32 if is_streamed(model) else 4),
         progress=lambda done, count: shown.update("questions", done, count),
     )
 

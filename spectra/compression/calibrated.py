@@ -1,5 +1,6 @@
 """The matrices of a checkpoint, weighted by what text shows of them and decomposed."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -12,6 +13,7 @@ from spectra.calibration.options import SELF, Calibration
 from spectra.calibration.passes import Pass
 from spectra.calibration.store import load_tensors, save_tensors
 from spectra.calibration.text import (
+    TooSlowError,
     about_text,
     corpus_windows,
     own_windows,
@@ -20,13 +22,14 @@ from spectra.calibration.text import (
 )
 from spectra.checkpoint.checkpoint import Checkpoint
 from spectra.checkpoint.digests import combined_sha256, digest
+from spectra.checkpoint.notes import note
 from spectra.compression.block import decompose_block
 from spectra.compression.methods import WEIGHING
 from spectra.compression.scratch import FromScratch, Scratch
 from spectra.compression.settings import Settings
 from spectra.compression.space import calibration_bytes, require_space, states_bytes
 from spectra.compression.weighting import UNREACHED, Weightings
-from spectra.machine.progress import Progress
+from spectra.machine.progress import Progress, silent
 from spectra.matrices import Matrix
 from spectra.models.inputs import require_known
 from spectra.models.loading import require_finite
@@ -34,6 +37,9 @@ from spectra.models.source import Source
 from spectra_data.cache import cache_folder
 from spectra_data.errors import InputError
 from spectra_data.sources import TEXT_FIELD, open_source
+
+INSTEAD = "pydocs"
+"""Text to calibrate on where a model would write its own for too long."""
 
 
 def calibrate(
@@ -70,7 +76,7 @@ def calibrate(
     InputError
         When the model or the text cannot be opened, or a matrix's statistics are not finite.
     """
-    windows, about = calibration_text(source, settings.calibration, device)
+    windows, about = calibration_text(source, settings.calibration, device, progress)
     checkpoint = source.checkpoint
     sha256 = finite_sha256(checkpoint)
     scratch = Scratch(
@@ -115,7 +121,7 @@ def finite_sha256(checkpoint: Checkpoint) -> str:
 
 
 def calibration_text(
-    source: Source, calibration: Calibration, device: str
+    source: Source, calibration: Calibration, device: str, progress: Progress = silent
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """Windows to calibrate on, (windows, length), and their identity.
 
@@ -132,8 +138,15 @@ def calibration_text(
             "name a smaller --seq-len"
         )
     if calibration.data == SELF:
-        windows = _written(source, calibration, device)
-        return windows, {"tokens_sha256": tokens_sha256(windows)}
+        try:
+            windows = _written(source, calibration, device, progress)
+            return windows, {"tokens_sha256": tokens_sha256(windows)}
+        except TooSlowError as error:
+            note(
+                f"{source} would write its own text for {error}, longer than --own-text-hours: "
+                f"calibrating on {INSTEAD}"
+            )
+            calibration = dataclasses.replace(calibration, data=INSTEAD)
     # before the tokenizer, which may take a while
     corpus = open_source(calibration.data, calibration.text_field)
     tokenizer = tokenizer_of(source, calibration.tokenizer)
@@ -147,7 +160,9 @@ def calibration_text(
     return windows, about
 
 
-def _written(source: Source, calibration: Calibration, device: str) -> torch.Tensor:
+def _written(
+    source: Source, calibration: Calibration, device: str, progress: Progress
+) -> torch.Tensor:
     """The model's own text, written once and cached, as writing takes minutes."""
     size = {"windows": calibration.windows, "length": calibration.length}
     known = [source.checkpoint.identity, size, calibration.seed]
@@ -155,7 +170,10 @@ def _written(source: Source, calibration: Calibration, device: str) -> torch.Ten
     path = cache_folder("calibration", f"text-{key}.safetensors")
     if (kept := load_tensors(path)) is not None:
         return kept[0]["windows"]
-    windows = own_windows(source, **size, seed=calibration.seed, device=device)
+    hours = calibration.own_text_hours
+    windows = own_windows(
+        source, **size, seed=calibration.seed, device=device, hours=hours, progress=progress
+    )
     save_tensors(path, {"windows": windows}, {})
     return windows
 

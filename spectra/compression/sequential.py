@@ -92,7 +92,7 @@ def sequential_weightings(
     rank_map
         Map of what will be stored.
     """
-    windows, about = calibration_text(source, settings.calibration, device)
+    windows, about = calibration_text(source, settings.calibration, device, progress)
     factored = {m.name: m for m in rank_map.modules if m.factored}
     scratch = Scratch(
         {

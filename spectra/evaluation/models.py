@@ -2,14 +2,18 @@
 
 from typing import Any
 
-import torch
-
 from spectra.compression.sources import require_dtype
-from spectra.models.loading import load_whole
+from spectra.machine.devices import AUTO
+from spectra.models.placement import Loading, placed_model
 from spectra.models.source import Source
 
 
-def load_model(named: str | Source, dtype: str = "float32", device: str = "cpu") -> Any:
+def load_model(
+    named: str | Source,
+    dtype: str = "float32",
+    device: str = "cpu",
+    loading: Loading = "whole",
+) -> Any:
     """A checkpoint's model, in evaluation mode.
 
     Parameters
@@ -18,14 +22,13 @@ def load_model(named: str | Source, dtype: str = "float32", device: str = "cpu")
         Checkpoint: a folder, a GGUF file, or a hub name.
     dtype
         Precision to compute in; ``auto`` is the stored one.
-    device
-        Device; ``auto`` is all devices together, with the disk for what does not fit.
+    device, loading
+        See `placed_model`.
 
     Raises
     ------
     InputError
-        When the checkpoint cannot be loaded.
+        When the checkpoint cannot be loaded, or not block by block.
     """
-    precision: torch.dtype | str = dtype if dtype == "auto" else require_dtype(dtype)
-    where = {} if device == "cpu" else {"device_map": device}
-    return load_whole(named, precision, **where).model.eval()
+    precision = None if dtype == AUTO else require_dtype(dtype)
+    return placed_model(Source.of(named), precision, device, loading)

@@ -35,6 +35,17 @@ def peak_memory(device: "torch.device") -> Iterator[list[int]]:
     found[0] = resident_peak()
 
 
+def free_memory(device: "torch.device") -> int:
+    """Bytes of memory that a device has free, without making other processes swap."""
+    if device.type == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
 def resident_peak() -> int:
     """Peak resident memory of this process since it was last reset, in bytes."""
     status = PROCESS / "status"

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from spectra.checkpoint.checkpoint import Tensors
-from spectra.checkpoint.compressed import is_compressed
+from spectra.checkpoint.compressed import MergedTensors, is_compressed
 from spectra.checkpoint.match import Match, amiss
 from spectra.models.adapter import apply_adapter, require_base
+from spectra.models.lowrank import put_layers
 from spectra.models.messages import loading
 from spectra.models.source import Source
 from spectra_data.errors import InputError
@@ -22,6 +23,8 @@ class Loaded:
 
     model: torch.nn.Module
     source: Tensors | None = None
+    dtype: torch.dtype = torch.float32
+    """Precision in which blocks are filled."""
 
     @property
     def streams(self) -> bool:
@@ -29,14 +32,18 @@ class Loaded:
         return self.source is not None
 
     def fill(self, module: torch.nn.Module, path: str, device: torch.device) -> None:
-        """Read the weights of a module that has none."""
+        """Read the weights of a module that has none, and the buffers that are stored with them."""
         assert self.source is not None
+        names = [name for name, _ in module.named_parameters()]
+        names += [n for n, _ in module.named_buffers() if f"{path}.{n}" in self.source.tensors]
         state = {
-            name: self.source.read(f"{path}.{name}").to(device, torch.float32)
-            for name, _ in module.named_parameters()
+            name: self._rounded(self.source.read(f"{path}.{name}")).to(device) for name in names
         }
         module.load_state_dict(state, assign=True, strict=False)
         module.requires_grad_(False)
+
+    def _rounded(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
 
 def load_whole(
@@ -187,10 +194,17 @@ def empty_model(source: Source) -> Any:
         return auto.from_config(config, dtype=torch.float32)
 
 
-def load_skeleton(source: Source) -> Loaded | None:
+def load_skeleton(source: Source, dtype: torch.dtype = torch.float32) -> Loaded | None:
     """The model without its blocks' weights; None if its parameters are not stored one to one.
 
     Reads all tensors once, so that one that is not finite is reported before any pass.
+
+    Parameters
+    ----------
+    source
+        Checkpoint, compressed or not.
+    dtype
+        Precision of its weights.
 
     Raises
     ------
@@ -198,25 +212,30 @@ def load_skeleton(source: Source) -> Loaded | None:
         When transformers does not know the model, or a tensor is unreadable, not finite, or not a
         parameter of the model.
     """
-    if source.is_gguf or getattr(source.config, "quantization_config", None) is not None:
+    quantised = getattr(source.config, "quantization_config", None) is not None
+    if source.is_gguf or source.adapter is not None or (quantised and not source.is_compressed):
         return None
     model, checkpoint = empty_model(source), source.checkpoint
+    tensors: Tensors = checkpoint.source
+    if isinstance(checkpoint.source, MergedTensors):
+        put_layers(model, source.compressed)
+        tensors = checkpoint.source.source
     model.tie_weights()
-    held = checkpoint.source.tensors
     parameters: Mapping[str, torch.nn.Parameter] = dict(model.named_parameters())
     for name, parameter in parameters.items():
-        stored = held.get(name)
+        stored = tensors.tensors.get(name)
         if stored is None or stored.shape != tuple(parameter.shape) or not stored.readable_as:
             return None
     if checkpoint.match is not None:
         require_match(source, checkpoint.match)
-    require_finite(source.address, ((name, checkpoint.source.read(name)) for name in parameters))
+    require_finite(source.address, ((name, tensors.read(name)) for name in parameters))
+    loaded = Loaded(model, tensors, dtype)
     blocks = {matrix.block.rpartition(".")[0] for matrix in checkpoint.matrices}
     for name in parameters:
         if not any(name.startswith(f"{path}.") for path in blocks):
             owner, _, last = name.rpartition(".")
             module = model.get_submodule(owner)
-            value = checkpoint.source.read(name).to(torch.float32)
+            value = tensors.read(name).to(dtype)
             setattr(module, last, torch.nn.Parameter(value, requires_grad=False))
     model.tie_weights()
-    return Loaded(model, checkpoint.source)
+    return loaded

@@ -118,7 +118,7 @@ def prune(
         scratch = None
         if method != "magnitude":
             calibration = calibration or Calibration()
-            windows, text = calibration_text(source, calibration, device)
+            windows, text = calibration_text(source, calibration, device, progress)
             about["calibration"] = text | {"seed": calibration.seed, "source": calibration.data}
             scratch = Scratch(
                 {

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spectra.calibration import passes
+from spectra.calibration import passes, text
 from spectra.calibration.blocks import Blocks, open_blocks
 from spectra.calibration.hidden import HiddenStates
 from spectra.calibration.options import Calibration
@@ -24,8 +24,10 @@ from spectra.calibration.statistics import (
     whole_of,
 )
 from spectra.calibration.text import own_windows
+from spectra.checkpoint.notes import CheckpointNote
 from spectra.compression.calibrated import calibration_text
 from spectra.machine.progress import silent
+from spectra.models import placement
 from spectra.models.loading import Loaded, load_skeleton, load_whole
 from spectra.models.source import Source
 from spectra_data.errors import InputError
@@ -305,6 +307,38 @@ def test_a_model_writes_the_same_text_again_and_leaves_the_random_state_alone(tm
         one, own_windows(Source(str(tmp_path / "m")), windows=3, length=12, seed=2)
     )
     assert (one[:, 0] == 0).all()  # its beginning token
+
+
+def test_a_model_whose_blocks_are_read_one_by_one_writes_the_same_text(tmp_path, monkeypatch):
+    saved(tmp_path / "m")
+    source = Source(str(tmp_path / "m"))
+    size = {"windows": 5, "length": 12, "seed": 1}
+    whole = own_windows(source, **size)
+    monkeypatch.setattr(placement, "free_memory", lambda device: 1)
+    with pytest.warns(CheckpointNote, match="its blocks are read one at a time"):
+        assert torch.equal(own_windows(source, **size), whole)
+    monkeypatch.setattr(text, "CACHE_BYTES", 2 * 12 * text._cached_bytes(source.config))
+    stages = []
+    with pytest.warns(CheckpointNote):
+        own_windows(source, **size, progress=lambda *stage: stages.append(stage))
+    assert stages[-1] == ("own text", 3 * 11, 3 * 11)  # two windows at a time
+
+
+def test_keys_and_values_take_what_is_predicted(tmp_path):
+    model = saved(tmp_path / "m")
+    cache = model(input_ids=WINDOWS[:1], use_cache=True).past_key_values
+    held = sum(t.numel() * 4 for layer in cache.layers for t in (layer.keys, layer.values))
+    assert held == WINDOWS.shape[1] * text._cached_bytes(model.config)
+
+
+def test_a_model_that_would_write_for_too_long_is_calibrated_on_other_text(shared, tmp_path):
+    saved(tmp_path / "m", vocab_size=512)
+    tokenizer = str(shared / "data/checkpoints/stories260K")
+    calibration = Calibration(windows=2, length=16, own_text_hours=0, tokenizer=tokenizer)
+    with pytest.warns(CheckpointNote, match=r"would write its own text for 0\.0 hours, longer"):
+        _, about = calibration_text(Source(str(tmp_path / "m")), calibration, "cpu")
+    assert about["data"] == "pydocs"
+    assert "own_text_hours" not in calibration.described()
 
 
 def test_what_transformers_cannot_load_is_one_line(tmp_path):
