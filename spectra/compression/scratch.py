@@ -33,8 +33,8 @@ from spectra_data.partial import remove_leftovers
 FORMAT = 3
 KEPT_BYTES = 8e9
 """Size in bytes above which a folder is removed after use, unless it is to be kept."""
-KINDS = ("matrix", "spectrum", "factors", "pruned")
-"""What there is of a matrix: its decomposition and spectrum, its factors, or its pruned weight."""
+KINDS = ("matrix", "spectrum", "product", "pruned")
+"""What there is of a matrix: its decomposition and spectrum, the factors of a product, or a pruned weight."""
 
 
 class Scratch:
@@ -83,7 +83,7 @@ class Scratch:
     def save_factors(self, name: str, factors: Factors) -> None:
         """Write the factors of a matrix, in float32."""
         tensors = {"left": factors.left.float(), "right": factors.right.float()}
-        save_tensors(self._file("factors", name), tensors, {})
+        save_tensors(self._file("product", name), tensors, {})
 
     def save_pruned(self, name: str, weight: torch.Tensor) -> None:
         """Write the pruned weight of a matrix."""
@@ -128,7 +128,7 @@ class Scratch:
 
     def factors(self, name: str) -> Factors:
         """The factors of a matrix."""
-        tensors = self._load("factors", name)[0]
+        tensors = self._load("product", name)[0]
         return Factors(tensors["left"], tensors["right"])
 
     def pruned(self, name: str) -> torch.Tensor:

@@ -17,6 +17,10 @@ from spectra.storages.layer import CompressedLinear, LayerPair, linear
 from spectra.storages.stored import Factors, StoredMatrix, wide
 from spectra_data.errors import InputError
 
+STEEPEST = 1e-5
+"""Least entry on the diagonal of Cholesky's triangle, relative to the largest: its square, which
+rounding is compared with, is still far above it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Pivoted(StoredMatrix):
@@ -113,11 +117,14 @@ def pivoted(factors: Factors, dtype: torch.dtype | None = None) -> Pivoted:
         left, right = right.mT, left.mT
     rank = left.shape[1]
     # with orthonormal columns, the choice depends on the rows' space alone
-    basis, triangle = torch.linalg.qr(left)
-    _, pivots, failed = torch.linalg.lu_factor_ex(basis)
+    basis = _orthonormal(left)
+    decomposed, pivots, failed = torch.linalg.lu_factor_ex(basis)
     chosen, others = torch.split(_order(pivots, len(basis)), [rank, len(basis) - rank])
-    kept = basis[chosen] @ (triangle @ right)
-    coefficients = torch.linalg.solve_ex(basis[chosen], basis[others], left=False)[0]
+    kept = left[chosen] @ right
+    unit, below = torch.split(decomposed, [rank, len(basis) - rank])  # in the order of the pivots
+    coefficients = torch.linalg.solve_triangular(
+        unit, below, upper=False, left=False, unitriangular=True
+    )
     if failed or not torch.isfinite(coefficients).all() or not torch.isfinite(kept).all():
         raise InputError("its factors are not finite")
     if dtype is not None:
@@ -127,6 +134,21 @@ def pivoted(factors: Factors, dtype: torch.dtype | None = None) -> Pivoted:
     if by_columns:
         return Pivoted(kept.mT.contiguous(), coefficients.mT.contiguous(), order.int(), True)
     return Pivoted(kept, coefficients, torch.argsort(order).int(), False)
+
+
+def _orthonormal(left: torch.Tensor) -> torch.Tensor:
+    """An orthonormal basis of the columns' span, (rows, rank), by Cholesky's triangle if possible.
+
+    That takes a third of the time of Householder's, and is far more accurate than the choice of
+    pivots needs.
+    """
+    triangle, failed = torch.linalg.cholesky_ex(left.mT @ left, upper=True)
+    diagonal = triangle.diagonal()
+    if failed or float(diagonal.min()) < STEEPEST * float(diagonal.max()):
+        basis: torch.Tensor = torch.linalg.qr(left)[0]
+        return basis
+    basis = torch.linalg.solve_triangular(triangle, left, upper=True, left=False)
+    return basis
 
 
 def _refitted(
