@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectra_data.errors import InputError
@@ -164,6 +165,49 @@ def saves_adapter_only(model: Any) -> bool:
     """Whether `save_pretrained` writes only the adapter that `load_adapter` put into a model."""
     require_tried()
     return bool(getattr(model, "_hf_peft_config_loaded", False))
+
+
+@dataclass(frozen=True)
+class GgufConversion:
+    """What transformers does to the tensors of a GGUF file."""
+
+    names: Mapping[str, str]
+    """Names of parameters, by llama.cpp's names of tensors."""
+    processor: Any
+    parsed: Mapping[str, Any]
+
+    def undone(self, name: str, weight: "torch.Tensor") -> "torch.Tensor":
+        """A parameter, from the tensor that llama.cpp calls by a name."""
+        import torch
+
+        made = self.processor.process(
+            weights=weight.numpy(),
+            name=name,
+            tensor_key_mapping=dict(self.names),
+            parsed_parameters={**self.parsed, "tensors": {}},
+        )
+        return torch.from_numpy(made.weights.copy())
+
+
+def gguf_conversion(path: Path, architecture: str, model: Any) -> GgufConversion:
+    """How transformers converts a GGUF file for a model, which needs no weights.
+
+    Parameters
+    ----------
+    path
+        File that describes the model.
+    architecture
+        The file's own name of its architecture.
+    model
+        The model.
+    """
+    from transformers import modeling_gguf_pytorch_utils as gguf
+
+    read: Any = gguf.load_gguf_checkpoint
+    parsed = read(str(path), return_tensors=False)
+    kind: Any = gguf.TENSOR_PROCESSORS.get(architecture, gguf.TensorProcessor)
+    processor = kind(config=parsed["config"])
+    return GgufConversion(gguf.get_gguf_hf_weights_map(model, processor), processor, parsed)
 
 
 @dataclass(frozen=True)

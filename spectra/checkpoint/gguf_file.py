@@ -157,6 +157,8 @@ def gguf_parts(folder: Folder, named: str | None = None) -> list[str]:
     if named is None and len({(s.count, s.tensors) for s in splits.values()}) > 1:
         raise InputError(f"there are several .gguf files: name one of {', '.join(splits)}")
     count = next(iter(splits.values())).count
+    if len(splits) == count == 1:
+        return list(splits)
     numbers = Counter(split.number for split in splits.values())
     if count == 1 or max(numbers.values()) > 1:
         raise InputError(f"there are several .gguf files: name one of {', '.join(sorted(splits))}")

@@ -20,7 +20,7 @@ from spectra.compression.skeleton import READS_WEIGHT, read_by_name, require_run
 from spectra.compression.sources import model_tensors
 from spectra.compression.weighting import Weightings, plain_weightings
 from spectra.machine.progress import Progress
-from spectra.models.loading import empty_model
+from spectra.models.empty import empty_model
 from spectra.models.source import Source
 from spectra.storages.registry import BUDGET_STORAGE
 from spectra_data.errors import InputError

@@ -34,7 +34,7 @@ FORMAT = 3
 KEPT_BYTES = 8e9
 """Size in bytes above which a folder is removed after use, unless it is to be kept."""
 KINDS = ("matrix", "spectrum", "product", "pruned")
-"""What there is of a matrix: its decomposition and spectrum, the factors of a product, or a pruned weight."""
+"""What there is of a matrix: its decomposition and spectrum, a product, or a pruned weight."""
 
 
 class Scratch:

@@ -22,7 +22,7 @@ from torch._subclasses.fake_tensor import (
 from spectra.allocation.rankmap import RankMap
 from spectra.checkpoint.notes import note
 from spectra.checkpoint.spectra_config import SpectraConfig
-from spectra.models.loading import empty_model
+from spectra.models.empty import empty_model
 from spectra.models.lowrank import put_layers
 from spectra.models.source import Source
 from spectra.storages.layer import put

@@ -7,6 +7,8 @@ import torch
 from spectra.checkpoint.checkpoint import Tensors
 from spectra.checkpoint.tensors import NAMES, StoredTensor
 from spectra.compression.settings import require_known_dtype
+from spectra.models.empty import empty_model
+from spectra.models.gguf_tensors import gguf_tensors
 from spectra.models.loading import load_whole
 from spectra.models.source import Source
 from spectra.transformers_internals import tied_parameters
@@ -44,12 +46,16 @@ def model_tensors(source: Source) -> tuple[Tensors, dict[str, Any]]:
     if checkpoint.problems:
         raise InputError("; ".join(checkpoint.problems))
     if source.is_gguf:
-        model = load_whole(source, torch.bfloat16).model
+        made = gguf_tensors(source)
+        model: Any = (
+            load_whole(source, torch.bfloat16).model if made is None else empty_model(source)
+        )
         config: Any = model.config
         config.architectures = [type(model).__name__]
         described = config.to_dict()
         described.pop("quantization_config", None)
-        return ModelState(model), described | {"dtype": "bfloat16"}
+        tensors: Tensors = ModelState(model) if made is None else made.rounded(torch.bfloat16)
+        return tensors, described | {"dtype": "bfloat16"}
     described = dict(checkpoint.config)
     if "model_type" not in described:
         raise InputError(f"{source} has no config.json with a model_type")

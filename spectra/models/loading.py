@@ -11,6 +11,8 @@ from spectra.checkpoint.checkpoint import Tensors
 from spectra.checkpoint.compressed import MergedTensors, is_compressed
 from spectra.checkpoint.match import Match, amiss
 from spectra.models.adapter import apply_adapter, require_base
+from spectra.models.empty import empty_model
+from spectra.models.gguf_tensors import gguf_tensors
 from spectra.models.lowrank import put_layers
 from spectra.models.messages import loading
 from spectra.models.source import Source
@@ -78,7 +80,12 @@ def _whole(source: Source, dtype: torch.dtype | str, options: Mapping[str, Any])
     if checkpoint is not None and checkpoint.match is not None:
         require_match(source, checkpoint.match)
     with loading(source.address):
-        if source.is_gguf:
+        if source.is_gguf and (tensors := gguf_tensors(source)) is not None:
+            if isinstance(dtype, torch.dtype):
+                tensors = tensors.rounded(dtype)
+            auto, arguments = _of_tensors(source, {n: tensors.read(n) for n in tensors.tensors})
+        elif source.is_gguf:
+            require_one_file(source)
             arguments |= _unpacked()
         elif checkpoint is not None and not checkpoint.usual:
             auto, arguments = _given(source)
@@ -100,6 +107,11 @@ def _given(source: Source) -> tuple[Any, dict[str, Any]]:
     names = checkpoint.match.plain if checkpoint.match is not None else {}
     stored = {names.get(name, name): name for name in checkpoint.stored.tensors}
     tensors = {plain: checkpoint.stored.read(name) for plain, name in stored.items()}
+    return _of_tensors(source, tensors)
+
+
+def _of_tensors(source: Source, tensors: Mapping[str, torch.Tensor]) -> tuple[Any, dict[str, Any]]:
+    """The model class, and arguments that give it tensors by its parameters' names."""
     model = empty_model(source)
     arguments = {
         "pretrained_model_name_or_path": None,
@@ -107,6 +119,22 @@ def _given(source: Source) -> tuple[Any, dict[str, Any]]:
         "state_dict": tensors,
     }
     return type(model), arguments
+
+
+def require_one_file(source: Source) -> None:
+    """Require a GGUF model in one file, as transformers itself reads no more.
+
+    Raises
+    ------
+    InputError
+        When it is in several, with the command that joins them.
+    """
+    if len(source.gguf_files) > 1:
+        raise InputError(
+            f"{source} is a model in {len(source.gguf_files)} GGUF files, and transformers, which "
+            "has to load this family whole, reads one: join them with llama.cpp's "
+            f"`llama-gguf-split --merge {source.gguf_files[0].name} JOINED.gguf`"
+        )
 
 
 def require_loaded(address: str, model: torch.nn.Module, report: Mapping[str, Any]) -> None:
@@ -177,23 +205,6 @@ def _unpacked() -> dict[str, Any]:
     return {"quantization_config": GgufConfig(dequantize=True)}
 
 
-def empty_model(source: Source) -> Any:
-    """A checkpoint's model without weights, on torch's meta device; its buffers are real.
-
-    Raises
-    ------
-    InputError
-        When transformers does not know the model.
-    """
-    from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
-
-    config = copy.deepcopy(source.config)
-    auto: Any = AutoModelForCausalLM
-    with loading(source.address), init_empty_weights(include_buffers=False):
-        return auto.from_config(config, dtype=torch.float32)
-
-
 def load_skeleton(source: Source, dtype: torch.dtype = torch.float32) -> Loaded | None:
     """The model without its blocks' weights; None if its parameters are not stored one to one.
 
@@ -213,10 +224,12 @@ def load_skeleton(source: Source, dtype: torch.dtype = torch.float32) -> Loaded 
         parameter of the model.
     """
     quantised = getattr(source.config, "quantization_config", None) is not None
-    if source.is_gguf or source.adapter is not None or (quantised and not source.is_compressed):
+    if source.adapter is not None or (quantised and not source.is_compressed):
         return None
     model, checkpoint = empty_model(source), source.checkpoint
-    tensors: Tensors = checkpoint.source
+    tensors: Tensors | None = gguf_tensors(source) if source.is_gguf else checkpoint.source
+    if tensors is None:
+        return None
     if isinstance(checkpoint.source, MergedTensors):
         put_layers(model, source.compressed)
         tensors = checkpoint.source.source

@@ -63,7 +63,7 @@ def placed_model(
 
 def _lacking(source: Source, dtype: torch.dtype, device: str) -> str | None:
     """By how much a model's weights do not fit into a device's free memory; None if they do."""
-    if device == AUTO or source.is_left_to_transformers or source.is_gguf:
+    if device == AUTO or source.is_left_to_transformers:
         return None
     tensors: Tensors = source.checkpoint.source
     if isinstance(tensors, MergedTensors):

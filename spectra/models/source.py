@@ -38,6 +38,10 @@ COMPANIONS = (
 """Files that belong to a model besides its weights and configuration."""
 
 
+UNTIED = "output.weight"
+"""llama.cpp's name of a head of its own."""
+
+
 class Source:
     """A checkpoint by its address: a folder, a file, a hub name, an adapter's folder.
 
@@ -130,6 +134,14 @@ class Source:
         return self.is_peft or self.place.is_hub_name
 
     @cached_property
+    def gguf_files(self) -> list[Path]:
+        """The files of a GGUF model in their order, of which the first describes it."""
+        folder, _ = open_folder(self.place)
+        home = Path(self.place.place)
+        home = home if home.is_dir() else home.parent
+        return [home / name for name in gguf_parts(folder, folder.named)]
+
+    @cached_property
     def arguments(self) -> dict[str, Any]:
         """Arguments of `from_pretrained`: a folder, a hub name with revision, or a GGUF file.
 
@@ -145,7 +157,10 @@ class Source:
         path = Path(self.place.place)
         if path.suffix == ".gguf" or _only_gguf(path):
             folder = path if path.is_dir() else path.parent
-            return {"pretrained_model_name_or_path": str(folder), "gguf_file": self._single_gguf()}
+            return {
+                "pretrained_model_name_or_path": str(folder),
+                "gguf_file": self.gguf_files[0].name,
+            }
         if path.is_file():
             return {"pretrained_model_name_or_path": str(path.parent)}
         if path.is_dir():
@@ -167,7 +182,12 @@ class Source:
         from transformers import AutoConfig
 
         with loading(self.address):
-            return AutoConfig.from_pretrained(**self.arguments)
+            config = AutoConfig.from_pretrained(**self.arguments)
+        if (
+            self.is_gguf and len(self.gguf_files) > 1
+        ):  # the head may be in another file than the first
+            config.tie_word_embeddings = UNTIED not in self.checkpoint.stored.tensors
+        return config
 
     @property
     def dtype(self) -> torch.dtype:
@@ -219,17 +239,6 @@ class Source:
             with reading(name), folder.open(name) as file:
                 (out / name).write_bytes(bytes(file.read(0, file.size).numpy()))
         return copied
-
-    def _single_gguf(self) -> str:
-        """The file of a GGUF model; transformers reads only models in a single file."""
-        folder, _ = open_folder(self.place)
-        names = gguf_parts(folder, folder.named)
-        if len(names) > 1:
-            raise InputError(
-                f"{self} is a model in {len(names)} GGUF files, but transformers reads one: join "
-                f"them with llama.cpp's `llama-gguf-split --merge {names[0]} JOINED.gguf`"
-            )
-        return names[0]
 
 
 def _only_gguf(folder: Path) -> bool:

@@ -185,8 +185,6 @@ def test_a_model_in_several_gguf_files_is_one_whatever_their_names(tmp_path, nam
         assert set(joined.matrices) == set(whole.matrices)
         assert all(torch.equal(joined.read(m), whole.read(m)) for m in joined.matrices)
         assert joined.config["num_hidden_layers"] == 2
-    with pytest.raises(InputError, match="llama-gguf-split --merge"):
-        load_whole(str(parts))
     (parts / name.format(2)).unlink()
     for place in (parts / name.format(1),):
         with pytest.raises(InputError, match="part 2 of 2 is missing next to the others"):
