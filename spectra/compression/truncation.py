@@ -35,6 +35,10 @@ class Root:
     root: torch.Tensor
     """(n, n) or (n,), in float64."""
 
+    def to(self, device: torch.device) -> "Root":
+        """The same on a device."""
+        return Root(self.root.to(device))
+
     def times(self, x: torch.Tensor) -> torch.Tensor:
         """R x, for x of shape (n, k)."""
         return self.root[:, None] * x if self.root.ndim == 1 else self.root @ x
@@ -162,7 +166,8 @@ class ShortSide:
         if self.root is None:
             left, right = vectors, vectors.mT @ w
         else:
-            left, right = self.root.undone(vectors), self.root.times(vectors).mT @ w
+            root = self.root.to(w.device)
+            left, right = root.undone(vectors), root.times(vectors).mT @ w
         norms = [torch.linalg.vector_norm(left, dim=0), torch.linalg.vector_norm(right, dim=1)]
         balance = (norms[1] / norms[0]).sqrt()
         balance = torch.where(balance > 0, balance, torch.ones_like(balance))

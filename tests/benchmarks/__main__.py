@@ -16,7 +16,7 @@ from spectra.machine.devices import device_of
 
 BENCHMARKS = (
     "decomposition", "recording", "corpus", "measures", "power_law", "cosine", "scan", "allocation",
-    "dashboard", "compression", "finetuning",
+    "dashboard", "weighting", "calibration", "compression", "finetuning",
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "results"
 

@@ -214,7 +214,7 @@ class StoppedError(Exception):
     """What stops a pruning in the middle."""
 
 
-@pytest.mark.parametrize("stop", [0, 3, 9])
+@pytest.mark.parametrize("stop", [9, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 3))])
 def test_a_pruning_that_is_stopped_anywhere_gives_the_same_files(
     model, tmp_path, monkeypatch, stop
 ):

@@ -82,8 +82,16 @@ def test_too_little_disk_is_said_before_anything_runs(model, monkeypatch):
         calibrated_by("whiten", model)
 
 
-@pytest.mark.parametrize("method", ["fisher", "whiten"])
-@pytest.mark.parametrize("stop", [0, 1, 9, 20])
+@pytest.mark.parametrize(
+    ("method", "stop"),
+    [
+        ("fisher", 0),
+        ("fisher", 9),
+        ("whiten", 9),
+        *(pytest.param("fisher", n, marks=pytest.mark.slow) for n in (1, 6, 7, 20)),
+        *(pytest.param("whiten", n, marks=pytest.mark.slow) for n in (0, 20)),
+    ],
+)
 def test_a_compression_that_is_stopped_anywhere_gives_the_same_files(
     model, tmp_path, monkeypatch, method, stop
 ):
@@ -110,7 +118,7 @@ def test_a_compression_that_is_stopped_anywhere_gives_the_same_files(
     assert not list((tmp_path / "cache").rglob("hidden-*"))
 
 
-@pytest.mark.parametrize("stop", [0, 3, 8])
+@pytest.mark.parametrize("stop", [8, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 3))])
 def test_sequential_truncation_that_is_stopped_anywhere_gives_the_same_files(
     model, tmp_path, monkeypatch, stop
 ):
