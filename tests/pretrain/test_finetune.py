@@ -108,7 +108,13 @@ def test_the_saved_checkpoint_is_what_was_trained(checkpoints, inputs, tmp_path,
     assert any("norm" in name for name in changed) == (train not in ("lora", "dora"))
 
 
-@pytest.mark.parametrize("name", sorted(PEFT))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ("adalora", "olora", "osf") else pytest.mark.slow)
+        for name in sorted(PEFT)
+    ],
+)
 def test_any_adapter_of_peft_is_trained_and_merged(checkpoints, inputs, tmp_path, name):
     options = tuned(checkpoints["factors"], inputs["data"], train=config_file(tmp_path, name))
     summary = finetune(options, tmp_path / "run")

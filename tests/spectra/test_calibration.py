@@ -25,6 +25,7 @@ from spectra.calibration.statistics import (
 )
 from spectra.calibration.text import own_windows
 from spectra.checkpoint.notes import CheckpointNote
+from spectra.compression import calibrated
 from spectra.compression.calibrated import calibration_text
 from spectra.machine.progress import silent
 from spectra.models import placement
@@ -337,13 +338,18 @@ def test_keys_and_values_take_what_is_predicted(tmp_path):
     assert held == WINDOWS.shape[1] * text._cached_bytes(model.config)
 
 
-def test_a_model_that_would_write_for_too_long_is_calibrated_on_other_text(shared, tmp_path):
+def test_a_model_that_would_write_for_too_long_is_calibrated_on_other_text(
+    shared, tmp_path, monkeypatch
+):
     saved(tmp_path / "m", vocab_size=512)
+    assert calibrated.INSTEAD == "pydocs"
+    monkeypatch.setattr(calibrated, "INSTEAD", str(tmp_path / "short.txt"))  # as it takes seconds
+    (tmp_path / "short.txt").write_text("Once upon a time there was a small text. " * 20)
     tokenizer = str(shared / "data/checkpoints/stories260K")
     calibration = Calibration(windows=2, length=16, own_text_hours=0, tokenizer=tokenizer)
     with pytest.warns(CheckpointNote, match=r"would write its own text for 0\.0 hours, longer"):
         _, about = calibration_text(Source(str(tmp_path / "m")), calibration, "cpu")
-    assert about["data"] == "pydocs"
+    assert about["data"].endswith("short.txt")
     assert "own_text_hours" not in calibration.described()
 
 

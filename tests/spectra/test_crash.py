@@ -24,7 +24,7 @@ from tests.spectra.crash_reader import look, look_on
 from tests.spectra.crash_writer import CONTENTS, MATRICES, snapshot, write_on
 
 
-@pytest.mark.parametrize("kills", [5, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(150, marks=pytest.mark.slow)])
 def test_a_writer_killed_at_any_moment_loses_nothing_and_shows_no_half_snapshot(tmp_path, kills):
     store, stop = tmp_path / "a.zarr", tmp_path / "stop"
     reader = Forked(look_on, store, stop)

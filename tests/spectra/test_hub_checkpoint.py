@@ -48,7 +48,7 @@ def files_of(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("form", ["safetensors", "bin"])
+@pytest.mark.parametrize("form", ["safetensors", pytest.param("bin", marks=pytest.mark.slow)])
 def test_a_hub_name_is_scanned_by_ranges_and_nothing_is_stored(tmp_path, form):
     folder = tmp_path / "local"
     if form == "bin":

@@ -85,10 +85,9 @@ def test_too_little_disk_is_said_before_anything_runs(model, monkeypatch):
 @pytest.mark.parametrize(
     ("method", "stop"),
     [
-        ("fisher", 0),
         ("fisher", 9),
         ("whiten", 9),
-        *(pytest.param("fisher", n, marks=pytest.mark.slow) for n in (1, 6, 7, 20)),
+        *(pytest.param("fisher", n, marks=pytest.mark.slow) for n in (0, 1, 6, 7, 20)),
         *(pytest.param("whiten", n, marks=pytest.mark.slow) for n in (0, 20)),
     ],
 )
@@ -165,7 +164,9 @@ def test_large_decompositions_are_kept_if_that_is_wanted(model, tmp_path, monkey
     assert not list((tmp_path / "cache/calibration").glob("*/*.matrix.safetensors"))
 
 
-@pytest.mark.parametrize("kind", ["matrix", "spectrum", "root"])
+@pytest.mark.parametrize(
+    "kind", ["root", *(pytest.param(k, marks=pytest.mark.slow) for k in ("matrix", "spectrum"))]
+)
 def test_damage_is_said_and_computed_again(model, tmp_path, capsys, kind):
     options = {"budget": 0.7, "align": 1, "calibration": OWN}
     whole = compress(model, None, tmp_path / "whole", **options)
