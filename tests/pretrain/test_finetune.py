@@ -73,11 +73,12 @@ def validation_of(options, out):
 @pytest.mark.parametrize(
     ("storage", "train"),
     [
-        *(("factors", train) for train in ("lrc", "nlrc", "full", "galore", "lora", "dora")),
-        *(("pivoted", train) for train in ("lrc", "lora")),
+        *(("factors", train) for train in ("lrc", "full", "galore", "lora")),
+        *(("pivoted", train) for train in ("nlrc", "dora")),
+        *(pytest.param("factors", train, marks=pytest.mark.slow) for train in ("nlrc", "dora")),
         *(
             pytest.param("pivoted", train, marks=pytest.mark.slow)
-            for train in ("nlrc", "full", "galore", "dora")
+            for train in ("lrc", "full", "galore", "lora")
         ),
     ],
 )

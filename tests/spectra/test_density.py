@@ -7,10 +7,14 @@ import torch
 from spectra.density import EXACT_SIDE, approximate_singular_values
 from tests.spectra.families import families
 
+QUICK = ("normal", "power 0.5", "rank 10", "equal", "heavy", "sparse", "columns outlying", "graded")
 
-def shares(rows, cols, seed):
+
+def shares(rows, cols, seed, kinds=()):
     """By kind, the share of values within two of their errors, and the median error."""
     for kind, matrix in families(rows, cols, np.random.default_rng(seed)):
+        if kinds and kind not in kinds:
+            continue
         exact = np.linalg.svd(matrix.astype(np.float32).astype(np.float64), compute_uv=False)
         values, errors = approximate_singular_values(torch.from_numpy(matrix).float(), seed=seed)
         assert (np.diff(values) <= 0).all()
@@ -19,7 +23,7 @@ def shares(rows, cols, seed):
 
 
 def test_nine_in_ten_values_lie_within_two_errors():
-    found = {kind: (share, errors) for kind, share, errors in shares(530, 600, 0)}
+    found = {kind: (share, errors) for kind, share, errors in shares(530, 600, 0, QUICK)}
     assert {kind: share for kind, (share, _) in found.items() if share < 0.9} == {}
     # and bars say something: those of the bulk, of leading values, and of what is nothing
     assert np.median(found["normal"][1]) < 0.02

@@ -307,7 +307,7 @@ if sys.argv[2] == "fails":
 """
 
 
-@pytest.mark.parametrize("end", ["returns", "fails"])
+@pytest.mark.parametrize("end", ["fails", pytest.param("returns", marks=pytest.mark.slow)])
 def test_a_script_that_never_closes_its_recorder_loses_nothing(tmp_path, end):
     arguments = [sys.executable, "-c", UNCLOSED, str(tmp_path / "a.zarr"), end]
     result = subprocess.run(arguments, capture_output=True, text=True, check=False)
