@@ -9,8 +9,6 @@ SPECTRA_SHARED ?= ../shared
 # processes that tests are spread over, of one thread each: two more than cores, as many wait for a browser or a disk
 JOBS ?= 4
 export SPECTRA_SHARED
-# a process that a test starts would compile this project again
-unexport PYTHONDONTWRITEBYTECODE
 # what `make` computes stays inside this folder, where `make clean` finds it
 export SPECTRA_CACHE ?= $(CURDIR)/.cache
 

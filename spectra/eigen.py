@@ -32,19 +32,19 @@ ORTHOGONAL = 1e-8
 class Eigensystem(ABC):
     """Eigenvalues of a symmetric matrix, and as many leading eigenvectors as are wanted."""
 
-    @property
-    @abstractmethod
-    def values(self) -> torch.Tensor:
-        """Eigenvalues, (side,), descending, in float64 on the CPU."""
+    values: torch.Tensor
+    """Eigenvalues, (side,), descending, in float64 on the CPU."""
+    names: ClassVar[tuple[str, ...]]
+    """Names of everything that it holds."""
 
     @abstractmethod
     def leading(self, count: int) -> torch.Tensor:
         """The leading eigenvectors: (side, count), orthonormal columns in float64."""
 
     @property
-    @abstractmethod
     def tensors(self) -> dict[str, torch.Tensor]:
         """Everything that it holds, by name, to be written to a file; see `from_tensors`."""
+        return {name: getattr(self, name) for name in self.names}
 
 
 def eigensystem(symmetric: torch.Tensor) -> Eigensystem:
@@ -81,31 +81,21 @@ def from_tensors(tensors: Mapping[str, torch.Tensor]) -> Eigensystem:
 class Vectors(Eigensystem):
     """All eigenvectors."""
 
-    eigenvalues: torch.Tensor
+    values: torch.Tensor
     vectors: torch.Tensor
     """(side, side), columns in the order of the values."""
-    names: ClassVar = ("eigenvalues", "vectors")
-
-    @property
-    def values(self) -> torch.Tensor:
-        """See `Eigensystem`."""
-        return self.eigenvalues
+    names: ClassVar = ("values", "vectors")
 
     def leading(self, count: int) -> torch.Tensor:
         """See `Eigensystem`."""
         return self.vectors[:, :count]
-
-    @property
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """See `Eigensystem`."""
-        return {name: getattr(self, name) for name in self.names}
 
 
 @dataclass(frozen=True, eq=False)
 class Reflectors(Eigensystem):
     """A tridiagonal matrix, and the reflectors that lead to it."""
 
-    eigenvalues: torch.Tensor
+    values: torch.Tensor
     diagonal: torch.Tensor
     """(side,), float64."""
     beside: torch.Tensor
@@ -114,7 +104,7 @@ class Reflectors(Eigensystem):
     """(side - 1,), float64: 2 / ‖v‖² of each reflector I - scale v vᵀ, or 0 for none."""
     folded: torch.Tensor
     """(side // 2, side): the columns v, whose first entry counts as 1, two in a row."""
-    names: ClassVar = ("eigenvalues", "diagonal", "beside", "scales", "folded")
+    names: ClassVar = ("values", "diagonal", "beside", "scales", "folded")
 
     @classmethod
     def of(cls, symmetric: Doubles) -> "Reflectors":
@@ -132,11 +122,6 @@ class Reflectors(Eigensystem):
         arrays = (values[::-1].copy(), diagonal, beside, scales, packed)
         return cls(*(torch.from_numpy(array) for array in arrays))
 
-    @property
-    def values(self) -> torch.Tensor:
-        """See `Eigensystem`."""
-        return self.eigenvalues
-
     def leading(self, count: int) -> torch.Tensor:
         """See `Eigensystem`."""
         vectors = self._of_tridiagonal(count)
@@ -145,11 +130,6 @@ class Reflectors(Eigensystem):
         space = int(lapack.dormqr("L", "N", columns, scales, below, -1)[1][0])
         vectors[1:] = lapack.dormqr("L", "N", columns, scales, below, space, overwrite_c=1)[0]
         return torch.from_numpy(vectors)
-
-    @property
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """See `Eigensystem`."""
-        return {name: getattr(self, name) for name in self.names}
 
     def _of_tridiagonal(self, count: int) -> Doubles:
         """Leading eigenvectors of the tridiagonal matrix: (side, count)."""

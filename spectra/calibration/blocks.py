@@ -2,9 +2,9 @@
 
 Everything outside the blocks (embedding, last norm, head) stays in memory. A block's weights are
 read when it runs and freed afterwards, so that a model of any size runs in the memory of one block;
-all windows pass one block before the next is read. If a checkpoint's tensors are not named like the
-model's parameters (GGUF, some families of transformers), the model is loaded whole, and the same
-passes run on it.
+all windows pass one block before the next is read. If a checkpoint's tensors are not its model's
+parameters one to one (experts that are stacked in memory alone), the model is loaded whole, and the
+same passes run on it.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ import torch
 from spectra.models.inputs import running
 from spectra.models.loading import Loaded, load_skeleton, load_whole
 from spectra.models.source import Source
-from spectra.models.streamed import blocks_of, emptied, outside_of
+from spectra.models.streamed import blocks_of, emptied, put_outside
 from spectra_data.errors import InputError
 
 
@@ -25,6 +25,8 @@ from spectra_data.errors import InputError
 class Passage:
     """A batch of windows on its way through the blocks."""
 
+    windows: range
+    """Numbers of its windows."""
     tokens: torch.Tensor
     """(windows, length)."""
     hidden: torch.Tensor
@@ -60,12 +62,7 @@ class Blocks:
         if not loaded.streams:
             self.model.to(self.device)
         else:
-            for module in outside_of(self.model, self._blocks):
-                module.to(self.device)
-            for block in self._blocks:
-                for module in block.modules():
-                    for name, buffer in module.named_buffers(recurse=False):
-                        module._buffers[name] = buffer.to(self.device)
+            put_outside(self.model, self._blocks, self.device)
         self._in_tuples = False
         """Whether blocks return tuples."""
 
@@ -88,7 +85,9 @@ class Blocks:
     @torch.no_grad()
     def start(self, windows: torch.Tensor, batch_size: int = 4) -> list[Passage]:
         """Embed windows of tokens, (windows, length), and record the arguments of every block."""
-        return [self._embedded(batch) for batch in torch.split(windows, batch_size)]
+        numbers = range(len(windows))
+        starts = numbers[::batch_size]
+        return [self._embedded(numbers[i : i + batch_size], windows) for i in starts]
 
     def run(self, i: int, block: torch.nn.Module, passage: Passage) -> torch.Tensor:
         """The output of a block for a passage: (windows, length, features)."""
@@ -120,7 +119,8 @@ class Blocks:
             ).logits
         return logits
 
-    def _embedded(self, tokens: torch.Tensor) -> Passage:
+    def _embedded(self, numbers: range, windows: torch.Tensor) -> Passage:
+        tokens = windows[numbers.start : numbers.stop]
         calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = [((), {}) for _ in self._blocks]
         found: list[torch.Tensor] = []
         last = len(self._blocks) - 1
@@ -141,7 +141,7 @@ class Blocks:
             contextlib.suppress(_Reached),
         ):
             self.model(input_ids=tokens.to(self.device), use_cache=False)
-        return Passage(tokens, found[0], calls)
+        return Passage(numbers, tokens, found[0], calls)
 
     @contextlib.contextmanager
     def _replaced(self, forwards: Sequence[Any]) -> Iterator[None]:

@@ -16,7 +16,7 @@ compressed blocks before."""
 
 
 class HiddenStates:
-    """Hidden states of all batches of windows, by kind and block.
+    """Hidden states of all windows, by kind and block.
 
     Parameters
     ----------
@@ -28,8 +28,8 @@ class HiddenStates:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def keep(self, kind: str, block: int, states: Sequence[torch.Tensor]) -> None:
-        """Write the states at a block: one tensor a batch, (windows, length, features).
+    def keep(self, kind: str, block: int, batches: Sequence[torch.Tensor]) -> None:
+        """Write the states at a block, in batches of (windows, length, features).
 
         Raises
         ------
@@ -37,9 +37,10 @@ class HiddenStates:
             When they cannot be written.
         """
         path = self._path(kind, block)
+        windows = (window for batch in batches for window in batch)
         try:
             with partial_file(path) as partial:
-                write_weights(partial, {str(n): state for n, state in enumerate(states)})
+                write_weights(partial, {str(n): window for n, window in enumerate(windows)})
                 partial.replace(path)
         except (OSError, SafetensorError) as error:
             raise InputError(f"cannot write {path}: {error}") from error
@@ -56,11 +57,10 @@ class HiddenStates:
             path.unlink()
             return False
 
-    def of(self, kind: str, block: int, batch: int) -> torch.Tensor:
-        """The states of one batch at a block."""
+    def of(self, kind: str, block: int, windows: range) -> torch.Tensor:
+        """The states of some windows at a block, in whatever batches they were written."""
         with safe_open(self._path(kind, block), framework="pt") as file:
-            state: torch.Tensor = file.get_tensor(str(batch))
-        return state
+            return torch.stack([file.get_tensor(str(number)) for number in windows])
 
     def resumed(self, kinds: Sequence[str], done: Sequence[bool]) -> int:
         """The block at which a forward pass goes on: 0, or the last whose states are there.

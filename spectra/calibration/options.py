@@ -40,7 +40,7 @@ class Calibration:
     Raises
     ------
     InputError
-        When a count is below 1, or the model's own text is said to have fields.
+        When a count is below 1, hours are below 0, or the model's own text is said to have fields.
     """
 
     data: Annotated[str, named("calibration")] = SELF
@@ -56,6 +56,8 @@ class Calibration:
         for name in ("windows", "length", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"calibration: {name} is at least 1, not {getattr(self, name)}")
+        if not self.own_text_hours >= 0:
+            raise InputError(f"calibration: hours are at least 0, not {self.own_text_hours:g}")
         if self.data == SELF and self.text_field != TEXT_FIELD:
             raise InputError("calibration: a text field goes with a text, and none is named")
 

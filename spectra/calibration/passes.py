@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 
 from spectra.calibration.blocks import Blocks, Passage
+from spectra.calibration.draws import drawn
 from spectra.calibration.hidden import GRADIENT, HIDDEN, HiddenStates
 from spectra.calibration.statistics import BlockStatistics, linear_layers, watching
 from spectra.machine.progress import Progress
-from spectra_data.errors import InputError
 
 STRIDE = 1_000_003
 """Distance between the random streams of two seeds."""
@@ -80,9 +80,9 @@ class Pass:
                 layers = {} if done else linear_layers(block)
                 with watching(layers, statistics, self._wanted_of(layers)):
                     outputs = []
-                    for number, passage in enumerate(passages):
+                    for passage in passages:
                         if first and i == first:
-                            passage.hidden = states.of(HIDDEN, i, number).to(blocks.device)
+                            passage.hidden = states.of(HIDDEN, i, passage.windows).to(blocks.device)
                         passage.hidden = blocks.run(i, block, passage)
                         outputs.append(passage.hidden)
                 if not done:
@@ -111,9 +111,10 @@ class Pass:
                 done = self.done(blocks.names[i])
                 layers = {} if done else linear_layers(block)
                 with watching(layers, statistics, self._wanted_of(layers)):
-                    for number, passage in enumerate(passages):
-                        hidden = states.of(HIDDEN, i, number).to(blocks.device).requires_grad_()
-                        later = states.of(GRADIENT, i + 1, number).to(blocks.device)
+                    for passage in passages:
+                        hidden = states.of(HIDDEN, i, passage.windows).to(blocks.device)
+                        hidden.requires_grad_()
+                        later = states.of(GRADIENT, i + 1, passage.windows).to(blocks.device)
                         with torch.enable_grad():
                             out = blocks.call(i, block, hidden, passage)
                             gradients += torch.autograd.grad(out, hidden, later)
@@ -144,9 +145,9 @@ class Pass:
             states.keep(HIDDEN, 0, [passage.hidden for passage in passages])
         self._run_forwards(passages, first)
         gradients = []
-        for number, passage in enumerate(passages):
-            passage.hidden = states.of(HIDDEN, count, number).to(blocks.device)
-            gradients.append(self._loss_gradient(passage, number * self.batch_size))
+        for passage in passages:
+            passage.hidden = states.of(HIDDEN, count, passage.windows).to(blocks.device)
+            gradients.append(self._loss_gradient(passage))
         states.keep(GRADIENT, count, gradients)
         states.drop(HIDDEN, count)
         return count
@@ -157,41 +158,28 @@ class Pass:
         for i in range(first, len(self.blocks)):
             outputs = []
             with self.blocks.block(i) as block:
-                for number, passage in enumerate(passages):
-                    passage.hidden = self.states.of(HIDDEN, i, number).to(self.blocks.device)
+                for passage in passages:
+                    hidden = self.states.of(HIDDEN, i, passage.windows)
+                    passage.hidden = hidden.to(self.blocks.device)
                     outputs.append(self.blocks.run(i, block, passage).cpu())
             self.states.keep(HIDDEN, i + 1, outputs)
             self.progress("forwards", i + 1, len(self.blocks))
 
-    def _loss_gradient(self, passage: Passage, first: int) -> torch.Tensor:
+    def _loss_gradient(self, passage: Passage) -> torch.Tensor:
         """Gradient of the summed loss with respect to the last block's output.
 
         The tokens drawn for a window depend only on the seed and the window's number.
         """
         gradients: list[torch.Tensor] = []
-        for row in range(len(passage.tokens)):  # one window at a time: logits are large
-            tokens, hidden = passage.tokens[row : row + 1], passage.hidden[row : row + 1]
-            hidden = hidden.detach().requires_grad_()
+        for row, number in enumerate(passage.windows):  # one at a time: logits are large
+            hidden = passage.hidden[row : row + 1].detach().requires_grad_()
+            tokens = passage.tokens[row : row + 1]
             with torch.enable_grad():
-                logits = self.blocks.logits(hidden, Passage(tokens, hidden, passage.calls))[0]
+                one = Passage(range(number, number + 1), tokens, hidden, passage.calls)
+                logits = self.blocks.logits(hidden, one)[0]
             by_logits = logits.detach().float().softmax(dim=-1)  # (length, vocabulary)
-            draw = torch.Generator().manual_seed(self.seed * STRIDE + first + row)
-            at = torch.arange(len(by_logits)), _drawn(by_logits.cpu(), draw)
-            by_logits[at] -= 1  # of the cross-entropy
+            generator = torch.Generator().manual_seed(self.seed * STRIDE + number)
+            uniform = torch.rand(len(by_logits), generator=generator, dtype=torch.float64)
+            by_logits[torch.arange(len(by_logits)), drawn(by_logits, uniform)] -= 1
             gradients += torch.autograd.grad(logits, hidden, by_logits.to(logits.dtype))
         return torch.cat(gradients)
-
-
-def _drawn(probabilities: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A token for each position, (length,), from probabilities (length, vocabulary).
-
-    Raises
-    ------
-    InputError
-        When the probabilities are not finite.
-    """
-    summed = probabilities.cumsum(dim=-1, dtype=torch.float64)
-    if not torch.isfinite(summed[:, -1]).all():
-        raise InputError("the model's predictions on the calibration text are not finite")
-    at = torch.rand(len(summed), 1, generator=generator, dtype=torch.float64) * summed[:, -1:]
-    return torch.searchsorted(summed, at, right=True)[:, 0].clamp(max=summed.shape[1] - 1)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from spectra.calibration.draws import drawn
 from spectra.machine.progress import Progress, silent
 from spectra.models.placement import placed_model
 from spectra.models.source import Source
@@ -82,7 +83,8 @@ def own_windows(
     """Text that the model itself writes: (windows, length) token ids.
 
     Each token is drawn from the model's predictions, starting with its beginning token (with a
-    random token if it has none), so that statistics need no data. A model that memory does not hold
+    random token if it has none), so that statistics need no data. A window depends on the seed
+    alone, not on those that are written with it. A model that memory does not hold
     is read block by block for every token, for as many windows together as their keys and values
     leave memory for.
 
@@ -112,22 +114,19 @@ def own_windows(
     together = WRITTEN_TOGETHER
     if is_streamed(model):
         together = max(1, min(windows, int(CACHE_BYTES // (length * _cached_bytes(model.config)))))
+    draw = torch.Generator().manual_seed(seed)
+    uniform = torch.rand(windows, length, generator=draw, dtype=torch.float64)
     first = getattr(model.config, "bos_token_id", None)
+    if isinstance(first, int):
+        begin = torch.full((windows, 1), first)
+    else:
+        begin = (uniform[:, :1] * model.config.get_text_config().vocab_size).long()
     starts = range(0, windows, together)
     pace = _Pace(len(starts), length, hours, progress)
     batches = []
-    state = torch.get_rng_state()
-    try:
-        torch.manual_seed(seed)
-        for start in starts:
-            count = min(together, windows - start)
-            if isinstance(first, int):
-                begin = torch.full((count, 1), first)
-            else:
-                begin = torch.randint(model.config.get_text_config().vocab_size, (count, 1))
-            batches.append(_written(model, begin.to(device), length, pace).cpu())
-    finally:
-        torch.set_rng_state(state)
+    for start in starts:
+        some = slice(start, start + together)
+        batches.append(_written(model, begin[some].to(device), uniform[some], pace))
     return torch.cat(batches)
 
 
@@ -157,26 +156,27 @@ class _Pace:
 
 
 @torch.no_grad()
-def _written(model: Any, tokens: torch.Tensor, length: int, pace: _Pace) -> torch.Tensor:
-    """Continue every row to a length; an end token does not stop a row, as in pretraining text."""
+def _written(model: Any, tokens: torch.Tensor, uniform: torch.Tensor, pace: _Pace) -> torch.Tensor:
+    """Continue every row, one token for each of its numbers after the first.
+
+    An end token does not stop a row, as in pretraining text.
+    """
     cache = None
     last = tokens
-    while tokens.shape[1] < length:
+    for at in uniform[:, 1:].T:
         kept: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
         out = model(input_ids=last if kept else tokens, use_cache=True, logits_to_keep=1, **kept)
         cache = getattr(out, "past_key_values", None)  # missing in models that keep other states
-        probabilities = out.logits[:, -1].float().softmax(dim=-1)
-        if not torch.isfinite(probabilities).all():
-            raise InputError("the model's predictions are not finite: `spectra scan` finds why")
-        last = torch.multinomial(probabilities, 1)
+        last = drawn(out.logits[:, -1].float().softmax(dim=-1), at)[:, None].to(tokens.device)
         tokens = torch.cat([tokens, last], dim=1)
         pace.step()
-    return tokens
+    return tokens.cpu()
 
 
 def _cached_bytes(config: Any) -> int:
     """Bytes of a token's keys and values in float32, over all layers."""
     text = config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    queries = getattr(text, "num_attention_heads", None) or 1
+    heads = getattr(text, "num_key_value_heads", None) or queries
+    size = getattr(text, "head_dim", None) or text.hidden_size // queries
     return int(2 * 4 * text.num_hidden_layers * heads * size)

@@ -58,8 +58,9 @@ def decompose_block(
             scratch.save(name, side, key if roots[key] is not None else None)
 
     small = [name for name, layer in layers.items() if _takes_a_core(layer.weight)]
-    for name in layers.keys() - set(small):
-        write(name)
+    for name in layers:
+        if name not in small:
+            write(name)
     with single_threaded_workers(available_cores()) as pool:
         for _ in pool.map(write, small):
             pass

@@ -79,23 +79,26 @@ def calibrate(
     windows, about = calibration_text(source, settings.calibration, device, progress)
     checkpoint = source.checkpoint
     sha256 = finite_sha256(checkpoint)
+    wanted: dict[str, list[Matrix]] = {}
+    for matrix in checkpoint.matrices:
+        if names is None or matrix.name in names:
+            wanted.setdefault(matrix.block, []).append(matrix)
+    blocks = {matrix.name: block for block, inside in wanted.items() for matrix in inside}
     scratch = Scratch(
         {
             "checkpoint": checkpoint.identity,
             "weights": sha256,
             "tokens": about["tokens_sha256"],
             "weighting": settings.weighting(),
+            "matrices": sorted(blocks),
         }
     )
-    wanted: dict[str, list[Matrix]] = {}
-    for matrix in checkpoint.matrices:
-        if names is None or matrix.name in names:
-            wanted.setdefault(matrix.block, []).append(matrix)
     if any(scratch.reached(block) is None for block in wanted):
         with scratch.held():
-            _require_space(source, scratch, list(wanted.values()), settings)
+            states = states_bytes(windows, source)
+            needed = calibration_bytes(list(wanted.values()), states, WEIGHING[settings.method])
+            require_space(scratch.path, needed, scratch.bytes, f"calibration for {settings.method}")
             _take(source, scratch, wanted, windows, settings, device, progress)
-    blocks = {matrix.name: block for block, inside in wanted.items() for matrix in inside}
     return Weightings(
         lambda name: _found(scratch, blocks[name], name),
         about | {"checkpoint_sha256": sha256},
@@ -176,15 +179,6 @@ def _written(
     )
     save_tensors(path, {"windows": windows}, {})
     return windows
-
-
-def _require_space(
-    source: Source, scratch: Scratch, blocks: Sequence[Sequence[Matrix]], settings: Settings
-) -> None:
-    text = settings.calibration
-    states = states_bytes(text.windows, text.length, source.config.get_text_config().hidden_size)
-    needed = calibration_bytes(blocks, states, WEIGHING[settings.method])
-    require_space(scratch.path, needed, scratch.bytes, f"calibration for {settings.method}")
 
 
 def _take(

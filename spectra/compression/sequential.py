@@ -103,14 +103,11 @@ def sequential_weightings(
             "ranks": {name: module.rank for name, module in factored.items()},
         }
     )
-    with scratch.held():
-        blocks = open_blocks(source, device)
-        if any(scratch.reached(name) is None for name in blocks.names):
-            text = settings.calibration
-            width = source.config.get_text_config().hidden_size
-            states = states_bytes(text.windows, text.length, width)
-            needed = factors_bytes(factored.values()) + 4 * states
+    if any(scratch.reached(m.block) is None for m in source.checkpoint.matrices):
+        with scratch.held():
+            needed = factors_bytes(factored.values()) + 4 * states_bytes(windows, source)
             require_space(scratch.path, needed, scratch.bytes, "calibration for sequential")
+            blocks = open_blocks(source, device)
             _Sequence(blocks, factored, settings, scratch, progress).run(windows)
     return Weightings(
         lambda name: Ready(lambda: scratch.factors(name)),
@@ -142,8 +139,8 @@ class _Sequence:
         done = [self.scratch.reached(name) is not None for name in blocks.names]
         first = states.resumed(list(streams), done)
         for kind, stream in streams.items():
-            for number, passage in enumerate(stream if first else []):
-                passage.hidden = states.of(kind, first, number).to(blocks.device)
+            for passage in stream if first else ():
+                passage.hidden = states.of(kind, first, passage.windows).to(blocks.device)
         for i in range(first, len(blocks)):
             with blocks.block(i) as block:
                 self._compress(i, block, original, compressed)

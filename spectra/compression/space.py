@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+import torch
 from rich.filesize import decimal
 
 from spectra.allocation.rankmap import Module
@@ -12,6 +13,7 @@ from spectra.checkpoint.notes import note
 from spectra.compression.methods import WeighingMethod
 from spectra.eigen import SINGLE_SIDE, SMALL_SIDE
 from spectra.matrices import Matrix
+from spectra.models.source import Source
 from spectra_data.errors import InputError
 
 SINGLE, DOUBLE = 4, 8
@@ -21,9 +23,10 @@ SIBLINGS = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate and up", "up": "ga
 """Roles whose matrices read the same input."""
 
 
-def states_bytes(windows: int, length: int, features: int) -> int:
-    """Bytes of the hidden states of all windows at one block."""
-    return windows * length * features * SINGLE
+def states_bytes(windows: torch.Tensor, source: Source) -> int:
+    """Bytes of the hidden states at one block, of windows of tokens, (windows, length)."""
+    width: int = source.config.get_text_config().hidden_size
+    return windows.numel() * width * SINGLE
 
 
 def decomposition_bytes(matrices: Collection[Matrix], method: WeighingMethod) -> int:

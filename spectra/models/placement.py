@@ -57,6 +57,7 @@ def placed_model(
             raise InputError(
                 f"{source} can only be loaded whole: its tensors are not its model's parameters"
             )
+        note(f"{source} {lacking}, but it can only be loaded whole")
     where = {} if device == "cpu" else {"device_map": device}
     return load_whole(source, AUTO if dtype is None else dtype, **where).model.eval()
 

@@ -4,7 +4,7 @@ Everything outside the blocks (embedding, last norm, head) stays in memory, and 
 Each forward pass reads all blocks once: the more tokens it is given, the less that matters.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,13 +21,8 @@ def streamed(loaded: Loaded, device: str | torch.device = "cpu") -> torch.nn.Mod
     place = torch.device(device)
     model = loaded.model.eval().requires_grad_(False)
     path, blocks = blocks_of(model)
-    for module in outside_of(model, blocks):
-        module.to(place)
+    put_outside(model, blocks, place)
     for number, block in enumerate(blocks):
-        for module in block.modules():
-            for name, buffer in module.named_buffers(recurse=False):
-                if not buffer.is_meta:
-                    module._buffers[name] = buffer.to(place)
         block.register_forward_pre_hook(_filling(loaded, f"{path}.{number}", place))
         block.register_forward_hook(_emptying, always_call=True)
     return model
@@ -50,21 +45,29 @@ def _emptying(block: torch.nn.Module, *_: Any) -> None:
 
 
 def emptied(block: torch.nn.Module) -> None:
-    """Free the memory of a block's parameters; its buffers stay, as no checkpoint holds them."""
+    """Free the memory of a block's parameters; its buffers, which are small, stay."""
     for module in block.modules():
         for name, parameter in module.named_parameters(recurse=False):
             empty = torch.empty_like(parameter, device="meta")
             setattr(module, name, torch.nn.Parameter(empty, requires_grad=False))
 
 
-def outside_of(
-    model: torch.nn.Module, blocks: Sequence[torch.nn.Module]
-) -> Iterator[torch.nn.Module]:
-    """The modules without children of their own that are in no block."""
+def put_outside(
+    model: torch.nn.Module, blocks: Sequence[torch.nn.Module], device: torch.device
+) -> None:
+    """Put everything but the blocks' weights on a device: other modules, and blocks' buffers.
+
+    Buffers that are stored with the weights are read with them.
+    """
     inside = {id(module) for block in blocks for module in block.modules()}
     for module in model.modules():
         if id(module) not in inside and not any(True for _ in module.children()):
-            yield module
+            module.to(device)
+    for block in blocks:
+        for module in block.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                if not buffer.is_meta:
+                    module._buffers[name] = buffer.to(device)
 
 
 def blocks_of(model: torch.nn.Module) -> tuple[str, Sequence[torch.nn.Module]]:

@@ -185,16 +185,13 @@ def _prepared(
     progress: Progress,
 ) -> frozenset[str]:
     """Write the pruned weights to scratch, in their stored dtype; return the matrices' names."""
-    blocks = open_blocks(source, device)
-    if any(scratch.reached(name) is None for name in blocks.names):
+    inside = {matrix.block for matrix in source.checkpoint.matrices}
+    if any(scratch.reached(block) is None for block in inside):
         sizes = sum(tensor_bytes(stored, f"{name}.weight") for name in pruner.names)
-        width = source.config.get_text_config().hidden_size
-        states = states_bytes(len(windows), windows.shape[1], width)
-        require_space(
-            scratch.path, sizes + 2 * states, scratch.bytes, f"pruning by {pruner.method}"
-        )
+        needed = sizes + 2 * states_bytes(windows, source)
+        require_space(scratch.path, needed, scratch.bytes, f"pruning by {pruner.method}")
         for block, pruned in pruner.blocks(
-            blocks,
+            open_blocks(source, device),
             windows,
             calibration.batch_size,
             progress,
@@ -205,7 +202,7 @@ def _prepared(
                 dtype = stored.tensors[f"{name}.weight"].dtype or weight.dtype
                 scratch.save_pruned(name, rounded(name, weight, dtype))
             scratch.finish(block, pruned)
-    return frozenset().union(*(scratch.reached(name) or () for name in blocks.names))
+    return frozenset().union(*(scratch.reached(block) or () for block in inside))
 
 
 def _stored(source: Source) -> tuple[Tensors, dict[str, Any], SpectraConfig | None]:

@@ -110,9 +110,9 @@ class Pruner:
         first = 0
         if states is not None:
             first = states.resumed([HIDDEN], [done(name) for name in blocks.names])
-        for number, passage in enumerate(passages if first else ()):
+        for passage in passages if first else ():
             assert states is not None
-            passage.hidden = states.of(HIDDEN, first, number).to(blocks.device)
+            passage.hidden = states.of(HIDDEN, first, passage.windows).to(blocks.device)
         for i in range(first, len(blocks)):
             name = blocks.names[i]
             with blocks.block(i) as block:

@@ -1,6 +1,7 @@
-"""Stops writing to a local store after some files, as a kill or a full disk would."""
+"""Stops what is written after some files, as a kill or a full disk would."""
 
 import contextlib
+import itertools
 
 import pytest
 
@@ -31,3 +32,20 @@ def stopped_after(allowed, error=StoppedError):
         patch.setattr(files, "write_file", counted_write)
         patch.setattr(files.DurableStore, "delete", counted_delete)
         yield
+
+
+def stopped_at(monkeypatch, kind, name, number):
+    """Let a method be called so many times; the next call raises, and all after it run again.
+
+    Returns the arguments of the calls that ran, in a list that grows.
+    """
+    calls, real, ran = itertools.count(), getattr(kind, name), []
+
+    def stopping(self, *arguments):
+        if next(calls) == number:
+            raise StoppedError
+        real(self, *arguments)
+        ran.append(arguments)
+
+    monkeypatch.setattr(kind, name, stopping)
+    return ran

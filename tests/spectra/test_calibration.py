@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 
 from spectra.calibration import passes, text
 from spectra.calibration.blocks import Blocks, open_blocks
+from spectra.calibration.draws import drawn
 from spectra.calibration.hidden import HiddenStates
 from spectra.calibration.options import Calibration
 from spectra.calibration.passes import Pass
@@ -34,6 +34,7 @@ from spectra.models.source import Source
 from spectra_data.errors import InputError
 from tests.small import random_batch
 from tests.spectra.checkpoints import saved
+from tests.spectra.interruption import StoppedError, stopped_at
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gpt_neox", "opt", "gpt2", "phi3", "mixtral"]
 WINDOWS = random_batch(0)
@@ -124,8 +125,8 @@ def test_gradients_block_by_block_are_those_of_the_whole_model(tmp_path, family,
     model = saved(tmp_path / "m", family).eval()
     # the tokens that it draws, to ask an ordinary backward pass about the same ones
     drawn = []
-    draw = passes._drawn
-    monkeypatch.setattr(passes, "_drawn", lambda *a: drawn.append(draw(*a)) or drawn[-1])
+    draw = passes.drawn
+    monkeypatch.setattr(passes, "drawn", lambda *a: drawn.append(draw(*a)) or drawn[-1])
     found = {one.index: one for one in a_pass(tmp_path / "m", tmp_path / "s").backwards()}
     assert len(found) == 2
     outputs = {}
@@ -156,12 +157,15 @@ def test_gradients_block_by_block_are_those_of_the_whole_model(tmp_path, family,
 def test_tokens_are_drawn_by_their_probabilities():
     probabilities = torch.tensor([[0.0, 0.3, 0.7, 0.0], [1.0, 0.0, 0.0, 0.0]]).repeat(4000, 1)
     draw = torch.Generator().manual_seed(0)
-    drawn = passes._drawn(probabilities, draw).reshape(-1, 2)
-    assert set(drawn[:, 0].tolist()) == {1, 2}
-    assert float((drawn[:, 0] == 2).float().mean()) == pytest.approx(0.7, abs=0.03)
-    assert not drawn[:, 1].any()
-    with pytest.raises(InputError, match="predictions on the calibration text are not finite"):
-        passes._drawn(torch.full((1, 2), torch.nan), draw)
+    uniform = torch.rand(8000, generator=draw, dtype=torch.float64)
+    found = drawn(probabilities, uniform).reshape(-1, 2)
+    assert set(found[:, 0].tolist()) == {1, 2}
+    assert float((found[:, 0] == 2).float().mean()) == pytest.approx(0.7, abs=0.03)
+    assert not found[:, 1].any()
+    ends = drawn(probabilities[:2], torch.tensor([0.0, 1 - 1e-16], dtype=torch.float64))
+    assert ends.tolist() == [1, 0]
+    with pytest.raises(InputError, match="predictions are not finite"):
+        drawn(torch.full((1, 2), torch.nan), uniform[:1])
 
 
 def test_a_streamed_model_holds_no_block_before_and_after_it_runs(tmp_path):
@@ -197,10 +201,6 @@ def test_a_checkpoint_whose_tensors_have_other_names_is_loaded_whole(tmp_path):
     assert len(open_blocks(Source(str(tmp_path / "m")))) == 2
 
 
-class StoppedError(Exception):
-    """What stops a pass in the middle."""
-
-
 @pytest.mark.parametrize(
     ("backward", "stop"),
     [
@@ -225,15 +225,8 @@ def test_a_pass_that_is_stopped_anywhere_resumes_with_the_same_statistics(
 
     whole = collected(tmp_path / "whole", {})
     assert len(whole) == 3
-    found, kept = {}, itertools.count()
-    real = HiddenStates.keep
-
-    def stopping(*arguments):
-        if next(kept) == stop:
-            raise StoppedError
-        real(*arguments)
-
-    monkeypatch.setattr(HiddenStates, "keep", stopping)
+    found = {}
+    stopped_at(monkeypatch, HiddenStates, "keep", stop)
     with contextlib.suppress(StoppedError):
         collected(tmp_path / "s", found)
     ran = []
@@ -251,9 +244,35 @@ def test_a_pass_that_is_stopped_anywhere_resumes_with_the_same_statistics(
     assert list((tmp_path / "s").iterdir()) == []
 
 
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_pass_resumes_with_other_batches(tmp_path, monkeypatch, backward):
+    """States are those of windows: in what batches they were written does not matter."""
+    saved(tmp_path / "m", num_hidden_layers=3)
+
+    def collected(found, **options):
+        run = a_pass(tmp_path / "m", tmp_path / "s", done=found, **options)
+        for seen in run.backwards() if backward else run.forwards():
+            found[seen.name] = seen.statistics
+        return found
+
+    whole = collected({})
+    assert len(WINDOWS) == 4
+    found = {}
+    stopped_at(monkeypatch, HiddenStates, "keep", 5 if backward else 1)
+    with pytest.raises(StoppedError):
+        collected(found)
+    collected(found, batch_size=3)
+    for name, statistics in whole.items():
+        for group, moments in statistics.inputs.items():
+            assert found[name].inputs[group].count == moments.count
+            near(found[name].inputs[group].covariance, moments.covariance)
+        for layer, moments in statistics.gradients.items():
+            near(found[name].gradients[layer].covariance, moments.covariance)
+
+
 def test_states_that_a_power_cut_left_short_are_not_used(tmp_path):
     states = HiddenStates(tmp_path)
-    states.keep("hidden", 1, [torch.ones(2, 3)])
+    states.keep("hidden", 1, [torch.ones(2, 3, 4)])
     path = tmp_path / "hidden-1.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
     assert not states.has("hidden", 1)
@@ -263,7 +282,7 @@ def test_states_that_a_power_cut_left_short_are_not_used(tmp_path):
 def test_a_full_disk_is_one_line(tmp_path):
     states = HiddenStates(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"cannot write .*hidden-0"):
-        states.keep("hidden", 0, [torch.ones(2)])
+        states.keep("hidden", 0, [torch.ones(2, 3, 4)])
 
 
 def test_moments_are_summed_in_float64():
@@ -327,7 +346,8 @@ def test_a_model_whose_blocks_are_read_one_by_one_writes_the_same_text(tmp_path,
     monkeypatch.setattr(text, "CACHE_BYTES", 2 * 12 * text._cached_bytes(source.config))
     stages = []
     with pytest.warns(CheckpointNote):
-        own_windows(source, **size, progress=lambda *stage: stages.append(stage))
+        written = own_windows(source, **size, progress=lambda *stage: stages.append(stage))
+    assert torch.equal(written, whole)
     assert stages[-1] == ("own text", 3 * 11, 3 * 11)  # two windows at a time
 
 

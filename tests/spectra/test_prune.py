@@ -1,6 +1,5 @@
 """Pruning against independent transcriptions of the formulas, and as a command."""
 
-import itertools
 import json
 
 import numpy as np
@@ -19,9 +18,11 @@ from spectra.compression.scratch import Scratch
 from spectra.models.source import Source
 from spectra.pruning.prune import UNREACHED, prune
 from spectra.pruning.sparsity import Pattern, least, magnitude, parse_pattern, sparsegpt, wanda
+from spectra.storages.registry import STORAGES
 from spectra_data.errors import InputError
 from tests.small import random_batch
 from tests.spectra.checkpoints import rewritten, saved
+from tests.spectra.interruption import StoppedError, stopped_at
 
 OWN = Calibration(windows=4, length=16)
 Q = "model.layers.0.self_attn.q_proj"
@@ -210,10 +211,6 @@ def test_blocks_are_pruned_on_what_the_pruned_ones_before_give(model, tmp_path):
         assert torch.equal(weight, pruned[f"{name}.weight"])
 
 
-class StoppedError(Exception):
-    """What stops a pruning in the middle."""
-
-
 @pytest.mark.parametrize("stop", [9, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 3))])
 def test_a_pruning_that_is_stopped_anywhere_gives_the_same_files(
     model, tmp_path, monkeypatch, stop
@@ -221,28 +218,23 @@ def test_a_pruning_that_is_stopped_anywhere_gives_the_same_files(
     monkeypatch.setenv("SPECTRA_CACHE", str(tmp_path / "cache"))
     arguments = {"method": "sparsegpt", "calibration": OWN}
     whole = prune(str(model), tmp_path / "whole", Pattern(0.5), **arguments)
-    saves, real, made = itertools.count(), Scratch.save_pruned, []
-
-    def stopping(self, name, weight):
-        if next(saves) == stop:
-            raise StoppedError
-        real(self, name, weight)
-        made.append(name)
-
-    monkeypatch.setattr(Scratch, "save_pruned", stopping)
+    kept = stopped_at(monkeypatch, Scratch, "save_pruned", stop)
     with pytest.raises(StoppedError):
         prune(str(model), tmp_path / "p", Pattern(0.5), **arguments)
     again = prune(str(model), tmp_path / "p", Pattern(0.5), **arguments)
     one, other = (load_file(r.path / "model.safetensors") for r in (again, whole))
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+    made = [name for name, _ in kept]
     assert len(made) - len(set(made)) == stop % 7  # the block that was under way, again
     assert not list((tmp_path / "cache/calibration").glob("*/*"))
 
 
-def test_of_a_compressed_checkpoint_the_dense_matrices_are_pruned(model, tmp_path):
+@pytest.mark.parametrize("storage", STORAGES)
+def test_of_a_compressed_checkpoint_the_dense_matrices_are_pruned(model, tmp_path, storage):
     scan = spectra.scan(str(model), tmp_path / "scan.zarr")
-    made = compress(str(model), spectra.allocate(scan, err=0.55), tmp_path / "c")
+    rank_map = spectra.allocate(scan, err=0.55)
+    made = compress(str(model), rank_map, tmp_path / "c", storage=storage)
     factored = {m.name for m in made.rank_map.modules if m.factored}
     assert 0 < len(factored) < 14
     result = prune(

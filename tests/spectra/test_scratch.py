@@ -1,7 +1,6 @@
 """What calibration leaves on disk: how much, how it resumes, and what damage does to it."""
 
 import dataclasses
-import itertools
 import shutil
 from collections import namedtuple
 
@@ -22,6 +21,7 @@ from spectra.machine.progress import silent
 from spectra.models.source import Source
 from spectra_data.errors import InputError
 from tests.spectra.checkpoints import saved
+from tests.spectra.interruption import StoppedError, stopped_at
 
 OWN = Calibration(windows=4, length=16)
 WIDE = {"hidden_size": 160, "intermediate_size": 320, "num_hidden_layers": 3}
@@ -30,10 +30,6 @@ WIDE = {"hidden_size": 160, "intermediate_size": 320, "num_hidden_layers": 3}
 def digests(folder):
     """What every file of weights holds."""
     return {file.name: file.read_bytes() for file in sorted(folder.glob("*.safetensors"))}
-
-
-class StoppedError(Exception):
-    """What stops a calibration in the middle."""
 
 
 @pytest.fixture
@@ -98,21 +94,14 @@ def test_a_compression_that_is_stopped_anywhere_gives_the_same_files(
     monkeypatch.setenv("SPECTRA_CACHE", str(tmp_path / "other"))
     whole = compress(model, None, tmp_path / "whole", **options)
     monkeypatch.setenv("SPECTRA_CACHE", str(tmp_path / "cache"))
-    saves, real, decomposed = itertools.count(), Scratch.save, []
-
-    def stopping(self, name, *arguments):
-        if next(saves) == stop:
-            raise StoppedError
-        real(self, name, *arguments)
-        decomposed.append(name)
-
-    monkeypatch.setattr(Scratch, "save", stopping)
+    saved_names = stopped_at(monkeypatch, Scratch, "save", stop)
     monkeypatch.setattr(block, "available_cores", lambda: 1)  # one after another
     with pytest.raises(StoppedError):
         compress(model, None, tmp_path / "c", **options)
     made = compress(model, None, tmp_path / "c", **options)
     assert digests(made.path) == digests(whole.path)
     # only of the block that was under way, matrices are decomposed twice
+    decomposed = [name for name, *_ in saved_names]
     assert len(decomposed) - len(set(decomposed)) < 7
     assert not list((tmp_path / "cache").rglob("hidden-*"))
 
@@ -127,19 +116,12 @@ def test_sequential_truncation_that_is_stopped_anywhere_gives_the_same_files(
     monkeypatch.setenv("SPECTRA_CACHE", str(tmp_path / "other"))
     whole = compress(model, rank_map, tmp_path / "whole", **options)
     monkeypatch.setenv("SPECTRA_CACHE", str(tmp_path / "cache"))
-    saves, real, made = itertools.count(), Scratch.save_factors, []
-
-    def stopping(self, name, factors):
-        if next(saves) == stop:
-            raise StoppedError
-        real(self, name, factors)
-        made.append(name)
-
-    monkeypatch.setattr(Scratch, "save_factors", stopping)
+    kept = stopped_at(monkeypatch, Scratch, "save_factors", stop)
     with pytest.raises(StoppedError):
         compress(model, rank_map, tmp_path / "c", **options)
     again = compress(model, rank_map, tmp_path / "c", **options)
     assert digests(again.path) == digests(whole.path)
+    made = [name for name, _ in kept]
     assert len(made) - len(set(made)) == stop % 7
     assert not list((tmp_path / "cache").rglob("hidden-*"))
 
@@ -190,6 +172,14 @@ def test_streamed_and_whole_models_give_the_same_factors(model, monkeypatch, tmp
         weight = checkpoint.read(matrix)
         one, other = (w.of(matrix.name).truncated(weight, 20) for w in (streamed, whole))
         torch.testing.assert_close(one.product(), other.product(), rtol=0, atol=1e-5)
+
+
+def test_all_matrices_are_decomposed_where_some_were_before(model):
+    some = "model.layers.1.mlp.up_proj"
+    calibrated_by("whiten", model, names={some})
+    found = calibrated_by("whiten", model)
+    for matrix in Source(model).checkpoint.matrices:
+        assert found.of(matrix.name).spectrum(None).isfinite().all()
 
 
 def test_matrices_that_are_not_wanted_are_not_decomposed(model):
