@@ -476,8 +476,8 @@ def test_a_run_that_is_being_trained_grows_on_the_page(page, tmp_path):
     )  # fmt: skip
     command = [
         "pretrain", "--model", str(tmp_path / "config.json"), "--data", str(text_file),
-        "--steps", "300", "--seq-len", "32", "--batch-size", "4", "--record-every", "25",
-        "--probe-size", "2", "--sketch", "64", "--eval-every", "150", "--eval-tokens", "256",
+        "--steps", "60", "--seq-len", "32", "--batch-size", "4", "--record-every", "5",
+        "--probe-size", "2", "--sketch", "64", "--eval-every", "30", "--eval-tokens", "256",
         "--device", "cpu", "--out", str(tmp_path / "runs" / "live"),
     ]  # fmt: skip
     (tmp_path / "runs").mkdir()
@@ -532,7 +532,7 @@ def _watch(page, address, training, store):
     )
     assert shown["y"] == run["spectra"].step.to_numpy().tolist()
     page.wait_for_function(
-        "document.querySelector('#loss .js-plotly-plot')._fullData[0].x.length === 300"
+        "document.querySelector('#loss .js-plotly-plot')._fullData[0].x.length === 60"
     )
     # a tick brings the rows that are new: of 13 steps each at most once, of eight panels
     row = 8 * (32 * 4 * 4 / 3 + 600)

@@ -28,7 +28,7 @@ def interrupt(inputs, out, number, steps, files):
 
 
 @pytest.fixture(
-    scope="module", params=[40, pytest.param(300, marks=pytest.mark.slow)], ids="{}-steps".format
+    scope="module", params=[26, pytest.param(300, marks=pytest.mark.slow)], ids="{}-steps".format
 )
 def long_run(request, inputs, tmp_path_factory):
     """A run that nothing interrupted, long enough to be interrupted: its steps and its folder."""
@@ -48,7 +48,7 @@ def long_run(request, inputs, tmp_path_factory):
 def test_an_interrupted_run_resumes_bit_for_bit(inputs, long_run, tmp_path, number):
     steps, whole = long_run
     out = tmp_path / "run"
-    status, errors = interrupt(inputs, out, number, steps, files=500)
+    status, errors = interrupt(inputs, out, number, steps, files=250)
     if number == signal.SIGKILL:
         assert status == -signal.SIGKILL
     else:
