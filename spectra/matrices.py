@@ -296,6 +296,20 @@ def _all_matrices(model: "torch.nn.Module") -> tuple[dict[Matrix, Weight], list[
     return matrices, skipped
 
 
+def stacked_matrices(model: "torch.nn.Module") -> dict[str, tuple[str, Weight]]:
+    """The experts' matrices that a model stacks: name of the parameter, and place in it."""
+    found = {}
+    for path, module in model.named_modules():
+        layout = stack_layout(module)
+        for last, parameter in module.named_parameters(recurse=False) if layout else ():
+            name = f"{path}.{last}"
+            if parameter.ndim == 3 and layer_of(name) is not None:
+                assert layout is not None
+                for matrix, weight in _experts(name, parameter, layout):
+                    found[matrix] = name, weight
+    return found
+
+
 def _plain(path: str) -> str:
     """A path without the names of wrappers."""
     return ".".join(part for part in path.split(".") if part not in WRAPPERS)

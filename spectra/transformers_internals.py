@@ -8,7 +8,7 @@ before a use.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -153,12 +153,34 @@ def leave_out(model: Any, patterns: set[str]) -> None:
     model._keys_to_ignore_on_load_unexpected = both
 
 
-def initialise_again(model: Any) -> None:
-    """Run the initialisation that follows loading, for every module."""
+def initialise_again(model: Any, but: Iterable[str] = ()) -> None:
+    """Run the initialisation that follows loading, for every module but those of `keep_values`."""
     require_tried()
     for module in model.modules():
         module._is_hf_initialized = False
+    keep_values(model, but)
     model.initialize_weights()
+
+
+def keep_values(model: Any, paths: Iterable[str]) -> None:
+    """Keep initialisation from reaching for the weights of layers that have none any more.
+
+    That of a module may set its children's. So the modules above are taken as initialised, if they
+    hold no tensor themselves.
+
+    Parameters
+    ----------
+    model
+        Model that is being loaded.
+    paths
+        Paths of layers whose weights all come from the checkpoint.
+    """
+    require_tried()
+    modules = dict(model.named_modules())
+    for path in {path.rpartition(".")[0] for path in paths}:
+        module = modules.get(path)
+        if module is not None and not any(module._parameters) and not any(module._buffers):
+            module._is_hf_initialized = True
 
 
 def saves_adapter_only(model: Any) -> bool:
@@ -234,3 +256,35 @@ def stack_layout(owner: "torch.nn.Module") -> StackLayout | None:
         return None
     concatenated = getattr(owner, "is_concatenated", True)
     return StackLayout(bool(owner.is_transposed), not concatenated)
+
+
+def is_conv1d(module: Any) -> bool:
+    """Whether a module is the linear layer of GPT-2, which holds its weight as (in, out)."""
+    return type(module).__name__ == "Conv1D"
+
+
+def conv1d(weight: "torch.nn.Parameter", bias: Any) -> "torch.nn.Module":
+    """Such a layer, with a weight of (in, out)."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    kind: Any = Conv1D
+    with torch.device("meta"):
+        made = kind(weight.shape[1], weight.shape[0])
+    made.weight, made.bias = weight, bias
+    layer: torch.nn.Module = made
+    return layer
+
+
+def run_experts_in_turn(owner: Any) -> None:
+    """Make a module run its experts by its own code, one at a time, and not by a kernel."""
+    require_tried()
+    config: Any = getattr(owner, "config", None)
+    if hasattr(config, "_experts_implementation"):
+        config._experts_implementation = "eager"
+
+
+def keep_names(model: Any) -> None:
+    """Make `save_pretrained` write a model's parameters under their own names."""
+    require_tried()
+    model._weight_conversions = []

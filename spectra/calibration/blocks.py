@@ -3,8 +3,8 @@
 Everything outside the blocks (embedding, last norm, head) stays in memory. A block's weights are
 read when it runs and freed afterwards, so that a model of any size runs in the memory of one block;
 all windows pass one block before the next is read. If a checkpoint's tensors are not its model's
-parameters one to one (experts that are stacked in memory alone), the model is loaded whole, and the
-same passes run on it.
+parameters one to one, the model is loaded whole, and the same passes run on it. Every matrix is a
+linear layer of its own, also where the model fuses or stacks them (`spectra.models.parts`).
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from spectra.models.inputs import running
-from spectra.models.loading import Loaded, load_skeleton, load_whole
+from spectra.models.loading import Loaded, load_parted
 from spectra.models.source import Source
 from spectra.models.streamed import blocks_of, emptied, put_outside
 from spectra_data.errors import InputError
@@ -163,5 +163,4 @@ def open_blocks(source: Source, device: str = "cpu") -> Blocks:
     InputError
         When transformers cannot load its model.
     """
-    skeleton = load_skeleton(source)
-    return Blocks(skeleton if skeleton is not None else load_whole(source), device)
+    return Blocks(load_parted(source), device)

@@ -123,6 +123,13 @@ class BlockStatistics:
         """The moments of a layer's input."""
         return self.inputs[self.groups[name]]
 
+    def share(self, name: str) -> float:
+        """Tokens that reached a layer over those that reached the block: less than 1 for an expert.
+
+        A moment is a mean over its layer's tokens; the loss is a sum over all.
+        """
+        return self.of(name).count / max(moments.count for moments in self.inputs.values())
+
 
 def linear_layers(block: torch.nn.Module) -> dict[str, torch.nn.Linear]:
     """The linear layers in a block, by name."""

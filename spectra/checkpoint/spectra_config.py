@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from spectra.allocation.rankmap import RankMap
+from spectra.checkpoint.places import Place
 from spectra.storages.registry import STORAGES
 from spectra_data.errors import InputError
 
@@ -15,7 +16,9 @@ VERSION = 3
 """Version of the format. In the first, which is still read, no tensor had a matrix's own name, and
 transformers without spectra drew random weights there. Now it finds an empty weight, and refuses.
 """
-READ = (1, VERSION)
+WITH_PLACES = 4
+"""Version of a checkpoint in which layers of several matrices are taken apart."""
+READ = (1, VERSION, WITH_PLACES)
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class StoredModule:
     rank: int
     storage: str
     version: int = VERSION
+    owner: str | None = None
+    """Parameter of the model that it is a part of; the weight of its own layer by default."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -37,7 +42,7 @@ class StoredModule:
     @property
     def guard(self) -> dict[str, tuple[int, ...]]:
         """The empty weight that keeps other tools from loading the file; none in version 1."""
-        return {f"{self.name}.weight": (0,)} if self.version > 1 else {}
+        return {self.owner or f"{self.name}.weight": (0,)} if self.version > 1 else {}
 
     @property
     def tensors(self) -> dict[str, tuple[int, ...]]:
@@ -57,6 +62,8 @@ class SpectraConfig:
     sha256: Mapping[str, str] = field(default_factory=dict)
     """Hash of every tensor by name, verified on loading."""
     version: int = VERSION
+    places: Mapping[str, Place] = field(default_factory=dict)
+    """Places of all matrices in layers that are taken apart, by name."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "SpectraConfig":
@@ -81,24 +88,50 @@ class SpectraConfig:
         if not isinstance(hashes, Mapping) or not isinstance(made, Mapping):
             raise InputError("the checkpoint's quantization_config is damaged")
         rank_map = RankMap.from_dict(described.get("rank_map") or {})
-        return cls(rank_map, dict(made), dict(hashes), version)
+        places = described.get("places") or {}
+        if not isinstance(places, Mapping):
+            raise InputError("the checkpoint's quantization_config is damaged")
+        found = {str(name): Place.of(place) for name, place in places.items()}
+        return cls(rank_map, dict(made), dict(hashes), version, found)
 
     def to_dict(self) -> dict[str, Any]:
         """Content of ``quantization_config`` in ``config.json``."""
-        return {
+        described = {
             "quant_method": METHOD,
-            "version": self.version,
+            "version": WITH_PLACES if self.places else self.version,
             "compression": dict(self.compression),
             "rank_map": self.rank_map.to_dict(),
             "sha256": dict(self.sha256),
         }
+        places = {name: place.to_dict() for name, place in self.places.items()}
+        return described | ({"places": places} if places else {})
 
     @cached_property
     def factored(self) -> dict[str, StoredModule]:
         """The matrices that are stored as factors, by name."""
         storage = self.rank_map.storage
+        owners = {name: place.within.tensor for name, place in self.places.items()}
         return {
-            m.name: StoredModule(m.name, m.rows, m.cols, m.rank, storage, self.version)
+            m.name: StoredModule(
+                m.name, m.rows, m.cols, m.rank, storage, self.version, owners.get(m.name)
+            )
             for m in self.rank_map.modules
             if m.factored
         }
+
+    @cached_property
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of all tensors that a dense checkpoint has not, by name.
+
+        They are those of factored matrices, and the weights of dense ones next to them in a layer.
+        """
+        found = {name: s for module in self.factored.values() for name, s in module.tensors.items()}
+        for name, place in self.places.items():
+            if name not in self.factored:
+                found[f"{name}.weight"] = (place.rows, place.cols)
+        return found
+
+    @property
+    def guards(self) -> dict[str, tuple[int, ...]]:
+        """See `StoredModule.guard`."""
+        return {name: s for module in self.factored.values() for name, s in module.guard.items()}

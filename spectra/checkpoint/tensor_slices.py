@@ -73,6 +73,15 @@ class TensorSlice:
         runs = [whole[first:last:step] for first, last, step in self.rows]
         return runs[0] if len(runs) == 1 else torch.cat(runs)
 
+    def put(self, tensor: torch.Tensor, matrix: torch.Tensor) -> None:
+        """Write the matrix, (rows, cols), into the tensor, or into its entry."""
+        whole = tensor.mT if self.transposed else tensor
+        at = 0
+        for first, last, step in self.rows or ((0, len(whole), 1),):
+            count = len(range(first, last, step))
+            whole[first:last:step] = matrix[at : at + count]
+            at += count
+
 
 def find_slices(
     tensors: Mapping[str, StoredTensor],

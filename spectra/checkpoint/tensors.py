@@ -54,6 +54,11 @@ class StoredTensor:
         """Dtype in which it is read; None for unknown formats."""
         return FLOATS.get(self.format) or INTEGERS.get(self.format)
 
+    @property
+    def width(self) -> int:
+        """Bytes of an entry when it is read; those of float32 for unknown formats."""
+        return 4 if self.dtype is None else self.dtype.itemsize
+
 
 class TensorFile(Protocol):
     """A weight file of a checkpoint."""

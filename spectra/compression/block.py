@@ -54,7 +54,8 @@ def decompose_block(
         key = _root_key(seen, layer, method)
         with _named(name):
             of_outputs = method.takes_outputs(*layer.weight.shape)
-            side = decompose(method.middle(layer, settings), roots[key], of_outputs=of_outputs)
+            middle = method.middle(layer, settings) * seen.statistics.share(layer.name)
+            side = decompose(middle, roots[key], of_outputs=of_outputs)
             scratch.save(name, side, key if roots[key] is not None else None)
 
     small = [name for name, layer in layers.items() if _takes_a_core(layer.weight)]

@@ -94,8 +94,8 @@ def require_reachable(
     least = total - room + least_parameters(free, storage, align)
     if parameters_within(budget, total) >= least:
         return
-    fixed = f"{1 - room / total:.1%} of the block parameters are in layers that cannot be factored "
-    why = f"{fixed}(fused ones, experts), so ranks allow" if room < total else "ranks allow"
+    fixed = f"{1 - room / total:.1%} of the block parameters are in layers that stay whole"
+    why = f"{fixed}, so ranks allow" if room < total else "ranks allow"
     raise Target("budget", budget).unreachable(why, least / total)
 
 

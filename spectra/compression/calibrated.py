@@ -99,9 +99,11 @@ def calibrate(
             needed = calibration_bytes(list(wanted.values()), states, WEIGHING[settings.method])
             require_space(scratch.path, needed, scratch.bytes, f"calibration for {settings.method}")
             _take(source, scratch, wanted, windows, settings, device, progress)
+    reached = frozenset().union(*(scratch.reached(block) or () for block in wanted))
     return Weightings(
         lambda name: _found(scratch, blocks[name], name),
         about | {"checkpoint_sha256": sha256},
+        frozenset(blocks) - reached,
         lambda: None if keep else scratch.tidy(),
     )
 

@@ -11,7 +11,8 @@ import torch
 
 from spectra.allocation.rankmap import Module, RankMap
 from spectra.checkpoint.digests import combined_sha256, digest
-from spectra.checkpoint.spectra_config import SpectraConfig, StoredModule
+from spectra.checkpoint.spectra_config import SpectraConfig
+from spectra.checkpoint.tensor_slices import TensorSlice
 from spectra.checkpoint.tensors import NAMES
 from spectra.checkpoint.writer import (
     SHARD_BYTES,
@@ -121,9 +122,11 @@ def _made(request: Request, out: Path, shard_bytes: int, progress: Progress) -> 
     if request.check_weights and not request.source.is_gguf:
         _require_hash(plan, written)
     stored_as = next(iter({n["format"] for n in written.notes.values() if "format" in n}), None)
-    errors = {n["name"]: n["error"] for n in written.notes.values() if "error" in n}
+    errors = {
+        name: about["error"] for name, about in _matrices(written).items() if "error" in about
+    }
     final = stored_map(plan.rank_map, errors=errors, stored_as=stored_as)
-    described = SpectraConfig(final, plan.about, written.sha256).to_dict()
+    described = SpectraConfig(final, plan.about, written.sha256, places=plan.places).to_dict()
     request.source.copy_companions(out)
     plan.weightings.close()
     finish(out, with_dtype(plan.config, dtype) | {"quantization_config": described})
@@ -142,36 +145,71 @@ class _Maker:
     """Makes the stored form of each tensor of a model."""
 
     def __init__(self, plan: Plan, dtype: str | None, device: str) -> None:
-        self._name = plan.opened.name
-        self._source = plan.source
-        self._modules = {f"{m.name}.weight": m for m in plan.rank_map.modules}
-        self._storage = plan.rank_map.storage
-        self._weightings = plan.weightings
+        self._plan = plan
+        self._at = _matrices_by_tensor(plan)
+        self._taken = {place.stored.tensor for place in plan.places.values()}
+        described = SpectraConfig(plan.rank_map, places=plan.places)
+        first = {guard: m.name for m in reversed(described.factored.values()) for guard in m.guard}
+        self._guards = {name: guard for guard, name in first.items()}
         self._dtype = None if dtype is None else require_dtype(dtype)
         self._device = device
 
     def make(self, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        tensor = self._source.read(name)
-        require_finite(self._name, [(name, tensor)])
-        module = self._modules.get(name)
+        tensor = self._plan.source.read(name)
+        require_finite(self._plan.opened.name, [(name, tensor)])
         wide = self._dtype if self._dtype is not None and tensor.is_floating_point() else None
-        if module is None:
-            return {name: rounded(name, tensor, wide)}, {}
-        notes: dict[str, Any] = {"name": module.name, "sha256": digest(tensor).hex()}
-        if not module.factored:
-            return {name: rounded(module.name, tensor, wide)}, notes
         dtype = wide or tensor.dtype
+        made: dict[str, torch.Tensor] = {}
+        notes: dict[str, Any] = {}
+        for module, where in self._at.get(name, ()):
+            weight = where.of(tensor if where.entry is None else tensor[where.entry])
+            about: dict[str, Any] = {"sha256": digest(weight).hex()}
+            if module.factored:
+                tensors, about["error"] = self._factorised(module, weight, dtype)
+                made |= tensors
+                notes["format"] = NAMES[dtype]
+            elif name in self._taken:
+                made[f"{module.name}.weight"] = rounded(module.name, weight, wide).clone(
+                    memory_format=torch.contiguous_format
+                )
+            notes.setdefault("matrices", {})[module.name] = about
+        return made or {name: rounded(name, tensor, wide)}, notes
+
+    def _factorised(
+        self, module: Module, weight: torch.Tensor, dtype: torch.dtype
+    ) -> tuple[dict[str, torch.Tensor], float]:
+        plan = self._plan
         try:
             tensors, error = factorised(
-                tensor.to(self._device),
+                weight.to(self._device),
                 module,
-                self._weightings.of(module.name),
-                self._storage,
+                plan.weightings.of(module.name),
+                plan.rank_map.storage,
                 dtype,
             )
         except InputError as error_:
             raise InputError(f"{module.name}: {error_}") from error_
-        return tensors, notes | {"error": error, "format": NAMES[dtype]}
+        if guard := self._guards.get(module.name):
+            tensors[guard] = torch.empty(0, dtype=dtype)
+        return tensors, error
+
+
+def _matrices_by_tensor(plan: Plan) -> dict[str, list[tuple[Module, TensorSlice]]]:
+    """The matrices that every tensor holds, with their slices."""
+    slices = {name: place.stored for name, place in plan.places.items()}
+    if not plan.packed:
+        slices = {m.name: where for m, where in plan.opened.matrices.items()} | slices
+    found: dict[str, list[tuple[Module, TensorSlice]]] = {}
+    for module in plan.rank_map.modules:
+        where = slices.get(module.name) or TensorSlice(f"{module.name}.weight")
+        found.setdefault(where.tensor, []).append((module, where))
+    return found
+
+
+def _matrices(written: Written) -> dict[str, dict[str, Any]]:
+    """What is noted of every matrix: its hash, and the error of its product."""
+    notes = written.notes.values()
+    return {name: about for note in notes for name, about in note.get("matrices", {}).items()}
 
 
 def factorised(
@@ -192,9 +230,7 @@ def factorised(
         lost = name in stored.nonzero and part.abs().max() < torch.finfo(dtype).tiny
         if lost and weight.any():
             raise InputError(f"its factors are too small for {NAMES[dtype]}")
-    described = StoredModule(module.name, module.rows, module.cols, module.rank, storage)
     tensors = {f"{module.name}.{part}": value for part, value in stored.tensors.items()}
-    tensors |= {name: torch.empty(shape, dtype=dtype) for name, shape in described.guard.items()}
     return tensors, relative_error(weight, stored)
 
 
@@ -240,13 +276,9 @@ def with_dtype(config: Mapping[str, Any], dtype: str | None) -> dict[str, Any]:
 
 def _require_hash(plan: Plan, written: Written) -> None:
     """Compare the hash of the weights that were read with the map's."""
-    digests = {n["name"]: bytes.fromhex(n["sha256"]) for n in written.notes.values()}
+    digests = {n: bytes.fromhex(about["sha256"]) for n, about in _matrices(written).items()}
     known = plan.rank_map.model.sha256
-    held = {matrix.name for matrix in plan.opened.matrices}
-    if known is None or held != digests.keys():  # then the hash was compared before
-        return
-    found = combined_sha256(digests)
-    if found != known:
+    if known is not None and (found := combined_sha256(digests)) != known:
         raise InputError(
             f"the rank map does not fit {plan.opened.name}: its weights hash to {found[:12]}…, the "
             f"map was made for {known[:12]}…"

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from spectra.allocation.costs import require_storage
 from spectra.allocation.rankmap import RankMap
 from spectra.calibration.options import Calibration
 from spectra.checkpoint.checkpoint import Checkpoint, Tensors
+from spectra.checkpoint.places import Place, PartTensors
 from spectra.compression.budget import allocate_by_loss, require_reachable
 from spectra.compression.calibrated import calibrate
 from spectra.compression.fit import require_fit
@@ -18,13 +17,14 @@ from spectra.compression.sequential import sequential_weightings
 from spectra.compression.settings import Compression
 from spectra.compression.skeleton import READS_WEIGHT, read_by_name, require_running
 from spectra.compression.sources import model_tensors
-from spectra.compression.weighting import Weightings, plain_weightings
+from spectra.compression.weighting import UNREACHED, Weightings, plain_weightings
 from spectra.machine.progress import Progress
-from spectra.models.empty import empty_model
+from spectra.models.places import places_of
 from spectra.models.source import Source
 from spectra.storages.registry import BUDGET_STORAGE
 from spectra_data.errors import InputError
 
+NEVER_REACHED = "calibration never reached it: more --windows may"
 ALIGN = 16
 """Default multiple of ranks: with smaller ones, kernels waste part of their registers."""
 
@@ -92,6 +92,10 @@ class Plan:
     """Method, calibration and hashes, for the result's metadata."""
     left_dense: Mapping[str, str]
     """Matrices that the map factors but that stay whole, with the reasons."""
+    places: Mapping[str, Place]
+    """Places of the matrices in layers that are taken apart, because some are factored."""
+    packed: bool
+    """Whether `source` has other tensors than `opened`, as for a GGUF file."""
 
 
 def make_plan(request: Request, progress: Progress) -> Plan:
@@ -105,12 +109,13 @@ def make_plan(request: Request, progress: Progress) -> Plan:
     checkpoint, options, settings = request.source, request.options, request.options.settings
     opened = checkpoint.checkpoint
     source, config = model_tensors(checkpoint)
-    fixed = left_whole(checkpoint)
+    places = places_of(checkpoint)
+    fixed = dict(places.left)
     free = [matrix.name for matrix in opened.matrices if matrix.name not in fixed]
     fixed |= dict.fromkeys(read_by_name(checkpoint, free), READS_WEIGHT)
     if request.rank_map is not None:
         require_fit(
-            request.rank_map, opened, weights=request.check_weights and _in_parts(request, opened)
+            request.rank_map, opened, weights=request.check_weights and request.source.is_gguf
         )
     rank_map = request.rank_map
     storage, align = options.storage or BUDGET_STORAGE, options.align or ALIGN
@@ -133,11 +138,14 @@ def make_plan(request: Request, progress: Progress) -> Plan:
             keep=options.keep_scratch,
         )
         about |= weightings.about
+        if rank_map is not None:
+            _require_reached(weightings, wanted)
     if rank_map is None:
         assert options.budget is not None
+        fixed |= dict.fromkeys(sorted(weightings.unreached), NEVER_REACHED)
         rank_map = allocate_by_loss(
             opened,
-            source,
+            PartTensors(source, places.parts),
             weightings,
             options.budget,
             storage=storage,
@@ -146,6 +154,7 @@ def make_plan(request: Request, progress: Progress) -> Plan:
             progress=progress,
         )
         wanted, left = _stored(rank_map, options.storage, fixed)
+        left |= dict.fromkeys(sorted(weightings.unreached), NEVER_REACHED)
         require_running(checkpoint, wanted)
     if settings.method == "sequential":
         weightings = sequential_weightings(
@@ -157,7 +166,15 @@ def make_plan(request: Request, progress: Progress) -> Plan:
             keep=options.keep_scratch,
         )
         about |= weightings.about
-    return Plan(opened, source, config, wanted, weightings, about, left)
+    factored = [module.name for module in wanted.modules if module.factored]
+    taken = places.of_owners(factored)
+    return Plan(opened, source, config, wanted, weightings, about, left, taken, checkpoint.is_gguf)
+
+
+def _require_reached(weightings: Weightings, rank_map: RankMap) -> None:
+    for module in rank_map.modules:
+        if module.factored and module.name in weightings.unreached:
+            raise InputError(f"{module.name}: {UNREACHED}")
 
 
 def _stored(
@@ -176,26 +193,3 @@ def _stored(
         reasons = "; ".join(dict.fromkeys(left.values())) or "the map leaves all of them whole"
         raise InputError(f"no matrix would be factored: {reasons}")
     return wanted, left
-
-
-def left_whole(source: Source) -> dict[str, str]:
-    """Matrices that cannot be replaced by a low-rank layer, with the reasons."""
-    model = empty_model(source)
-    linear = {n for n, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    found = {}
-    for matrix, where in source.checkpoint.matrices.items():
-        if where.rows:
-            found[matrix.name] = "part of a fused layer"
-        elif where.entry is not None or ".experts." in matrix.name:
-            found[matrix.name] = "part of a stack of experts"
-        elif where.transposed:
-            found[matrix.name] = "its layer holds its weight transposed"
-        elif matrix.name not in linear:
-            found[matrix.name] = "not a linear layer of the model"
-    return found
-
-
-def _in_parts(request: Request, checkpoint: Checkpoint) -> bool:
-    """Whether some matrices are not whole tensors; hashes of those are compared on reading."""
-    slices = checkpoint.matrices.values()
-    return request.source.is_gguf or any(where.rows or where.entry is not None for where in slices)

@@ -3,7 +3,8 @@ r"""Factors on the outputs of compressed layers: each block is calibrated after 
 With original inputs x and inputs x' from the compressed prefix, :math:`\|Wx - W'x'\|` is least,
 without a limit on the rank, for :math:`W' = W\,E[xx'^T]\,E[x'x'^T]^{-1}`; under a limit, for its
 truncation whitened by :math:`E[x'x'^T]`. That changes what is approximated, so the moments of the
-longer side are needed, too.
+longer side are needed, too. Experts get other tokens once their router's input has changed: their
+x' have no x, and what is approximated is W itself.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from spectra.compression.space import factors_bytes, require_space, states_bytes
 from spectra.compression.truncation import covariance_root, decompose
 from spectra.compression.weighting import UNREACHED, Weighting, Weightings
 from spectra.machine.progress import Progress
+from spectra.models.parts import routed_layers
 from spectra.models.source import Source
 from spectra.storages.stored import Factors
 from spectra_data.errors import InputError
@@ -112,7 +114,7 @@ def sequential_weightings(
     return Weightings(
         lambda name: Ready(lambda: scratch.factors(name)),
         about,
-        lambda: None if keep else scratch.tidy(),
+        close=lambda: None if keep else scratch.tidy(),
     )
 
 
@@ -194,7 +196,7 @@ class _Sequence:
 
         Layers that read the same input share theirs.
         """
-        layers = linear_layers(block)
+        layers, routed = linear_layers(block), routed_layers(block)
         pairs: dict[str, _Pair] = {}
         seen: dict[str, torch.Tensor] = {}
 
@@ -210,16 +212,18 @@ class _Sequence:
         ]
         try:
             for one, other in zip(original, compressed, strict=True):
+                seen.clear()  # of experts that this passage may not reach
                 one.hidden = self.blocks.run(i, block, one)
                 first = dict(seen)
+                seen.clear()
                 self.blocks.run(i, block, other)
                 added: dict[int, _Pair] = {}
-                for name, x in first.items():
-                    if id(x) in added:
-                        pairs[name] = added[id(x)]
+                for name, y in seen.items():
+                    if id(y) in added:
+                        pairs[name] = added[id(y)]
                         continue
-                    added[id(x)] = pairs.setdefault(name, _Pair.like(x))
-                    added[id(x)].add(x, seen[name])
+                    added[id(y)] = pairs.setdefault(name, _Pair.like(y))
+                    added[id(y)].add(y if name in routed else first[name], y)
         finally:
             for handle in handles:
                 handle.remove()

@@ -8,11 +8,10 @@ some models do, and that the compressed model will run.
 import contextlib
 import inspect
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -24,9 +23,10 @@ from spectra.checkpoint.notes import note
 from spectra.checkpoint.spectra_config import SpectraConfig
 from spectra.models.empty import empty_model
 from spectra.models.lowrank import put_layers
+from spectra.models.places import places_of
 from spectra.models.source import Source
 from spectra.storages.layer import put
-from spectra.transformers_internals import initialise_again
+from spectra.transformers_internals import initialise_again, is_conv1d
 from spectra_data.errors import InputError, first_line
 
 READS_WEIGHT = "its model's code reads its weight itself"
@@ -39,35 +39,30 @@ LENGTH = 4
 class _Watched(torch.nn.Module):
     """A linear layer that records when its weight is read by name."""
 
-    def __init__(self, linear: torch.nn.Linear, name: str, seen: set[str]) -> None:
+    def __init__(self, layer: Any, path: str, seen: set[str]) -> None:
         super().__init__()
-        self._held = (linear, name, seen)  # not a submodule: parameters would be found
-        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self._held = (layer, path, seen)  # not a submodule: parameters would be found
 
-    @property
-    def weight(self) -> torch.Tensor:
-        linear, name, seen = self._held
-        seen.add(name)
-        return linear.weight
+    def __getattr__(self, name: str) -> Any:
+        layer, path, seen = self.__dict__["_held"]
+        if name == "weight":
+            seen.add(path)
+        return getattr(layer, name)
 
-    @property
-    def bias(self) -> torch.Tensor | None:
-        return self._held[0].bias
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        linear = self._held[0]
-        return F.linear(x, linear.weight, linear.bias)
+    def forward(self, x: torch.Tensor) -> Any:
+        return self._held[0](x)
 
 
 def read_by_name(source: Source, names: Collection[str]) -> frozenset[str]:
-    """Layers whose weights the model's code reads itself: no low-rank layer can replace them.
+    """Matrices whose layers' weights the model's code reads itself: no other layer can replace
+    these.
 
     Parameters
     ----------
     source
         Checkpoint of the model.
     names
-        Names of linear layers to check.
+        Names of matrices to check.
 
     Raises
     ------
@@ -76,23 +71,28 @@ def read_by_name(source: Source, names: Collection[str]) -> frozenset[str]:
     """
     seen: set[str] = set()
     model = empty_model(source)
+    parts = places_of(source).parts
+    owners = {n: parts[n].within.tensor.removesuffix(".weight") if n in parts else n for n in names}
+    modules = dict(model.named_modules())
     with _fake() as mode:
         _filled(model, mode)
-        for name in names:
-            linear = model.get_submodule(name)
-            if isinstance(linear, torch.nn.Linear):
-                put(model, name, _Watched(linear, name, seen))
-                if _is_in_source(model, name):  # a kernel for other devices may read it
-                    seen.add(name)
+        for path in dict.fromkeys(owners.values()):
+            layer = modules.get(path)
+            if isinstance(layer, torch.nn.Linear) or is_conv1d(layer):
+                put(model, path, _Watched(layer, path, seen))
+                if _is_in_source(model, path):  # a kernel for other devices may read it
+                    seen.add(path)
         try:
-            _run(model)
+            _run(model, owners.values())
         except Exception as error:  # from torch or the model, if fake tensors do not suffice
             note(f"{source} could not be tried before writing: {first_line(error)}")
-    return frozenset(seen)
+    return frozenset(name for name, path in owners.items() if path in seen)
 
 
 def require_running(source: Source, rank_map: RankMap) -> None:
-    """Require that the model with its low-rank layers runs.
+    """Require that the model with its low-rank layers runs, as far as that needs no values.
+
+    Which experts run depends on values; so a model with layers of experts runs up to these.
 
     Raises
     ------
@@ -106,9 +106,13 @@ def require_running(source: Source, rank_map: RankMap) -> None:
             _run(model)
         except Exception:  # then the compressed one cannot be tried either; `read_by_name` noted it
             return
-        put_layers(model, SpectraConfig(rank_map))
+        factored = [module.name for module in rank_map.modules if module.factored]
+        places = places_of(source).of_owners(factored)
+        put_layers(model, SpectraConfig(rank_map, places=places))
         try:
-            _run(model)
+            _run(model, factored)
+        except UNKNOWN:
+            return
         except Exception as error:
             raise InputError(
                 f"{type(model).__name__} does not run with low-rank layers: {first_line(error)}"
@@ -140,11 +144,11 @@ def _filled(model: Any, mode: FakeTensorMode) -> None:
 
 
 @torch.no_grad()
-def _run(model: Any) -> None:
+def _run(model: Any, replaced: Iterable[str] = ()) -> None:
     """Run the initialisation that follows loading, and a forward pass as in evaluation."""
     model.eval()
     with contextlib.suppress(*UNKNOWN):
-        initialise_again(model)
+        initialise_again(model, replaced)
     model(input_ids=torch.zeros(1, LENGTH, dtype=torch.long), use_cache=False)
 
 

@@ -69,8 +69,7 @@ def model_tensors(source: Source) -> tuple[Tensors, dict[str, Any]]:
 def tensor_bytes(source: Tensors, name: str) -> int:
     """Bytes of a stored tensor."""
     stored = source.tensors[name]
-    size = stored.dtype.itemsize if stored.dtype is not None else 4
-    return torch.Size(stored.shape).numel() * size
+    return torch.Size(stored.shape).numel() * stored.width
 
 
 def require_dtype(name: str) -> torch.dtype:

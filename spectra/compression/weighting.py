@@ -72,6 +72,8 @@ class Weightings:
     """Function from the name of a matrix to its weighting."""
     about: Mapping[str, Any] = field(default_factory=dict)
     """Identity of the text and weights that they come from."""
+    unreached: frozenset[str] = frozenset()
+    """Matrices without a weighting, as no token reached them."""
     close: Callable[[], None] = lambda: None
     """Called when they are no longer needed."""
 

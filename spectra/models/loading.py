@@ -10,11 +10,14 @@ import torch
 from spectra.checkpoint.checkpoint import Tensors
 from spectra.checkpoint.compressed import MergedTensors, is_compressed
 from spectra.checkpoint.match import Match, amiss
+from spectra.checkpoint.places import PartTensors, StackedTensors
 from spectra.models.adapter import apply_adapter, require_base
 from spectra.models.empty import empty_model
 from spectra.models.gguf_tensors import gguf_tensors
 from spectra.models.lowrank import put_layers
 from spectra.models.messages import loading
+from spectra.models.parts import take_apart
+from spectra.models.places import undivided
 from spectra.models.source import Source
 from spectra_data.errors import InputError
 
@@ -205,7 +208,28 @@ def _unpacked() -> dict[str, Any]:
     return {"quantization_config": GgufConfig(dequantize=True)}
 
 
-def load_skeleton(source: Source, dtype: torch.dtype = torch.float32) -> Loaded | None:
+def load_parted(source: Source) -> Loaded:
+    """A checkpoint's model, in which every matrix has a linear layer of its own.
+
+    Its blocks have no weights until they are filled, where the checkpoint permits that.
+
+    Raises
+    ------
+    InputError
+        When transformers cannot load it.
+    """
+    skeleton = load_skeleton(source, apart=True)
+    if skeleton is not None:
+        return skeleton
+    loaded = load_whole(source)
+    if source.adapter is None:
+        take_apart(loaded.model, undivided(source))
+    return loaded
+
+
+def load_skeleton(
+    source: Source, dtype: torch.dtype = torch.float32, *, apart: bool = False
+) -> Loaded | None:
     """The model without its blocks' weights; None if its parameters are not stored one to one.
 
     Reads all tensors once, so that one that is not finite is reported before any pass.
@@ -216,6 +240,8 @@ def load_skeleton(source: Source, dtype: torch.dtype = torch.float32) -> Loaded 
         Checkpoint, compressed or not.
     dtype
         Precision of its weights.
+    apart
+        Whether every matrix gets a linear layer of its own (`take_apart`).
 
     Raises
     ------
@@ -233,6 +259,12 @@ def load_skeleton(source: Source, dtype: torch.dtype = torch.float32) -> Loaded 
     if isinstance(checkpoint.source, MergedTensors):
         put_layers(model, source.compressed)
         tensors = checkpoint.source.source
+    whole = undivided(source)
+    if apart:
+        take_apart(model, whole)
+        tensors = PartTensors(tensors, whole)
+    elif stacked := {name: place for name, place in whole.items() if place.is_alone}:
+        tensors = StackedTensors(tensors, stacked)
     model.tie_weights()
     parameters: Mapping[str, torch.nn.Parameter] = dict(model.named_parameters())
     for name, parameter in parameters.items():

@@ -3,6 +3,7 @@
 import torch
 
 from spectra.checkpoint.spectra_config import SpectraConfig
+from spectra.models.parts import put_together, take_apart
 from spectra.storages.layer import CompressedLinear, put
 from spectra.storages.registry import STORAGES
 from spectra_data.errors import InputError
@@ -11,11 +12,17 @@ from spectra_data.errors import InputError
 def put_layers(model: torch.nn.Module, config: SpectraConfig) -> None:
     """Replace the layer of every factored matrix with an empty low-rank one.
 
+    Layers that hold several matrices are taken apart first (`spectra.models.parts`).
+
     Raises
     ------
     InputError
         When the model has no such layer, or one of another shape.
     """
+    try:
+        take_apart(model, config.places)
+    except (AttributeError, IndexError, RuntimeError) as error:
+        raise InputError(f"the model lacks a layer of the rank map: {error}") from error
     layer = STORAGES[config.rank_map.storage].layer()
     for module in config.factored.values():
         try:
@@ -41,6 +48,14 @@ def put_layers(model: torch.nn.Module, config: SpectraConfig) -> None:
                 dtype=weight.dtype,
             ),
         )
+
+
+def put_dense(model: torch.nn.Module, config: SpectraConfig) -> None:
+    """Undo `put_layers`: the layers of the model itself, with the products as weights."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, CompressedLinear):
+            put(model, name, dense(module))
+    put_together(model, config.places)
 
 
 def dense(module: CompressedLinear, dtype: torch.dtype | None = None) -> torch.nn.Linear:

@@ -22,10 +22,16 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from spectra.checkpoint.digests import digest
 from spectra.checkpoint.spectra_config import METHOD, VERSION, SpectraConfig
 from spectra.machine.cores import available_cores
-from spectra.models.lowrank import dense, put_layers
+from spectra.models.lowrank import put_dense, put_layers
 from spectra.models.pairs import unpair
-from spectra.storages.layer import CompressedLinear, LayerPair, put
-from spectra.transformers_internals import leave_out, require_tried, saves_adapter_only
+from spectra.storages.layer import LayerPair
+from spectra.transformers_internals import (
+    keep_names,
+    keep_values,
+    leave_out,
+    require_tried,
+    saves_adapter_only,
+)
 from spectra_data.errors import InputError
 
 SHOWN = 4
@@ -42,6 +48,7 @@ class SpectraQuantizationConfig(QuantizationConfigMixin):
         rank_map: Mapping[str, Any] | None = None,
         compression: Mapping[str, Any] | None = None,
         sha256: Mapping[str, str] | None = None,
+        places: Mapping[str, Any] | None = None,
         version: int = VERSION,
         **_: Any,
     ) -> None:
@@ -51,6 +58,8 @@ class SpectraQuantizationConfig(QuantizationConfigMixin):
         self.rank_map = dict(rank_map or {})
         self.compression = dict(compression or {})
         self.sha256 = dict(sha256 or {})
+        if places:
+            self.places = dict(places)
 
     def parsed(self) -> SpectraConfig:
         """The configuration, parsed and validated."""
@@ -71,8 +80,15 @@ class SpectraQuantizer(HfQuantizer):
         if checkpoint_files:
             require_whole(config, checkpoint_files)
         put_layers(model, config)
-        guards = {f"^{re.escape(name)}$" for m in config.factored.values() for name in m.guard}
-        leave_out(model, guards)
+        leave_out(model, {f"^{re.escape(name)}$" for name in config.guards})
+        keep_values(model, [*config.factored, *(name.rpartition(".")[0] for name in config.guards)])
+        return model
+
+    def _process_model_after_weight_loading(
+        self, model: torch.nn.Module, **_: Any
+    ) -> torch.nn.Module:
+        if self.quantization_config.parsed().places:
+            keep_names(model)  # those of parts are no names that transformers converts
         return model
 
     def get_state_dict_and_metadata(
@@ -82,13 +98,12 @@ class SpectraQuantizer(HfQuantizer):
         if saves_adapter_only(model):
             return None, {}
         _unpair(model)
-        factored = self.quantization_config.parsed().factored.values()
+        config = self.quantization_config.parsed()
         state = model.state_dict()
         dtype = next(model.parameters()).dtype
-        for name, shape in (item for module in factored for item in module.guard.items()):
-            state[name] = torch.empty(shape, dtype=dtype)
+        state |= {name: torch.empty(shape, dtype=dtype) for name, shape in config.guards.items()}
         # other tensors may be stored under names that the model does not use
-        own = {name: state[name] for module in factored for name in module.tensors}
+        own = {name: state[name] for name in config.tensors}
         movable = not any(value.is_meta for value in own.values())
         self.quantization_config.sha256 = dict(_hashes(own.items())) if movable else {}
         return state, {}
@@ -105,9 +120,7 @@ class SpectraQuantizer(HfQuantizer):
     def _dequantize(self, model: torch.nn.Module, dtype: Any = None) -> Any:
         # transformers passes the configuration's dtype, which need not be the model's; after
         # save_pretrained it is only a name
-        for name, module in list(model.named_modules()):
-            if isinstance(module, CompressedLinear):
-                put(model, name, dense(module))
+        put_dense(model, self.quantization_config.parsed())
         return model
 
     def is_serializable(self) -> bool:
@@ -139,7 +152,7 @@ def require_whole(config: SpectraConfig, files: Sequence[str]) -> None:
     InputError
         With the tensors that differ.
     """
-    expected = {k: v for m in config.factored.values() for k, v in m.tensors.items()}
+    expected = config.tensors
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
         if not str(path).endswith(".safetensors"):

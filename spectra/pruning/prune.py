@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,17 @@ from spectra.calibration.options import Calibration
 from spectra.checkpoint.checkpoint import Checkpoint, Tensors
 from spectra.checkpoint.compressed import MergedTensors
 from spectra.checkpoint.spectra_config import SpectraConfig
+from spectra.checkpoint.tensor_slices import TensorSlice
 from spectra.checkpoint.writer import SHARD_BYTES, finish, shards_of, write_shards, writing
 from spectra.compression.calibrated import calibration_text, finite_sha256
 from spectra.compression.compress import rounded
 from spectra.compression.fit import require_fit
-from spectra.compression.plan import left_whole
 from spectra.compression.scratch import Scratch
 from spectra.compression.sources import model_tensors, tensor_bytes
 from spectra.compression.space import require_space, states_bytes
 from spectra.machine.progress import Progress, silent
 from spectra.models.loading import require_finite
+from spectra.models.places import places_of, undivided
 from spectra.models.source import Source
 from spectra.pruning.pruner import Pruner
 from spectra.pruning.sparsity import Pattern
@@ -105,8 +106,9 @@ def prune(
         source = source.spanning(rank_map.ranks)
     opened = source.checkpoint
     stored, config, held = _stored(source)
-    fixed = {} if held is not None else left_whole(source)
-    wanted = _wanted(opened, stored, only, held, rank_map) - fixed.keys()
+    fixed = dict(places_of(source).left)
+    slices = _slices(source, stored)
+    wanted = _wanted(opened, slices, only, held, rank_map) - fixed.keys()
     if not wanted:
         reasons = "; ".join(dict.fromkeys(fixed.values()))
         raise InputError(f"there is no dense matrix to prune{': ' if reasons else ''}{reasons}")
@@ -130,22 +132,33 @@ def prune(
             )
             with scratch.held():
                 ready = _prepared(
-                    source, stored, pruner, windows, calibration, device, scratch, progress
+                    source, stored, slices, pruner, windows, calibration, device, scratch, progress
                 )
             fixed = fixed | dict.fromkeys(sorted(wanted - ready), UNREACHED)
             wanted = wanted & ready
             if not wanted:
                 raise InputError(f"there is no matrix to prune by {method}: {UNREACHED}")
 
+        inside: dict[str, list[str]] = {}
+        for matrix in sorted(wanted):
+            inside.setdefault(slices[matrix].tensor, []).append(matrix)
+
         def make(name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             tensor = stored.read(name)
             require_finite(opened.name, [(name, tensor)])
-            path = name.removesuffix(".weight")
-            if path not in wanted or not name.endswith(".weight"):
+            if name not in inside:
                 return {name: tensor}, {}
-            pruned = pruner.pruned(path, tensor) if scratch is None else scratch.pruned(path)
-            zeros = int((pruned == 0).sum())
-            return {name: pruned}, {"name": path, "zeros": zeros, "entries": pruned.numel()}
+            result, counts = tensor.clone(), {}
+            for matrix in inside[name]:
+                where = slices[matrix]
+                home = result if where.entry is None else result[where.entry]
+                if scratch is not None:
+                    made = scratch.pruned(matrix)
+                else:
+                    made = pruner.pruned(matrix, where.of(home))
+                where.put(home, made)
+                counts[matrix] = [int((made == 0).sum()), made.numel()]
+            return {name: result}, counts
 
         sizes = {name: tensor_bytes(stored, name) for name in stored.tensors}
         key = json.dumps([about, sorted(wanted), opened.identity], sort_keys=True)
@@ -156,9 +169,9 @@ def prune(
             key=hashlib.sha256(key.encode()).hexdigest(),
             progress=lambda done, count: progress("tensors written", done, count),
         )
-        shares = {n["name"]: n["zeros"] / n["entries"] for n in written.notes.values()}
-        entries = sum(n["entries"] for n in written.notes.values())
-        total = sum(n["zeros"] for n in written.notes.values()) / entries
+        counts = {name: count for notes in written.notes.values() for name, count in notes.items()}
+        shares = {name: zeros / entries for name, (zeros, entries) in counts.items()}
+        total = sum(zeros for zeros, _ in counts.values()) / sum(n for _, n in counts.values())
         if held is not None:
             made = {**held.compression, "pruning": about}
             config = config | {
@@ -177,6 +190,7 @@ def prune(
 def _prepared(
     source: Source,
     stored: Tensors,
+    slices: Mapping[str, TensorSlice],
     pruner: Pruner,
     windows: torch.Tensor,
     calibration: Calibration,
@@ -187,7 +201,11 @@ def _prepared(
     """Write the pruned weights to scratch, in their stored dtype; return the matrices' names."""
     inside = {matrix.block for matrix in source.checkpoint.matrices}
     if any(scratch.reached(block) is None for block in inside):
-        sizes = sum(tensor_bytes(stored, f"{name}.weight") for name in pruner.names)
+        sizes = sum(
+            matrix.rows * matrix.cols * stored.tensors[slices[matrix.name].tensor].width
+            for matrix in source.checkpoint.matrices
+            if matrix.name in pruner.names
+        )
         needed = sizes + 2 * states_bytes(windows, source)
         require_space(scratch.path, needed, scratch.bytes, f"pruning by {pruner.method}")
         for block, pruned in pruner.blocks(
@@ -199,7 +217,7 @@ def _prepared(
             done=lambda block: scratch.reached(block) is not None,
         ):
             for name, weight in pruned.items():
-                dtype = stored.tensors[f"{name}.weight"].dtype or weight.dtype
+                dtype = stored.tensors[slices[name].tensor].dtype or weight.dtype
                 scratch.save_pruned(name, rounded(name, weight, dtype))
             scratch.finish(block, pruned)
     return frozenset().union(*(scratch.reached(block) or () for block in inside))
@@ -214,9 +232,18 @@ def _stored(source: Source) -> tuple[Tensors, dict[str, Any], SpectraConfig | No
     return tensors, config, None
 
 
+def _slices(source: Source, stored: Tensors) -> dict[str, TensorSlice]:
+    """Slices of the stored tensors that are dense matrices, by name."""
+    found = {name: place.stored for name, place in undivided(source).items()}
+    for matrix in source.checkpoint.matrices:
+        if matrix.name not in found and f"{matrix.name}.weight" in stored.tensors:
+            found[matrix.name] = TensorSlice(f"{matrix.name}.weight")
+    return found
+
+
 def _wanted(
     opened: Checkpoint,
-    stored: Tensors,
+    slices: Collection[str],
     only: str | None,
     held: SpectraConfig | None,
     rank_map: RankMap | None,
@@ -225,8 +252,7 @@ def _wanted(
     if only not in (None, "nlrc"):
         raise InputError(f"only accepts nlrc, not {only!r}")
     factored = held.factored if held is not None else {}
-    names = {m.name for m in opened.matrices if m.name not in factored}
-    dense = {name for name in names if f"{name}.weight" in stored.tensors}
+    dense = {m.name for m in opened.matrices if m.name not in factored and m.name in slices}
     if only is not None:
         if held is not None:
             known = held.rank_map
