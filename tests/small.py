@@ -28,13 +28,15 @@ _QWEN_MOE = {
     "head_dim": 8,
     "decoder_sparse_step": 1,
 }
+_GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+_UNGROUPED = {k: v for k, v in _LLAMA.items() if k != "num_key_value_heads"}
 SIZES = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA | {"head_dim": 8},
-    "gpt_neox": {k: v for k, v in _LLAMA.items() if k != "num_key_value_heads"},
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    "gpt_neox": _UNGROUPED,
+    "gpt2": _GPT,
     "opt": {
         "hidden_size": 32,
         "ffn_dim": 48,
@@ -47,6 +49,37 @@ SIZES = {
     "qwen3_moe": _LLAMA | _QWEN_MOE,
     "phi3": _LLAMA,
     "gpt_oss": _LLAMA | {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+    "deepseek_v3": _LLAMA
+    | {
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 48,
+        "n_group": 1,
+        "topk_group": 1,
+        "first_k_dense_replace": 1,
+        "q_lora_rank": 16,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+        "num_key_value_heads": 4,
+    },
+    "falcon": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "glm": _LLAMA | {"head_dim": 8},
+    "gpt_bigcode": _GPT,
+    "granitemoe": _LLAMA | {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "llama4_text": _LLAMA
+    | {
+        "num_local_experts": 4,
+        "num_experts_per_tok": 1,
+        "head_dim": 8,
+        "intermediate_size_mlp": 48,
+    },
+    "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64},
+    "olmoe": _LLAMA | _QWEN_MOE,
+    "persimmon": _UNGROUPED,
+    "qwen2_moe": _LLAMA | _QWEN_MOE | {"shared_expert_intermediate_size": 48},
 }
 """Sizes of a small model by its family."""
 

@@ -8,7 +8,7 @@ from spectra.allocation.costs import require_storage
 from spectra.allocation.rankmap import RankMap
 from spectra.calibration.options import Calibration
 from spectra.checkpoint.checkpoint import Checkpoint, Tensors
-from spectra.checkpoint.places import Place, PartTensors
+from spectra.checkpoint.places import PartTensors, Place
 from spectra.compression.budget import allocate_by_loss, require_reachable
 from spectra.compression.calibrated import calibrate
 from spectra.compression.fit import require_fit

@@ -175,7 +175,7 @@ def put_together(model: torch.nn.Module, places: Mapping[str, Place]) -> None:
         old: Any = model.get_submodule(path)
         transposed = any(where.transposed for where in shared.slices.values())
         bias = None if None not in shared.entries else old.bias
-        for name in shared.slices:
+        for name in shared.slices.keys() - {path}:
             _remove(model, name)
         if None not in shared.entries:
             setattr(old, last, weight)

@@ -320,34 +320,6 @@ def test_the_least_expected_loss_is_chosen_over_all_matrices(model):
     assert second < 0.3 * first
 
 
-@pytest.mark.parametrize(
-    ("family", "reason"),
-    [
-        ("phi3", "part of a fused layer"),
-        ("mixtral", "part of a stack of experts"),
-        ("gpt_neox", "part of a fused layer"),
-    ],
-)
-def test_what_cannot_be_factored_stays_whole_and_is_listed(tmp_path, family, reason):
-    saved(tmp_path / "m", family)
-    made = compress(str(tmp_path / "m"), uniform(tmp_path / "m"), tmp_path / "c")
-    assert reason in made.left_dense.values()
-    stored = {m.name: m for m in made.rank_map.modules}
-    assert not any(stored[name].factored for name in made.left_dense)
-    tokens = random_batch(1)
-    assert AutoModelForCausalLM.from_pretrained(made.path)(input_ids=tokens).logits.isfinite().all()
-    other = compress(
-        str(tmp_path / "m"), None, tmp_path / "b", budget=0.95, align=1, calibration=OWN
-    )
-    assert other.rank_map.budget <= 0.95
-
-
-def test_gpt2_has_nothing_to_factor_and_says_so(tmp_path):
-    saved(tmp_path / "m", "gpt2")
-    with pytest.raises(InputError, match="no matrix would be factored: part of a fused layer"):
-        compress(str(tmp_path / "m"), uniform(tmp_path / "m"), tmp_path / "c")
-
-
 @pytest.mark.parametrize("method", ["svd", "whiten"])
 def test_a_weight_that_is_not_finite_stops_with_its_name(model, method):
     rank_map = uniform(model)

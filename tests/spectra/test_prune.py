@@ -303,17 +303,6 @@ def test_a_weight_that_is_not_finite_stops_with_its_name(model, tmp_path):
     assert not (tmp_path / "p" / "config.json").exists()
 
 
-@pytest.mark.parametrize("family", ["mixtral", "phi3"])
-def test_what_cannot_be_pruned_is_listed(tmp_path, family):
-    saved(tmp_path / "m", family)
-    made = prune(str(tmp_path / "m"), tmp_path / "p", Pattern(0.5), method="wanda", calibration=OWN)
-    assert made.left
-    assert not set(made.left) & set(made.matrices)
-    saved(tmp_path / "g", "gpt2")
-    with pytest.raises(InputError, match="no dense matrix to prune: part of a fused layer"):
-        prune(str(tmp_path / "g"), tmp_path / "q", Pattern(0.5), method="magnitude")
-
-
 def test_calibration_of_a_method_without_data_is_refused(model, tmp_path):
     with pytest.raises(InputError, match="magnitude is data-free"):
         prune(str(model), tmp_path / "p", Pattern(0.5), method="magnitude", calibration=OWN)

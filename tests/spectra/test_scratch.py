@@ -161,11 +161,14 @@ def test_damage_is_said_and_computed_again(model, tmp_path, capsys, kind):
     assert digests(compress(model, None, tmp_path / "c", **options).path) == digests(whole.path)
 
 
-def test_streamed_and_whole_models_give_the_same_factors(model, monkeypatch, tmp_path):
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_streamed_and_whole_models_give_the_same_factors(monkeypatch, tmp_path, family):
     """A model that is loaded whole, and one whose blocks are read when they run."""
+    saved(tmp_path / "m", family)
+    model = str(tmp_path / "m")
     streamed = calibrated_by("fisher", model)
     monkeypatch.setenv("SPECTRA_CACHE", str(tmp_path / "other"))
-    monkeypatch.setattr("spectra.calibration.blocks.load_skeleton", lambda source: None)
+    monkeypatch.setattr("spectra.models.loading.load_skeleton", lambda source, **_: None)
     whole = calibrated_by("fisher", model)
     checkpoint = Source(model).checkpoint
     for matrix in checkpoint.matrices:

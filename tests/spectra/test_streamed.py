@@ -17,9 +17,9 @@ from spectra.pruning.prune import prune
 from spectra.pruning.sparsity import Pattern
 from spectra_data.errors import InputError
 from tests.small import random_batch
-from tests.spectra.checkpoints import saved
+from tests.spectra.checkpoints import edit_config, saved
 
-FAMILIES = ["llama", "qwen3", "gpt_neox", "opt", "gpt2", "phi3"]
+FAMILIES = ["llama", "qwen3", "gpt_neox", "opt", "gpt2", "phi3", "mixtral"]
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +135,7 @@ def test_memory_decides_and_says_so(checkpoints, monkeypatch):
 
 
 def test_what_can_only_be_loaded_whole_is_one_line(tmp_path):
-    saved(tmp_path / "m", "mixtral")  # experts lie one by one on disk, stacked in memory
+    saved(tmp_path / "m")
+    edit_config(tmp_path / "m", quantization_config={"quant_method": "bitsandbytes"})
     with pytest.raises(InputError, match="can only be loaded whole"):
         load_model(str(tmp_path / "m"), loading="blocks")
