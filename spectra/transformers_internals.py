@@ -113,6 +113,17 @@ class Conversion:
             matrix = _expert(before, renamed, converter.source_patterns.index(pattern))
         return Destination(parameters, False, matrix)
 
+    def stored_name(self, name: str, shapes: Mapping[str, Any]) -> str:
+        """The name of a parameter in files; its own if no other leads back to it."""
+        from transformers.core_model_loading import PrefixChange
+
+        renamed = name
+        for renaming in reversed(self._renamings):
+            if not isinstance(renaming, PrefixChange):
+                renamed, _ = renaming.reverse_transform().rename_source_key(renamed)
+        back = self.place(renamed, shapes)
+        return renamed if back.whole and back.parameters == (name,) else name
+
 
 def _expert(name: str, stack: str, part: int) -> str | None:
     """The path of an expert's matrix; ``….experts.gate_up_proj`` holds two for each expert."""

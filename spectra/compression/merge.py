@@ -15,10 +15,12 @@ from spectra.checkpoint.writer import SHARD_BYTES, begin, finish, shards_of, wri
 from spectra.compression.compress import rounded, with_dtype
 from spectra.compression.sources import require_dtype, tensor_bytes
 from spectra.machine.progress import Progress, silent
+from spectra.models.empty import empty_model
 from spectra.models.loading import load_whole, require_finite
 from spectra.models.pairs import compressed_layers
 from spectra.models.source import COMPANIONS, Source
 from spectra.store.weights import share
+from spectra.transformers_internals import Conversion
 from spectra_data.errors import InputError
 from spectra_data.partial import partial_folder
 
@@ -94,10 +96,13 @@ def _dense(
     described = SpectraConfig.of(opened.config)
     wide = None if dtype is None else require_dtype(dtype)
 
+    names = _stored_names(source)
+
     def make(name: str) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
         tensor = opened.source.read(name)
         require_finite(opened.name, [(name, tensor)])
-        return {name: rounded(name, tensor, wide if tensor.is_floating_point() else None)}, {}
+        made = rounded(name, tensor, wide if tensor.is_floating_point() else None)
+        return {names.get(name, name): made}, {}
 
     sizes = {name: tensor_bytes(opened.source, name) for name in opened.source.tensors}
     written = write_shards(
@@ -111,6 +116,14 @@ def _dense(
     config = {k: v for k, v in opened.config.items() if k != "quantization_config"}
     finish(out, with_dtype(config, dtype))
     return Merged(out, len(described.factored), written.parameters, written.bytes)
+
+
+def _stored_names(source: Source) -> dict[str, str]:
+    """Names under which the model's parameters are stored, where they are others than its own."""
+    model = empty_model(source)
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    conversion = Conversion(model)
+    return {name: conversion.stored_name(name, shapes) for name in shapes}
 
 
 def _with_adapter(

@@ -83,6 +83,8 @@ def test_every_matrix_of_a_map_is_compressed_and_merged_back(tmp_path, family, s
     assert layers == {m.name for m in made.rank_map.modules if m.factored} == set(wanted) - by_name
 
     dense = loaded(merge(str(made.path), tmp_path / "dense").path)
+    one, other = (load_file(tmp_path / n / "model.safetensors") for n in ("m", "dense"))
+    assert {n: t.shape for n, t in one.items()} == {n: t.shape for n, t in other.items()}
     torch.testing.assert_close(logits(low), logits(dense), rtol=1e-4, atol=1e-5)
     before, after, read = (weights(tmp_path / name) for name in ("m", "dense", "c"))
     assert before.keys() == after.keys() == read.keys()
