@@ -49,6 +49,9 @@ SIZES = {
     "qwen3_moe": _LLAMA | _QWEN_MOE,
     "phi3": _LLAMA,
     "gpt_oss": _LLAMA | {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8},
+}
+"""Sizes of a small model by its family."""
+MORE_SIZES = {
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
     "deepseek_v3": _LLAMA
     | {
@@ -81,13 +84,13 @@ SIZES = {
     "persimmon": _UNGROUPED,
     "qwen2_moe": _LLAMA | _QWEN_MOE | {"shared_expert_intermediate_size": 48},
 }
-"""Sizes of a small model by its family."""
+"""Those of more families, whose layers hold several matrices."""
 
 
 def small_model(family: str, seed: int = 0, **changes):
     """A causal language model of two blocks, of any family."""
     tokens = {"vocab_size": 64, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-    config = AutoConfig.for_model(family, **(tokens | SIZES[family] | changes))
+    config = AutoConfig.for_model(family, **(tokens | (SIZES | MORE_SIZES)[family] | changes))
     torch.manual_seed(seed)
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 

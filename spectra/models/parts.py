@@ -78,9 +78,6 @@ class ExpertStack(torch.nn.Module):
     The code of a model takes an entry and multiplies by it, or multiplies all at once.
     """
 
-    _is_hf_initialized = True
-    """As transformers marks tensors that its initialisation leaves alone."""
-
     def __init__(self, entries: Mapping[int, Outputs], transposed: bool) -> None:
         super().__init__()
         self.entries, self.transposed = dict(entries), transposed
