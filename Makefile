@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 # where the lowest versions are installed that pyproject.toml allows
 LOWEST := .venv-lowest
 SPECTRA_SHARED ?= ../shared
-# processes that tests are spread over, of one thread each: two more than cores, as many wait for a browser or a disk
-JOBS ?= 4
+# processes that tests are spread over, of one thread each: one more than cores, as many wait for a browser or a disk
+JOBS ?= 3
 export SPECTRA_SHARED
 # what `make` computes stays inside this folder, where `make clean` finds it
 export SPECTRA_CACHE ?= $(CURDIR)/.cache
@@ -21,7 +21,7 @@ DEMO_OPTIONS := --model llama_9m --vocab-size 4096 --precision float32 --steps 6
 
 help:
 	@echo "make demo       train a small LLaMA with the recorder on, write $(DEMO)/report.html"
-	@echo "make test       install what the tests need; tests, lint, types, import rules (JOBS=4)"
+	@echo "make test       install what the tests need; tests, lint, types, import rules (JOBS=3)"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make test-lowest  the tests with the lowest versions that pyproject.toml allows"
 	@echo "make bench      the benchmarks, as tables and JSON"

@@ -200,7 +200,9 @@ def shown_ranks(page, side="a"):
     return [int(cell.removeprefix(LRC_MARK)) for row in cells for cell in row], cells
 
 
-@pytest.mark.parametrize("target", ["err", "budget", "threshold"])
+@pytest.mark.parametrize(
+    "target", ["err", "budget", pytest.param("threshold", marks=pytest.mark.slow)]
+)
 def test_the_slider_agrees_with_allocate_and_asks_nobody(page, address, folder, target):
     go(page, f"{address}/ranks?run=scan.zarr&target={target}&value=0.6&beside=welore-grid")
     shown_ranks(page)

@@ -14,7 +14,7 @@ from tests.pretrain.tuned import tuned
 __all__ = ["checkpoints", "rank_map"]
 
 
-OFTEN = ("lrc", "adalora")
+OFTEN = ("lrc",)
 SELDOM = [m for m in dict.fromkeys(("galore", "lora", "dora", *PEFT)) if m not in OFTEN]
 
 

@@ -206,7 +206,7 @@ def test_the_command_prints_what_design_names(stories, shared, tmp_path, capsys)
     assert found["total"] == 3
 
 
-@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("native", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_bfloat16_is_never_chosen_on_a_cpu_and_said_if_it_is_slow(
     stories, tokenizer, shared, tmp_path, capsys, monkeypatch, native
 ):

@@ -42,7 +42,7 @@ def s3():
     server.stop()
 
 
-@pytest.fixture(params=["memory", "s3", "file"])
+@pytest.fixture(params=["memory", "s3", pytest.param("file", marks=pytest.mark.slow)])
 def folder(request, tmp_path):
     if request.param == "s3":
         return request.getfixturevalue("s3") + f"/{tmp_path.name}"

@@ -34,9 +34,15 @@ SELDOM = [
     "bloom", "deepseek_v3", "falcon", "glm", "gpt_bigcode", "granitemoe", "llama4_text", "mpt",
     "olmoe", "persimmon", "qwen2_moe", "qwen3_moe",
 ]  # fmt: skip
-families = pytest.mark.parametrize(
-    "family", [*OFTEN, *(pytest.param(family, marks=pytest.mark.slow) for family in SELDOM)]
-)
+
+
+def of_families(often):
+    """Parameters of a test: those families among the quick ones, all others among the slow."""
+    slow = [pytest.param(f, marks=pytest.mark.slow) for f in (*OFTEN, *SELDOM) if f not in often]
+    return pytest.mark.parametrize("family", [*often, *slow])
+
+
+families, few = of_families(OFTEN), of_families(["gpt_neox", "mixtral"])
 OWN = Calibration(windows=4, length=16)
 TOKENS = random_batch(1)
 
@@ -97,7 +103,7 @@ def test_every_matrix_of_a_map_is_compressed_and_merged_back(tmp_path, family, s
             assert torch.equal(after[name], weight)
 
 
-@families
+@few
 def test_a_compressed_model_is_saved_and_made_dense_as_any(tmp_path, family):
     model = saved(tmp_path / "m", family)
     made = compress(str(tmp_path / "m"), uniform(tmp_path / "m"), tmp_path / "c")
@@ -131,7 +137,7 @@ def test_a_model_that_is_taken_apart_computes_the_same(tmp_path, family):
     torch.testing.assert_close(logits(model), wanted, rtol=1e-4, atol=1e-6)
 
 
-@families
+@few
 @pytest.mark.parametrize("method", ["fisher", "sequential"])
 def test_every_method_reaches_every_matrix(tmp_path, family, method):
     saved(tmp_path / "m", family)
@@ -146,7 +152,7 @@ def test_every_method_reaches_every_matrix(tmp_path, family, method):
     assert logits(loaded(made.path)).isfinite().all()
 
 
-@families
+@few
 def test_the_least_expected_loss_is_less_than_that_of_plain_truncation(tmp_path, family):
     model = saved(tmp_path / "m", family)
     wanted = logits(model).log_softmax(-1)
@@ -213,7 +219,7 @@ def test_an_experts_loss_counts_the_tokens_that_it_gets(tmp_path):
         assert float(spectrum.square().sum()) == pytest.approx(wanted, rel=1e-3)
 
 
-@families
+@few
 def test_zeros_are_put_into_every_matrix(tmp_path, family):
     saved(tmp_path / "m", family)
     made = prune(str(tmp_path / "m"), tmp_path / "p", Pattern(0.5), method="wanda", calibration=OWN)
