@@ -113,7 +113,7 @@ def own_windows(
     model: Any = placed_model(source, device=device)
     together = WRITTEN_TOGETHER
     if is_streamed(model):
-        together = max(1, min(windows, int(CACHE_BYTES // (length * _cached_bytes(model.config)))))
+        together = kept_together(model.config, windows, length)
     draw = torch.Generator().manual_seed(seed)
     uniform = torch.rand(windows, length, generator=draw, dtype=torch.float64)
     first = getattr(model.config, "bos_token_id", None)
@@ -171,6 +171,11 @@ def _written(model: Any, tokens: torch.Tensor, uniform: torch.Tensor, pace: _Pac
         tokens = torch.cat([tokens, last], dim=1)
         pace.step()
     return tokens.cpu()
+
+
+def kept_together(config: Any, windows: int, length: int) -> int:
+    """Number of windows whose keys and values memory holds together."""
+    return max(1, min(windows, int(CACHE_BYTES // (length * _cached_bytes(config)))))
 
 
 def _cached_bytes(config: Any) -> int:

@@ -45,6 +45,8 @@ class Options:
     """Device of calibration and decompositions, cpu or cuda; by default cuda if available."""
     skip_hash: bool = False
     """Skip comparing hashes: the map may be of other weights with the same names and shapes."""
+    dry_run: bool = False
+    """Print what it will read, need and take, timed on samples; write nothing."""
     json: bool = False
     """Print one JSON object on stdout instead of text."""
 
@@ -58,6 +60,8 @@ def main(arguments: Sequence[str]) -> int:
     from spectra.allocation.rankmap import RankMap
     from spectra.compression.compress import compress
 
+    if options.dry_run:
+        return _forecast(options)
     started = time.perf_counter()
     with Shown(Console(stderr=True)) as shown:
         made = compress(
@@ -75,6 +79,22 @@ def main(arguments: Sequence[str]) -> int:
     else:
         _print(made, seconds)
     return 0
+
+
+def _forecast(options: Options) -> int:
+    from spectra.allocation.rankmap import RankMap
+    from spectra.commands.forecasts import show
+    from spectra.compression.plan import Request
+    from spectra.forecasting.compress import compress_forecast
+    from spectra.models.source import Source
+
+    source = Source(options.checkpoint)
+    rank_map = None if options.map is None else RankMap.load(options.map)
+    if rank_map is not None:
+        source = source.spanning(rank_map.ranks)
+    device = str(device_of(options.device))
+    request = Request(source, rank_map, options.compression, not options.skip_hash, device)
+    return show(compress_forecast(request), options.out, options.json)
 
 
 def left_lines(left: Mapping[str, str]) -> Iterator[str]:

@@ -30,7 +30,7 @@ from spectra_data.sources import TEXT_FIELD, open_source
 from spectra_data.tasks import load_task
 
 if TYPE_CHECKING:
-    from spectra.evaluation.perplexity import Perplexity
+    from spectra.evaluation.perplexity import Perplexity, Text
     from spectra.evaluation.tasks import Accuracy
     from spectra.models.source import Source
     from spectra.store.evaluations import Evaluation
@@ -83,6 +83,8 @@ class Options:
     store: str | None = None
     """Store of a scan to add the perplexity to, for the dashboard's page Path; for compressed
     checkpoints only."""
+    dry_run: bool = False
+    """Print what it will read, need and take, timed on samples; write nothing."""
     json: bool = False
     """Print one JSON object on stdout instead of text."""
 
@@ -101,6 +103,8 @@ def main(arguments: Sequence[str]) -> int:
     # accelerate's word for all devices together
     device = AUTO if options.device == AUTO else str(device_of(options.device))
     dtype = options.dtype or ("float32" if device_of(device).type == "cpu" else "auto")
+    if options.dry_run:
+        return _forecast(source, dtype, options)
     evaluation = None
     if options.store is not None:
         evaluation = _compressed(source, options)
@@ -185,17 +189,29 @@ def _require(options: Options) -> None:
 
 
 def _perplexity(model: Any, checkpoint: "Source", options: Options, shown: Shown) -> "Perplexity":
-    from spectra.calibration.text import tokenizer_of
-    from spectra.evaluation.perplexity import (
-        REFERENCE_WINDOWS,
-        perplexity,
-        reference_tokens,
-        text_tokens,
-    )
+    from spectra.evaluation.perplexity import perplexity
     from spectra.models.streamed import is_streamed
 
+    text, seq_len, windows = _text(checkpoint, options)
+    return perplexity(
+        model,
+        text,
+        seq_len=seq_len,
+        windows=windows,
+        stride=options.stride,
+        batch_size=options.batch_size or (max(1, 2048 // seq_len) if is_streamed(model) else 4),
+        progress=lambda done, count: shown.update("windows", done, count),
+    )
+
+
+def _text(checkpoint: "Source", options: Options) -> "tuple[Text, int, int | None]":
+    """The text, the tokens in a window, and the largest number of windows."""
+    from spectra.calibration.text import tokenizer_of
+    from spectra.evaluation.perplexity import REFERENCE_WINDOWS, reference_tokens, text_tokens
+
     tokenizer = tokenizer_of(checkpoint, options.tokenizer)
-    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2048
+    config = checkpoint.config.get_text_config()
+    longest = getattr(config, "max_position_embeddings", None) or 2048
     seq_len = options.seq_len or min(longest, 4096)
     if seq_len > longest:
         raise InputError(f"the model accepts {longest} tokens, not windows of {seq_len}")
@@ -207,15 +223,31 @@ def _perplexity(model: Any, checkpoint: "Source", options: Options, shown: Shown
     else:
         limit = None if windows is None else (windows + 1) * seq_len
         text = text_tokens(source, tokenizer, bos=options.bos, limit=limit)
-    return perplexity(
-        model,
-        text,
-        seq_len=seq_len,
-        windows=windows,
-        stride=options.stride,
-        batch_size=options.batch_size or (max(1, 2048 // seq_len) if is_streamed(model) else 4),
-        progress=lambda done, count: shown.update("windows", done, count),
+    return text, seq_len, windows
+
+
+def _forecast(source: "Source", dtype: str, options: Options) -> int:
+    from spectra.calibration.text import tokenizer_of
+    from spectra.commands.forecasts import show
+    from spectra.compression.sources import require_dtype
+    from spectra.forecasting.evaluate import perplexity_forecast, task_forecast
+
+    precision = source.dtype if dtype == AUTO else require_dtype(dtype)
+    size = options.batch_size
+    if options.task is None:
+        text, length, windows = _text(source, options)
+        count = len(text.starts(length, options.stride, windows))
+        found = perplexity_forecast(
+            source, precision, options.loading, windows=count, length=length, batch_size=size
+        )
+        return show(found, None, options.json)
+    examples = load_task(options.task, options.task_data)[: options.windows]
+    tokenizer, some = tokenizer_of(source, options.tokenizer), examples[:: len(examples) // 16 or 1]
+    tokens = sum(len(tokenizer(e.prompt)["input_ids"]) for e in some) / len(some)
+    found = task_forecast(
+        source, precision, options.loading, questions=len(examples), tokens=tokens, batch_size=size
     )
+    return show(found, None, options.json)
 
 
 def _task(model: Any, checkpoint: "Source", options: Options, shown: Shown) -> "Accuracy":

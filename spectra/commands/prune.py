@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -22,6 +22,10 @@ from spectra.machine.console import Console
 from spectra.machine.devices import device_of
 from spectra.machine.progress import Shown
 from spectra.pruning.methods import Method
+
+if TYPE_CHECKING:
+    from spectra.allocation.rankmap import RankMap
+    from spectra.pruning.sparsity import Pattern
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Options:
     calibration: Calibration = field(default_factory=Calibration)
     device: str | None = None
     """Device to compute on, cpu or cuda; by default cuda if available."""
+    dry_run: bool = False
+    """Print what it will read, need and take, timed on samples; write nothing."""
     json: bool = False
     """Print one JSON object on stdout instead of text."""
 
@@ -58,6 +64,9 @@ def main(arguments: Sequence[str]) -> int:
     from spectra.pruning.sparsity import parse_pattern
 
     pattern = parse_pattern(options.sparsity, options.pattern)
+    rank_map = None if options.map is None else RankMap.load(options.map)
+    if options.dry_run:
+        return _forecast(options, pattern, rank_map)
     with Shown(Console(stderr=True)) as shown:
         made = prune(
             options.checkpoint,
@@ -65,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
             pattern,
             method=options.method,
             only=options.only,
-            rank_map=None if options.map is None else RankMap.load(options.map),
+            rank_map=rank_map,
             calibration=options.calibration,
             device=str(device_of(options.device)),
             progress=shown.update,
@@ -90,3 +99,14 @@ def main(arguments: Sequence[str]) -> int:
     )
     print(f"wrote {made.path}")
     return 0
+
+
+def _forecast(options: Options, pattern: "Pattern", rank_map: "RankMap | None") -> int:
+    from spectra.commands.forecasts import show
+    from spectra.forecasting.prune import prune_forecast
+    from spectra.pruning.prune import make_draft
+
+    draft = make_draft(options.checkpoint, options.only, rank_map)
+    matrices = [m for m in draft.source.checkpoint.matrices if m.name in draft.wanted]
+    forecast = prune_forecast(draft.source, matrices, pattern, options.method, options.calibration)
+    return show(forecast, options.out, options.json)

@@ -18,6 +18,7 @@ import tyro
 
 from spectra.commands.options import parse
 from spectra.machine.console import Console
+from spectra.machine.devices import device_of
 from spectra.machine.memory import peak_memory_bytes
 from spectra.machine.progress import Shown
 from spectra_data.errors import first_lines
@@ -48,6 +49,8 @@ class Options:
     """Seed of the probes of an approximate scan."""
     towers: bool = False
     """Scan the matrices of towers other than the language model's, e.g. for images, too."""
+    dry_run: bool = False
+    """Print what it will read, need and take, timed on samples; write nothing."""
     json: bool = False
     """Print one JSON object on stdout instead of text."""
 
@@ -59,6 +62,8 @@ def main(arguments: Sequence[str]) -> int:
     from spectra.store.destination import require_writable
     from spectra.store.location import local_path
 
+    if options.dry_run:
+        return _forecast(options)
     console = Console(stderr=True)
     if (path := local_path(options.out)) is not None:
         require_writable(path, folder=True)
@@ -83,6 +88,18 @@ def main(arguments: Sequence[str]) -> int:
     else:
         _print(summary, options, seconds)
     return 1 if summary.not_finite or summary.problems else 0
+
+
+def _forecast(options: Options) -> int:
+    from spectra.commands.forecasts import show
+    from spectra.forecasting.scan import scan_forecast
+    from spectra.scanning.decomposition import DecompositionOptions
+    from spectra.scanning.scan import opened_series
+
+    opened = opened_series(options.checkpoint, options.towers)
+    device = str(device_of(options.device))
+    wanted = DecompositionOptions(options.approximate, device, options.seed)
+    return show(scan_forecast(opened, wanted, options.workers), options.out, options.json)
 
 
 def _report(summary: "Summary", options: Options, seconds: float) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -169,18 +170,32 @@ def _written(
     source: Source, calibration: Calibration, device: str, progress: Progress
 ) -> torch.Tensor:
     """The model's own text, written once and cached, as writing takes minutes."""
+    if (kept := kept_text(source, calibration)) is not None:
+        return kept
+    windows = own_windows(
+        source,
+        windows=calibration.windows,
+        length=calibration.length,
+        seed=calibration.seed,
+        device=device,
+        hours=calibration.own_text_hours,
+        progress=progress,
+    )
+    save_tensors(_text_file(source, calibration), {"windows": windows}, {})
+    return windows
+
+
+def kept_text(source: Source, calibration: Calibration) -> torch.Tensor | None:
+    """The model's own text if it was written before, (windows, length); else None."""
+    kept = load_tensors(_text_file(source, calibration))
+    return None if kept is None else kept[0]["windows"]
+
+
+def _text_file(source: Source, calibration: Calibration) -> Path:
     size = {"windows": calibration.windows, "length": calibration.length}
     known = [source.checkpoint.identity, size, calibration.seed]
     key = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
-    path = cache_folder("calibration", f"text-{key}.safetensors")
-    if (kept := load_tensors(path)) is not None:
-        return kept[0]["windows"]
-    hours = calibration.own_text_hours
-    windows = own_windows(
-        source, **size, seed=calibration.seed, device=device, hours=hours, progress=progress
-    )
-    save_tensors(path, {"windows": windows}, {})
-    return windows
+    return cache_folder("calibration", f"text-{key}.safetensors")
 
 
 def _take(

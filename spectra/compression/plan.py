@@ -19,7 +19,8 @@ from spectra.compression.skeleton import READS_WEIGHT, read_by_name, require_run
 from spectra.compression.sources import model_tensors
 from spectra.compression.weighting import UNREACHED, Weightings, plain_weightings
 from spectra.machine.progress import Progress
-from spectra.models.places import places_of
+from spectra.matrices import Matrix
+from spectra.models.places import Places, places_of
 from spectra.models.source import Source
 from spectra.storages.registry import BUDGET_STORAGE
 from spectra_data.errors import InputError
@@ -98,6 +99,58 @@ class Plan:
     """Whether `source` has other tensors than `opened`, as for a GGUF file."""
 
 
+@dataclass(frozen=True)
+class Draft:
+    """What is known of a compression before the first pass."""
+
+    tensors: Tensors
+    """Tensors by the names of the model's parameters."""
+    config: Mapping[str, Any]
+    places: Places
+    fixed: Mapping[str, str]
+    """Matrices that stay whole whatever their ranks are, with the reasons."""
+    rank_map: RankMap | None
+    """Rank map of what will be stored; None with a budget."""
+    left_dense: Mapping[str, str]
+    """See `Plan`."""
+
+    def free(self, opened: Checkpoint) -> list[Matrix]:
+        """The matrices that may be factored."""
+        return [matrix for matrix in opened.matrices if matrix.name not in self.fixed]
+
+
+def make_draft(request: Request) -> Draft:
+    """Check a request as far as that is possible without its text.
+
+    Raises
+    ------
+    InputError
+        When the map does not fit, a budget cannot be reached, or nothing would be factored.
+    """
+    checkpoint, options = request.source, request.options
+    opened = checkpoint.checkpoint
+    tensors, config = model_tensors(checkpoint)
+    places = places_of(checkpoint)
+    fixed = dict(places.left)
+    free = [matrix.name for matrix in opened.matrices if matrix.name not in fixed]
+    fixed |= dict.fromkeys(read_by_name(checkpoint, free), READS_WEIGHT)
+    if request.rank_map is None:
+        assert options.budget is not None
+        require_reachable(
+            opened.matrices,
+            options.budget,
+            storage=options.storage or BUDGET_STORAGE,
+            align=options.align or ALIGN,
+            whole=frozenset(fixed),
+        )
+        return Draft(tensors, config, places, fixed, None, {})
+    hashed = request.check_weights and checkpoint.is_gguf
+    require_fit(request.rank_map, opened, weights=hashed)
+    wanted, left = _stored(request.rank_map, options.storage, fixed)
+    require_running(checkpoint, wanted)
+    return Draft(tensors, config, places, fixed, wanted, left)
+
+
 def make_plan(request: Request, progress: Progress) -> Plan:
     """Calibrate and allocate, as far as the request needs it.
 
@@ -107,26 +160,8 @@ def make_plan(request: Request, progress: Progress) -> Plan:
         When the map does not fit, or nothing would be factored.
     """
     checkpoint, options, settings = request.source, request.options, request.options.settings
-    opened = checkpoint.checkpoint
-    source, config = model_tensors(checkpoint)
-    places = places_of(checkpoint)
-    fixed = dict(places.left)
-    free = [matrix.name for matrix in opened.matrices if matrix.name not in fixed]
-    fixed |= dict.fromkeys(read_by_name(checkpoint, free), READS_WEIGHT)
-    if request.rank_map is not None:
-        require_fit(
-            request.rank_map, opened, weights=request.check_weights and request.source.is_gguf
-        )
-    rank_map = request.rank_map
-    storage, align = options.storage or BUDGET_STORAGE, options.align or ALIGN
-    if rank_map is not None:  # before the passes, which may take hours
-        wanted, left = _stored(rank_map, options.storage, fixed)
-        require_running(checkpoint, wanted)
-    else:
-        assert options.budget is not None
-        require_reachable(
-            opened.matrices, options.budget, storage=storage, align=align, whole=frozenset(fixed)
-        )
+    opened, draft = checkpoint.checkpoint, make_draft(request)
+    fixed, wanted, left = dict(draft.fixed), draft.rank_map, dict(draft.left_dense)
     about, weightings = settings.described(), plain_weightings()
     if settings.calibrated and settings.method != "sequential":
         weightings = calibrate(
@@ -134,22 +169,22 @@ def make_plan(request: Request, progress: Progress) -> Plan:
             settings,
             request.device,
             progress,
-            names=frozenset(m.name for m in opened.matrices) - fixed.keys(),
+            names=frozenset(matrix.name for matrix in draft.free(opened)),
             keep=options.keep_scratch,
         )
         about |= weightings.about
-        if rank_map is not None:
+        if wanted is not None:
             _require_reached(weightings, wanted)
-    if rank_map is None:
+    if wanted is None:
         assert options.budget is not None
         fixed |= dict.fromkeys(sorted(weightings.unreached), NEVER_REACHED)
         rank_map = allocate_by_loss(
             opened,
-            PartTensors(source, places.parts),
+            PartTensors(draft.tensors, draft.places.parts),
             weightings,
             options.budget,
-            storage=storage,
-            align=align,
+            storage=options.storage or BUDGET_STORAGE,
+            align=options.align or ALIGN,
             whole=frozenset(fixed),
             progress=progress,
         )
@@ -167,8 +202,17 @@ def make_plan(request: Request, progress: Progress) -> Plan:
         )
         about |= weightings.about
     factored = [module.name for module in wanted.modules if module.factored]
-    taken = places.of_owners(factored)
-    return Plan(opened, source, config, wanted, weightings, about, left, taken, checkpoint.is_gguf)
+    return Plan(
+        opened,
+        draft.tensors,
+        draft.config,
+        wanted,
+        weightings,
+        about,
+        left,
+        draft.places.of_owners(factored),
+        checkpoint.is_gguf,
+    )
 
 
 def _require_reached(weightings: Weightings, rank_map: RankMap) -> None:

@@ -35,6 +35,33 @@ class Text:
     bos_token: int | None = None
     """Beginning token before every window if `bos` is ``windows``; None otherwise."""
 
+    def inner(self, seq_len: int) -> int:
+        """Tokens of the text in a window."""
+        return seq_len - (self.bos_token is not None)
+
+    def starts(self, seq_len: int, stride: int | None = None, windows: int | None = None) -> range:
+        """Where windows start; see `perplexity`.
+
+        Raises
+        ------
+        InputError
+            When the text fills no window.
+        """
+        own = self.inner(seq_len)
+        step = own if stride is None else stride
+        if windows is not None and windows < 1:
+            raise InputError(f"at least one window is needed, not {windows}")
+        if not 0 < step <= own or own < 2:
+            raise InputError(f"a stride of {step} does not fit windows of {seq_len} tokens")
+        starts = range(0, len(self.tokens) - own + 1, step)
+        starts = starts[: len(starts) if windows is None else windows]
+        if not starts:
+            raise InputError(
+                f"the text has {len(self.tokens)} tokens, too few for a window of {seq_len}: name "
+                "more text, or a smaller --seq-len"
+            )
+        return starts
+
 
 @dataclass(frozen=True)
 class Perplexity:
@@ -151,19 +178,8 @@ def perplexity(
     InputError
         When the text fills no window, or a window's loss is not finite.
     """
-    own = seq_len - (text.bos_token is not None)
+    own, starts = text.inner(seq_len), text.starts(seq_len, stride, windows)
     step = own if stride is None else stride
-    if windows is not None and windows < 1:
-        raise InputError(f"at least one window is needed, not {windows}")
-    if not 0 < step <= own or own < 2:
-        raise InputError(f"a stride of {step} does not fit windows of {seq_len} tokens")
-    starts = range(0, len(text.tokens) - own + 1, step)
-    starts = starts[: len(starts) if windows is None else windows]
-    if not starts:
-        raise InputError(
-            f"the text has {len(text.tokens)} tokens, too few for a window of {seq_len}: name "
-            "more text, or a smaller --seq-len"
-        )
     training = model.training
     model.eval()
     device = next(model.parameters()).device

@@ -46,6 +46,13 @@ def free_memory(device: "torch.device") -> int:
     return int(psutil.virtual_memory().available)
 
 
+def resident() -> int:
+    """Resident memory of this process, in bytes."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
+
+
 def resident_peak() -> int:
     """Peak resident memory of this process since it was last reset, in bytes."""
     status = PROCESS / "status"

@@ -62,6 +62,11 @@ def placed_model(
     return load_whole(source, AUTO if dtype is None else dtype, **where).model.eval()
 
 
+def fits(source: Source, dtype: torch.dtype, device: str = "cpu") -> bool:
+    """Whether a model's weights fit into a device's free memory."""
+    return _lacking(source, dtype, device) is None
+
+
 def _lacking(source: Source, dtype: torch.dtype, device: str) -> str | None:
     """By how much a model's weights do not fit into a device's free memory; None if they do."""
     if device == AUTO or source.is_left_to_transformers:

@@ -101,17 +101,10 @@ def prune(
         raise InputError(
             "magnitude is data-free: name another method, or leave the options of calibration out"
         )
-    source = Source.of(checkpoint)
-    if rank_map is not None:
-        source = source.spanning(rank_map.ranks)
-    opened = source.checkpoint
-    stored, config, held = _stored(source)
-    fixed = dict(places_of(source).left)
-    slices = _slices(source, stored)
-    wanted = _wanted(opened, slices, only, held, rank_map) - fixed.keys()
-    if not wanted:
-        reasons = "; ".join(dict.fromkeys(fixed.values()))
-        raise InputError(f"there is no dense matrix to prune{': ' if reasons else ''}{reasons}")
+    draft = make_draft(checkpoint, only, rank_map)
+    source, stored, held = draft.source, draft.stored, draft.held
+    opened, slices = source.checkpoint, draft.slices
+    config, fixed, wanted = dict(draft.config), dict(draft.fixed), draft.wanted
     pruner = Pruner(method, pattern, wanted)
     about: dict[str, Any] = {"method": method, "sparsity": pattern.sparsity, "only": only}
     if pattern.structured:
@@ -185,6 +178,46 @@ def prune(
         if scratch is not None:
             scratch.remove()
         return Pruned(out, total, shares, len(opened.matrices) - len(shares), fixed, written.bytes)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What is known of a pruning before anything is read."""
+
+    source: Source
+    stored: Tensors
+    config: Mapping[str, Any]
+    held: SpectraConfig | None
+    """Description of a compressed checkpoint; None for others."""
+    slices: Mapping[str, TensorSlice]
+    """Slices of the stored tensors that are dense matrices, by name."""
+    fixed: Mapping[str, str]
+    """Matrices that cannot be pruned, with the reasons."""
+    wanted: frozenset[str]
+    """Matrices to prune."""
+
+
+def make_draft(
+    checkpoint: str | Source, only: str | None = None, rank_map: RankMap | None = None
+) -> Draft:
+    """Find the matrices to prune; see `prune`.
+
+    Raises
+    ------
+    InputError
+        When there are none.
+    """
+    source = Source.of(checkpoint)
+    if rank_map is not None:
+        source = source.spanning(rank_map.ranks)
+    stored, config, held = _stored(source)
+    fixed = places_of(source).left
+    slices = _slices(source, stored)
+    wanted = _wanted(source.checkpoint, slices, only, held, rank_map) - fixed.keys()
+    if not wanted:
+        reasons = "; ".join(dict.fromkeys(fixed.values()))
+        raise InputError(f"there is no dense matrix to prune{': ' if reasons else ''}{reasons}")
+    return Draft(source, stored, config, held, slices, fixed, wanted)
 
 
 def _prepared(

@@ -3,7 +3,7 @@
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from typing import Any
@@ -40,10 +40,7 @@ def in_threads(
     """Spectra in the order of completion; one matrix per core, while the next is read."""
     if not groups:
         return
-    largest = max(working_bytes(matrix, options) for group in groups for matrix in group)
-    count = max(1, min(available_cores(), _half_of_memory() // largest))
-    if options.device != "cpu":
-        count = 1  # the device decomposes one at a time; the host reads ahead
+    count = threads_for([matrix for group in groups for matrix in group], options)
     slots = threading.Semaphore(count + READ_AHEAD)
     with single_threaded_workers(count) as pool:
         pending: set[Future[Spectrum]] = set()
@@ -68,6 +65,14 @@ def in_threads(
         while pending:
             done, pending = wait(pending, return_when=FIRST_COMPLETED)
             yield from _results(done)
+
+
+def threads_for(matrices: Iterable[Matrix], options: DecompositionOptions) -> int:
+    """Number of matrices that are decomposed at once: one a core, as far as memory allows."""
+    if options.device != "cpu":
+        return 1  # the device decomposes one at a time; the host reads ahead
+    largest = max(working_bytes(matrix, options) for matrix in matrices)
+    return max(1, min(available_cores(), _half_of_memory() // largest))
 
 
 def _results(done: set[Future[Spectrum]]) -> Iterator[Spectrum]:

@@ -177,6 +177,11 @@ def run_scan(
         )
 
 
+def opened_series(checkpoint: Source | Sequence[str | Path], towers: bool) -> list[Checkpoint]:
+    """The checkpoints of a scan, in their order, of which no weight is read."""
+    return [_opened(planned, towers) for planned in _series(checkpoint)]
+
+
 def _opened(planned: "_Planned", towers: bool) -> Checkpoint:
     checkpoint = open_checkpoint(planned.source, updates=True)
     return checkpoint.with_towers() if towers else checkpoint

@@ -16,7 +16,7 @@ from spectra.machine.devices import device_of
 
 BENCHMARKS = (
     "decomposition", "recording", "corpus", "measures", "power_law", "cosine", "scan", "allocation",
-    "dashboard", "weighting", "calibration", "compression", "finetuning",
+    "dashboard", "weighting", "calibration", "compression", "finetuning", "forecasts", "scale",
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "results"
 
