@@ -1,6 +1,6 @@
 """One block of a model, run with made-up weights: what a token costs in its real shapes."""
 
-from functools import cached_property
+import copy
 from typing import Any
 
 import torch
@@ -8,17 +8,28 @@ import torch
 from spectra.calibration.blocks import Blocks, Passage
 from spectra.checkpoint.tensors import NAMES, StoredTensor
 from spectra.forecasting.costs import timed
+from spectra.machine.memory import free_memory
 from spectra.models.empty import empty_model
 from spectra.models.loading import Loaded
 from spectra.models.lowrank import put_layers
 from spectra.models.parts import take_apart
 from spectra.models.places import undivided
 from spectra.models.source import Source
+from spectra.models.streamed import blocks_of
+from spectra_data.errors import InputError
 
 FLOPS = 5e10
 """Most products in a sample of a block: about half a second on two cores."""
 CACHE_BYTES = 64 << 20
 """Memory that is touched between two runs of a token, whose weights are no longer in any cache."""
+
+
+SHARE = 0.25
+"""Share of the free memory that the weights of a sample may take; a larger block is halved."""
+WIDTHS = (
+    "hidden_size", "intermediate_size", "moe_intermediate_size", "num_attention_heads",
+    "num_key_value_heads",
+)  # fmt: skip
 
 
 class _MadeUp:
@@ -51,42 +62,43 @@ class SampleBlock:
     def __init__(
         self, source: Source, dtype: torch.dtype = torch.float32, *, apart: bool = False
     ) -> None:
-        model: Any = empty_model(source)
+        whole: Any = empty_model(source)
         if source.is_compressed:
-            put_layers(model, source.compressed)
+            put_layers(whole, source.compressed)
         if apart:
-            take_apart(model, undivided(source))
+            take_apart(whole, undivided(source))
+        self._width = dtype.itemsize
+        path, blocks = blocks_of(whole)
+        self._middle, self.count = len(blocks) // 2, len(blocks)
+        inside = dict(blocks[self._middle].named_parameters())
+        self.inside = self._width * sum(p.numel() for p in inside.values())
+        """Bytes of a block."""
+        outside = (p for n, p in whole.named_parameters() if not n.startswith(f"{path}."))
+        self.outside = self._width * sum({id(p): p.numel() for p in outside}.values())
+        """Bytes of everything outside the blocks."""
+        layers = [m for m in blocks[self._middle].modules() if isinstance(m, torch.nn.Linear)]
+        self.outputs = sum(m.out_features for m in layers)
+        """Outputs of all linear layers of a block."""
+        model, self._factor = whole, 1.0
+        smaller, halvings = source.config, 0
+        while self.inside * self._factor**-1 > SHARE * free_memory(torch.device("cpu")):
+            smaller, halvings = _halved(smaller), halvings + 1
+            self._factor = 4.0**halvings
+            model = _of_config(source, smaller)
+        self._narrower = 2.0**halvings
         made_up = _MadeUp(model)
-        blocks = {matrix.block.rpartition(".")[0] for matrix in source.checkpoint.matrices}
         for name in made_up.tensors:
-            if not any(name.startswith(f"{path}.") for path in blocks):
+            if not name.startswith(f"{path}."):
                 owner, _, last = name.rpartition(".")
                 module = model.get_submodule(owner)
                 value = torch.zeros(getattr(module, last).shape, dtype=dtype)
                 setattr(module, last, torch.nn.Parameter(value, requires_grad=False))
         model.tie_weights()
-        self.model = model
         self.blocks = Blocks(Loaded(model, made_up, dtype))
-        self._middle = len(self.blocks) // 2
-
-    @cached_property
-    def outside(self) -> int:
-        """Bytes of everything outside the blocks."""
-        return self._bytes([p for p in self.model.parameters() if not p.is_meta])
-
-    @cached_property
-    def inside(self) -> int:
-        """Bytes of a block."""
-        with self.blocks.block(self._middle) as block:
-            return self._bytes(list(block.parameters()))
-
-    @staticmethod
-    def _bytes(parameters: list[torch.nn.Parameter]) -> int:
-        return sum({id(p): p.numel() * p.element_size() for p in parameters}.values())
 
     def tokens(self, length: int) -> int:
         """Tokens of a sample of windows of some length."""
-        numbers = self.inside // 4
+        numbers = self.inside / self._factor / self._width
         return int(max(32, min(length, FLOPS // (2 * numbers), 1024)))
 
     @torch.no_grad()
@@ -95,7 +107,8 @@ class SampleBlock:
         count = self.tokens(length)
         with self.blocks.block(self._middle) as block:
             passage = self._passage(1, count)
-            return timed(lambda: self.blocks.run(self._middle, block, passage)) / count
+            found = timed(lambda: self.blocks.run(self._middle, block, passage)) / count
+        return found * self._factor
 
     def backward(self, length: int) -> float:
         """Seconds of a block's forward and backward pass for a token."""
@@ -108,7 +121,8 @@ class SampleBlock:
                 out = self.blocks.call(self._middle, block, hidden, passage)
                 torch.autograd.grad(out, hidden, torch.ones_like(out))
 
-            return timed(run) / count
+            found = timed(run) / count
+        return found * self._factor
 
     @torch.no_grad()
     def step(self, rows: int) -> float:
@@ -137,17 +151,34 @@ class SampleBlock:
             by_logits = logits.detach().float().softmax(dim=-1)
             torch.autograd.grad(logits, given, by_logits.to(logits.dtype))
 
-        return timed(run) / count
+        return timed(run) / count * self._narrower
 
     def _passage(self, rows: int, length: int) -> Passage:
         (passage,) = self.blocks.start(torch.zeros(rows, length, dtype=torch.long), rows)
         return passage
 
-    def layers(self) -> dict[str, tuple[int, int]]:
-        """Rows and columns of the linear layers of the block, by name."""
-        block = self.blocks.model.get_submodule(self.blocks.names[self._middle])
-        return {
-            name: (m.out_features, m.in_features)
-            for name, m in block.named_modules()
-            if isinstance(m, torch.nn.Linear)
-        }
+
+def _of_config(source: Source, config: Any) -> Any:
+    """The model of another configuration."""
+    other = Source(source.address)
+    vars(other).update(vars(source), config=config)
+    return empty_model(other)
+
+
+def _halved(config: Any) -> Any:
+    """A configuration of half the width.
+
+    Raises
+    ------
+    InputError
+        When it cannot be halved.
+    """
+    found = copy.deepcopy(config)
+    text = found.get_text_config()
+    for name in WIDTHS:
+        value = getattr(text, name, None)
+        if isinstance(value, int):
+            if value % 2:
+                raise InputError("a block of this model does not fit into memory, to be timed")
+            setattr(text, name, value // 2)
+    return found

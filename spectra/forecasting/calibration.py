@@ -10,12 +10,12 @@ from spectra.calibration.options import SELF, Calibration
 from spectra.calibration.statistics import CARRIED, GRADIENTS, INPUTS, OUTPUTS
 from spectra.calibration.text import WRITTEN_TOGETHER, kept_together
 from spectra.compression.block import LARGE_SIDE
-from spectra.compression.calibrated import kept_text
+from spectra.compression.calibrated import INSTEAD, kept_text
 from spectra.compression.methods import WEIGHING
 from spectra.compression.space import SIBLINGS, calibration_bytes, states_bytes
 from spectra.forecasting import costs
 from spectra.forecasting.blocks import SampleBlock
-from spectra.forecasting.forecast import Stage
+from spectra.forecasting.forecast import Stage, duration
 from spectra.forecasting.stored import stored_bytes, stored_tensors
 from spectra.machine.cores import available_cores
 from spectra.machine.memory import resident
@@ -24,7 +24,7 @@ from spectra.models.placement import fits
 from spectra.models.source import Source
 
 SINGLE, DOUBLE = 4, 8
-FORWARD, BACKWARD = 6, 12
+FORWARD, BACKWARD = 2, 4
 """What a block computes that is in memory together, in outputs of its linear layers."""
 SIDES_AT_ONCE = 4
 """Square float64 matrices of a side in memory while it is decomposed."""
@@ -38,6 +38,7 @@ class Calibrating:
     reads: int
     memory: int
     scratch: int
+    remarks: tuple[str, ...] = ()
 
 
 def calibration_forecast(
@@ -56,14 +57,24 @@ def calibration_forecast(
     matrices
         Matrices that are calibrated.
     """
+    base = resident()
     block = SampleBlock(source, apart=True)
-    count, tokens = len(block.blocks), calibration.windows * calibration.length
+    count, tokens = block.count, calibration.windows * calibration.length
     stored = stored_tensors(source)
     weights = stored_bytes(stored)
     rate, hashed = costs.reading(stored), costs.reading(stored, hashed=True)
-    stages = [*_text(source, calibration, block, rate.seconds(weights))]
-    text_reads = weights if stages else 0
-    writes_whole = bool(stages) and fits(source, torch.float32)
+    stages, remarks = [], []
+    writing = _text(source, calibration, block, rate.seconds(weights))
+    if writing is not None and writing > 3600 * calibration.own_text_hours:
+        remarks.append(
+            f"writing its own text would take {duration(writing)}, longer than --own-text-hours: "
+            f"it will be calibrated on {INSTEAD}"
+        )
+        writing = None
+    if writing is not None:
+        stages.append(Stage("own text", writing))
+    text_reads = 0 if writing is None else weights
+    writes_whole = writing is not None and fits(source, torch.float32)
     stages.append(Stage("reading and hashing", hashed.seconds(weights) + rate.seconds(weights)))
     by_block = _by_block(matrices)
     weighing = WEIGHING.get(method)
@@ -89,32 +100,32 @@ def calibration_forecast(
     else:
         scratch = (4 if method == "sequential" else 2) * states
     moments = max((DOUBLE * sum(_moment_sides(inside, method)) for inside in by_block), default=0)
-    outputs = sum(rows for rows, _ in block.layers().values())
     batch = min(calibration.batch_size, calibration.windows) * calibration.length
-    memory = resident() + block.outside + 2 * block.inside + 2 * states + moments
+    memory = base + block.outside + block.inside + 2 * states + moments
     memory += SIDES_AT_ONCE * DOUBLE * max(sides, default=0) ** 2
-    memory += (BACKWARD if backward else FORWARD) * SINGLE * batch * outputs
+    memory += (BACKWARD if backward else FORWARD) * SINGLE * batch * block.outputs
     if writes_whole:  # what it frees is not given back at once
         memory += block.outside + count * block.inside
     passes = 2 if backward else 1
-    return Calibrating(tuple(stages), text_reads + (2 + passes) * weights, memory, scratch)
+    reads = text_reads + (2 + passes) * weights
+    return Calibrating(tuple(stages), reads, memory, scratch, tuple(remarks))
 
 
 def _text(
     source: Source, calibration: Calibration, block: SampleBlock, reading: float
-) -> Iterator[Stage]:
-    """Writing own text, unless it is kept from before."""
+) -> float | None:
+    """Seconds of writing own text; None if there is none to write."""
     if calibration.data != SELF or kept_text(source, calibration) is not None:
-        return
+        return None
     whole = fits(source, torch.float32)
     together = WRITTEN_TOGETHER
     if not whole:
         together = kept_together(source.config, calibration.windows, calibration.length)
     rows = min(together, calibration.windows)
     steps = math.ceil(calibration.windows / together) * (calibration.length - 1)
-    each = len(block.blocks) * block.step(rows) + rows * block.head(rows)
+    each = block.count * block.step(rows) + rows * block.head(rows)
     each += costs.drawing(rows, source.config.get_text_config().vocab_size)
-    yield Stage("own text", steps * (each + (0.0 if whole else reading)) + reading)
+    return steps * (each + (0.0 if whole else reading)) + reading
 
 
 def _by_block(matrices: Collection[Matrix]) -> list[list[Matrix]]:

@@ -39,11 +39,14 @@ def compress_forecast(request: Request) -> Forecast:
     stages = [Stage("checks", time.perf_counter() - started)]
     opened = source.checkpoint
     matrices = draft.free(opened)
-    reads, scratch, memory = 0, 0, resident()
+    base = resident()
+    reads, scratch, memory = 0, 0, base
+    remarks: tuple[str, ...] = ()
     if settings.calibrated:
         found = calibration_forecast(source, settings.calibration, settings.method, matrices)
         stages += found.stages
         reads, scratch, memory = found.reads, found.scratch, found.memory
+        remarks = found.remarks
     ranks = _ranks(request, draft, matrices)
     storage = request.options.storage or (
         BUDGET_STORAGE if draft.rank_map is None else draft.rank_map.storage
@@ -76,8 +79,8 @@ def compress_forecast(request: Request) -> Forecast:
     stages.append(Stage("writing", costs.writing().seconds(writes)))
     largest = max((m.rows * m.cols for m in matrices), default=0)
     shard = min(SHARD_BYTES, whole)
-    memory = max(memory, resident() + shard + COPIES * DOUBLE * largest)
-    return Forecast(reads + whole, memory, writes, tuple(stages), scratch)
+    memory = max(memory, base + shard + COPIES * DOUBLE * largest)
+    return Forecast(reads + whole, memory, writes, tuple(stages), scratch, remarks)
 
 
 def _ranks(request: Request, draft: Draft, matrices: Sequence[Matrix]) -> dict[str, int]:

@@ -15,7 +15,9 @@ from spectra.models.source import Source
 
 LOSS = 3
 """Float32 copies of a window's logits in memory while its loss is computed."""
-WORKING = 6
+KEPT = 250_000_000
+"""Bytes that the allocator keeps of blocks that were freed."""
+WORKING = 3
 """What a block computes that is in memory together, in outputs of its linear layers."""
 
 
@@ -39,13 +41,13 @@ def perplexity_forecast(
     batch_size
         Windows in a batch; None for the default.
     """
-    block = SampleBlock(source, dtype)
+    base, block = resident(), SampleBlock(source, dtype)
     streams = _streams(source, dtype, loading)
     batch = min(windows, batch_size or (max(1, 2048 // length) if streams else 4))
     passes = math.ceil(windows / batch) if streams else 1
-    each = len(block.blocks) * block.forward(length) + block.head(length)
+    each = block.count * block.forward(length) + block.head(length)
     computing = Stage("forward passes", windows * length * each)
-    return _forecast(source, block, dtype, streams, passes, computing, batch, length)
+    return _forecast(source, block, dtype, streams, passes, computing, batch, length, base)
 
 
 def task_forecast(
@@ -68,16 +70,16 @@ def task_forecast(
     batch_size
         Questions in a batch; None for the default.
     """
-    block = SampleBlock(source, dtype)
+    base, block = resident(), SampleBlock(source, dtype)
     streams = _streams(source, dtype, loading)
     batch = min(questions, batch_size or (32 if streams else 4))
     batches = math.ceil(questions / batch)
-    count = len(block.blocks)
+    count = block.count
     reading = questions * tokens * count * block.forward(max(32, round(tokens)))
     step = count * block.step(batch) + batch * block.head(batch)
     computing = Stage("prompts and answers", reading + batches * NEW_TOKENS * step)
     passes = batches * NEW_TOKENS if streams else 1
-    return _forecast(source, block, dtype, streams, passes, computing, batch, round(tokens))
+    return _forecast(source, block, dtype, streams, passes, computing, batch, round(tokens), base)
 
 
 def _streams(source: Source, dtype: torch.dtype, loading: Loading) -> bool:
@@ -93,6 +95,7 @@ def _forecast(
     computing: Stage,
     windows: int,
     length: int,
+    base: int,
 ) -> Forecast:
     """The forecast of computing, with the reading that it needs."""
     tensors = stored_tensors(source)
@@ -100,13 +103,19 @@ def _forecast(
     reads = whole * (1 + passes if streams else 2)  # all are read once to be checked
     vocabulary = source.config.get_text_config().vocab_size
     logits = (windows * dtype.itemsize + LOSS * 4) * length * vocabulary
-    weights = block.outside + (1 if streams else len(block.blocks)) * block.inside
-    outputs = sum(rows for rows, _ in block.layers().values())
-    working = WORKING * windows * length * outputs * dtype.itemsize
+    inside = (1 if streams else block.count) * block.inside
+    working = WORKING * windows * length * block.outputs * dtype.itemsize
     return Forecast(
         reads,
-        resident() + weights + logits + working,
+        base + block.outside + _largest(inside, working, logits, streams),
         0,
         (Stage("reading", rate.seconds(reads)), computing),
         remarks=(f"blocks are {'read one at a time' if streams else 'all in memory'}",),
     )
+
+
+def _largest(inside: int, working: int, logits: int, streams: bool) -> int:
+    """Bytes of blocks, and of what they compute: a streamed block is gone before the logits."""
+    if streams:
+        return max(inside + working, logits) + KEPT
+    return inside + max(working, logits)

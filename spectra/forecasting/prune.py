@@ -35,12 +35,15 @@ def prune_forecast(
         See `prune`.
     """
     stages: list[Stage] = []
-    reads, memory, scratch = 0, resident(), 0
+    base = resident()
+    reads, memory, scratch = 0, base, 0
+    remarks: tuple[str, ...] = ()
     sizes = sum(m.rows * m.cols for m in matrices)
     if method != "magnitude":
         found = calibration_forecast(source, calibration, method, matrices)
         stages += found.stages
         reads, memory, scratch = found.reads, found.memory, found.scratch
+        remarks = found.remarks
         scratch += sizes * source.dtype.itemsize
     each = sum(costs.pruned(m.rows, m.cols, pattern, method) for m in matrices)
     stored = stored_tensors(source)
@@ -48,5 +51,5 @@ def prune_forecast(
     stages.append(Stage("pruning", each + rate.seconds(whole)))
     stages.append(Stage("writing", costs.writing().seconds(whole)))
     largest = max((m.rows * m.cols for m in matrices), default=0)
-    memory = max(memory, resident() + min(SHARD_BYTES, whole) + 4 * DOUBLE * largest)
-    return Forecast(reads + whole, memory, whole, tuple(stages), scratch)
+    memory = max(memory, base + min(SHARD_BYTES, whole) + 4 * DOUBLE * largest)
+    return Forecast(reads + whole, memory, whole, tuple(stages), scratch, remarks)

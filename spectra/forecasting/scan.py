@@ -34,6 +34,7 @@ def scan_forecast(
     workers
         Number of processes; None for threads.
     """
+    base = resident()
     matrices = [matrix for opened in checkpoints for matrix in opened.matrices]
     first = checkpoints[0]
     count = workers or threads_for(matrices, options)
@@ -52,7 +53,7 @@ def scan_forecast(
     values = sum(m.full_rank for m in matrices) * VALUE * (2 if options.approximate else 1)
     return Forecast(
         reads,
-        resident() + count * largest + (READ_AHEAD + 1) * weight,
+        base + count * largest + (READ_AHEAD + 1) * weight,
         values + PER_MATRIX * len(matrices),
         tuple(stages),
     )

@@ -74,13 +74,11 @@ def peak_memory_bytes(*, children: bool = False) -> int:
 
     On Windows, that of this process alone.
     """
-    if resource is None:
-        return resident_peak()
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    if children:
-        peak = max(peak, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-    return int(peak) * unit
+    peak = resident_peak()  # getrusage's would be at least that of the process that started this
+    if children and resource is not None:
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = max(peak, int(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) * unit)
+    return peak
 
 
 def _reset_peak() -> None:
