@@ -94,7 +94,7 @@ def _forecast(options: Options) -> int:
         source = source.spanning(rank_map.ranks)
     device = str(device_of(options.device))
     request = Request(source, rank_map, options.compression, not options.skip_hash, device)
-    return show(compress_forecast(request), options.out, options.json)
+    return show(compress_forecast(request), options.out, options.json, device)
 
 
 def left_lines(left: Mapping[str, str]) -> Iterator[str]:

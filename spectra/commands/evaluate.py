@@ -240,14 +240,14 @@ def _forecast(source: "Source", dtype: str, options: Options) -> int:
         found = perplexity_forecast(
             source, precision, options.loading, windows=count, length=length, batch_size=size
         )
-        return show(found, None, options.json)
+        return show(found, None, options.json, str(device_of(options.device)))
     examples = load_task(options.task, options.task_data)[: options.windows]
     tokenizer, some = tokenizer_of(source, options.tokenizer), examples[:: len(examples) // 16 or 1]
     tokens = sum(len(tokenizer(e.prompt)["input_ids"]) for e in some) / len(some)
     found = task_forecast(
         source, precision, options.loading, questions=len(examples), tokens=tokens, batch_size=size
     )
-    return show(found, None, options.json)
+    return show(found, None, options.json, str(device_of(options.device)))
 
 
 def _task(model: Any, checkpoint: "Source", options: Options, shown: Shown) -> "Accuracy":

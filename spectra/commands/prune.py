@@ -109,4 +109,4 @@ def _forecast(options: Options, pattern: "Pattern", rank_map: "RankMap | None") 
     draft = make_draft(options.checkpoint, options.only, rank_map)
     matrices = [m for m in draft.source.checkpoint.matrices if m.name in draft.wanted]
     forecast = prune_forecast(draft.source, matrices, pattern, options.method, options.calibration)
-    return show(forecast, options.out, options.json)
+    return show(forecast, options.out, options.json, str(device_of(options.device)))

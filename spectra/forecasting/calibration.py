@@ -26,6 +26,8 @@ from spectra.models.source import Source
 SINGLE, DOUBLE = 4, 8
 FORWARD, BACKWARD = 2, 4
 """What a block computes that is in memory together, in outputs of its linear layers."""
+FORWARDS = {"sequential": 3, "wanda": 2, "sparsegpt": 2}
+"""Forward passes of methods that need several."""
 SIDES_AT_ONCE = 4
 """Square float64 matrices of a side in memory while it is decomposed."""
 
@@ -58,13 +60,9 @@ def calibration_forecast(
         Matrices that are calibrated.
     """
     base = resident()
-    block = SampleBlock(source, apart=True)
-    count, tokens = block.count, calibration.windows * calibration.length
-    stored = stored_tensors(source)
-    weights = stored_bytes(stored)
-    rate, hashed = costs.reading(stored), costs.reading(stored, hashed=True)
+    found = _Forecaster(source, calibration, method, _by_block(matrices))
     stages, remarks = [], []
-    writing = _text(source, calibration, block, rate.seconds(weights))
+    writing = found.text()
     if writing is not None and writing > 3600 * calibration.own_text_hours:
         remarks.append(
             f"writing its own text would take {duration(writing)}, longer than --own-text-hours: "
@@ -73,59 +71,86 @@ def calibration_forecast(
         writing = None
     if writing is not None:
         stages.append(Stage("own text", writing))
-    text_reads = 0 if writing is None else weights
-    writes_whole = writing is not None and fits(source, torch.float32)
-    stages.append(Stage("reading and hashing", hashed.seconds(weights) + rate.seconds(weights)))
-    by_block = _by_block(matrices)
-    weighing = WEIGHING.get(method)
-    backward = weighing is not None and weighing.backward
-    forward = block.forward(calibration.length)
-    passing = count * tokens * forward + rate.seconds(weights)
-    if method in ("sequential", "wanda", "sparsegpt"):
-        passing *= {"sequential": 3, "wanda": 2, "sparsegpt": 2}[method]
-    elif backward:
-        head = block.head(calibration.length, loss=True)
-        passing += count * tokens * block.backward(calibration.length) + rate.seconds(weights)
-        passing += tokens * head
-    share = _expert_share(source)
-    summing = sum(
-        tokens * seconds for inside in by_block for seconds in _sums(inside, method, share)
-    )
-    stages.append(Stage("passes of text", passing + summing))
-    states = states_bytes(torch.empty(calibration.windows, calibration.length), source)
-    sides = [matrix.full_rank for matrix in matrices]
-    if weighing is not None:
-        stages.append(Stage("decompositions", sum(map(_decomposing, by_block))))
-        scratch = calibration_bytes(by_block, states, weighing)
-    else:
-        scratch = (4 if method == "sequential" else 2) * states
-    moments = max((DOUBLE * sum(_moment_sides(inside, method)) for inside in by_block), default=0)
-    batch = min(calibration.batch_size, calibration.windows) * calibration.length
-    memory = base + block.outside + block.inside + 2 * states + moments
-    memory += SIDES_AT_ONCE * DOUBLE * max(sides, default=0) ** 2
-    memory += (BACKWARD if backward else FORWARD) * SINGLE * batch * block.outputs
-    if writes_whole:  # what it frees is not given back at once
-        memory += block.outside + count * block.inside
-    passes = 2 if backward else 1
-    reads = text_reads + (2 + passes) * weights
-    return Calibrating(tuple(stages), reads, memory, scratch, tuple(remarks))
+    stages.append(Stage("reading and hashing", found.hashing()))
+    stages.append(Stage("passes of text", found.passes()))
+    if found.decomposes:
+        stages.append(Stage("decompositions", sum(map(_decomposing, found.by_block))))
+    reads = (2 + (2 if found.backward else 1) + (writing is not None)) * found.weights
+    memory = base + found.memory(writing is not None and fits(source, torch.float32))
+    return Calibrating(tuple(stages), reads, memory, found.scratch(), tuple(remarks))
 
 
-def _text(
-    source: Source, calibration: Calibration, block: SampleBlock, reading: float
-) -> float | None:
-    """Seconds of writing own text; None if there is none to write."""
-    if calibration.data != SELF or kept_text(source, calibration) is not None:
-        return None
-    whole = fits(source, torch.float32)
-    together = WRITTEN_TOGETHER
-    if not whole:
-        together = kept_together(source.config, calibration.windows, calibration.length)
-    rows = min(together, calibration.windows)
-    steps = math.ceil(calibration.windows / together) * (calibration.length - 1)
-    each = block.count * block.step(rows) + rows * block.head(rows)
-    each += costs.drawing(rows, source.config.get_text_config().vocab_size)
-    return steps * (each + (0.0 if whole else reading)) + reading
+class _Forecaster:
+    """The parts of a calibration's forecast."""
+
+    def __init__(
+        self,
+        source: Source,
+        calibration: Calibration,
+        method: str,
+        by_block: Sequence[Sequence[Matrix]],
+    ) -> None:
+        self._source, self._text, self._method = source, calibration, method
+        self.by_block = by_block
+        self._block = SampleBlock(source, apart=True)
+        self._stored = stored_tensors(source)
+        self.weights = stored_bytes(self._stored)
+        """Bytes of all weights."""
+        self._reading = costs.reading(self._stored).seconds(self.weights)
+        self._weighing = WEIGHING.get(method)
+        self.backward = self._weighing is not None and self._weighing.backward
+        self.decomposes = self._weighing is not None or method == "sequential"
+        self._states = states_bytes(torch.empty(calibration.windows, calibration.length), source)
+
+    def text(self) -> float | None:
+        """Seconds of writing own text; None if there is none to write."""
+        source, text, block = self._source, self._text, self._block
+        if text.data != SELF or kept_text(source, text) is not None:
+            return None
+        whole = fits(source, torch.float32)
+        together = WRITTEN_TOGETHER
+        if not whole:
+            together = kept_together(source.config, text.windows, text.length)
+        rows = min(together, text.windows)
+        steps = math.ceil(text.windows / together) * (text.length - 1)
+        each = block.count * block.step(rows) + rows * block.head(rows)
+        each += costs.drawing(rows, source.config.get_text_config().vocab_size)
+        return steps * (each + (0.0 if whole else self._reading)) + self._reading
+
+    def hashing(self) -> float:
+        """Seconds of reading all weights twice: to hash them, and to see that they are finite."""
+        hashed = costs.reading(self._stored, hashed=True)
+        return hashed.seconds(self.weights) + self._reading
+
+    def passes(self) -> float:
+        """Seconds of forward and backward passes, with the sums of moments."""
+        block, length = self._block, self._text.length
+        tokens = self._text.windows * length
+        forward = block.count * tokens * block.forward(length) + self._reading
+        seconds = forward * FORWARDS.get(self._method, 1)
+        if self.backward:
+            back = block.count * block.backward(length) + block.head(length, loss=True)
+            seconds += tokens * back + self._reading
+        share = _expert_share(self._source)
+        sums = (each for inside in self.by_block for each in _sums(inside, self._method, share))
+        return seconds + tokens * sum(sums)
+
+    def memory(self, writes_whole: bool) -> int:
+        """Bytes of memory; what a whole model takes that writes text is not given back at once."""
+        block, text = self._block, self._text
+        moments = [sum(_moment_sides(inside, self._method)) for inside in self.by_block]
+        largest = max((m.full_rank for inside in self.by_block for m in inside), default=0)
+        batch = min(text.batch_size, text.windows) * text.length
+        found = block.outside + block.inside + 2 * self._states
+        found += DOUBLE * (max(moments, default=0) + SIDES_AT_ONCE * largest**2)
+        found += (BACKWARD if self.backward else FORWARD) * SINGLE * batch * block.outputs
+        return int(found + (block.outside + block.count * block.inside if writes_whole else 0))
+
+    def scratch(self) -> int:
+        """Bytes of hidden states and decompositions on disk."""
+        if self._weighing is None:
+            return (4 if self._method == "sequential" else 2) * self._states
+        return calibration_bytes(self.by_block, self._states, self._weighing)
 
 
 def _by_block(matrices: Collection[Matrix]) -> list[list[Matrix]]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import torch
 
 from spectra.checkpoint.checkpoint import Checkpoint
-from spectra.checkpoint.notes import note
 from spectra.forecasting import costs
 from spectra.forecasting.forecast import Forecast, Stage
 from spectra.machine.memory import resident
@@ -39,15 +38,13 @@ def scan_forecast(
     first = checkpoints[0]
     count = workers or threads_for(matrices, options)
     shapes = Counter((m.rows, m.cols, _dtype(first, m)) for m in matrices)
-    rate = costs.reading(first.source)
-    if options.device != "cpu":
-        note("the time on another device than the CPU is not forecast: that of the CPU is shown")
     each = {shape: costs.spectrum(*shape, options, count) for shape in shapes}
     computing = sum(number * each[shape] for shape, number in shapes.items()) / count
     reads = sum(m.rows * m.cols * _dtype(first, m).itemsize for m in matrices)
-    reading = rate.seconds(reads)
-    stages = [Stage("decompositions", computing), Stage("reading", 0.0)]
-    stages[1] = Stage("reading, beside it", max(0.0, reading - computing))
+    reading = costs.reading(first.source).seconds(reads)
+    stages = [Stage("decompositions", computing)]
+    if reading > computing:
+        stages.append(Stage("reading, beside it", reading - computing))
     largest = max((working_bytes(m, options) for m in matrices), default=0)
     weight = max(m.rows * m.cols * _dtype(first, m).itemsize for m in matrices)
     values = sum(m.full_rank for m in matrices) * VALUE * (2 if options.approximate else 1)
