@@ -287,15 +287,36 @@ def conv1d(weight: "torch.nn.Parameter", bias: Any) -> "torch.nn.Module":
     return layer
 
 
-def run_experts_in_turn(owner: Any) -> None:
-    """Make a module run its experts by its own code, one at a time, and not by a kernel."""
+EAGER = "eager"
+"""transformers' name of experts that run one at a time, by the model's own code."""
+
+
+def run_experts_in_turn(owner: Any) -> str | None:
+    """Make a module run its experts one at a time, and not by a kernel; return how it did before.
+
+    None if it did already, as modules of a model share their configuration.
+    """
+    require_tried()
+    before = getattr(getattr(owner, "config", None), "_experts_implementation", None)
+    run_experts_by(owner, EAGER)
+    return None if before in (None, EAGER) else str(before)
+
+
+def run_experts_by(owner: Any, implementation: str | None) -> None:
+    """Make a module run its experts in a way; None changes nothing."""
     require_tried()
     config: Any = getattr(owner, "config", None)
-    if hasattr(config, "_experts_implementation"):
-        config._experts_implementation = "eager"
+    if implementation is not None and hasattr(config, "_experts_implementation"):
+        config._experts_implementation = implementation
 
 
 def keep_names(model: Any) -> None:
     """Make `save_pretrained` write a model's parameters under their own names."""
     require_tried()
     model._weight_conversions = []
+
+
+def usual_names(model: Any) -> None:
+    """Undo `keep_names`: `save_pretrained` writes the names that the family's files have."""
+    require_tried()
+    model._weight_conversions = None

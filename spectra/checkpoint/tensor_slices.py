@@ -40,7 +40,7 @@ IN_TURN = {
 MULTI_QUERY = {("c_attn", "gpt_bigcode"): "multi_query",
                ("query_key_value", "chatglm"): "multi_query_attention"}  # fmt: skip
 """Layers that hold q, k and v so if this key is set in the configuration; else heads together."""
-OTHERWISE = ("codegen", "openelm")
+OTHERWISE = ("codegen", "openelm", "minimax")
 """Families whose ``qkv_proj`` has other layouts; in all others it holds q, then k, then v."""
 GRANITE_NAMES = {"input_linear": "gate_up_proj", "output_linear": "down_proj"}
 GRANITE = ("granitemoe", "granitemoeshared", "granitemoehybrid")
@@ -172,7 +172,8 @@ def _slices(
     """Path, rows, cols and slice of every matrix in a tensor."""
     folder, last = path.rsplit(".", 1)
     last = ATTENTION.get(last, last)
-    if last in ("input_linear", "output_linear") and config.get("model_type") in GRANITE:
+    stacked = len(tensor.shape) == 3
+    if stacked and last in GRANITE_NAMES and config.get("model_type") in GRANITE:
         folder, last = f"{folder}.experts", GRANITE_NAMES[last]
     transposed = not upright and _is_transposed(tensor, last, config)
     outputs, inputs = tensor.shape[-2:]

@@ -110,6 +110,7 @@ def require_running(source: Source, rank_map: RankMap) -> None:
         places = places_of(source).of_owners(factored)
         put_layers(model, SpectraConfig(rank_map, places=places))
         try:
+            model.tie_weights()
             _run(model, factored)
         except UNKNOWN:
             return

@@ -51,7 +51,20 @@ def put_layers(model: torch.nn.Module, config: SpectraConfig) -> None:
 
 
 def put_dense(model: torch.nn.Module, config: SpectraConfig) -> None:
-    """Undo `put_layers`: the layers of the model itself, with the products as weights."""
+    """Undo `put_layers`: the layers of the model itself, with the products as weights.
+
+    Raises
+    ------
+    InputError
+        When a layer carries an adapter, which would be lost.
+    """
+    for name in config.places:
+        if type(model.get_submodule(name)) is not torch.nn.Linear and not isinstance(
+            model.get_submodule(name), CompressedLinear
+        ):
+            raise InputError(
+                f"{name} still has adapters: merge them (merge_and_unload), then make it dense"
+            )
     for name, module in list(model.named_modules()):
         if isinstance(module, CompressedLinear):
             put(model, name, dense(module))

@@ -16,7 +16,13 @@ import torch.nn.functional as F
 from spectra.checkpoint.places import Place, SharedTensor, shared_parameters
 from spectra.checkpoint.tensor_slices import Rows
 from spectra.storages.layer import linear
-from spectra.transformers_internals import conv1d, run_experts_in_turn
+from spectra.transformers_internals import conv1d, run_experts_by, run_experts_in_turn
+from spectra_data.errors import InputError
+
+IN_ONE_PROCESS = (
+    "torch.nn.DataParallel cannot copy layers that were taken apart: use DistributedDataParallel, "
+    "or one device"
+)
 
 
 class Outputs:
@@ -54,7 +60,8 @@ class Outputs:
 
     def _index(self, device: torch.device) -> torch.Tensor:
         if device not in self._indices:
-            self._indices[device] = torch.tensor(self._order, device=device)
+            with torch.inference_mode(False):  # training may follow
+                self._indices[device] = torch.tensor(self._order, device=device)
         return self._indices[device]
 
 
@@ -66,6 +73,9 @@ class FusedLinear(torch.nn.Module):
         self.outputs = outputs
         self.bias = bias
 
+    def _replicate_for_data_parallel(self) -> Any:
+        raise InputError(IN_ONE_PROCESS)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in_features) to (..., out_features)."""
         y = self.outputs(x)
@@ -75,12 +85,28 @@ class FusedLinear(torch.nn.Module):
 class ExpertStack(torch.nn.Module):
     """What is left of a stack of experts' weights: its entries run the experts' own layers.
 
-    The code of a model takes an entry and multiplies by it, or multiplies all at once.
+    The code of a model takes an entry and multiplies by it, or multiplies all at once. Kernels that
+    read the whole stack find no tensor.
     """
+
+    implementation: str | None = None
+    """How the model ran its experts before."""
 
     def __init__(self, entries: Mapping[int, Outputs], transposed: bool) -> None:
         super().__init__()
         self.entries, self.transposed = dict(entries), transposed
+
+    def _replicate_for_data_parallel(self) -> Any:
+        raise InputError(IN_ONE_PROCESS)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            raise AttributeError(
+                f"experts of a compressed model have no {name}: their layers run one by one "
+                "(experts_implementation='eager')"
+            ) from None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -147,7 +173,7 @@ def take_apart(model: torch.nn.Module, places: Mapping[str, Place]) -> None:
         module: Any = model.get_submodule(path)
         if None not in shared.entries:
             stack = _experts(model, shared, getattr(module, last))
-            run_experts_in_turn(module)
+            stack.implementation = run_experts_in_turn(module)
             delattr(module, last)
             setattr(module, last, stack)
             continue
@@ -175,6 +201,7 @@ def put_together(model: torch.nn.Module, places: Mapping[str, Place]) -> None:
         for name in shared.slices.keys() - {path}:
             _remove(model, name)
         if None not in shared.entries:
+            run_experts_by(old, getattr(old, last).implementation)
             setattr(old, last, weight)
         else:
             _put(model, path, conv1d(weight, bias) if transposed else linear(weight, bias))

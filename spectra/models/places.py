@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -15,11 +15,12 @@ from spectra.checkpoint.tensors import StoredTensor
 from spectra.matrices import Matrix, Weight, stacked_matrices
 from spectra.models.empty import empty_model
 from spectra.models.source import Source
-from spectra.transformers_internals import is_conv1d
+from spectra.transformers_internals import is_conv1d, tied_parameters
 
 NO_LAYER = "not a linear layer of the model"
 MORE = "its layer holds more than matrices of linear layers"
 TAKEN = "its name is taken by another part of the model"
+SEVERAL = "its model uses its layer at several places"
 WHOLE_STACK = "its model's code reads the whole stack of experts"
 
 
@@ -65,8 +66,24 @@ def places_of(source: Source) -> Places:
             left[name] = NO_LAYER
         elif within.rows or within.transposed or within.entry is not None:
             parts[name] = Place(matrix.rows, matrix.cols, where, within)
+    left |= dict(_shared_blocks(model, opened.matrices, parts))
     left |= dict(_unfit(parts, opened.source.tensors, modules, parameters, source.is_gguf))
+    for shared in shared_parameters(parts).values():  # a layer is taken apart whole, or not at all
+        if reasons := [left[name] for name in shared.slices if name in left]:
+            left |= {name: left.get(name, reasons[0]) for name in shared.slices}
     return Places({n: place for n, place in parts.items() if n not in left}, left)
+
+
+def _shared_blocks(
+    model: Any, matrices: Iterable[Matrix], parts: Mapping[str, Place]
+) -> Iterator[tuple[str, str]]:
+    """Matrices in modules that the model uses at several places, with the reason."""
+    tied = tied_parameters(model)
+    several = {*tied, *tied.values()}
+    for matrix in matrices:
+        place = parts.get(matrix.name)
+        if (place.within.tensor if place is not None else f"{matrix.name}.weight") in several:
+            yield matrix.name, SEVERAL
 
 
 def undivided(source: Source) -> dict[str, Place]:

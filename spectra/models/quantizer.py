@@ -31,6 +31,7 @@ from spectra.transformers_internals import (
     leave_out,
     require_tried,
     saves_adapter_only,
+    usual_names,
 )
 from spectra_data.errors import InputError
 
@@ -121,6 +122,7 @@ class SpectraQuantizer(HfQuantizer):
         # transformers passes the configuration's dtype, which need not be the model's; after
         # save_pretrained it is only a name
         put_dense(model, self.quantization_config.parsed())
+        usual_names(model)
         return model
 
     def is_serializable(self) -> bool:

@@ -1,9 +1,11 @@
 """Layers of several matrices: each matrix is compressed, and the layer is the model's own again."""
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.models.phi3.modeling_phi3 import Phi3Attention
 
 import spectra
 from spectra.calibration.options import Calibration
@@ -17,7 +19,7 @@ from spectra.compression.settings import Settings
 from spectra.machine.progress import silent
 from spectra.models.lowrank import put_dense
 from spectra.models.parts import take_apart
-from spectra.models.places import places_of
+from spectra.models.places import SEVERAL, TAKEN, places_of
 from spectra.models.source import Source
 from spectra.pruning.prune import prune
 from spectra.pruning.sparsity import Pattern
@@ -268,3 +270,66 @@ def test_a_part_that_is_missing_or_altered_is_named(tmp_path):
         with pytest.raises(InputError, match=f"{dense}.weight"):
             merge(str(made.path), tmp_path / f"dense {said}")
         (made.path / "model.safetensors").write_bytes(original)
+
+
+def test_a_layer_is_taken_apart_whole_or_not_at_all(tmp_path, monkeypatch):
+    saved(tmp_path / "m", "phi3")
+    monkeypatch.setattr(Phi3Attention, "q_proj", property(lambda self: None), raising=False)
+    made = compress(str(tmp_path / "m"), uniform(tmp_path / "m", err=0.6), tmp_path / "c")
+    left = {f"model.layers.{i}.self_attn.{role}_proj" for i in (0, 1) for role in "qkv"}
+    assert made.left_dense == dict.fromkeys(left, TAKEN)
+
+
+def test_a_block_that_a_model_uses_at_several_places_stays_whole(tmp_path):
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4,
+             "num_hidden_layers": 4, "num_key_value_heads": 4, "mamba_d_state": 8,
+             "n_mamba_heads": 2, "hybrid_layer_ids": [1, 3], "num_mem_blocks": 1,
+             "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]}  # fmt: skip
+    config = AutoConfig.for_model("zamba2", vocab_size=64, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "m")
+    made = compress(str(tmp_path / "m"), uniform(tmp_path / "m", err=0.6), tmp_path / "c")
+    shared = {name for name in made.left_dense if "shared_transformer" in name}
+    assert shared
+    assert all(made.left_dense[name] == SEVERAL for name in shared)
+    assert logits(loaded(made.path)).isfinite().all()
+
+
+def test_adapters_are_not_lost_where_a_model_is_made_dense(tmp_path):
+    saved(tmp_path / "m", "phi3")
+    low = loaded(compress(str(tmp_path / "m"), uniform(tmp_path / "m"), tmp_path / "c").path)
+    low.add_adapter(peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    wanted = logits(low)
+    with pytest.raises(InputError, match="q_proj still has adapters: merge them"):
+        low.dequantize()
+    assert torch.equal(logits(low), wanted)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "gpt_neox"])
+def test_what_was_made_dense_is_as_if_it_had_never_been_compressed(tmp_path, family):
+    saved(tmp_path / "m", family)
+    ways = loaded(tmp_path / "m").config._experts_implementation
+    low = loaded(compress(str(tmp_path / "m"), uniform(tmp_path / "m"), tmp_path / "c").path)
+    dense = low.dequantize()
+    assert dense.config._experts_implementation == ways
+    dense.save_pretrained(tmp_path / "dense")
+    one, other = (load_file(tmp_path / n / "model.safetensors") for n in ("m", "dense"))
+    assert one.keys() == other.keys()
+
+
+def test_a_model_is_trained_after_it_was_run_for_inference(tmp_path):
+    saved(tmp_path / "m", "gpt_neox")
+    low = loaded(compress(str(tmp_path / "m"), uniform(tmp_path / "m"), tmp_path / "c").path)
+    with torch.inference_mode():
+        low(input_ids=TOKENS)
+    low.train()(input_ids=TOKENS, labels=TOKENS).loss.backward()
+    assert all(p.grad is not None for p in low.parameters())
+
+
+def test_what_cannot_run_says_why(tmp_path):
+    saved(tmp_path / "m", "mixtral")
+    low = loaded(compress(str(tmp_path / "m"), uniform(tmp_path / "m"), tmp_path / "c").path)
+    low.set_experts_implementation("grouped_mm")
+    with pytest.raises(AttributeError, match="experts of a compressed model have no transpose"):
+        low(input_ids=TOKENS)
+    with pytest.raises(InputError, match="use DistributedDataParallel"):
+        low.model.layers[0].mlp.experts.gate_up_proj._replicate_for_data_parallel()
