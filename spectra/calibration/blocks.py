@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from spectra.machine.libc import trim
 from spectra.models.inputs import running
 from spectra.models.loading import Loaded, load_parted
 from spectra.models.source import Source
@@ -81,6 +82,7 @@ class Blocks:
             yield block
         finally:
             emptied(block)
+            trim()  # of what ran in it, which the next block would find in pieces
 
     @torch.no_grad()
     def start(self, windows: torch.Tensor, batch_size: int = 4) -> list[Passage]:

@@ -35,11 +35,16 @@ def few_arenas() -> None:
         mallopt(M_ARENA_MAX, ARENAS)
 
 
+def trim() -> None:
+    """Return free memory to the system now, between pieces of work that take much of it."""
+    if (malloc_trim := _function("malloc_trim")) is not None:
+        malloc_trim(0)
+
+
 def give_back(stop: threading.Event) -> None:
     """Return free memory to the system from time to time, until `stop` is set."""
-    trim = _function("malloc_trim")
-    while trim is not None and not stop.wait(EVERY):
-        trim(0)
+    while not stop.wait(EVERY):
+        trim()
 
 
 def with_parent() -> Callable[[], None] | None:

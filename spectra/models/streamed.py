@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from spectra.machine.libc import trim
 from spectra.models.loading import Loaded
 from spectra_data.errors import InputError
 
@@ -42,6 +43,7 @@ def _filling(loaded: Loaded, path: str, device: torch.device) -> Any:
 
 def _emptying(block: torch.nn.Module, *_: Any) -> None:
     emptied(block)
+    trim()
 
 
 def emptied(block: torch.nn.Module) -> None:
