@@ -69,16 +69,18 @@ class MergedTensors:
         InputError
             When one of its stored tensors cannot be read.
         """
-        if (problem := self.tensors[name].problem) and (
-            name in self._joined or name.removesuffix(".weight") in self._modules
-        ):
-            raise InputError(problem)
-        if name in self._joined:
-            return self._joined[name].joined(self._matrix, first)
-        module = self._modules.get(name.removesuffix(".weight"))
-        if module is None or not name.endswith(".weight"):
+        shared = self._joined.get(name)
+        module = (
+            self._modules.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
+        )
+        if shared is None and module is None:
             whole: torch.Tensor = self.source.read(name, first)
             return whole
+        if problem := self.tensors[name].problem:
+            raise InputError(problem)
+        if shared is not None:
+            return shared.joined(self._matrix, first)
+        assert module is not None
         product = self._product(module)
         return product if first is None else product[first]
 

@@ -6,7 +6,7 @@ can be compressed. A place says where it lies in the checkpoint and in the model
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -151,19 +151,6 @@ def _shared(
         tensor: SharedTensor(tensor, inside, {n: (places[n].rows, places[n].cols) for n in inside})
         for tensor, inside in together.items()
     }
-
-
-def require_filled(shared: Sequence[SharedTensor], shapes: Mapping[str, Sequence[int]]) -> None:
-    """Require that tensors consist of their matrices alone.
-
-    Raises
-    ------
-    ValueError
-        When one has another shape.
-    """
-    for tensor in shared:
-        if tuple(shapes[tensor.name]) != tensor.shape:
-            raise ValueError(f"{tensor.name} holds more than its matrices")
 
 
 class PartTensors:

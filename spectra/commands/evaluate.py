@@ -230,24 +230,21 @@ def _forecast(source: "Source", dtype: str, options: Options) -> int:
     from spectra.calibration.text import tokenizer_of
     from spectra.commands.forecasts import show
     from spectra.compression.sources import require_dtype
-    from spectra.forecasting.evaluate import perplexity_forecast, task_forecast
+    from spectra.forecasting.evaluate import EvaluationForecaster
 
+    if options.contexts or options.speed:
+        raise InputError("--contexts and --speed are not forecast: leave them out")
     precision = source.dtype if dtype == AUTO else require_dtype(dtype)
-    size = options.batch_size
+    forecaster = EvaluationForecaster(source, precision, options.loading, options.batch_size)
+    device = str(device_of(options.device))
     if options.task is None:
         text, length, windows = _text(source, options)
         count = len(text.starts(length, options.stride, windows))
-        found = perplexity_forecast(
-            source, precision, options.loading, windows=count, length=length, batch_size=size
-        )
-        return show(found, None, options.json, str(device_of(options.device)))
+        return show(forecaster.perplexity(count, length), None, options.json, device)
     examples = load_task(options.task, options.task_data)[: options.windows]
     tokenizer, some = tokenizer_of(source, options.tokenizer), examples[:: len(examples) // 16 or 1]
     tokens = sum(len(tokenizer(e.prompt)["input_ids"]) for e in some) / len(some)
-    found = task_forecast(
-        source, precision, options.loading, questions=len(examples), tokens=tokens, batch_size=size
-    )
-    return show(found, None, options.json, str(device_of(options.device)))
+    return show(forecaster.task(len(examples), tokens), None, options.json, device)
 
 
 def _task(model: Any, checkpoint: "Source", options: Options, shown: Shown) -> "Accuracy":

@@ -21,7 +21,7 @@ from spectra.machine.console import Console
 from spectra.machine.devices import device_of
 from spectra.machine.memory import peak_memory_bytes
 from spectra.machine.progress import Shown
-from spectra_data.errors import first_lines
+from spectra_data.errors import InputError, first_lines
 
 if TYPE_CHECKING:
     from spectra.scanning.scan import Summary
@@ -91,6 +91,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _forecast(options: Options) -> int:
+    if options.scheduler is not None:
+        raise InputError("a cluster's time is not known here: leave out --scheduler or --dry-run")
     from spectra.commands.forecasts import show
     from spectra.forecasting.scan import scan_forecast
     from spectra.scanning.decomposition import DecompositionOptions

@@ -22,8 +22,6 @@ FLOPS = 5e10
 """Most products in a sample of a block: about half a second on two cores."""
 CACHE_BYTES = 64 << 20
 """Memory that is touched between two runs of a token, whose weights are no longer in any cache."""
-
-
 SHARE = 0.25
 """Share of the free memory that the weights of a sample may take; a larger block is halved."""
 WIDTHS = (
@@ -81,11 +79,15 @@ class SampleBlock:
         """Outputs of all linear layers of a block."""
         model, self._factor = whole, 1.0
         smaller, halvings = source.config, 0
-        while self.inside * self._factor**-1 > SHARE * free_memory(torch.device("cpu")):
+        while self.inside / self._factor > SHARE * free_memory(torch.device("cpu")):
             smaller, halvings = _halved(smaller), halvings + 1
             self._factor = 4.0**halvings
             model = _of_config(source, smaller)
         self._narrower = 2.0**halvings
+        for module in model.modules():  # the orders of pivoted layers
+            for name, buffer in module.named_buffers(recurse=False):
+                if buffer.is_meta:
+                    module._buffers[name] = torch.zeros(buffer.shape, dtype=buffer.dtype)
         made_up = _MadeUp(model)
         for name in made_up.tensors:
             if not name.startswith(f"{path}."):
@@ -130,9 +132,10 @@ class SampleBlock:
         other = torch.zeros(CACHE_BYTES // 4)
         with self.blocks.block(self._middle) as block:
             passage = self._passage(rows, 1)
-            return timed(
+            found = timed(
                 lambda: self.blocks.run(self._middle, block, passage), lambda: other.add_(1)
             )
+        return found * self._factor
 
     @torch.no_grad()
     def head(self, count: int, *, loss: bool = False) -> float:

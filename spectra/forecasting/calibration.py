@@ -207,5 +207,5 @@ def _decomposing(matrices: Sequence[Matrix]) -> float:
     total, cores = 0.0, available_cores()
     for matrix in matrices:
         count = cores if matrix.full_rank < LARGE_SIDE else 1
-        total += costs.decomposed(matrix.rows, matrix.cols, True, count)
+        total += costs.decomposed(matrix.rows, matrix.cols, count)
     return total

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 
 from spectra.allocation.costs import factored_parameters
-from spectra.checkpoint.checkpoint import Tensors
 from spectra.checkpoint.writer import SHARD_BYTES
 from spectra.compression.plan import Draft, Request, make_draft
-from spectra.compression.sources import require_dtype, tensor_bytes
+from spectra.compression.sources import require_dtype
 from spectra.forecasting import costs
 from spectra.forecasting.calibration import calibration_forecast
 from spectra.forecasting.forecast import Forecast, Stage
+from spectra.forecasting.stored import stored_bytes
 from spectra.machine.memory import resident
 from spectra.matrices import Matrix
 from spectra.storages.registry import BUDGET_STORAGE, STORAGES
@@ -65,16 +65,16 @@ def compress_forecast(request: Request) -> Forecast:
         for m in matrices
         if m.name in ranks
     )
-    whole = sum(tensor_bytes(draft.tensors, name) for name in draft.tensors.tensors)
+    whole = stored_bytes(draft.tensors)
     hashed = costs.reading(draft.tensors, hashed=True)
     saved = sum(
         m.rows * m.cols - int(factored_parameters(m.rows, m.cols, ranks[m.name], storage))
         for m in matrices
         if m.name in ranks
     )
-    width = dtype.itemsize
-    stored_width = _width(draft.tensors)
-    writes = round(whole * (width if given else stored_width) / stored_width - saved * width)
+    numbers = sum(torch.Size(t.shape).numel() for t in draft.tensors.tensors.values())
+    dense = numbers * dtype.itemsize if given else whole
+    writes = dense - saved * dtype.itemsize
     stages.append(Stage("truncation", cutting + hashed.seconds(whole)))
     stages.append(Stage("writing", costs.writing().seconds(writes)))
     largest = max((m.rows * m.cols for m in matrices), default=0)
@@ -103,9 +103,3 @@ def _ranks(request: Request, draft: Draft, matrices: Sequence[Matrix]) -> dict[s
 def _near(rank: int, full: int) -> int:
     """A rank that is sampled instead: an eighth of the full rank, or a multiple of it."""
     return max(1, round(8 * rank / full) * full // 8)
-
-
-def _width(tensors: Tensors) -> float:
-    """Bytes of a stored number, on average."""
-    numbers = sum(torch.Size(t.shape).numel() for t in tensors.tensors.values())
-    return sum(tensor_bytes(tensors, name) for name in tensors.tensors) / max(numbers, 1)

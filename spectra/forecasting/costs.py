@@ -22,7 +22,7 @@ from spectra.calibration.statistics import add_products
 from spectra.checkpoint.checkpoint import Tensors
 from spectra.checkpoint.digests import digest
 from spectra.compression.compress import factorised
-from spectra.compression.truncation import Root, ShortSide, covariance_root, decompose
+from spectra.compression.truncation import ShortSide, covariance_root, decompose
 from spectra.compression.weighting import Plain, Weighting
 from spectra.machine.cores import single_threaded_workers
 from spectra.matrices import Matrix
@@ -123,27 +123,25 @@ def products(side: int) -> float:
     return found * (own / side) ** 2
 
 
-def decomposed(rows: int, cols: int, rooted: bool, count: int) -> float:
+def decomposed(rows: int, cols: int, count: int) -> float:
     """Seconds of the decomposition of a matrix weighted by text, `count` of them at once."""
     side = min(rows, cols)
-    return products(side) * max(rows, cols) + _decomposed(side, rooted, count)
+    return products(side) * max(rows, cols) + _decomposed(side, count)
 
 
 @functools.cache
-def _decomposed(side: int, rooted: bool, count: int) -> float:
+def _decomposed(side: int, count: int) -> float:
     at = min(side, LARGEST)
     moment = _moment(at)
-    root = covariance_root(moment, shrinkage=0.01) if rooted else None
+    root = covariance_root(moment, shrinkage=0.01)
 
     def run() -> ShortSide:
         return decompose(moment.clone(), root, of_outputs=True)
 
     found = timed(run) if count == 1 else timed_together(run, count) / count
     found *= float((side / at) ** DECOMPOSITION)
-    if rooted:
-        rooting = timed(lambda: covariance_root(moment, shrinkage=0.01))
-        found += rooting * float((side / at) ** ROOT)
-    return found
+    rooting = timed(lambda: covariance_root(moment, shrinkage=0.01))
+    return found + rooting * float((side / at) ** ROOT)
 
 
 def _moment(side: int) -> torch.Tensor:
@@ -195,7 +193,7 @@ def truncated(
         of_outputs = rows < cols
         moment = _moment(min(weight.shape))
         root = covariance_root(moment, shrinkage=0.01)
-        weighting = _Known(decompose(moment, Root(root.root), of_outputs=of_outputs))
+        weighting = _Known(decompose(moment, root, of_outputs=of_outputs))
     run = functools.partial(factorised, weight, module, weighting, storage, dtype)
     power = TRUNCATION if calibrated else PLAIN_TRUNCATION
     return float(timed(run) * scale**-power)

@@ -21,97 +21,60 @@ WORKING = 3
 """What a block computes that is in memory together, in outputs of its linear layers."""
 
 
-def perplexity_forecast(
-    source: Source,
-    dtype: torch.dtype,
-    loading: Loading,
-    *,
-    windows: int,
-    length: int,
-    batch_size: int | None,
-) -> Forecast:
-    """The forecast of a perplexity.
+class EvaluationForecaster:
+    """Forecasts of a checkpoint's evaluations.
 
     Parameters
     ----------
     source, dtype, loading
         Checkpoint, precision, and how it is loaded.
-    windows, length
-        Number of windows, and of tokens in each.
     batch_size
-        Windows in a batch; None for the default.
+        Windows or questions in a batch; None for the default.
     """
-    base, block = resident(), SampleBlock(source, dtype)
-    streams = _streams(source, dtype, loading)
-    batch = min(windows, batch_size or (max(1, 2048 // length) if streams else 4))
-    passes = math.ceil(windows / batch) if streams else 1
-    each = block.count * block.forward(length) + block.head(length)
-    computing = Stage("forward passes", windows * length * each)
-    return _forecast(source, block, dtype, streams, passes, computing, batch, length, base)
 
+    def __init__(
+        self, source: Source, dtype: torch.dtype, loading: Loading, batch_size: int | None = None
+    ) -> None:
+        self._base = resident()
+        self._block = SampleBlock(source, dtype)
+        self._source, self._width, self._batch_size = source, dtype.itemsize, batch_size
+        self._streams = loading == "blocks" or (loading == "auto" and not fits(source, dtype))
 
-def task_forecast(
-    source: Source,
-    dtype: torch.dtype,
-    loading: Loading,
-    *,
-    questions: int,
-    tokens: float,
-    batch_size: int | None,
-) -> Forecast:
-    """The forecast of a task.
+    def perplexity(self, windows: int, length: int) -> Forecast:
+        """The forecast of a perplexity over windows of `length` tokens."""
+        block = self._block
+        usual = max(1, 2048 // length) if self._streams else 4
+        batch = min(windows, self._batch_size or usual)
+        each = block.count * block.forward(length) + block.head(length)
+        computing = Stage("forward passes", windows * length * each)
+        return self._forecast(math.ceil(windows / batch), computing, batch, length)
 
-    Parameters
-    ----------
-    source, dtype, loading
-        Checkpoint, precision, and how it is loaded.
-    questions, tokens
-        Number of questions, and of tokens in one on average.
-    batch_size
-        Questions in a batch; None for the default.
-    """
-    base, block = resident(), SampleBlock(source, dtype)
-    streams = _streams(source, dtype, loading)
-    batch = min(questions, batch_size or (32 if streams else 4))
-    batches = math.ceil(questions / batch)
-    count = block.count
-    reading = questions * tokens * count * block.forward(max(32, round(tokens)))
-    step = count * block.step(batch) + batch * block.head(batch)
-    computing = Stage("prompts and answers", reading + batches * NEW_TOKENS * step)
-    passes = batches * NEW_TOKENS if streams else 1
-    return _forecast(source, block, dtype, streams, passes, computing, batch, round(tokens), base)
+    def task(self, questions: int, tokens: float) -> Forecast:
+        """The forecast of a task, of a number of tokens in a question on average."""
+        block, length = self._block, round(tokens)
+        batch = min(questions, self._batch_size or (32 if self._streams else 4))
+        batches = math.ceil(questions / batch)
+        reading = questions * tokens * block.count * block.forward(max(32, length))
+        step = block.count * block.step(batch) + batch * block.head(batch)
+        computing = Stage("prompts and answers", reading + batches * NEW_TOKENS * step)
+        return self._forecast(batches * NEW_TOKENS, computing, batch, length)
 
-
-def _streams(source: Source, dtype: torch.dtype, loading: Loading) -> bool:
-    return loading == "blocks" or (loading == "auto" and not fits(source, dtype))
-
-
-def _forecast(
-    source: Source,
-    block: SampleBlock,
-    dtype: torch.dtype,
-    streams: bool,
-    passes: int,
-    computing: Stage,
-    windows: int,
-    length: int,
-    base: int,
-) -> Forecast:
-    """The forecast of computing, with the reading that it needs."""
-    tensors = stored_tensors(source)
-    whole, rate = stored_bytes(tensors), costs.reading(tensors)
-    reads = whole * (1 + passes if streams else 2)  # all are read once to be checked
-    vocabulary = source.config.get_text_config().vocab_size
-    logits = (windows * dtype.itemsize + LOSS * 4) * length * vocabulary
-    inside = (1 if streams else block.count) * block.inside
-    working = WORKING * windows * length * block.outputs * dtype.itemsize
-    return Forecast(
-        reads,
-        base + block.outside + _largest(inside, working, logits, streams),
-        0,
-        (Stage("reading", rate.seconds(reads)), computing),
-        remarks=(f"blocks are {'read one at a time' if streams else 'all in memory'}",),
-    )
+    def _forecast(self, passes: int, computing: Stage, windows: int, length: int) -> Forecast:
+        """The forecast of computing, with the reading that it needs if blocks are streamed."""
+        block, streams, source = self._block, self._streams, self._source
+        tensors = stored_tensors(source)
+        reads = stored_bytes(tensors) * (1 + passes if streams else 2)  # once to be checked
+        vocabulary = source.config.get_text_config().vocab_size
+        logits = (windows * self._width + LOSS * 4) * length * vocabulary
+        inside = (1 if streams else block.count) * block.inside
+        working = WORKING * windows * length * block.outputs * self._width
+        return Forecast(
+            reads,
+            self._base + block.outside + _largest(inside, working, logits, streams),
+            0,
+            (Stage("reading", costs.reading(tensors).seconds(reads)), computing),
+            remarks=(f"blocks are {'read one at a time' if streams else 'all in memory'}",),
+        )
 
 
 def _largest(inside: int, working: int, logits: int, streams: bool) -> int:

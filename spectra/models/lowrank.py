@@ -59,9 +59,8 @@ def put_dense(model: torch.nn.Module, config: SpectraConfig) -> None:
         When a layer carries an adapter, which would be lost.
     """
     for name in config.places:
-        if type(model.get_submodule(name)) is not torch.nn.Linear and not isinstance(
-            model.get_submodule(name), CompressedLinear
-        ):
+        layer = model.get_submodule(name)
+        if type(layer) is not torch.nn.Linear and not isinstance(layer, CompressedLinear):
             raise InputError(
                 f"{name} still has adapters: merge them (merge_and_unload), then make it dense"
             )

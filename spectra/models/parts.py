@@ -167,10 +167,18 @@ def take_apart(model: torch.nn.Module, places: Mapping[str, Place]) -> None:
         Model, with weights or without.
     places
         All matrices of the layers that are taken apart, by name.
+
+    Raises
+    ------
+    InputError
+        When a layer holds more than these matrices, or others.
     """
     for owner, shared in shared_parameters(places).items():
         path, _, last = owner.rpartition(".")
         module: Any = model.get_submodule(path)
+        found = tuple(getattr(module, last).shape)
+        if found != shared.shape:
+            raise InputError(f"{owner} is {found}, but its matrices make {shared.shape}")
         if None not in shared.entries:
             stack = _experts(model, shared, getattr(module, last))
             stack.implementation = run_experts_in_turn(module)

@@ -13,7 +13,7 @@ from spectra.calibration.options import Calibration
 from spectra.compression.plan import Request
 from spectra.compression.settings import Compression
 from spectra.forecasting.compress import compress_forecast
-from spectra.forecasting.evaluate import perplexity_forecast
+from spectra.forecasting.evaluate import EvaluationForecaster
 from spectra.forecasting.forecast import Forecast, duration
 from spectra.forecasting.prune import prune_forecast
 from spectra.forecasting.scan import scan_forecast
@@ -84,10 +84,8 @@ def forecasts(source: Source) -> Iterator[tuple[str, Forecast]]:
     yield "compress --budget 0.8", compress_forecast(request)
     given = source, list(opened.matrices), Pattern(0.5), "wanda", Calibration("pydocs")
     yield "prune --sparsity 0.5 --calibration pydocs", prune_forecast(*given)
-    found = perplexity_forecast(
-        source, torch.float32, "auto", windows=WINDOWS, length=LENGTH, batch_size=None
-    )
-    yield f"evaluate --windows {WINDOWS} --seq-len {LENGTH}", found
+    found = EvaluationForecaster(source, torch.float32, "auto")
+    yield f"evaluate --windows {WINDOWS} --seq-len {LENGTH}", found.perplexity(WINDOWS, LENGTH)
 
 
 def _row(name: str, command: str, forecast: Forecast) -> dict[str, object]:

@@ -9,8 +9,10 @@ import spectra
 from spectra.cli import main
 from spectra.compression.compress import compress
 from spectra.compression.scratch import Scratch
-from spectra.forecasting import costs
+from spectra.forecasting import blocks, costs
+from spectra.forecasting.blocks import SampleBlock
 from spectra.forecasting.forecast import Forecast, Stage, duration
+from spectra.models.source import Source
 from spectra.scanning.decomposition import DecompositionOptions
 from tests.spectra.checkpoints import saved
 
@@ -142,3 +144,35 @@ def test_lengths_of_time_are_read_at_a_glance():
     assert found == ["0.4 s", "12 s", "59 s", "3:05 min", "59:59 min", "7:12 h"]
     forecast = Forecast(10**9, 2 * 10**9, 5, (Stage("one", 1.0), Stage("other", 2.0)), 10**10)
     assert next(forecast.lines("there")).endswith("2.0 GB of memory and 10.0 GB of scratch")
+
+
+def _run_once(run, before=None):
+    run()
+    return 1.0
+
+
+def test_a_block_that_memory_does_not_hold_is_halved_and_costs_as_much(model, monkeypatch):
+    monkeypatch.setattr(blocks, "timed", _run_once)
+    whole = SampleBlock(Source("m"))
+    monkeypatch.setattr(blocks, "free_memory", lambda device: 3 * whole.inside)
+    half = SampleBlock(Source("m"))
+    assert (half.inside, half.outside, half.outputs) == (whole.inside, whole.outside, whole.outputs)
+    for cost in (lambda b: b.forward(32), lambda b: b.backward(32), lambda b: b.step(2)):
+        assert cost(half) == 4 * cost(whole)
+    assert half.head(32) == 2 * whole.head(32)
+
+
+def test_blocks_of_a_pivoted_checkpoint_run_as_they_are(model):
+    compress("m", spectra.RankMap.load("map.json"), "c", storage="pivoted")
+    block = SampleBlock(Source("c"))
+    assert not any(buffer.is_meta for buffer in block.blocks.model.buffers())
+    assert block.forward(16) > 0
+
+
+def test_what_is_not_forecast_is_refused(model, shared, capsys):
+    stories = str(shared / "data/checkpoints/stories260K")
+    text = ["--data", str(shared / "data/text/wikitext2-valid.txt")]
+    assert main(["evaluate", stories, *text, "--speed", "--dry-run"]) == 2
+    assert "not forecast" in capsys.readouterr().err
+    assert main(["scan", "m", "--out", "n", "--scheduler", "tcp://x:1", "--dry-run"]) == 2
+    assert "a cluster's time is not known here" in capsys.readouterr().err
