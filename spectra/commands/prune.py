@@ -7,6 +7,7 @@ checkpoint, with pruning.json next to it.
 
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,7 +107,9 @@ def _forecast(options: Options, pattern: "Pattern", rank_map: "RankMap | None") 
     from spectra.forecasting.prune import prune_forecast
     from spectra.pruning.prune import make_draft
 
+    started = time.perf_counter()
     draft = make_draft(options.checkpoint, options.only, rank_map)
     matrices = [m for m in draft.source.checkpoint.matrices if m.name in draft.wanted]
-    forecast = prune_forecast(draft.source, matrices, pattern, options.method, options.calibration)
+    given = draft.source, matrices, pattern, options.method, options.calibration
+    forecast = prune_forecast(*given, opening=time.perf_counter() - started)
     return show(forecast, options.out, options.json, str(device_of(options.device)))

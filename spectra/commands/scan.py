@@ -98,10 +98,13 @@ def _forecast(options: Options) -> int:
     from spectra.scanning.decomposition import DecompositionOptions
     from spectra.scanning.scan import opened_series
 
+    started = time.perf_counter()
     opened = opened_series(options.checkpoint, options.towers)
+    opening = time.perf_counter() - started
     device = str(device_of(options.device))
     wanted = DecompositionOptions(options.approximate, device, options.seed)
-    return show(scan_forecast(opened, wanted, options.workers), options.out, options.json)
+    forecast = scan_forecast(opened, wanted, options.workers, opening=opening)
+    return show(forecast, options.out, options.json)
 
 
 def _report(summary: "Summary", options: Options, seconds: float) -> dict[str, Any]:

@@ -22,6 +22,8 @@ def prune_forecast(
     pattern: Pattern,
     method: str,
     calibration: Calibration,
+    *,
+    opening: float = 0.0,
 ) -> Forecast:
     """The forecast of a pruning, from the start.
 
@@ -33,8 +35,10 @@ def prune_forecast(
         Matrices that are pruned.
     pattern, method, calibration
         See `prune`.
+    opening
+        Seconds in which the checkpoint was opened, and its matrices were found.
     """
-    stages: list[Stage] = []
+    stages = [Stage("opening", opening)]
     base = resident()
     reads, memory, scratch = 0, base, 0
     remarks: tuple[str, ...] = ()

@@ -20,7 +20,11 @@ PER_MATRIX = 1500
 
 
 def scan_forecast(
-    checkpoints: Sequence[Checkpoint], options: DecompositionOptions, workers: int | None
+    checkpoints: Sequence[Checkpoint],
+    options: DecompositionOptions,
+    workers: int | None,
+    *,
+    opening: float = 0.0,
 ) -> Forecast:
     """The forecast of a scan of several checkpoints of the same matrices, from the start.
 
@@ -32,6 +36,8 @@ def scan_forecast(
         Options of decompositions.
     workers
         Number of processes; None for threads.
+    opening
+        Seconds in which the checkpoints were opened.
     """
     base = resident()
     matrices = [matrix for opened in checkpoints for matrix in opened.matrices]
@@ -42,7 +48,7 @@ def scan_forecast(
     computing = sum(number * each[shape] for shape, number in shapes.items()) / count
     reads = sum(m.rows * m.cols * _dtype(first, m).itemsize for m in matrices)
     reading = costs.reading(first.source).seconds(reads)
-    stages = [Stage("decompositions", computing)]
+    stages = [Stage("opening", opening), Stage("decompositions", computing)]
     if reading > computing:
         stages.append(Stage("reading, beside it", reading - computing))
     largest = max((working_bytes(m, options) for m in matrices), default=0)
